@@ -1,0 +1,234 @@
+"""Every setting of the service in one table, read from the environment and `.env`.
+
+A setting is one row of ``SETTINGS``: its name, how its text is read, its default and
+one line of help. Development, testing and production differ in this file only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+ROOT = Path(__file__).resolve().parent
+PLACEHOLDER_SECRETS = frozenset(
+    {"change-me", "changeme", "change_me", "example", "password", "postgres", "secret"}
+)
+
+
+class ConfigError(ValueError):
+    """A setting is missing or unusable; the message names it."""
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a reader that accepts exactly the given words."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+def integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a reader for a whole number between two bounds, both included."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return read
+
+
+def boolean(text: str) -> bool:
+    """Read 1, true, yes, on as True and 0, false, no, off as False."""
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("must be true or false")
+    return words[text.lower()]
+
+
+def address(text: str) -> str:
+    """Read HOST:PORT, or unix:PATH."""
+    host, _, port = text.rpartition(":")
+    if text.startswith("unix:") or (host and port.isdecimal() and int(port) < 65536):
+        return text
+    raise ValueError("must be HOST:PORT, such as 127.0.0.1:8000")
+
+
+def database_url(text: str) -> str:
+    """Read the URL of a SQLite file or a PostgreSQL database.
+
+    ``postgres://`` and ``postgresql://`` both mean the psycopg2 driver here: SQLAlchemy
+    2.1 refuses the first and gives the second to another driver.
+    """
+    scheme = text.partition("://")[0]
+    if scheme in ("postgres", "postgresql", "postgresql+psycopg2"):
+        return "postgresql+psycopg2" + text[len(scheme) :]
+    if scheme != "sqlite":
+        raise ValueError("must start with postgresql:// or sqlite:///")
+    if text in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise ValueError("must name a file: each worker would have a memory of its own")
+    return text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: ``read`` turns its text into a value or raises ValueError."""
+
+    name: str
+    read: Callable[[str], Any]
+    default: str | None
+    help: str
+    defaults: Mapping[str, str | None] = field(default_factory=dict)
+    """Defaults of single environments, by the name of the environment."""
+
+
+SETTINGS = (
+    Setting(
+        "APP_ENV",
+        one_of("development", "testing", "production"),
+        "development",
+        "Which defaults and checks apply: development, testing or production.",
+    ),
+    Setting(
+        "DATABASE_URL",
+        database_url,
+        "sqlite:///webapp.db",
+        "Database; a relative SQLite path lies in `instance/`. Required in production.",
+        {"production": None},
+    ),
+    Setting(
+        "DATABASE_TIMEOUT",
+        integer(1, 3600),
+        "15",
+        "Seconds that one statement, or making a connection, may take.",
+    ),
+    Setting(
+        "MODEL_LEASE_MS",
+        integer(1, 60_000),
+        "100",
+        "Milliseconds a worker may rely on what it last heard about a model's active version; "
+        "every activation takes that long. The same on all hosts.",
+        {"testing": "20"},
+    ),
+    Setting(
+        "MODEL_CACHE_SIZE",
+        integer(1, 10_000),
+        "32",
+        "Model versions that a worker keeps loaded.",
+    ),
+    Setting(
+        "MAX_CONTENT_LENGTH",
+        integer(1024, 2**40),
+        str(256 * 1024 * 1024),
+        "Largest request body in bytes.",
+    ),
+    Setting(
+        "PROXY_HOPS",
+        integer(0, 10),
+        "0",
+        "Reverse proxies in front, whose X-Forwarded-* headers are trusted.",
+    ),
+    Setting(
+        "LOG_LEVEL",
+        one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "INFO",
+        "Least severe level that is logged.",
+    ),
+    Setting(
+        "FLASK_DEBUG",
+        boolean,
+        "false",
+        "Flask's debug mode. Refused in production.",
+    ),
+    Setting(
+        "BIND",
+        address,
+        "127.0.0.1:8000",
+        "Where gunicorn listens.",
+    ),
+    Setting(
+        "WEB_CONCURRENCY",
+        integer(0, 1024),
+        "0",
+        "gunicorn workers; 0 means one per usable core, at least two.",
+    ),
+    Setting(
+        "WEB_THREADS",
+        integer(1, 256),
+        "4",
+        "Threads of each worker; its database pool is two connections larger.",
+    ),
+    Setting(
+        "WEB_TIMEOUT",
+        integer(1, 86_400),
+        "120",
+        "Seconds without a sign of life after which gunicorn replaces a worker.",
+    ),
+    Setting(
+        "WEB_GRACEFUL_TIMEOUT",
+        integer(1, 3600),
+        "30",
+        "Seconds that requests in flight have to finish when the service stops.",
+    ),
+    Setting(
+        "ACCESS_LOG",
+        boolean,
+        "true",
+        "Whether gunicorn writes a line per request to standard output.",
+    ),
+)
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the value of every setting.
+
+    ``overrides`` win over the environment, which wins over `.env` beside this file, which
+    wins over the defaults. A test environment reads no `.env`, so that a developer's own
+    settings cannot change what the tests see.
+
+    Raises ConfigError, naming the setting, when a value is missing or unusable.
+    """
+    environ = os.environ if environ is None else environ
+    given = {**environ, **(overrides or {})}
+    if given.get("APP_ENV") != "testing":
+        given = {**dotenv_values(ROOT / ".env"), **given}
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        values[setting.name] = _read(setting, given, values.get("APP_ENV", ""))
+    if values["APP_ENV"] == "production":
+        _check_production(values)
+    return values
+
+
+def _read(setting: Setting, given: Mapping[str, Any], app_env: str) -> Any:
+    text = given.get(setting.name)
+    if text is None or text == "":
+        text = setting.defaults.get(app_env, setting.default)
+    if text is None:
+        raise ConfigError(f"{setting.name} must be set when APP_ENV is {app_env}")
+    try:
+        return setting.read(str(text).strip())
+    except ValueError as error:
+        raise ConfigError(f"{setting.name} {error}") from None
+
+
+def _check_production(values: Mapping[str, Any]) -> None:
+    if values["FLASK_DEBUG"]:
+        raise ConfigError("FLASK_DEBUG must be off when APP_ENV is production")
+    password = urlsplit(values["DATABASE_URL"]).password
+    if password is not None and password.lower() in {"", *PLACEHOLDER_SECRETS}:
+        raise ConfigError("DATABASE_URL must carry a password of your own, not a placeholder")

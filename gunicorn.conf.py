@@ -1,0 +1,49 @@
+"""gunicorn's settings, from the same table as the application's (`config.py`)."""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import config
+
+try:
+    _settings = config.load_settings()
+except config.ConfigError as _error:
+    raise SystemExit(f"Configuration error: {_error}") from None
+
+
+def _usable_cores() -> int:
+    """Return the cores this process may really use: its affinity, cut by the cgroup's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
+
+
+# Workers × threads × BLAS threads must fit the machine. Set before a worker imports NumPy;
+# an operator's own value wins.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
+wsgi_app = "wsgi:app"
+bind = _settings["BIND"]
+worker_class = "gthread"
+workers = _settings["WEB_CONCURRENCY"] or max(2, _usable_cores())
+threads = _settings["WEB_THREADS"]
+timeout = _settings["WEB_TIMEOUT"]
+graceful_timeout = _settings["WEB_GRACEFUL_TIMEOUT"]
+keepalive = 75  # longer than the usual proxy's, so that it is the proxy that closes
+accesslog = "-" if _settings["ACCESS_LOG"] else None
+loglevel = _settings["LOG_LEVEL"].lower()
+# It is on by default, in the user's home, where a second instance takes over the first one's.
+control_socket_disable = True
+# The heartbeat file: a disk that stalls must not look like a worker that hangs.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+# Forwarded headers are the application's business (PROXY_HOPS).
+forwarded_allow_ips = ""

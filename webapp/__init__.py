@@ -1,0 +1,107 @@
+"""The composition root: `create_app` builds everything, importing builds nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+from sqlalchemy.engine import make_url
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+import config
+from webapp import cli, docs, health, problems, request_id
+from webapp.database import configure_engine, engine_options
+from webapp.extensions import api, db, migrate
+from webapp.items import routes as items_routes
+from webapp.jsonio import OrjsonProvider
+from webapp.ml import cli as ml_cli
+from webapp.ml import routes as ml_routes
+from webapp.ml import service as ml_service
+
+API_PREFIX = "/api/v1"
+API_VERSION = "1.0.0"
+
+
+def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
+    """Return the application.
+
+    ``overrides`` win over the environment: settings of ``config.py`` by name, or Flask's own.
+    Raises config.ConfigError, naming the setting, when one is missing or unusable. Builds
+    connections to nothing: the database is first asked when a request or command needs it.
+    """
+    app = Flask(__name__, instance_path=str(config.ROOT / "instance"))
+    configure(app, overrides or {})
+    register_extensions(app)
+    register_model_server(app)
+    register_blueprints(app)
+    register_commands(app)
+    return app
+
+
+def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
+    """Load the settings and derive from them what Flask and its extensions read."""
+    settings = config.load_settings(overrides)
+    url = make_url(settings["DATABASE_URL"])
+    app.config.update(
+        settings,
+        TESTING=settings["APP_ENV"] == "testing",
+        SQLALCHEMY_DATABASE_URI=url,
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(
+            url,
+            # Each thread holds one connection, and may ask for a lease on another.
+            pool_size=settings["WEB_THREADS"] + 2,
+            timeout=settings["DATABASE_TIMEOUT"],
+        ),
+        API_TITLE="webapp",
+        API_VERSION=API_VERSION,
+        OPENAPI_VERSION="3.1.0",
+    )
+    known = {setting.name for setting in config.SETTINGS}
+    app.config.update({name: value for name, value in overrides.items() if name not in known})
+    app.json = OrjsonProvider(app)
+    app.url_map.strict_slashes = False  # both forms answer, neither redirects
+    app.url_map.merge_slashes = False
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("webapp").setLevel(settings["LOG_LEVEL"])
+    if hops := settings["PROXY_HOPS"]:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign] # Flask's documented way
+            app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops
+        )
+
+
+def register_extensions(app: Flask) -> None:
+    """Bind the database, the migrations and the API; give every answer its frame."""
+    db.init_app(app)
+    migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
+    api.init_app(app, spec_kwargs={"info": {"description": docs.DESCRIPTION}})
+    with app.app_context():
+        configure_engine(db.engine, timeout=app.config["DATABASE_TIMEOUT"])
+    request_id.init_app(app)
+    problems.init_app(app)
+
+
+def register_model_server(app: Flask) -> None:
+    """Give the application its model server: what predictions are served from."""
+    with app.app_context():
+        app.extensions["model_server"] = ml_service.make_server(
+            db.engine,
+            lease=app.config["MODEL_LEASE_MS"] / 1000,
+            capacity=app.config["MODEL_CACHE_SIZE"],
+        )
+
+
+def register_blueprints(app: Flask) -> None:
+    """Register the items and ml blueprints, health, and the pages for people."""
+    for blueprint in (items_routes.blp, ml_routes.blp):
+        prefix = API_PREFIX + str(blueprint.url_prefix)
+        api.register_blueprint(blueprint, url_prefix=prefix)
+    api.register_blueprint(health.blp)
+    app.register_blueprint(docs.blp)
+
+
+def register_commands(app: Flask) -> None:
+    """Register the `flask` commands."""
+    app.cli.add_command(cli.seed)
+    app.cli.add_command(ml_cli.commands)

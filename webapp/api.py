@@ -1,0 +1,204 @@
+"""This service's dialect of flask-smorest: strict parsing, one error shape, own paging.
+
+Strictness lives here once, for every endpoint: what counts as a JSON body, how large it may
+be, and that a query parameter which nobody declared is refused.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import flask_smorest
+import marshmallow as ma
+from flask import Flask, Request, abort, request
+from flask_smorest.utils import resolve_schema_instance
+from marshmallow import fields
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
+
+from webapp import jsonio
+from webapp.errors import InvalidInput
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+PROBLEM_CONTENT_TYPE = "application/problem+json"
+LARGEST_ID = 2**63 - 1
+
+
+class ProblemSchema(ma.Schema):
+    """The one shape of every error (RFC 9457)."""
+
+    type = fields.String(required=True, metadata={"example": "about:blank"})
+    title = fields.String(required=True, metadata={"example": "Unprocessable Content"})
+    status = fields.Integer(required=True, metadata={"example": 422})
+    detail = fields.String(
+        required=True, metadata={"example": "json.features: has 2 values, expected 3"}
+    )
+    instance = fields.String(
+        required=True,
+        metadata={
+            "description": "Path of the request.",
+            "example": "/api/v1/ml/predict",
+        },
+    )
+    request_id = fields.String(
+        required=True,
+        metadata={
+            "description": "The id to quote to an operator; also in `X-Request-ID`.",
+            "example": "3f0c5b6a0d5e4d1fb0f6f2f9a3c1c7de",
+        },
+    )
+    errors = fields.Dict(
+        keys=fields.String(),
+        metadata={
+            "description": "What is wrong where: a place in the request, down to row and column, "
+            "mapped to messages.",
+            "example": {"json": {"features": ["has 2 values, expected 3"]}},
+        },
+    )
+
+
+class MalformedBody(HTTPException):
+    """The body cannot be read as what its content type says."""
+
+    code = 400
+
+
+class StrictParser(FlaskParser):
+    """Reads JSON bodies by the rules of ``webapp.jsonio`` and refuses everything else."""
+
+    # Unknown query parameters are refused before the view, for all views alike.
+    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 (declared so by webargs)
+        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
+        "json": None,
+        "query": ma.EXCLUDE,
+    }
+
+    def load_json(self, req: Request, schema: ma.Schema) -> Any:
+        """Return the value of the JSON body; raises 400, 411, 413 or 415."""
+        if req.mimetype != "application/json":
+            abort(415, "The body must be sent as Content-Type: application/json.")
+        try:
+            return jsonio.loads(read_body(req))
+        except jsonio.MalformedJSON as error:
+            raise MalformedBody(f"The body is not valid JSON: {error}.") from None
+
+    def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
+        """Turn a schema's complaint into the domain's error for unacceptable input."""
+        # webargs has put the messages under the part of the request that they speak of.
+        ((source, faults),) = error.normalized_messages().items()  # type: ignore[no-untyped-call]
+        raise InvalidInput(faults, source=source) from None
+
+
+def read_body(req: Request) -> bytes:
+    """Return the body of a request.
+
+    A body without a Content-Length is refused (411): Werkzeug would cut a chunked body off
+    at the limit without a word. A compressed one is refused (415) rather than guessed at.
+    """
+    if req.content_length is None and "Transfer-Encoding" in req.headers:
+        abort(411, "The body must be sent with a Content-Length.")
+    if req.headers.get("Content-Encoding", "identity").lower() != "identity":
+        abort(415, "The body must be sent without a Content-Encoding.")
+    return req.get_data(cache=False)
+
+
+class IdConverter(BaseConverter):
+    """A path segment that is the id of a row: 1 to 2^63 - 1, in at most 19 digits."""
+
+    regex = "[0-9]{1,19}"
+
+    def to_python(self, value: str) -> int:
+        """Return the id; one beyond the databases' range names no row."""
+        number = int(value)
+        if number > LARGEST_ID:
+            abort(404)
+        return number
+
+
+class Blueprint(flask_smorest.Blueprint):
+    """A flask-smorest blueprint that is strict, and that documents errors in one line."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._query_names: dict[tuple[str, str], frozenset[str]] = {}
+        self.before_request(self._refuse_unknown_query)
+
+    def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
+        """Declare what a view takes; the schema is built once, not per request."""
+        decorate = super().arguments(resolve_schema_instance(schema), location=location, **kwargs)
+        if location != "json":
+            return decorate
+        return lambda view: self.problems(400, 411, 413, 415)(decorate(view))
+
+    def problems(self, *codes: int) -> Callable[[View], View]:
+        """Document the errors that a view may answer with."""
+
+        def decorate(view: View) -> View:
+            for code in codes:
+                view = self.alt_response(code, http.HTTPStatus(code).name)(view)
+            return view
+
+        return decorate
+
+    def _store_endpoint_docs(
+        self, endpoint: str, obj: Any, parameters: Any, tags: Any, **options: Any
+    ) -> None:
+        super()._store_endpoint_docs(endpoint, obj, parameters, tags, **options)
+        for method, doc in self._docs[endpoint].items():
+            if method == "parameters":
+                continue
+            declared = doc.get("arguments", {}).get("parameters", [])
+            self._query_names[endpoint, method.upper()] = frozenset(
+                field.data_key or name
+                for parameter in declared
+                if parameter["in"] == "query"
+                for name, field in parameter["schema"].fields.items()
+            )
+
+    def _refuse_unknown_query(self) -> None:
+        if not request.query_string:
+            return
+        method = "GET" if request.method == "HEAD" else request.method
+        endpoint = str(request.endpoint).rpartition(".")[2]
+        known = self._query_names.get((endpoint, method), frozenset())
+        faults: dict[str, list[str]] = {
+            name: ["Unknown field."] for name in request.args if name not in known
+        }
+        for name, values in request.args.lists():
+            if name in known and len(values) > 1:
+                faults[name] = ["Given more than once."]
+        if faults:
+            raise InvalidInput(faults, source="query")
+
+
+class Api(flask_smorest.Api):
+    """The OpenAPI document, with errors as ``application/problem+json``."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def init_app(self, app: Flask, *, spec_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Bind to an application: title, converters and document."""
+        app.url_map.converters["id"] = IdConverter
+        super().init_app(app, spec_kwargs=spec_kwargs)
+        self.register_converter(
+            IdConverter,
+            lambda _: {"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_ID},
+        )
+
+    def _register_error_handlers(self) -> None:
+        """Leave errors to ``webapp.problems``."""
+
+    def _register_responses(self) -> None:
+        content = {PROBLEM_CONTENT_TYPE: {"schema": self.ERROR_SCHEMA}}
+        for status in http.HTTPStatus:
+            if status >= 400:
+                response = {"description": status.phrase, "content": content}
+                self.spec.components.response(status.name, response, lazy=True)
+        default = {"description": "Any other error, in the same shape.", "content": content}
+        self.spec.components.response("DEFAULT_ERROR", default, lazy=True)

@@ -1,0 +1,42 @@
+"""`flask seed`: data to start with, in items and in machine learning."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import with_appcontext
+
+from webapp.commands import clear_errors
+from webapp.extensions import db, model_server
+from webapp.items.service import count_missing_items, seed_items
+from webapp.ml.service import DEFAULT_MODEL, seed_default_model
+
+FEWEST_ITEMS_FOR_A_BAR = 10_000
+
+
+@click.command()
+@click.option(
+    "--items",
+    "total",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="How many items there should be; nothing is added where there are as many already.",
+)
+@with_appcontext
+@clear_errors
+def seed(total: int) -> None:
+    """Fill an empty service: sample items and a trained default model.
+
+    Running it again adds nothing that is there already, and removes nothing.
+    """
+    missing = count_missing_items(db.session(), total)
+    with click.progressbar(
+        length=missing, label="Items", hidden=missing < FEWEST_ITEMS_FOR_A_BAR
+    ) as bar:
+        seed_items(db.session(), missing, on_progress=bar.update)
+    click.echo(f"Items: {missing} added." if missing else "Items: enough already.")
+    version = seed_default_model(db.session(), model_server)
+    if version is None:
+        click.echo(f"Model {DEFAULT_MODEL!r}: trained already.")
+    else:
+        click.echo(f"Model {DEFAULT_MODEL!r}: version {version.number} trained on sample data.")

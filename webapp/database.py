@@ -1,0 +1,255 @@
+"""What every model and every engine shares: Base, column types, transactions, time limits.
+
+No Flask here: models derive from ``Base`` and stay usable with any SQLAlchemy session.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+import orjson
+import psycopg2
+import psycopg2.extensions
+import sqlalchemy as sa
+from sqlalchemy import event, orm
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, Dialect, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from webapp.errors import DatabaseUnavailable
+
+OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What SQLAlchemy raises when the database is away, stuck, or locked for too long."""
+
+WRITE_LOCK_WAIT = 15.0
+"""Seconds that a SQLite writer waits for the writer before it."""
+
+
+class UTCDateTime(sa.types.TypeDecorator[datetime]):
+    """A timezone-aware UTC time. SQLite keeps no offset: it is put back on reading."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the time in UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the time in UTC, whether or not the database kept the offset."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The base of every mapped class; constraints get the same names on every database."""
+
+    registry = orm.registry(
+        metadata=sa.MetaData(
+            naming_convention={
+                "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+                "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+                "ck": "ck_%(table_name)s_%(constraint_name)s",
+                "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+                "pk": "pk_%(table_name)s",
+            }
+        ),
+        type_annotation_map={
+            datetime: UTCDateTime(),
+            str: sa.Text(),
+            dict[str, Any]: sa.JSON(),
+            list[str]: sa.JSON(),
+        },
+    )
+    metadata = registry.metadata
+
+
+# SQLite counts rows by itself only for a column declared INTEGER.
+BigInt = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+BigIntPrimaryKey = Annotated[int, mapped_column(BigInt, primary_key=True)]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some objects of a collection, and where they stand in it. Pages count from 1."""
+
+    objects: Sequence[T]
+    number: int
+    size: int
+    total: int
+
+
+def fetch_page(session: Session, statement: sa.Select[T], *, number: int, size: int) -> Page[T]:
+    """Return one page of the objects that an ordered SELECT finds."""
+    everything = statement.order_by(None).subquery()
+    total = session.scalar(sa.select(sa.func.count()).select_from(everything)) or 0
+    objects = session.scalars(statement.limit(size).offset((number - 1) * size)).all()
+    return Page(objects, number=number, size=size, total=total)
+
+
+class strpos(sa.sql.functions.GenericFunction[int]):  # noqa: N801 (it is the SQL name)
+    """Where a text holds another, from 1; 0 where it does not. Letter for letter.
+
+    Unlike LIKE it has no wildcards, and tells letters apart alike on both databases.
+    """
+
+    type = sa.Integer()
+    inherit_cache = True
+
+
+@compiles(strpos, "sqlite")
+def _compile_instr(element: strpos, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **kwargs)})"
+
+
+def utc_now() -> datetime:
+    """Return the present time, timezone-aware."""
+    return datetime.now(UTC)
+
+
+def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
+    """Return the keyword arguments of ``create_engine`` for a database.
+
+    ``pool_size`` is the number of connections a process may hold, ``timeout`` the seconds
+    a statement or a new connection may take.
+    """
+    options: dict[str, Any] = {
+        "json_serializer": lambda value: orjson.dumps(value).decode(),
+        "json_deserializer": orjson.loads,
+    }
+    if url.get_backend_name() == "sqlite":
+        # The driver opens no transaction of its own: `_begin_sqlite` decides which kind.
+        options["connect_args"] = {"isolation_level": None, "timeout": WRITE_LOCK_WAIT}
+        return options
+    return options | {
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": timeout,
+        "pool_pre_ping": True,
+        "connect_args": {
+            "application_name": "webapp",
+            "connect_timeout": timeout,
+            "options": f"-c statement_timeout={timeout * 1000} -c timezone=UTC",
+        },
+    }
+
+
+def configure_engine(engine: Engine, *, timeout: int) -> None:
+    """Give an engine this service's transactions and time limits."""
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        # A frozen server still acknowledges packets, so that neither statement_timeout nor
+        # keepalives end the wait; only a limit on our side does. It is a little longer than
+        # the server's, so that a server that is merely slow gives the clearer error.
+        _Limits.default = timeout + 1.0
+        psycopg2.extensions.set_wait_callback(_wait_for_server)
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails when another has written in
+    # between; one that announces the write waits its turn instead.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def begin_write(session: Session) -> None:
+    """Start the session's transaction as one that will write.
+
+    Every service function that writes calls this before its first query. SQLite then takes
+    its one write lock now; PostgreSQL locks rows as they are written and needs nothing. What
+    the session has read before may be outdated by then, and is read again.
+    """
+    session.rollback()
+    session.connection(execution_options={"writes": True})
+
+
+def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, Any]) -> None:
+    """Insert a row, or do nothing where a unique constraint says that it exists."""
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    session.execute(insert(model).values(**values).on_conflict_do_nothing())
+
+
+class _Limits(threading.local):
+    """Seconds that a wait for PostgreSQL may take, for this thread; None is for ever."""
+
+    default: float | None = None
+    seconds: float | None = None
+    overridden = False
+
+
+_limits = _Limits()
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Limit each wait for PostgreSQL in this block, on our own clock; None lifts the limit."""
+    before = (_limits.seconds, _limits.overridden)
+    _limits.seconds, _limits.overridden = seconds, True
+    try:
+        yield
+    finally:
+        _limits.seconds, _limits.overridden = before
+
+
+def _wait_for_server(connection: Any) -> None:
+    limit = _limits.seconds if _limits.overridden else _Limits.default
+    ends = None if limit is None else time.monotonic() + limit
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        remaining = None if ends is None else ends - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            # Raising makes psycopg2 drop the connection; closing it here would deadlock.
+            raise psycopg2.OperationalError("the server did not answer in time")
+        _wait_for_socket(connection.fileno(), state, remaining)
+
+
+def _wait_for_socket(descriptor: int, state: int, seconds: float | None) -> None:
+    reading = state == psycopg2.extensions.POLL_READ
+    if hasattr(select, "poll"):  # unlike select(), not limited to the first 1,024 descriptors
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
+        poller.poll(None if seconds is None else math.ceil(seconds * 1000))
+    else:
+        sockets = ([descriptor], []) if reading else ([], [descriptor])
+        select.select(*sockets, [], seconds)
+
+
+@contextmanager
+def outages_translated() -> Iterator[None]:
+    """Turn the driver's and the pool's errors for "not there" into DatabaseUnavailable."""
+    try:
+        yield
+    except OUTAGES as error:
+        raise DatabaseUnavailable from error
+
+
+def is_missing_table(error: DBAPIError) -> bool:
+    """Say whether a query failed because the schema is not there yet."""
+    if isinstance(error, ProgrammingError):
+        return getattr(error.orig, "pgcode", None) == "42P01"
+    return isinstance(error, OperationalError) and "no such table" in str(error.orig)

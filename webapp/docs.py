@@ -1,0 +1,51 @@
+"""The pages for people: `/` leads to `/docs`, which shows `/openapi.json`. All files local."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from flask import Blueprint, Response, jsonify, render_template, request, send_from_directory
+
+from webapp.extensions import api
+
+DESCRIPTION = """\
+Keeps *items*, and trains, versions and serves scikit-learn models.
+
+Try it here: open `POST /api/v1/ml/train` and press **Execute**, then do the same with
+`POST /api/v1/ml/predict`. Errors always have the shape of `Problem`."""
+
+blp = Blueprint("docs", __name__, static_folder="static", static_url_path="/static")
+
+
+def swagger_ui_files() -> Path:
+    """Return the folder of Swagger UI's own files, which a Python package carries."""
+    # Found, not imported: the package's module is about a Flask blueprint that we do not use.
+    spec = find_spec("flask_swagger_ui")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("flask_swagger_ui is not installed", name="flask_swagger_ui")
+    return Path(spec.origin).parent / "dist"
+
+
+@blp.get("/")
+def index() -> str:
+    """Lead a person to the documentation."""
+    return render_template("index.html", version=api.spec.version)
+
+
+@blp.get("/docs")
+def swagger_ui() -> str:
+    """Show the OpenAPI document as a page to try the service with."""
+    return render_template("swagger_ui.html")
+
+
+@blp.get("/docs/<path:name>")
+def swagger_ui_file(name: str) -> Response:
+    """Send one of Swagger UI's own files."""
+    return send_from_directory(swagger_ui_files(), name, max_age=3600)
+
+
+@blp.get("/openapi.json")
+def openapi_document() -> Response:
+    """Return the OpenAPI document, with the prefix that this request came under as server."""
+    return jsonify({**api.spec.to_dict(), "servers": [{"url": request.script_root or "/"}]})

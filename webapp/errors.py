@@ -1,0 +1,127 @@
+"""The domain errors: what can go wrong, in the words of the domain. Knows no HTTP.
+
+ServiceError
+├── InvalidInput            well-formed, but not acceptable; says where
+├── NotFound
+│   ├── ItemNotFound
+│   ├── ModelNotFound
+│   └── VersionNotFound
+├── Conflict
+│   └── ModelNotTrained
+├── PreconditionFailed
+│   └── ItemChanged
+└── Unavailable
+    ├── DatabaseUnavailable
+    └── ArtifactUnusable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+Faults: TypeAlias = "Mapping[str, Faults] | Sequence[str]"
+"""Messages by place: field name, then row, then column, each a string."""
+
+
+class ServiceError(Exception):
+    """Base of every error that the service raises on purpose; `str()` is fit for a client."""
+
+
+class InvalidInput(ServiceError):
+    """Data that cannot be used. ``faults`` maps the place of each fault to messages.
+
+    ``source`` names what the data came in, where the raiser knows it.
+    """
+
+    def __init__(self, faults: Faults, *, source: str | None = None) -> None:
+        super().__init__(describe_faults(faults))
+        self.faults = faults
+        self.source = source
+
+
+class NotFound(ServiceError):
+    """Something that was asked for does not exist."""
+
+
+class ItemNotFound(NotFound):
+    """No item has this id."""
+
+    def __init__(self, item_id: int) -> None:
+        super().__init__(f"There is no item {item_id}.")
+
+
+class ModelNotFound(NotFound):
+    """No model has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no model named {name!r}.")
+
+
+class VersionNotFound(NotFound):
+    """The model has no such version."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"The model {name!r} has no version {number}.")
+
+
+class Conflict(ServiceError):
+    """The state of the service does not allow the operation."""
+
+
+class ModelNotTrained(Conflict):
+    """The model has no active version to predict with."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The model {name!r} is not trained: train it before predicting.")
+
+
+class PreconditionFailed(ServiceError):
+    """The caller's condition on the resource does not hold."""
+
+
+class ItemChanged(PreconditionFailed):
+    """The item is not in the state that the caller named."""
+
+    def __init__(self, item_id: int) -> None:
+        super().__init__(f"Item {item_id} has changed: read it again, then repeat the request.")
+
+
+class Unavailable(ServiceError):
+    """Something that the service depends on does not answer; trying later may help."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database did not answer, or not in time."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is not available.")
+
+
+class ArtifactUnusable(Unavailable):
+    """A stored model version cannot be loaded."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The model version cannot be loaded: {reason}.")
+
+
+@contextmanager
+def faults_in(place: str) -> Iterator[None]:
+    """Put the faults of any InvalidInput raised in this block under a place of their own."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput({place: error.faults}, source=error.source) from None
+
+
+def describe_faults(faults: Faults, place: str = "") -> str:
+    """Return faults as one line, such as ``X.3: has 2 values, expected 3``."""
+    if not isinstance(faults, Mapping):
+        text = " ".join(faults)
+        return f"{place}: {text}" if place else text
+    parts = (
+        describe_faults(inner, f"{place}.{key}" if place else str(key))
+        for key, inner in faults.items()
+    )
+    return "; ".join(parts)

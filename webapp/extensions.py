@@ -1,0 +1,23 @@
+"""The extensions, unbound: `create_app` binds them to an application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from flask import current_app
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from werkzeug.local import LocalProxy
+
+from webapp.api import Api
+from webapp.database import Base
+
+if TYPE_CHECKING:
+    from webapp.ml.serving import ModelServer
+
+# Objects stay readable after a commit: a view dumps what its service has just committed,
+# without a further query.
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+migrate = Migrate()
+api = Api()
+model_server = cast("ModelServer", LocalProxy(lambda: current_app.extensions["model_server"]))

@@ -1,0 +1,118 @@
+"""The field classes that schemas are made of: strict where marshmallow's own are lenient."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields, validate
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_EXCEPT_LAYOUT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+
+
+class StrictSchema(ma.Schema):
+    """A schema that refuses unknown fields, naming them, and keeps the order of its fields."""
+
+    class Meta:
+        """Refuse what the schema does not name."""
+
+        unknown = ma.RAISE
+
+
+class Text(fields.String):
+    """Text that both databases can store: no NUL, no lone surrogate, no control character.
+
+    ``multiline`` allows tabs and line ends.
+    """
+
+    def __init__(
+        self, *, min_length: int = 0, max_length: int, multiline: bool = False, **kwargs: Any
+    ) -> None:
+        length = validate.Length(min=min_length, max=max_length)
+        super().__init__(validate=length, **kwargs)
+        self._forbidden = _CONTROL_EXCEPT_LAYOUT if multiline else _CONTROL
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if self._forbidden.search(text):
+            raise ma.ValidationError("Must not contain control characters.")
+        if _SURROGATE.search(text):
+            raise ma.ValidationError("Must be valid Unicode text.")
+        return text
+
+
+class JSONInteger(fields.Integer):
+    """A JSON whole number within bounds: not a string, a boolean or a fraction."""
+
+    def __init__(self, *, minimum: int, maximum: int, **kwargs: Any) -> None:
+        super().__init__(strict=True, validate=validate.Range(minimum, maximum), **kwargs)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        if not isinstance(value, int):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class QueryInteger(fields.Integer):
+    """A whole number within bounds, written in plain decimal digits in a query string."""
+
+    def __init__(self, *, minimum: int, maximum: int, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(minimum, maximum), **kwargs)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        if not _WHOLE_NUMBER.fullmatch(str(value)):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class JSONFloat(fields.Float):
+    """A finite JSON number within bounds: not a string or a boolean."""
+
+    def __init__(self, *, bounds: validate.Range, **kwargs: Any) -> None:
+        super().__init__(validate=bounds, **kwargs)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> float:
+        if type(value) not in (int, float):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class QueryFloat(fields.Float):
+    """A finite number within bounds, written in a query string."""
+
+    _LITERAL = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?")
+
+    def __init__(self, *, bounds: validate.Range, **kwargs: Any) -> None:
+        super().__init__(validate=bounds, **kwargs)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> float:
+        if not self._LITERAL.fullmatch(str(value)) or not math.isfinite(float(value)):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class JSONBoolean(fields.Boolean):
+    """true or false, and nothing that merely looks like it."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value

@@ -1,0 +1,77 @@
+"""Whether the process lives and whether it can serve: for supervisors and balancers."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask import Response, current_app, jsonify
+from marshmallow import fields
+
+from webapp.api import Blueprint
+from webapp.database import OUTAGES, time_limit
+from webapp.extensions import db, model_server
+from webapp.fields import StrictSchema
+
+DATABASE_DEADLINE = 2.0  # seconds: a balancer asks every few
+
+blp = Blueprint("health", __name__, url_prefix="/health", description="Is it alive, can it serve?")
+
+
+class LiveSchema(StrictSchema):
+    """The process answers."""
+
+    status = fields.String(required=True, metadata={"example": "ok"})
+
+
+class ReadySchema(StrictSchema):
+    """What the service needs, part by part: ``ok``, or what is wrong."""
+
+    status = fields.String(required=True, metadata={"example": "ok"})
+    checks = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata={"example": {"database": "ok", "schema": "ok", "models": "ok"}},
+    )
+
+
+@blp.route("/live")
+@blp.response(200, LiveSchema)
+def live() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@blp.route("/ready")
+@blp.response(200, ReadySchema)
+@blp.alt_response(503, schema=ReadySchema, description="Cannot serve; names the failing part.")
+def ready() -> Response:
+    """Say whether the service can serve.
+
+    200 only when the database answers and its schema is at the newest revision.
+    """
+    checks = {**_check_database(), "models": model_server.describe_state()}
+    serving = checks["database"] == checks["schema"] == "ok"
+    response = jsonify({"status": "ok" if serving else "unavailable", "checks": checks})
+    response.status_code = 200 if serving else 503
+    return response
+
+
+def _check_database() -> dict[str, str]:
+    try:
+        with time_limit(DATABASE_DEADLINE), db.engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+    except OUTAGES:
+        return {"database": "does not answer", "schema": "unknown"}
+    newest = newest_revision(current_app.extensions["migrate"].directory)
+    if revision != newest:
+        return {"database": "ok", "schema": f"at {revision}, not at {newest}"}
+    return {"database": "ok", "schema": "ok"}
+
+
+@cache
+def newest_revision(directory: str) -> str | None:
+    """Return the newest revision among the migrations in a folder."""
+    return ScriptDirectory(directory).get_current_head()

@@ -1,0 +1,1 @@
+"""Items: a plain resource, created, read, changed and deleted."""

@@ -1,0 +1,130 @@
+"""The HTTP face of items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from flask import Response, request, url_for
+from flask.views import MethodView
+
+from webapp.api import Blueprint
+from webapp.extensions import db
+from webapp.items import service
+from webapp.items.models import Item
+from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
+from webapp.paging import HEADERS, page_headers
+
+blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")
+
+Headers: TypeAlias = dict[str, str]
+
+ETAG = {
+    "description": "Names this state of the item; send it back in `If-Match`.",
+    "schema": {"type": "string"},
+}
+IF_MATCH = {
+    "in": "header",
+    "name": "If-Match",
+    "description": "Act only on one of these states of the item, else answer 412.",
+    "schema": {"type": "string"},
+}
+IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "Answer 304 if the item is still in one of these states.",
+    "schema": {"type": "string"},
+}
+LOCATION = {
+    "description": "URL of the item.",
+    "schema": {"type": "string", "format": "uri-reference"},
+}
+
+
+def etag_header(item: Item) -> Headers:
+    """Return the header that names an item's state."""
+    return {"ETag": f'"{item.revision}"'}
+
+
+def expected_revisions() -> set[int] | None:
+    """Return the revisions that ``If-Match`` names; None where any will do.
+
+    Tags that are not ours, weak ones among them, match nothing (RFC 9110, 13.1.1).
+    """
+    if "If-Match" not in request.headers or request.if_match.star_tag:
+        return None
+    tags = request.if_match.as_set(include_weak=False)
+    return {int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 20}
+
+
+@blp.after_request
+def answer_not_modified(response: Response) -> Response:
+    """Answer 304 without a body where the client already has this state."""
+    if request.method in ("GET", "HEAD") and "ETag" in response.headers:
+        response.make_conditional(request)
+    return response
+
+
+@blp.route("")
+class Items(MethodView):
+    """The collection."""
+
+    init_every_request = False
+
+    @blp.arguments(ItemQuery, location="query")
+    @blp.response(200, ItemSchema(many=True), headers=HEADERS)
+    @blp.problems(503)
+    def get(self, query: Mapping[str, Any]) -> tuple[Sequence[Item], Headers]:
+        """List items.
+
+        A bare array; `X-Pagination` and `Link` say where the page stands.
+        """
+        page = service.list_items(db.session(), **query)
+        return page.objects, page_headers(page)
+
+    @blp.arguments(NewItem, example={"name": "Test Item", "description": "Just testing"})
+    @blp.response(201, ItemSchema, headers={"Location": LOCATION, "ETag": ETAG})
+    @blp.problems(503)
+    def post(self, new_item: Mapping[str, str]) -> tuple[Item, Headers]:
+        """Create an item."""
+        item = service.create_item(db.session(), **new_item)
+        location = url_for("items.ItemById", item_id=item.id)
+        return item, {"Location": location, **etag_header(item)}
+
+
+@blp.route("/<id:item_id>")
+class ItemById(MethodView):
+    """One item."""
+
+    init_every_request = False
+
+    @blp.response(200, ItemSchema, headers={"ETag": ETAG})
+    @blp.alt_response(304, description="The client already has this state.")
+    @blp.problems(404, 503)
+    @blp.doc(parameters=[IF_NONE_MATCH])
+    def get(self, item_id: int) -> tuple[Item, Headers]:
+        """Read an item."""
+        item = service.get_item(db.session(), item_id)
+        return item, etag_header(item)
+
+    @blp.arguments(ItemChanges, example={"description": "Tested"})
+    @blp.response(200, ItemSchema, headers={"ETag": ETAG})
+    @blp.problems(404, 412, 503)
+    @blp.doc(parameters=[IF_MATCH])
+    def put(self, changes: Mapping[str, str], item_id: int) -> tuple[Item, Headers]:
+        """Change an item.
+
+        Fields that are not sent keep their value. With `If-Match`, nothing is changed unless
+        the item is still in the state that it names.
+        """
+        item = service.update_item(db.session(), item_id, changes, expected=expected_revisions())
+        return item, etag_header(item)
+
+    patch = put
+
+    @blp.response(204)
+    @blp.problems(404, 412, 503)
+    @blp.doc(parameters=[IF_MATCH])
+    def delete(self, item_id: int) -> None:
+        """Delete an item."""
+        service.delete_item(db.session(), item_id, expected=expected_revisions())

@@ -1,0 +1,1 @@
+"""Numbers only: no Flask, no SQLAlchemy, no settings, no clock."""

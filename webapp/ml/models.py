@@ -1,0 +1,100 @@
+"""The tables of models: a model, its versions, their artifacts, and what was active when."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from webapp.database import Base, BigInt, BigIntPrimaryKey, utc_now
+
+NAME_LENGTH = 63
+
+
+class Model(Base):
+    """A named model. ``last_version`` is the highest version number ever given out."""
+
+    __tablename__ = "model"
+
+    id: Mapped[BigIntPrimaryKey]
+    name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH), unique=True)
+    last_version: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Artifact(Base):
+    """The bytes of a fitted estimator, apart from the metadata so that listings stay light."""
+
+    __tablename__ = "artifact"
+
+    digest: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    data: Mapped[bytes]
+
+
+class ModelVersion(Base):
+    """One training of a model. A row never changes after the transaction that made it."""
+
+    __tablename__ = "model_version"
+    # An id names one version for ever: workers keep scorers by it.
+    __table_args__ = (
+        sa.UniqueConstraint("model_id", "number"),
+        sa.CheckConstraint("number >= 1", name="number_positive"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[BigIntPrimaryKey]
+    model_id: Mapped[int] = mapped_column(BigInt, sa.ForeignKey("model.id"))
+    number: Mapped[int]
+    estimator: Mapped[str] = mapped_column(sa.String(64))
+    model_type: Mapped[str] = mapped_column(sa.String(128))
+    params: Mapped[dict[str, Any]]
+    feature_names: Mapped[list[str]]
+    metrics: Mapped[dict[str, Any]]
+    evaluated_on: Mapped[str] = mapped_column(sa.String(16))
+    n_train: Mapped[int] = mapped_column(BigInt)
+    n_test: Mapped[int] = mapped_column(BigInt)
+    test_size: Mapped[float]
+    random_state: Mapped[int] = mapped_column(BigInt)
+    refit: Mapped[bool]
+    fit_seconds: Mapped[float]
+    libraries: Mapped[dict[str, Any]]
+    artifact_digest: Mapped[str] = mapped_column(sa.ForeignKey("artifact.digest"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
+
+
+class Activation(Base):
+    """A version's time as the active one; the one that has not ended is active now.
+
+    The database itself holds the rules: a partial unique index allows one active version per
+    model, and a check forbids deleting it, since a deleted version leaves ``version_id`` NULL
+    (its number stays, for the history).
+    """
+
+    __tablename__ = "activation"
+    __table_args__ = (
+        sa.Index(
+            "uq_activation_active_model_id",
+            "model_id",
+            unique=True,
+            sqlite_where=sa.text("ended_at IS NULL"),
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+        sa.Index("ix_activation_model_id_id", "model_id", "id"),
+        sa.CheckConstraint(
+            "ended_at IS NOT NULL OR version_id IS NOT NULL", name="active_version_exists"
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[BigIntPrimaryKey]
+    model_id: Mapped[int] = mapped_column(BigInt, sa.ForeignKey("model.id"))
+    version_id: Mapped[int | None] = mapped_column(
+        BigInt, sa.ForeignKey("model_version.id", ondelete="SET NULL"), index=True
+    )
+    version_number: Mapped[int]
+    activated_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]

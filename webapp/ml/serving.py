@@ -1,0 +1,275 @@
+"""Which version of a model is active, and its compiled scorer, known to this process.
+
+The database is the truth. A process may rely on its last answer ("model m's active version
+is v") for one lease, counted from before the question was sent:
+
+    ask ──answer──▶ FRESH ──lease over──▶ ask again (one thread; the others wait a little)
+                      ▲                     │
+                      │ answer              │ no answer in time
+                      └───────────────── STALE: the last known version keeps serving, marked
+                                         as stale; a thread beside the requests goes on asking
+
+An operation that changes the active version commits and then waits one lease before it
+answers. Every process's older knowledge has then run out: whoever has the operation's answer
+never meets the older version again. Between leases a prediction costs no query.
+
+What a version is never changes, so compiled versions are kept by id, the least used dropped.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from webapp.errors import DatabaseUnavailable, ModelNotTrained, Unavailable
+from webapp.ml.core.scoring import Scorer
+
+log = logging.getLogger(__name__)
+
+MOST_NAMES = 4096  # model names that a process keeps an answer for
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between questions while nobody answers
+
+# A clock that goes on while the machine is suspended, where there is one: a process that wakes
+# up must not take an hour-old answer for a fresh one.
+_CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", None)
+lease_clock: Callable[[], float] = (
+    time.monotonic if _CLOCK_ID is None else functools.partial(time.clock_gettime, _CLOCK_ID)
+)
+
+
+@dataclass(frozen=True)
+class VersionRef:
+    """Which version: its row id, for ever its own, and its number within the model."""
+
+    id: int
+    number: int
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version ready to predict."""
+
+    id: int
+    model: str
+    number: int
+    feature_names: tuple[str, ...]
+    scorer: Scorer
+
+
+@dataclass(frozen=True)
+class ActiveVersion:
+    """The answer to "what serves this model now?"; stale when the database could not be asked."""
+
+    version: LoadedVersion
+    stale: bool
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """An answer of the database (None: no active version), and when it was asked for."""
+
+    active: VersionRef | None
+    asked_at: float
+    expires_at: float
+
+    def holds_for(self, arrived_at: float) -> bool:
+        """Say whether a request that arrived then may rely on the answer.
+
+        It may within the lease, and also afterwards where the question was sent only after
+        the request had come: a slow answer is as good as asking for itself.
+        """
+        return lease_clock() < self.expires_at or self.asked_at >= arrived_at
+
+
+class _Known:
+    """What this process knows of one model name."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.lease: _Lease | None = None
+        self.asking = False
+        self.unanswered = False  # the last question failed; the recovery thread goes on asking
+        self.last_served: LoadedVersion | None = None
+
+
+class ModelServer:
+    """Hands out the active version of any model, for all threads of this process.
+
+    ``find_active(name)`` asks the database for a model's active version (None: there is
+    none), ``load_version(ref)`` builds a version; both raise ``Unavailable`` when they cannot.
+    ``lease`` and ``deadline`` are in seconds: how long an answer may be relied on, and how
+    long a request waits for one. ``capacity`` is the number of versions kept loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        find_active: Callable[[str], VersionRef | None],
+        load_version: Callable[[VersionRef], LoadedVersion],
+        lease: float,
+        deadline: float,
+        capacity: int,
+    ) -> None:
+        self._find_active = find_active
+        self._lease = lease
+        self._deadline = deadline
+        self._names: OrderedDict[str, _Known] = OrderedDict()
+        self._names_lock = threading.Lock()
+        self._recovering = False
+        self._versions = _VersionCache(load_version, capacity)
+
+    def get_active(self, name: str) -> ActiveVersion:
+        """Return what serves a model now.
+
+        Raises ModelNotTrained when it has no active version, and Unavailable when the
+        database cannot be asked and this process knows no version from before.
+        """
+        known = self._know(name)
+        lease, fresh = known.lease, True
+        if lease is None or lease_clock() >= lease.expires_at:
+            lease, fresh = self._renew(name, known)
+        if lease.active is None:
+            raise ModelNotTrained(name)
+        last = known.last_served
+        if last is not None and last.id == lease.active.id:
+            return ActiveVersion(last, stale=not fresh)
+        try:
+            version = self._versions.get(lease.active)
+        except Unavailable:
+            # A version that cannot be loaded must not take the one before out of service.
+            if last is None:
+                raise
+            log.exception("Version %d of %r cannot be loaded", lease.active.number, name)
+            return ActiveVersion(last, stale=True)
+        known.last_served = version
+        return ActiveVersion(version, stale=not fresh)
+
+    def wait_out_leases(self) -> None:
+        """Wait until no process can rely on what it was told before now."""
+        time.sleep(self._lease)
+
+    def describe_state(self) -> str:
+        """Return ``ok``, or which models are served from stale knowledge."""
+        with self._names_lock:
+            stale = self._unanswered_names()
+        return f"stale: {', '.join(sorted(stale))}" if stale else "ok"
+
+    def _know(self, name: str) -> _Known:
+        known = self._names.get(name)
+        if known is not None:
+            return known
+        with self._names_lock:
+            if len(self._names) >= MOST_NAMES:
+                self._forget_a_name()
+            return self._names.setdefault(name, _Known())
+
+    def _forget_a_name(self) -> None:
+        # Names that nobody trained go first: made-up names must not push out served models.
+        unused = (n for n, known in self._names.items() if known.last_served is None)
+        del self._names[next(unused, next(iter(self._names)))]
+
+    def _unanswered_names(self) -> list[str]:
+        return [name for name, known in self._names.items() if known.unanswered]
+
+    def _renew(self, name: str, known: _Known) -> tuple[_Lease, bool]:
+        """Return an answer and whether it is fresh; ask, unless another thread is asking."""
+        arrived_at = lease_clock()
+        gives_up_at = time.monotonic() + self._deadline
+        with known.condition:
+            while known.asking and not known.unanswered:
+                if not known.condition.wait(gives_up_at - time.monotonic()):
+                    break
+            if known.lease is not None and known.lease.holds_for(arrived_at):
+                return known.lease, True
+            mine = not (known.asking or known.unanswered)
+            known.asking = known.asking or mine
+        if mine:
+            try:
+                return self._ask(name, known), True
+            except Unavailable:
+                self._start_recovery()
+        if known.lease is None:
+            raise DatabaseUnavailable
+        return known.lease, False
+
+    def _ask(self, name: str, known: _Known) -> _Lease:
+        """Ask the database, and tell every thread that waits for the answer."""
+        lease, unanswered = None, True
+        try:
+            asked_at = lease_clock()
+            active = self._find_active(name)
+            lease, unanswered = _Lease(active, asked_at, asked_at + self._lease), False
+            return lease
+        finally:
+            with known.condition:
+                known.lease = lease or known.lease
+                known.asking, known.unanswered = False, unanswered
+                known.condition.notify_all()
+
+    def _start_recovery(self) -> None:
+        with self._names_lock:
+            if not self._recovering:
+                self._recovering = True
+                threading.Thread(target=self._recover, name="lease-recovery", daemon=True).start()
+
+    def _recover(self) -> None:
+        """Go on asking for every unanswered name, pausing longer each time, until all answer."""
+        pause = FIRST_PAUSE
+        while True:
+            time.sleep(pause)
+            with self._names_lock:
+                names = {name: self._names[name] for name in self._unanswered_names()}
+                if not names:
+                    self._recovering = False
+                    return
+            try:
+                for name, known in names.items():
+                    self._ask(name, known)
+                pause = FIRST_PAUSE
+            except Unavailable:
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class _VersionCache:
+    """Loaded versions by id: each is loaded once, by one thread; the least used go first."""
+
+    def __init__(self, load_version: Callable[[VersionRef], LoadedVersion], capacity: int) -> None:
+        self._load_version = load_version
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._loaded: OrderedDict[int, LoadedVersion] = OrderedDict()
+        self._loading: dict[int, Future[LoadedVersion]] = {}
+
+    def get(self, ref: VersionRef) -> LoadedVersion:
+        """Return a version, loading it where needed; raises what loading raises."""
+        with self._lock:
+            version = self._loaded.get(ref.id)
+            if version is not None:
+                self._loaded.move_to_end(ref.id)
+                return version
+            theirs = self._loading.get(ref.id)
+            mine: Future[LoadedVersion] = self._loading.setdefault(ref.id, Future())
+        # Loading happens outside the lock: requests for other versions go on meanwhile.
+        return self._load(ref, mine) if theirs is None else theirs.result()
+
+    def _load(self, ref: VersionRef, future: Future[LoadedVersion]) -> LoadedVersion:
+        try:
+            version = self._load_version(ref)
+        except BaseException as error:
+            with self._lock:
+                del self._loading[ref.id]
+            future.set_exception(error)
+            raise
+        with self._lock:
+            del self._loading[ref.id]
+            self._loaded[ref.id] = version
+            if len(self._loaded) > self._capacity:
+                self._loaded.popitem(last=False)
+        future.set_result(version)
+        return version

@@ -1,0 +1,106 @@
+"""How errors become answers: domain error → status, and one renderer (RFC 9457)."""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from flask import Flask, Response, request
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from webapp import errors
+from webapp.api import PROBLEM_CONTENT_TYPE
+from webapp.database import OUTAGES, is_missing_table
+from webapp.request_id import request_id
+
+STATUS = {
+    errors.InvalidInput: 422,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.Unavailable: 503,
+}
+RETRY_AFTER_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+
+def render_problem(
+    status: int,
+    detail: str,
+    *,
+    faults: errors.Faults | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return an error in the one shape that every error of the service has."""
+    problem: dict[str, Any] = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": request.path,
+        "request_id": request_id(),
+    }
+    if faults:
+        problem["errors"] = faults
+    response = Response(
+        orjson.dumps(problem, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS),
+        status,
+        content_type=PROBLEM_CONTENT_TYPE,
+    )
+    response.headers.extend(headers or {})
+    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    return response
+
+
+def _handle_service_error(error: errors.ServiceError) -> Response:
+    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+    if status >= 500:
+        log.error("%s [request %s]", error, request_id(), exc_info=error.__cause__)
+    if isinstance(error, errors.InvalidInput):
+        faults = {error.source or "json": error.faults}
+        return render_problem(status, errors.describe_faults(faults), faults=faults)
+    return render_problem(status, str(error))
+
+
+def _handle_http_error(error: HTTPException) -> Response:
+    headers = {
+        name: value for name, value in error.get_headers() if name.lower() != "content-type"
+    }
+    return render_problem(error.code or 500, error.description or error.name, headers=headers)
+
+
+def _handle_database_error(error: Exception) -> Response:
+    if isinstance(error, DBAPIError) and is_missing_table(error):
+        log.error("The database schema is missing: run `flask db upgrade`")
+        return render_problem(503, "The database schema is not at its newest revision.")
+    if not isinstance(error, OUTAGES):
+        return _handle_unexpected(error)
+    # The driver's words can hold host names and SQL: they are for the operator alone.
+    log.error("Database unavailable: %s [request %s]", _first_line(error), request_id())
+    return render_problem(503, str(errors.DatabaseUnavailable()))
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
+
+
+def _handle_unexpected(error: Exception) -> Response:
+    log.error("Unexpected error [request %s]", request_id(), exc_info=error)
+    return render_problem(500, InternalServerError.description or "")
+
+
+def init_app(app: Flask) -> None:
+    """Answer every error of an application in the one shape."""
+    app.register_error_handler(errors.ServiceError, _handle_service_error)
+    app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(DBAPIError, _handle_database_error)
+    for outage in OUTAGES:
+        app.register_error_handler(outage, _handle_database_error)
+    app.register_error_handler(Exception, _handle_unexpected)
