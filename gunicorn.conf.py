@@ -7,11 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import config
+from config import ConfigError, load_settings
 
 try:
-    _settings = config.load_settings()
-except config.ConfigError as _error:
+    _settings = load_settings()
+except ConfigError as _error:
     raise SystemExit(f"Configuration error: {_error}") from None
 
 

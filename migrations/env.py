@@ -1,7 +1,6 @@
 """How Alembic reaches the database: the application's engine, one migrator at a time."""
 
 import logging
-from logging.config import fileConfig
 
 import sqlalchemy as sa
 from alembic import context
@@ -12,8 +11,8 @@ from webapp.database import UTCDateTime, time_limit
 # Any number will do, as long as nothing else in the database locks the same one.
 MIGRATION_LOCK = 7_463_190_552
 
-fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-log = logging.getLogger("alembic.env")
+log = logging.getLogger("alembic")
+log.setLevel(logging.INFO)  # which revisions run is what an operator wants to see
 migrate = current_app.extensions["migrate"]
 
 

@@ -32,7 +32,7 @@ class ProblemSchema(ma.Schema):
     """The one shape of every error (RFC 9457)."""
 
     type = fields.String(required=True, metadata={"example": "about:blank"})
-    title = fields.String(required=True, metadata={"example": "Unprocessable Content"})
+    title = fields.String(required=True, metadata={"example": "Unprocessable Entity"})
     status = fields.Integer(required=True, metadata={"example": 422})
     detail = fields.String(
         required=True, metadata={"example": "json.features: has 2 values, expected 3"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import orjson
 from flask import Flask, Response, request
 from sqlalchemy.exc import DBAPIError
-from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.exceptions import HTTPException, InternalServerError, NotFound
+from werkzeug.http import HTTP_STATUS_CODES
 
 from webapp import errors
 from webapp.api import PROBLEM_CONTENT_TYPE
@@ -39,7 +39,7 @@ def render_problem(
     """Return an error in the one shape that every error of the service has."""
     problem: dict[str, Any] = {
         "type": "about:blank",
-        "title": http.HTTPStatus(status).phrase,
+        "title": HTTP_STATUS_CODES[status],
         "status": status,
         "detail": detail,
         "instance": request.path,
@@ -53,7 +53,7 @@ def render_problem(
         content_type=PROBLEM_CONTENT_TYPE,
     )
     response.headers.extend(headers or {})
-    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+    if status == 503:
         response.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     return response
 
@@ -72,7 +72,10 @@ def _handle_http_error(error: HTTPException) -> Response:
     headers = {
         name: value for name, value in error.get_headers() if name.lower() != "content-type"
     }
-    return render_problem(error.code or 500, error.description or error.name, headers=headers)
+    detail = error.description or error.name
+    if detail == NotFound.description:
+        detail = "There is nothing at this URL."
+    return render_problem(error.code or 500, detail, headers=headers)
 
 
 def _handle_database_error(error: Exception) -> Response:

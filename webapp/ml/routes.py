@@ -110,7 +110,7 @@ class Predict(MethodView):
     @blp.problems(409, 503)
     def post(self, request: dict[str, Any]) -> tuple[Answer, Headers]:
         """Predict for one row with the default model."""
-        predictions = service.predict(model_server, name=DEFAULT_MODEL, rows=request["features"])
+        predictions = service.predict_one(model_server, name=DEFAULT_MODEL, **request)
         answer = {
             "prediction": float(predictions.values[0]),
             "model": describe_version(predictions),
@@ -129,7 +129,7 @@ class PredictBatch(MethodView):
     @blp.problems(409, 503)
     def post(self, request: dict[str, Any]) -> tuple[Answer, Headers]:
         """Predict for many rows with the default model."""
-        predictions = service.predict(model_server, name=DEFAULT_MODEL, rows=request["instances"])
+        predictions = service.predict_batch(model_server, name=DEFAULT_MODEL, **request)
         answer = {"predictions": predictions.values, "model": describe_version(predictions)}
         return answer, stale_header(predictions)
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from webapp.database import begin_write, insert_if_absent, outages_translated, time_limit, utc_now
-from webapp.errors import ArtifactUnusable, VersionNotFound
+from webapp.errors import ArtifactUnusable, InvalidInput, VersionNotFound, faults_in
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.datasets import Dataset, Matrix, Vector
 from webapp.ml.core.sample_data import make_sample_data
@@ -55,15 +55,12 @@ def train_model(
 
     Raises InvalidInput where the data cannot be fitted.
     """
-    started = time.perf_counter()
-    trained = training.train(dataset, spec)
-    fit_seconds = time.perf_counter() - started
+    trained = training.train(dataset, spec, clock=time.perf_counter)
     data = artifacts.dumps(trained.estimator)
 
     begin_write(session)
     model = _lock_model(session, name)
     version = _make_version(model, trained, dataset, spec)
-    version.fit_seconds = fit_seconds
     version.artifact_digest = artifacts.digest(data)
     insert_if_absent(session, Artifact, {"digest": version.artifact_digest, "data": data})
     session.add(version)
@@ -90,11 +87,27 @@ def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | 
     )
 
 
+def predict_one(server: ModelServer, *, name: str, features: Rows) -> Predictions:
+    """Predict for the single row in ``features``; see ``predict``."""
+    try:
+        return predict(server, name=name, rows=features)
+    except InvalidInput as error:
+        # There is but one row: its number would only be in the way.
+        faults = error.faults["0"] if isinstance(error.faults, Mapping) else error.faults
+        raise InvalidInput({"features": faults}) from None
+
+
+def predict_batch(server: ModelServer, *, name: str, instances: Rows) -> Predictions:
+    """Predict for the rows in ``instances``; see ``predict``."""
+    with faults_in("instances"):
+        return predict(server, name=name, rows=instances)
+
+
 def predict(server: ModelServer, *, name: str, rows: Rows) -> Predictions:
     """Predict with the active version of a model.
 
-    Raises ModelNotTrained, InvalidInput where rows do not fit the model, and Unavailable.
-    Every prediction of the service passes here.
+    Raises ModelNotTrained, InvalidInput (by row) where rows do not fit the model, and
+    Unavailable. Every prediction of the service passes here.
     """
     active = server.get_active(name)
     X = _arrange_rows(active.version, rows)
@@ -202,6 +215,7 @@ def _make_version(
         test_size=spec.test_size,
         random_state=spec.random_state,
         refit=spec.refit,
+        fit_seconds=trained.fit_seconds,
         libraries=_library_versions(),
     )
 

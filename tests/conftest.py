@@ -1,0 +1,156 @@
+"""What tests share: both databases, an application, its client, its commands, a session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from flask_migrate import upgrade
+from sqlalchemy.orm import Session
+
+from config import SETTINGS
+from tests.postgres import server_for_tests
+from webapp import create_app
+from webapp.database import Base
+from webapp.extensions import db
+
+# What the person at the keyboard has set must not change what the tests see.
+for _setting in SETTINGS:
+    os.environ.pop(_setting.name, None)
+
+
+def make_app(database_url: str, **overrides: object) -> Flask:
+    """Return an application for tests; whoever makes one calls ``dispose_app``."""
+    return create_app({"APP_ENV": "testing", "DATABASE_URL": database_url, **overrides})
+
+
+def dispose_app(app: Flask) -> None:
+    """Close the application's connections."""
+    with app.app_context():
+        db.engine.dispose()
+
+
+def migrate(database_url: str) -> None:
+    """Bring a database to the newest revision."""
+    app = make_app(database_url)
+    with app.app_context():
+        upgrade()
+    dispose_app(app)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a database on a real PostgreSQL server."""
+    with server_for_tests() as url:
+        yield url
+
+
+def execute_on_server(server_url: str, statement: str) -> None:
+    """Run a statement that must stand outside a transaction."""
+    url = sa.make_url(server_url).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One of the two databases that every test of a database runs on."""
+
+    name: str
+    folder: Path
+    server_url: str | None = None
+
+    def make_empty(self) -> str:
+        """Return the URL of a new database without any table."""
+        name = f"test_{uuid.uuid4().hex}"
+        if self.server_url is None:
+            return f"sqlite:///{self.folder / name}.db"
+        execute_on_server(self.server_url, f"CREATE DATABASE {name}")
+        url = sa.make_url(self.server_url).set(database=name)
+        return url.render_as_string(hide_password=False)
+
+    def drop(self, url: str) -> None:
+        """Remove a database, and whoever is still connected to it."""
+        database = sa.make_url(url).database
+        if self.server_url is None:
+            for path in self.folder.glob(f"{Path(str(database)).name}*"):
+                path.unlink()
+        else:
+            execute_on_server(self.server_url, f"DROP DATABASE {database} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def backend(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Backend:
+    """Return each of the two databases in turn."""
+    folder = tmp_path_factory.mktemp("databases")
+    if request.param == "sqlite":
+        return Backend("sqlite", folder)
+    return Backend("postgresql", folder, request.getfixturevalue("postgres_server"))
+
+
+@pytest.fixture
+def empty_database(backend: Backend) -> Iterator[str]:
+    """URL of a database without any table."""
+    url = backend.make_empty()
+    yield url
+    backend.drop(url)
+
+
+@pytest.fixture(scope="session")
+def migrated_database(backend: Backend) -> Iterator[str]:
+    """URL of a database at the newest revision, shared by tests that leave rows behind."""
+    url = backend.make_empty()
+    migrate(url)
+    yield url
+    backend.drop(url)
+
+
+@pytest.fixture
+def database_url(backend: Backend, migrated_database: str, tmp_path: Path) -> str:
+    """URL of a database at the newest revision, without rows."""
+    if backend.name == "sqlite":
+        copy = tmp_path / "webapp.db"
+        shutil.copyfile(str(sa.make_url(migrated_database).database), copy)
+        return f"sqlite:///{copy}"
+    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    execute_on_server(migrated_database, f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+    return migrated_database
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Flask]:
+    """Return an application on an empty, migrated database."""
+    app = make_app(database_url)
+    yield app
+    dispose_app(app)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """Return an HTTP client of the application."""
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app: Flask) -> FlaskCliRunner:
+    """Return a runner of the application's `flask` commands."""
+    return app.test_cli_runner()
+
+
+@pytest.fixture
+def session(app: Flask) -> Iterator[Session]:
+    """Return a session of the application's database."""
+    with app.app_context(), Session(db.engine, expire_on_commit=False) as session:
+        yield session
