@@ -1,5 +1,6 @@
 """gunicorn's settings, from the same table as the application's (`config.py`)."""
 
+import importlib
 import math
 import os
 import sys
@@ -34,6 +35,9 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 wsgi_app = "wsgi:app"
 bind = _settings["BIND"]
 worker_class = "gthread"
+# Workers are forked from a master that has imported everything: they start at once, share its
+# memory, and no first prediction waits for scikit-learn. Nothing connects before the fork.
+preload_app = True
 workers = _settings["WEB_CONCURRENCY"] or max(2, _usable_cores())
 threads = _settings["WEB_THREADS"]
 timeout = _settings["WEB_TIMEOUT"]
@@ -47,3 +51,9 @@ control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Forwarded headers are the application's business (PROXY_HOPS).
 forwarded_allow_ips = ""
+
+
+def on_starting(_server: object) -> None:
+    """Import what models need before the first worker is forked."""
+    for library in ("skops.io", "sklearn.linear_model", "sklearn.model_selection"):
+        importlib.import_module(library)

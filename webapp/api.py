@@ -119,6 +119,12 @@ class IdConverter(BaseConverter):
         return number
 
 
+class NameConverter(BaseConverter):
+    """A path segment that is a name: lower-case letters, digits and ``. _ -``."""
+
+    regex = "[a-z0-9][a-z0-9._-]{0,62}"
+
+
 class Blueprint(flask_smorest.Blueprint):
     """A flask-smorest blueprint that is strict, and that documents errors in one line."""
 
@@ -185,10 +191,15 @@ class Api(flask_smorest.Api):
     def init_app(self, app: Flask, *, spec_kwargs: Mapping[str, Any] | None = None) -> None:
         """Bind to an application: title, converters and document."""
         app.url_map.converters["id"] = IdConverter
+        app.url_map.converters["name"] = NameConverter
         super().init_app(app, spec_kwargs=spec_kwargs)
         self.register_converter(
             IdConverter,
             lambda _: {"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_ID},
+        )
+
+        self.register_converter(
+            NameConverter, lambda _: {"type": "string", "pattern": f"^{NameConverter.regex}$"}
         )
 
     def _register_error_handlers(self) -> None:

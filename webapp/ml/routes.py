@@ -155,7 +155,7 @@ class ModelInfo(MethodView):
         }
 
 
-@blp.route("/models/<name>/versions/<id:number>")
+@blp.route("/models/<name:name>/versions/<id:number>")
 class VersionByNumber(MethodView):
     """One version of a model."""
 

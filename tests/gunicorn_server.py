@@ -1,0 +1,74 @@
+"""A real gunicorn with real workers, as an operator runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from tests.postgres import free_port
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT = 60
+
+
+class GunicornServer:
+    """A running gunicorn master; ``url`` is where it listens."""
+
+    def __init__(self, database_url: str, log: Path, **settings: str) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+        environment = {
+            **os.environ,
+            "APP_ENV": "testing",
+            "DATABASE_URL": database_url,
+            "BIND": f"127.0.0.1:{port}",
+            **settings,
+        }
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn"],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Wait until the service answers that it can serve."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                if requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
+                    return
+            except requests.ConnectionError:
+                pass
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise RuntimeError(f"gunicorn does not serve:\n{self.log.read_text()}")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End the master, and with it its workers; return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def running_gunicorn(database_url: str, log: Path, **settings: str) -> Iterator[GunicornServer]:
+    """Run gunicorn on a migrated database until the block ends."""
+    server = GunicornServer(database_url, log, **settings)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()

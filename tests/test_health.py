@@ -1,0 +1,73 @@
+"""Health: alive as long as the process answers, ready only when it can serve."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.conftest import dispose_app, make_app
+from tests.postgres import free_port
+from webapp.health import DATABASE_DEADLINE
+
+
+def test_a_service_at_its_newest_revision_is_ready(client: FlaskClient) -> None:
+    response = client.get("/health/ready")
+
+    assert response.status_code == 200
+    assert response.json["checks"] == {"database": "ok", "schema": "ok", "models": "ok"}
+
+
+def test_a_service_without_its_schema_is_alive_but_not_ready(empty_database: str) -> None:
+    app = make_app(empty_database)
+    client = app.test_client()
+
+    live, ready = client.get("/health/live"), client.get("/health/ready")
+    items = client.get("/api/v1/items")
+
+    dispose_app(app)
+    assert (live.status_code, ready.status_code) == (200, 503)
+    assert ready.json["checks"]["database"] == "ok"
+    assert "not at" in ready.json["checks"]["schema"]
+    assert items.status_code == 503
+    assert "schema" in items.json["detail"]
+
+
+def test_a_database_that_is_away_is_named_and_answered_with_503() -> None:
+    app = make_app(f"postgresql://nobody@127.0.0.1:{free_port()}/nothing")
+    client = app.test_client()
+
+    live, ready = client.get("/health/live"), client.get("/health/ready")
+    items = client.post("/api/v1/items", json={"name": "a"})
+    predicted = client.post("/api/v1/ml/predict", json={"features": [1]})
+
+    dispose_app(app)
+    assert (live.status_code, ready.status_code) == (200, 503)
+    assert ready.json["checks"]["database"] == "does not answer"
+    for response in (items, predicted):
+        assert response.status_code == 503
+        assert int(response.headers["Retry-After"]) > 0
+        assert "127.0.0.1" not in response.text
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """Return the port of a server that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_database_that_hangs_cannot_hang_the_service(silent_server: int) -> None:
+    app = make_app(f"postgresql://nobody@127.0.0.1:{silent_server}/nothing")
+
+    started = time.monotonic()
+    ready = app.test_client().get("/health/ready")
+    predicted = app.test_client().post("/api/v1/ml/predict", json={"features": [1]})
+    elapsed = time.monotonic() - started
+
+    dispose_app(app)
+    assert (ready.status_code, predicted.status_code) == (503, 503)
+    assert elapsed < 3 * DATABASE_DEADLINE

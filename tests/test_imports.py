@@ -1,0 +1,141 @@
+"""The law of the house: who may import whom (DESIGN: the layers are the file names)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "webapp").rglob("*.py"))
+}
+FEATURES = ("items", "ml")
+NUMERIC = {"numpy", "sklearn", "scipy", "skops", "pyarrow"}
+WEB = {"flask", "flask_smorest", "flask_sqlalchemy", "flask_migrate", "werkzeug", "webargs"}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the dotted names of all modules that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names.add(str(node.module))
+            names |= {
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if f"{node.module}.{alias.name}" in MODULES
+            }
+    return names
+
+
+IMPORTS = {module: imported(path) for module, path in MODULES.items()}
+
+
+def ours(module: str) -> set[str]:
+    """Return the modules of this project that a module imports, packages left aside."""
+    packages = {name for name in MODULES if MODULES[name].name == "__init__.py"}
+    return {name for name in IMPORTS[module] if name in MODULES} - packages
+
+
+def libraries(module: str) -> set[str]:
+    """Return the top-level names of all that a module imports."""
+    return {name.partition(".")[0] for name in IMPORTS[module]}
+
+
+def layer(name: str) -> list[str]:
+    """Return the modules that bear a layer's name, of every feature."""
+    return [
+        module for module in MODULES if module.split(".")[-1] == name and "ml.core" not in module
+    ]
+
+
+CORE = [module for module in MODULES if module.startswith("webapp.ml.core.")]
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_core_knows_numbers_and_nothing_else(module: str) -> None:
+    allowed = {"webapp.errors", *CORE}
+
+    assert ours(module) <= allowed
+    assert not libraries(module) & (WEB | {"sqlalchemy", "marshmallow", "config", "time"})
+
+
+@pytest.mark.parametrize("module", layer("models"))
+def test_models_know_the_base_only(module: str) -> None:
+    assert ours(module) <= {"webapp.database"}
+    assert not libraries(module) & WEB
+
+
+def test_serving_knows_core_and_is_given_its_loaders() -> None:
+    assert ours("webapp.ml.serving") <= {"webapp.errors", *CORE}
+    assert not libraries("webapp.ml.serving") & (WEB | {"sqlalchemy", "marshmallow", "config"})
+
+
+@pytest.mark.parametrize("module", layer("service"))
+def test_services_know_neither_flask_nor_schemas(module: str) -> None:
+    feature = module.rpartition(".")[0]
+    allowed = {"webapp.database", "webapp.errors", f"{feature}.models", f"{feature}.serving"}
+
+    assert ours(module) <= allowed | set(CORE)
+    assert not libraries(module) & (WEB | {"marshmallow", "config"})
+
+
+@pytest.mark.parametrize("module", layer("schemas"))
+def test_schemas_know_fields_and_limits(module: str) -> None:
+    feature = module.rpartition(".")[0]
+    shared = {"webapp.errors", "webapp.fields", "webapp.paging"}
+
+    assert ours(module) <= shared | {f"{feature}.models"} | set(CORE)
+    assert not libraries(module) & {"flask", "sqlalchemy"}
+
+
+@pytest.mark.parametrize("module", [*layer("routes"), "webapp.ml.cli"])
+def test_routes_and_commands_know_their_own_feature(module: str) -> None:
+    feature = module.rpartition(".")[0]
+    shared = {
+        *("webapp.api", "webapp.commands", "webapp.errors"),
+        *("webapp.extensions", "webapp.paging"),
+    }
+    own = {name for name in MODULES if name.startswith(f"{feature}.")}
+
+    assert ours(module) <= shared | own
+    assert "sqlalchemy" not in libraries(module)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_features_do_not_know_each_other(feature: str) -> None:
+    others = tuple(f"webapp.{other}." for other in FEATURES if other != feature)
+    for module in MODULES:
+        if module.startswith(f"webapp.{feature}."):
+            assert not [name for name in ours(module) if name.startswith(others)]
+
+
+def test_errors_import_nothing_of_ours_and_no_library() -> None:
+    assert not ours("webapp.errors")
+    assert not libraries("webapp.errors") & (WEB | NUMERIC | {"sqlalchemy", "marshmallow"})
+
+
+def test_nobody_but_the_root_reads_the_settings() -> None:
+    assert [module for module in MODULES if "config" in libraries(module)] == ["webapp"]
+
+
+def test_no_file_of_the_project_unpickles() -> None:
+    unsafe = {"pickle", "joblib", "cloudpickle", "dill", "shelve", "marshal"}
+    for path in [*ROOT.glob("*.py"), *MODULES.values(), *(ROOT / "migrations").rglob("*.py")]:
+        assert not {name.partition(".")[0] for name in imported(path)} & unsafe, path
+
+
+def test_importing_has_no_effects() -> None:
+    for module, path in MODULES.items():
+        calls = [
+            node
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ]
+        assert not calls, f"{module} does something when it is imported"
