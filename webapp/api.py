@@ -17,6 +17,7 @@ from flask_smorest.utils import resolve_schema_instance
 from marshmallow import fields
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter
 
 from webapp import jsonio
@@ -28,35 +29,37 @@ PROBLEM_CONTENT_TYPE = "application/problem+json"
 LARGEST_ID = 2**63 - 1
 
 
+_EXAMPLE_DETAILS = {
+    400: "The body is not valid JSON: unexpected end of data (line 1, column 9).",
+    404: "There is no item 7.",
+    409: "The model 'default' is not trained: train it before predicting.",
+    411: "The body must be sent with a Content-Length.",
+    412: "Item 7 has changed: read it again, then repeat the request.",
+    415: "The body must be sent as Content-Type: application/json.",
+    422: "json.features: has 2 values, expected 3",
+    503: "The database is not available.",
+}
+
+
 class ProblemSchema(ma.Schema):
     """The one shape of every error (RFC 9457)."""
 
-    type = fields.String(required=True, metadata={"example": "about:blank"})
-    title = fields.String(required=True, metadata={"example": "Unprocessable Entity"})
-    status = fields.Integer(required=True, metadata={"example": 422})
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
     detail = fields.String(
-        required=True, metadata={"example": "json.features: has 2 values, expected 3"}
+        required=True, metadata={"description": "What is wrong, in one sentence."}
     )
-    instance = fields.String(
-        required=True,
-        metadata={
-            "description": "Path of the request.",
-            "example": "/api/v1/ml/predict",
-        },
-    )
+    instance = fields.String(required=True, metadata={"description": "Path of the request."})
     request_id = fields.String(
         required=True,
-        metadata={
-            "description": "The id to quote to an operator; also in `X-Request-ID`.",
-            "example": "3f0c5b6a0d5e4d1fb0f6f2f9a3c1c7de",
-        },
+        metadata={"description": "The id to quote to an operator; also in `X-Request-ID`."},
     )
     errors = fields.Dict(
         keys=fields.String(),
         metadata={
             "description": "What is wrong where: a place in the request, down to row and column, "
-            "mapped to messages.",
-            "example": {"json": {"features": ["has 2 values, expected 3"]}},
+            "mapped to messages."
         },
     )
 
@@ -206,10 +209,28 @@ class Api(flask_smorest.Api):
         """Leave errors to ``webapp.problems``."""
 
     def _register_responses(self) -> None:
-        content = {PROBLEM_CONTENT_TYPE: {"schema": self.ERROR_SCHEMA}}
         for status in http.HTTPStatus:
             if status >= 400:
-                response = {"description": status.phrase, "content": content}
-                self.spec.components.response(status.name, response, lazy=True)
-        default = {"description": "Any other error, in the same shape.", "content": content}
-        self.spec.components.response("DEFAULT_ERROR", default, lazy=True)
+                self._register_problem(status.name, status, HTTP_STATUS_CODES.get(status, ""))
+        self._register_problem("DEFAULT_ERROR", 500, "Any other error, in the same shape")
+
+    def _register_problem(self, name: str, status: int, description: str) -> None:
+        example: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTP_STATUS_CODES.get(status, description),
+            "status": status,
+            "detail": _EXAMPLE_DETAILS.get(status, description),
+            "instance": "/api/v1/…",
+            "request_id": "3f0c5b6a0d5e4d1fb0f6f2f9a3c1c7de",
+        }
+        if status == http.HTTPStatus.UNPROCESSABLE_ENTITY:
+            example["errors"] = {"json": {"features": ["has 2 values, expected 3"]}}
+        media = {"schema": self.ERROR_SCHEMA, "example": example}
+        response = {"description": description, "content": {PROBLEM_CONTENT_TYPE: media}}
+        self.spec.components.response(name, response, lazy=True)
+
+    def _register_etag_headers(self) -> None:
+        """Leave out what flask-smorest would document of ETags: ours are documented by hand."""
+
+    def _register_pagination_header(self) -> None:
+        """Leave out what flask-smorest would document of pages; see ``webapp.paging``."""

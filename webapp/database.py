@@ -28,10 +28,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from webapp.errors import DatabaseUnavailable
-
-OUTAGES = (OperationalError, InterfaceError, PoolTimeoutError)
-"""What SQLAlchemy raises when the database is away, stuck, or locked for too long."""
+from webapp.errors import DatabaseUnavailable, SchemaMissing, Unavailable
 
 WRITE_LOCK_WAIT = 15.0
 """Seconds that a SQLite writer waits for the writer before it."""
@@ -239,17 +236,33 @@ def _wait_for_socket(descriptor: int, state: int, seconds: float | None) -> None
         select.select(*sockets, [], seconds)
 
 
+DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
+"""All that SQLAlchemy raises for what a database, or the way to it, has refused."""
+
+
+def find_outage(error: Exception) -> Unavailable | None:
+    """Return what a database error means for the service; None where it is a fault of ours.
+
+    The driver's words can hold host names and SQL. They stay behind as the error's cause.
+    """
+    if isinstance(error, DBAPIError) and _is_missing_table(error):
+        return SchemaMissing()
+    # The database is away, stuck, or locked for too long.
+    if isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError)):
+        return DatabaseUnavailable()
+    return None
+
+
 @contextmanager
 def outages_translated() -> Iterator[None]:
-    """Turn the driver's and the pool's errors for "not there" into DatabaseUnavailable."""
+    """Raise the domain's Unavailable in place of a database error that means an outage."""
     try:
         yield
-    except OUTAGES as error:
-        raise DatabaseUnavailable from error
+    except DATABASE_ERRORS as error:
+        raise (find_outage(error) or error) from error
 
 
-def is_missing_table(error: DBAPIError) -> bool:
-    """Say whether a query failed because the schema is not there yet."""
+def _is_missing_table(error: DBAPIError) -> bool:
     if isinstance(error, ProgrammingError):
         return getattr(error.orig, "pgcode", None) == "42P01"
     return isinstance(error, OperationalError) and "no such table" in str(error.orig)

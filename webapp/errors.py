@@ -12,6 +12,7 @@ ServiceError
 │   └── ItemChanged
 └── Unavailable
     ├── DatabaseUnavailable
+    ├── SchemaMissing
     └── ArtifactUnusable
 """
 
@@ -97,6 +98,13 @@ class DatabaseUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The database is not available.")
+
+
+class SchemaMissing(Unavailable):
+    """The database has not been brought to the revision that this code needs."""
+
+    def __init__(self) -> None:
+        super().__init__("The database lacks tables: an operator must run `flask db upgrade`.")
 
 
 class ArtifactUnusable(Unavailable):

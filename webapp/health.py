@@ -10,7 +10,8 @@ from flask import Response, current_app, jsonify
 from marshmallow import fields
 
 from webapp.api import Blueprint
-from webapp.database import OUTAGES, time_limit
+from webapp.database import outages_translated, time_limit
+from webapp.errors import Unavailable
 from webapp.extensions import db, model_server
 from webapp.fields import StrictSchema
 
@@ -61,9 +62,13 @@ def ready() -> Response:
 
 def _check_database() -> dict[str, str]:
     try:
-        with time_limit(DATABASE_DEADLINE), db.engine.connect() as connection:
+        with (
+            outages_translated(),
+            time_limit(DATABASE_DEADLINE),
+            db.engine.connect() as connection,
+        ):
             revision = MigrationContext.configure(connection).get_current_revision()
-    except OUTAGES:
+    except Unavailable:
         return {"database": "does not answer", "schema": "unknown"}
     newest = newest_revision(current_app.extensions["migrate"].directory)
     if revision != newest:

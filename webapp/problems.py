@@ -8,13 +8,12 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, request
-from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, InternalServerError, NotFound
 from werkzeug.http import HTTP_STATUS_CODES
 
 from webapp import errors
 from webapp.api import PROBLEM_CONTENT_TYPE
-from webapp.database import OUTAGES, is_missing_table
+from webapp.database import DATABASE_ERRORS, find_outage
 from webapp.request_id import request_id
 
 STATUS = {
@@ -61,7 +60,9 @@ def render_problem(
 def _handle_service_error(error: errors.ServiceError) -> Response:
     status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
     if status >= 500:
-        log.error("%s [request %s]", error, request_id(), exc_info=error.__cause__)
+        # One line for the operator; what the driver said is for nobody else.
+        cause = next(iter(str(error.__cause__ or "").splitlines()), "")
+        log.error("%s %s [request %s]", error, cause, request_id())
     if isinstance(error, errors.InvalidInput):
         faults = {error.source or "json": error.faults}
         return render_problem(status, errors.describe_faults(faults), faults=faults)
@@ -79,19 +80,11 @@ def _handle_http_error(error: HTTPException) -> Response:
 
 
 def _handle_database_error(error: Exception) -> Response:
-    if isinstance(error, DBAPIError) and is_missing_table(error):
-        log.error("The database schema is missing: run `flask db upgrade`")
-        return render_problem(503, "The database schema is not at its newest revision.")
-    if not isinstance(error, OUTAGES):
+    outage = find_outage(error)
+    if outage is None:
         return _handle_unexpected(error)
-    # The driver's words can hold host names and SQL: they are for the operator alone.
-    log.error("Database unavailable: %s [request %s]", _first_line(error), request_id())
-    return render_problem(503, str(errors.DatabaseUnavailable()))
-
-
-def _first_line(error: Exception) -> str:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return next(iter(str(cause).splitlines()), type(cause).__name__)
+    outage.__cause__ = error
+    return _handle_service_error(outage)
 
 
 def _handle_unexpected(error: Exception) -> Response:
@@ -103,7 +96,6 @@ def init_app(app: Flask) -> None:
     """Answer every error of an application in the one shape."""
     app.register_error_handler(errors.ServiceError, _handle_service_error)
     app.register_error_handler(HTTPException, _handle_http_error)
-    app.register_error_handler(DBAPIError, _handle_database_error)
-    for outage in OUTAGES:
-        app.register_error_handler(outage, _handle_database_error)
+    for kind in DATABASE_ERRORS:
+        app.register_error_handler(kind, _handle_database_error)
     app.register_error_handler(Exception, _handle_unexpected)

@@ -194,6 +194,8 @@ class ModelServer:
                 return self._ask(name, known), True
             except Unavailable:
                 self._start_recovery()
+                if known.lease is None:
+                    raise
         if known.lease is None:
             raise DatabaseUnavailable
         return known.lease, False

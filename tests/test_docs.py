@@ -1,0 +1,133 @@
+"""The documents: OpenAPI is valid and its examples work; the README leaves nothing out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from config import SETTINGS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@pytest.fixture
+def document(client: FlaskClient) -> dict:
+    """Return the OpenAPI document."""
+    return client.get("/openapi.json").json
+
+
+def operations(document: dict) -> list[tuple[str, str, dict]]:
+    return [
+        (path, method, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    ]
+
+
+def test_the_document_is_valid_openapi(document: dict) -> None:
+    assert document["openapi"] == "3.1.0"
+    OpenAPIV31SpecValidator(document).validate()
+
+
+def test_every_route_of_the_api_is_documented(app: Flask, document: dict) -> None:
+    documented = {(path, method) for path, method, _ in operations(document)}
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith(("/api/", "/health/")):
+            path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
+            for method in {m.lower() for m in rule.methods or ()} & METHODS:
+                assert (path, method) in documented
+
+
+def test_every_operation_explains_itself_and_its_errors(document: dict) -> None:
+    for path, method, operation in operations(document):
+        assert operation["summary"], (path, method)
+        responses = operation["responses"]
+        assert "default" in responses or path.startswith("/health"), (path, method)
+        if "requestBody" in operation:
+            assert {"400", "413", "415", "422"} <= set(responses), (path, method)
+            (media,) = operation["requestBody"]["content"].values()
+            assert media["example"], (path, method)
+
+
+def test_errors_are_documented_in_the_shape_that_they_have(document: dict) -> None:
+    for name, response in document["components"]["responses"].items():
+        assert list(response["content"]) == ["application/problem+json"], name
+
+
+def test_every_example_works_when_pasted(client: FlaskClient, document: dict) -> None:
+    client.post("/api/v1/items", json={"name": "an item to act on"})
+    sample = client.get("/api/v1/ml/sample-data").json
+    client.post("/api/v1/ml/train", json={"X": sample["X"], "y": sample["y"]})
+    order = {"get": 0, "post": 0, "put": 1, "patch": 1, "delete": 2}
+    values = {"item_id": "1", "name": "default", "number": "1"}
+
+    for path, method, operation in sorted(operations(document), key=lambda o: order[o[1]]):
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        url = path.format(**values)
+        response = client.open(url, method=method.upper(), json=body.get("example"))
+        assert response.status_code < 300, (method, url, response.text)
+        assert str(response.status_code) in operation["responses"]
+
+
+def test_a_prefix_is_told_as_the_server(client: FlaskClient) -> None:
+    plain = client.get("/openapi.json").json
+    mounted = client.get("/openapi.json", environ_overrides={"SCRIPT_NAME": "/ml-service"}).json
+
+    assert plain["servers"] == [{"url": "/"}]
+    assert mounted["servers"] == [{"url": "/ml-service"}]
+
+
+@pytest.mark.parametrize("page", ["/", "/docs"])
+def test_pages_load_nothing_from_elsewhere_and_run_no_inline_script(
+    client: FlaskClient, page: str
+) -> None:
+    html = client.get(page).text
+
+    assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", html)
+    assert not re.search(r"<script(?![^>]*src=)", html)
+    for url in re.findall(r"(?:src|href)=\"([^\"]+)\"", html):
+        with client.get(url) as response:
+            assert response.status_code == 200, url
+
+
+def test_the_front_page_leads_to_the_documentation(client: FlaskClient) -> None:
+    assert 'href="/docs"' in client.get("/").text
+
+
+@pytest.mark.parametrize("name", ["../flask_swagger_ui.py", "..%2fLICENSE", "nothing.js", "%00"])
+def test_only_swagger_uis_own_files_are_sent(client: FlaskClient, name: str) -> None:
+    assert client.get(f"/docs/{name}").status_code == 404
+
+
+def test_every_setting_stands_in_the_readme_with_its_default() -> None:
+    for setting in SETTINGS:
+        row = f"| `{setting.name}` | `{setting.default}` | {setting.help} |"
+        assert row in README, row
+
+
+def test_every_endpoint_stands_in_the_readme(document: dict) -> None:
+    for path, method, _ in operations(document):
+        assert f"`{method.upper()} {path}`" in README, (method, path)
+
+
+def test_every_command_stands_in_the_readme(app: Flask) -> None:
+    for name in ("db upgrade", "seed", "ml train", "ml predict", "ml info", "routes"):
+        assert f"flask {name}" in README
+
+
+def test_every_make_target_stands_in_the_readme() -> None:
+    for target in re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M):
+        assert f"`make {target}`" in README, target
+
+
+def test_every_file_that_the_readme_points_to_exists() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
