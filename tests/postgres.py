@@ -51,7 +51,7 @@ def running_server() -> Iterator[str]:
     if user:
         shutil.chown(folder, user)
 
-    def run(name: str, *arguments: str) -> None:
+    def run(name: str, *arguments: str) -> str:
         command = [str(binaries / name), *arguments]
         result = subprocess.run(
             command, user=user, cwd=folder, env=environment, capture_output=True, text=True
@@ -59,14 +59,21 @@ def running_server() -> Iterator[str]:
         if result.returncode:
             details = log.read_text() if log.exists() else ""
             raise RuntimeError(f"{command} failed: {result.stderr}{result.stdout}{details}")
+        return result.stdout
 
     environment = {**os.environ, "HOME": str(folder), "LC_ALL": "C"}
     options = (
         f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' "
         "-c fsync=off -c max_connections=200"
     )
+    # A locale in which letters do not sort by code point, as most servers in the world have.
+    linguistic = ("--locale-provider=icu", "--icu-locale=en-US")
     try:
-        run("initdb", "-D", str(data), "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync")
+        locale = linguistic if "--icu-locale" in run("initdb", "--help") else ()
+        run(
+            *("initdb", "-D", str(data), "-U", "tester", "-A", "trust", "-E", "UTF8"),
+            *("--no-sync", *locale),
+        )
         run(
             *("pg_ctl", "-D", str(data), "-l", str(log), "-w", "-t", str(START_TIMEOUT)),
             *("-o", options, "start"),

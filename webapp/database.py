@@ -79,6 +79,12 @@ BigInt = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 BigIntPrimaryKey = Annotated[int, mapped_column(BigInt, primary_key=True)]
 
 
+def sorted_text(length: int) -> sa.String:
+    """Return a text column type that sorts by code point, whatever the database's locale."""
+    text = sa.String(length)
+    return text.with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 T = TypeVar("T")
 
 

@@ -14,6 +14,8 @@ branch_labels = None
 depends_on = None
 
 BigInt = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# By code point, whatever the locale of the database.
+SortedText = sa.String(255).with_variant(sa.String(255, collation="C"), "postgresql")
 
 
 def upgrade():
@@ -26,7 +28,7 @@ def upgrade():
     op.create_table(
         "item",
         sa.Column("id", BigInt, nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("name", SortedText, nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),

@@ -267,6 +267,13 @@ def test_items_are_sorted(client: FlaskClient, sort: str, expected: list[str]) -
     assert names(client.get(ITEMS, query_string={"sort": sort})) == expected
 
 
+def test_names_sort_by_code_point_on_both_databases(client: FlaskClient) -> None:
+    for name in ("b", "É", "a", "Z", "é", "_"):
+        create(client, name)
+
+    assert names(client.get(f"{ITEMS}?sort=name")) == ["Z", "_", "a", "b", "É", "é"]
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.database import Base, BigIntPrimaryKey, utc_now
+from webapp.database import Base, BigIntPrimaryKey, sorted_text, utc_now
 
 NAME_LENGTH = 255
 DESCRIPTION_LENGTH = 10_000
@@ -23,7 +22,7 @@ class Item(Base):
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[BigIntPrimaryKey]
-    name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH), index=True)
+    name: Mapped[str] = mapped_column(sorted_text(NAME_LENGTH), index=True)
     description: Mapped[str] = mapped_column(default="")
     created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
