@@ -4,9 +4,11 @@ import logging
 
 import sqlalchemy as sa
 from alembic import context
+from alembic.util import CommandError
 from flask import current_app
 
-from webapp.database import UTCDateTime, time_limit
+from webapp.database import UTCDateTime, driver_message, outages_translated, time_limit
+from webapp.errors import Unavailable
 
 # Any number will do, as long as nothing else in the database locks the same one.
 MIGRATION_LOCK = 7_463_190_552
@@ -91,4 +93,9 @@ def lock_sqlite(connection):
 if context.is_offline_mode():
     migrate_offline()
 else:
-    migrate_online()
+    try:
+        with outages_translated():
+            migrate_online()
+    except Unavailable as error:
+        # Flask-Migrate turns this into one line and a non-zero exit.
+        raise CommandError(f"{error} {driver_message(error)}") from None

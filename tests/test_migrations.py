@@ -16,6 +16,7 @@ from flask import Flask
 from flask_migrate import downgrade, upgrade
 
 from tests.conftest import Backend, dispose_app, make_app
+from tests.postgres import free_port
 from webapp.database import Base
 from webapp.extensions import db
 
@@ -123,6 +124,24 @@ def insert_activation(*, ended: bool) -> None:
     )
     with db.engine.begin() as connection:
         connection.execute(statement, {"ended": ended})
+
+
+def test_a_database_that_is_away_is_one_clear_line() -> None:
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    environment = {**os.environ, "DATABASE_URL": url, "APP_ENV": "testing"}
+
+    result = subprocess.run(
+        [sys.executable, "-m", "flask", "db", "upgrade"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.returncode == 1
+    assert "not available" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_replicas_that_start_at_once_migrate_once(empty_database: str) -> None:

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from webapp.database import outages_translated
+from webapp.database import driver_message, outages_translated
 from webapp.errors import ServiceError
 
 P = ParamSpec("P")
@@ -24,6 +24,6 @@ def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
             with outages_translated():
                 return command(*args, **kwargs)
         except ServiceError as error:
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(f"{error} {driver_message(error)}".strip()) from None
 
     return run

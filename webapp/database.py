@@ -28,7 +28,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from webapp.errors import DatabaseUnavailable, SchemaMissing, Unavailable
+from webapp.errors import DatabaseUnavailable, SchemaMissing, ServiceError, Unavailable
 
 WRITE_LOCK_WAIT = 15.0
 """Seconds that a SQLite writer waits for the writer before it."""
@@ -266,6 +266,12 @@ def outages_translated() -> Iterator[None]:
         yield
     except DATABASE_ERRORS as error:
         raise (find_outage(error) or error) from error
+
+
+def driver_message(outage: ServiceError) -> str:
+    """Return the first line of what the driver said of an outage: never for a client."""
+    said = getattr(outage.__cause__, "orig", outage.__cause__)
+    return next(iter(str(said or "").splitlines()), "")
 
 
 def _is_missing_table(error: DBAPIError) -> bool:

@@ -13,7 +13,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from webapp import errors
 from webapp.api import PROBLEM_CONTENT_TYPE
-from webapp.database import DATABASE_ERRORS, find_outage
+from webapp.database import DATABASE_ERRORS, driver_message, find_outage
 from webapp.request_id import request_id
 
 STATUS = {
@@ -60,9 +60,7 @@ def render_problem(
 def _handle_service_error(error: errors.ServiceError) -> Response:
     status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
     if status >= 500:
-        # One line for the operator; what the driver said is for nobody else.
-        cause = next(iter(str(error.__cause__ or "").splitlines()), "")
-        log.error("%s %s [request %s]", error, cause, request_id())
+        log.error("%s %s [request %s]", error, driver_message(error), request_id())
     if isinstance(error, errors.InvalidInput):
         faults = {error.source or "json": error.faults}
         return render_problem(status, errors.describe_faults(faults), faults=faults)

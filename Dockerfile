@@ -1,0 +1,60 @@
+# The service in one image: `docker build --tag webapp .`
+# It needs a DATABASE_URL to run, and holds no secret.
+
+ARG PYTHON=3.13-slim-bookworm
+
+
+FROM python:${PYTHON} AS builder
+
+# Ready-made wheels only, each checked against its hash: no compiler is needed. The base image's
+# pip fills the environment, so that the environment itself carries none. The packages' own tests
+# would be a tenth of the image.
+COPY requirements.txt /tmp/
+RUN python -m venv --without-pip /opt/venv \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
+        --only-binary :all: --require-hashes --requirement /tmp/requirements.txt \
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
+
+WORKDIR /app
+COPY config.py wsgi.py gunicorn.conf.py ./
+COPY migrations migrations
+COPY webapp webapp
+# Bytecode is made here, because the running service may write nothing; unchecked, so that it
+# stays good whatever happens to the files' dates. The modes may come from a strict umask.
+RUN chmod -R u=rwX,go=rX . \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv /app
+
+
+FROM python:${PYTHON}
+
+LABEL org.opencontainers.image.title="webapp" \
+      org.opencontainers.image.description="A self-hosted machine-learning service"
+
+# The base image ships no bytecode of the standard library: each start and each health check
+# would compile anew what it imports. The user has a fixed number, so that volumes keep their
+# owner and an orchestrator sees that it is not root.
+RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib/python3.* \
+    && groupadd --gid 10001 app \
+    && useradd --uid 10001 --gid app --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin app
+
+# The code belongs to root; `instance` is the app's, for a volume that holds a SQLite file.
+WORKDIR /app
+COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /app .
+RUN install --directory --owner app --group app instance
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    APP_ENV=production \
+    BIND=0.0.0.0:8000
+
+USER 10001:10001
+EXPOSE 8000
+
+# Without a proxy handler, or an HTTP_PROXY in the environment would be asked for 127.0.0.1.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/health/live', timeout=4)"]
+
+CMD ["gunicorn"]
