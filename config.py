@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent
 PLACEHOLDER_SECRETS = frozenset(
@@ -60,7 +61,9 @@ def boolean(text: str) -> bool:
 def address(text: str) -> str:
     """Read HOST:PORT, or unix:PATH."""
     host, _, port = text.rpartition(":")
-    if text.startswith("unix:") or (host and port.isdecimal() and int(port) < 65536):
+    if host == "unix" and port:
+        return text
+    if host and port.isdecimal() and int(port) < 65536:
         return text
     raise ValueError("must be HOST:PORT, such as 127.0.0.1:8000")
 
@@ -71,14 +74,19 @@ def database_url(text: str) -> str:
     ``postgres://`` and ``postgresql://`` both mean the psycopg2 driver here: SQLAlchemy
     2.1 refuses the first and gives the second to another driver.
     """
-    scheme = text.partition("://")[0]
-    if scheme in ("postgres", "postgresql", "postgresql+psycopg2"):
-        return "postgresql+psycopg2" + text[len(scheme) :]
-    if scheme != "sqlite":
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ValueError("must be a URL such as postgresql://user:password@host/name") from None
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg2"):
+        url = url.set(drivername="postgresql+psycopg2")
+    elif url.drivername != "sqlite":
         raise ValueError("must start with postgresql:// or sqlite:///")
-    if text in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+    elif url.host:
+        raise ValueError("must have three slashes before the path of a SQLite file")
+    elif not url.database or ":memory:" in url.database or "memory" in url.query.values():
         raise ValueError("must name a file: each worker would have a memory of its own")
-    return text
+    return url.render_as_string(hide_password=False)
 
 
 @dataclass(frozen=True)
@@ -203,9 +211,9 @@ def load_settings(
     Raises ConfigError, naming the setting, when a value is missing or unusable.
     """
     environ = os.environ if environ is None else environ
-    given = {**environ, **(overrides or {})}
+    given = _without_empty(environ) | _without_empty(overrides or {})
     if given.get("APP_ENV") != "testing":
-        given = {**dotenv_values(ROOT / ".env"), **given}
+        given = _without_empty(dotenv_values(ROOT / ".env")) | given
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         values[setting.name] = _read(setting, given, values.get("APP_ENV", ""))
@@ -214,10 +222,12 @@ def load_settings(
     return values
 
 
+def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, "")}
+
+
 def _read(setting: Setting, given: Mapping[str, Any], app_env: str) -> Any:
-    text = given.get(setting.name)
-    if text is None or text == "":
-        text = setting.defaults.get(app_env, setting.default)
+    text = given.get(setting.name, setting.defaults.get(app_env, setting.default))
     if text is None:
         raise ConfigError(f"{setting.name} must be set when APP_ENV is {app_env}")
     try:
@@ -229,6 +239,7 @@ def _read(setting: Setting, given: Mapping[str, Any], app_env: str) -> Any:
 def _check_production(values: Mapping[str, Any]) -> None:
     if values["FLASK_DEBUG"]:
         raise ConfigError("FLASK_DEBUG must be off when APP_ENV is production")
-    password = urlsplit(values["DATABASE_URL"]).password
-    if password is not None and password.lower() in {"", *PLACEHOLDER_SECRETS}:
+    url = make_url(values["DATABASE_URL"])
+    password = url.query.get("password", url.password)
+    if password is not None and str(password).lower() in {"", *PLACEHOLDER_SECRETS}:
         raise ConfigError("DATABASE_URL must carry a password of your own, not a placeholder")

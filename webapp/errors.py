@@ -26,6 +26,9 @@ Faults: TypeAlias = "Mapping[str, Faults] | Sequence[str]"
 """Messages by place: field name, then row, then column, each a string."""
 
 
+MOST_FAULTS = 10  # naming more places helps nobody, and costs an answer as large as the request
+
+
 class ServiceError(Exception):
     """Base of every error that the service raises on purpose; `str()` is fit for a client."""
 
@@ -37,6 +40,7 @@ class InvalidInput(ServiceError):
     """
 
     def __init__(self, faults: Faults, *, source: str | None = None) -> None:
+        faults = _first_faults(faults, MOST_FAULTS)
         super().__init__(describe_faults(faults))
         self.faults = faults
         self.source = source
@@ -133,3 +137,19 @@ def describe_faults(faults: Faults, place: str = "") -> str:
         for key, inner in faults.items()
     )
     return "; ".join(parts)
+
+
+def _first_faults(faults: Faults, most: int) -> Faults:
+    if not isinstance(faults, Mapping):
+        return faults
+    first: dict[str, Faults] = {}
+    for place, inner in faults.items():
+        if most <= 0:
+            break
+        first[place] = _first_faults(inner, most)
+        most -= _count_places(first[place])
+    return first
+
+
+def _count_places(faults: Faults) -> int:
+    return sum(map(_count_places, faults.values())) if isinstance(faults, Mapping) else 1

@@ -8,7 +8,6 @@ or Infinity.
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import orjson
@@ -16,7 +15,6 @@ from flask import Response
 from flask.json.provider import JSONProvider
 
 _NON_FINITE_TOKENS = (b"NaN", b"Infinity")
-_LONGEST_FLOAT_LITERAL = 400  # a whole number with more digits is beyond float64 anyway
 
 
 class MalformedJSON(ValueError):
@@ -38,15 +36,22 @@ def loads(data: bytes) -> Any:
         beyond_float = "infinity" in error.msg
         if beyond_float or any(token in data for token in _NON_FINITE_TOKENS):
             try:
-                return json.loads(data.decode(), parse_int=_parse_int)
-            except (ValueError, RecursionError):
+                return _loads_with_non_finite(data)
+            except (ValueError, TypeError, RecursionError):
                 pass
         place = f"line {error.lineno}, column {error.colno}"
         raise MalformedJSON(f"{error.msg} ({place})") from None
 
 
+def _loads_with_non_finite(data: bytes) -> Any:
+    value = json.loads(data.decode(), parse_int=_parse_int)
+    orjson.dumps(value)  # refuses lone surrogates, which the standard parser lets through
+    return value
+
+
 def _parse_int(literal: str) -> int | float:
-    return int(literal) if len(literal) <= _LONGEST_FLOAT_LITERAL else math.inf
+    number = float(literal)
+    return int(literal) if abs(number) < 2**63 else number
 
 
 class OrjsonProvider(JSONProvider):

@@ -98,7 +98,7 @@ def test_info_tells_what_serves(runner: FlaskCliRunner) -> None:
         ("", "not a CSV table"),
         ("a,y\n1,2\n3\n", "not a CSV table"),
         ("a,a,y\n1,2,3\n", "more than one column named a"),
-        ("a,y\nx,1\n", "a: holds string values"),
+        ("a,y\nx,1\n", "a: holds values that are not numbers"),
         ("a,y\n1,\n2,3\n", "missing or not finite"),
         ("a,y\nnan,1\n2,3\n", "missing or not finite"),
         ("a,y\n1,inf\n2,3\n", "missing or not finite"),

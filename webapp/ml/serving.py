@@ -95,7 +95,7 @@ class _Known:
         self.lease: _Lease | None = None
         self.asking = False
         self.unanswered = False  # the last question failed; the recovery thread goes on asking
-        self.last_served: LoadedVersion | None = None
+        self.last_served: VersionRef | None = None
 
 
 class ModelServer:
@@ -136,18 +136,17 @@ class ModelServer:
             lease, fresh = self._renew(name, known)
         if lease.active is None:
             raise ModelNotTrained(name)
-        last = known.last_served
-        if last is not None and last.id == lease.active.id:
-            return ActiveVersion(last, stale=not fresh)
         try:
             version = self._versions.get(lease.active)
         except Unavailable:
             # A version that cannot be loaded must not take the one before out of service.
-            if last is None:
+            last = known.last_served
+            before = None if last is None else self._versions.peek(last)
+            if before is None:
                 raise
             log.exception("Version %d of %r cannot be loaded", lease.active.number, name)
-            return ActiveVersion(last, stale=True)
-        known.last_served = version
+            return ActiveVersion(before, stale=True)
+        known.last_served = lease.active
         return ActiveVersion(version, stale=not fresh)
 
     def wait_out_leases(self) -> None:
@@ -193,7 +192,6 @@ class ModelServer:
             try:
                 return self._ask(name, known), True
             except Unavailable:
-                self._start_recovery()
                 if known.lease is None:
                     raise
         if known.lease is None:
@@ -213,6 +211,8 @@ class ModelServer:
                 known.lease = lease or known.lease
                 known.asking, known.unanswered = False, unanswered
                 known.condition.notify_all()
+            if unanswered:
+                self._start_recovery()
 
     def _start_recovery(self) -> None:
         with self._names_lock:
@@ -234,7 +234,9 @@ class ModelServer:
                 for name, known in names.items():
                     self._ask(name, known)
                 pause = FIRST_PAUSE
-            except Unavailable:
+            except Exception as error:  # whatever it is, nobody else would go on asking
+                if not isinstance(error, Unavailable):
+                    log.exception("Asking which versions are active failed")
                 pause = min(2 * pause, LONGEST_PAUSE)
 
 
@@ -259,6 +261,10 @@ class _VersionCache:
             mine: Future[LoadedVersion] = self._loading.setdefault(ref.id, Future())
         # Loading happens outside the lock: requests for other versions go on meanwhile.
         return self._load(ref, mine) if theirs is None else theirs.result()
+
+    def peek(self, ref: VersionRef) -> LoadedVersion | None:
+        """Return a version if it is loaded; never load it."""
+        return self._loaded.get(ref.id)
 
     def _load(self, ref: VersionRef, future: Future[LoadedVersion]) -> LoadedVersion:
         try:

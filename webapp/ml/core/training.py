@@ -70,7 +70,7 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
     started = clock()
     estimator = _fit(unfitted, fit_X, fit_y)
     fit_seconds = clock() - started
-    metrics = measure_regression(test_y, estimator.predict(test_X))
+    metrics = measure_regression(test_y, _predict(estimator, test_X))
     if held_out and spec.refit:
         started = clock()
         estimator = _fit(entry.build(**params), dataset.X, dataset.y)
@@ -90,6 +90,8 @@ def measure_regression(y: Vector, predicted: Vector) -> dict[str, float | None]:
     """Return mse, rmse, mae and R² of predictions; both vectors are (n_rows,)."""
     from sklearn import metrics
 
+    if not np.isfinite(predicted).all():
+        return dict.fromkeys(("mse", "rmse", "mae", "r2_score"))
     with np.errstate(over="ignore", invalid="ignore"):
         mse = float(metrics.mean_squared_error(y, predicted))
         measured = {
@@ -108,6 +110,13 @@ def _split(
 
     parts = train_test_split(dataset.X, dataset.y, test_size=n_test, random_state=random_state)
     return tuple(parts)
+
+
+def _predict(estimator: Any, X: Matrix) -> Vector:
+    # Held-out rows can overflow where the fitted ones did not: their metrics are undefined.
+    with np.errstate(over="ignore", invalid="ignore"):
+        predictions: Vector = estimator.predict(X)
+    return predictions
 
 
 def _fit(estimator: Any, X: Matrix, y: Vector) -> Any:
