@@ -61,9 +61,8 @@ def boolean(text: str) -> bool:
 def address(text: str) -> str:
     """Read HOST:PORT, or unix:PATH."""
     host, _, port = text.rpartition(":")
-    if host == "unix" and port:
-        return text
-    if host and port.isdecimal() and int(port) < 65536:
+    is_socket = text.startswith("unix:") and text != "unix:"
+    if is_socket or (host and host != "unix" and port.isdecimal() and int(port) < 65536):
         return text
     raise ValueError("must be HOST:PORT, such as 127.0.0.1:8000")
 

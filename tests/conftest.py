@@ -33,7 +33,8 @@ def make_app(database_url: str, **overrides: object) -> Flask:
 
 
 def dispose_app(app: Flask) -> None:
-    """Close the application's connections."""
+    """Close the application's connections, and stop what it does beside requests."""
+    app.extensions["model_server"].close()
     with app.app_context():
         db.engine.dispose()
 

@@ -82,8 +82,9 @@ class StrictParser(FlaskParser):
 
     def load_json(self, req: Request, schema: ma.Schema) -> Any:
         """Return the value of the JSON body; raises 400, 411, 413 or 415."""
-        if req.mimetype != "application/json":
-            abort(415, "The body must be sent as Content-Type: application/json.")
+        charset = req.mimetype_params.get("charset", "utf-8").lower()
+        if req.mimetype != "application/json" or charset != "utf-8":
+            abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
         try:
             return jsonio.loads(read_body(req))
         except jsonio.MalformedJSON as error:
@@ -171,7 +172,7 @@ class Blueprint(flask_smorest.Blueprint):
             )
 
     def _refuse_unknown_query(self) -> None:
-        if not request.query_string:
+        if not request.query_string or request.method == "OPTIONS":
             return
         method = "GET" if request.method == "HEAD" else request.method
         endpoint = str(request.endpoint).rpartition(".")[2]

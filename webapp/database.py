@@ -265,7 +265,10 @@ def outages_translated() -> Iterator[None]:
     try:
         yield
     except DATABASE_ERRORS as error:
-        raise (find_outage(error) or error) from error
+        outage = find_outage(error)
+        if outage is None:
+            raise
+        raise outage from error
 
 
 def driver_message(outage: ServiceError) -> str:

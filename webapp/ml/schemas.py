@@ -16,14 +16,12 @@ from webapp.fields import (
     QueryFloat,
     QueryInteger,
     StrictSchema,
-    Text,
 )
 from webapp.ml.core import datasets
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
-LONGEST_FEATURE_NAME = 255
 
 NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
@@ -119,7 +117,7 @@ class TrainingRequest(StrictSchema):
         },
     )
     feature_names = fields.List(
-        Text(min_length=1, max_length=LONGEST_FEATURE_NAME),
+        fields.String(),
         load_default=None,
         metadata={"description": "Names of the columns of X; x1, x2, … where not given."},
     )

@@ -122,6 +122,7 @@ class ModelServer:
         self._names: OrderedDict[str, _Known] = OrderedDict()
         self._names_lock = threading.Lock()
         self._recovering = False
+        self._closed = threading.Event()
         self._versions = _VersionCache(load_version, capacity)
 
     def get_active(self, name: str) -> ActiveVersion:
@@ -158,6 +159,10 @@ class ModelServer:
         with self._names_lock:
             stale = self._unanswered_names()
         return f"stale: {', '.join(sorted(stale))}" if stale else "ok"
+
+    def close(self) -> None:
+        """Stop asking beside the requests."""
+        self._closed.set()
 
     def _know(self, name: str) -> _Known:
         known = self._names.get(name)
@@ -223,21 +228,24 @@ class ModelServer:
     def _recover(self) -> None:
         """Go on asking for every unanswered name, pausing longer each time, until all answer."""
         pause = FIRST_PAUSE
-        while True:
-            time.sleep(pause)
+        while not self._closed.wait(pause):
             with self._names_lock:
                 names = {name: self._names[name] for name in self._unanswered_names()}
                 if not names:
                     self._recovering = False
                     return
-            try:
-                for name, known in names.items():
-                    self._ask(name, known)
-                pause = FIRST_PAUSE
-            except Exception as error:  # whatever it is, nobody else would go on asking
-                if not isinstance(error, Unavailable):
-                    log.exception("Asking which versions are active failed")
-                pause = min(2 * pause, LONGEST_PAUSE)
+            answered = [self._ask_again(name, known) for name, known in names.items()]
+            pause = FIRST_PAUSE if all(answered) else min(2 * pause, LONGEST_PAUSE)
+
+    def _ask_again(self, name: str, known: _Known) -> bool:
+        try:
+            self._ask(name, known)
+        except Unavailable:
+            return False
+        except Exception:  # whatever it is, nobody else would go on asking
+            log.exception("Asking which version of %r is active failed", name)
+            return False
+        return True
 
 
 class _VersionCache:

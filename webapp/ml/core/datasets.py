@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ Matrix: TypeAlias = NDArray[np.float64]
 Vector: TypeAlias = NDArray[np.float64]
 """(n_rows,)."""
 
+LONGEST_FEATURE_NAME = 255
 CSV_BLOCK_BYTES = 16 * 2**20  # also the longest header or row
 _CSV_CONVERSION = re.compile(r"In CSV column #(\d+): ")
 _CSV_SHAPE = re.compile(r"(Row #\d+: )?Expected \d+ columns, got \d+|Empty CSV file")
@@ -62,6 +63,10 @@ def make_dataset(X: Matrix, y: Vector, feature_names: Sequence[str] | None = Non
     repeated = _repeated(feature_names)
     if repeated:
         raise InvalidInput({"feature_names": [f"repeats {', '.join(repeated)}"]})
+    unfit = [name for name in feature_names if not _is_name(name)]
+    if unfit:
+        message = f"must be 1 to {LONGEST_FEATURE_NAME} printable characters: {unfit[0][:40]!r}"
+        raise InvalidInput({"feature_names": [message]})
     return Dataset(X, y, tuple(feature_names))
 
 
@@ -242,11 +247,18 @@ def _describe_width(row: Sequence[Any], expected: int) -> Faults | None:
     return None
 
 
-def _describe_names(given: Sequence[str], expected: Sequence[str]) -> dict[str, list[str]]:
-    faults = {name: ["is missing"] for name in expected if name not in given}
+def _describe_names(given: Collection[str], expected: Collection[str]) -> dict[str, list[str]]:
+    present, known = set(given), set(expected)
+    missing = (name for name in expected if name not in present)
+    unknown = (name for name in given if name not in known)
+    faults = {name: ["is missing"] for name in islice(missing, MOST_FAULTS)}
     return faults | {
-        name: ["is not a feature of the model"] for name in given if name not in expected
+        name: ["is not a feature of the model"] for name in islice(unknown, MOST_FAULTS)
     }
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= LONGEST_FEATURE_NAME and name.isprintable()
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,320 @@
+"""Strictness over HTTP: what is refused, with which status, always in the one shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from webapp import API_PREFIX
+from webapp.api import ProblemSchema
+from webapp.errors import DatabaseUnavailable
+
+ITEMS = f"{API_PREFIX}/items"
+ML = f"{API_PREFIX}/ml"
+JSON = "application/json"
+
+
+def assert_problem(response: TestResponse, status: int) -> dict[str, Any]:
+    """Check that an answer has the one shape of errors, to the last key; return its body."""
+    assert response.status_code == status, response.text
+    assert response.content_type == "application/problem+json"
+    problem = response.get_json(force=True)
+    keys = set(ProblemSchema().fields)
+    assert set(problem) == (keys if status == 422 else keys - {"errors"})
+    assert ProblemSchema().validate(problem) == {}
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["instance"] == response.request.path
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    return problem
+
+
+def api_calls(app: Flask) -> Iterator[tuple[str, str]]:
+    """Return the method and a path of everything that can be called under /api and /health."""
+    urls = app.url_map.bind("localhost")
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith((API_PREFIX, "/health")):
+            for method in sorted(rule.methods or ()):
+                values = dict.fromkeys(rule.arguments, 1)
+                yield method, urls.build(rule.endpoint, values, method=method)
+
+
+def post(client: FlaskClient, data: bytes, **options: Any) -> TestResponse:
+    return client.post(ITEMS, data=data, **{"content_type": JSON, **options})
+
+
+def assert_nothing_was_kept(client: FlaskClient) -> None:
+    assert client.get(ITEMS).json == []
+
+
+def test_a_body_that_is_not_sent_as_json_is_refused(client: FlaskClient) -> None:
+    for content_type in (
+        None,
+        "",
+        "text/plain",
+        "text/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/vnd.api+json",
+        "application/problem+json",
+        "application/json-seq",
+        "application",
+        "text/plain; charset=application/json",
+        "text/plain, application/json",
+        "*/*",
+    ):
+        response = post(client, b'{"name": "a"}', content_type=content_type)
+        assert JSON in assert_problem(response, 415)["detail"], content_type
+
+    assert_nothing_was_kept(client)
+
+
+def test_a_body_that_is_sent_as_json_is_read(client: FlaskClient) -> None:
+    for content_type in (
+        JSON,
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8",
+        "Application/JSON",
+    ):
+        response = post(client, '{"name": "naïve ☃"}'.encode(), content_type=content_type)
+        assert response.status_code == 201, content_type
+        assert client.get(response.headers["Location"]).json["name"] == "naïve ☃"
+
+
+def test_a_compressed_body_is_refused(client: FlaskClient) -> None:
+    for encoding in ("gzip", "deflate", "br", "gzip, identity", "x"):
+        response = post(client, b'{"name": "a"}', headers={"Content-Encoding": encoding})
+        assert "Content-Encoding" in assert_problem(response, 415)["detail"], encoding
+
+    assert_nothing_was_kept(client)
+
+
+def test_a_body_that_says_it_is_not_compressed_is_read(client: FlaskClient) -> None:
+    response = post(client, b'{"name": "a"}', headers={"Content-Encoding": "Identity"})
+
+    assert response.status_code == 201
+
+
+def test_a_body_without_a_length_is_refused(client: FlaskClient) -> None:
+    response = post(
+        client,
+        b'{"name": "a"}',
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True, "CONTENT_LENGTH": ""},
+    )
+
+    assert "Content-Length" in assert_problem(response, 411)["detail"]
+    assert_nothing_was_kept(client)
+
+
+def test_a_body_that_is_too_large_is_refused(app: Flask, client: FlaskClient) -> None:
+    body = b'{"name": "a", "description": "' + b"x" * 1000 + b'"}'
+    app.config["MAX_CONTENT_LENGTH"] = len(body)
+
+    largest = post(client, body)
+    too_large = post(client, body + b" ")
+
+    assert largest.status_code == 201
+    assert_problem(too_large, 413)
+    assert len(client.get(ITEMS).json) == 1
+
+
+def test_a_length_beyond_all_bounds_is_refused(client: FlaskClient) -> None:
+    response = post(client, b"{}", environ_overrides={"CONTENT_LENGTH": "9" * 30})
+
+    assert_problem(response, 413)
+
+
+def test_a_body_that_is_not_json_is_refused(client: FlaskClient) -> None:
+    for data in (
+        b"",
+        b"{",
+        b'{"name": "a",}',
+        b'{"name": "a"} {}',
+        b"name=a",
+        b'\xef\xbb\xbf{"name": "a"}',
+        b'{"name": "\xff"}',
+        b'{"name": "\\ud800"}',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"name": "a", "x": NaN',
+    ):
+        detail = assert_problem(post(client, data), 400)["detail"]
+        assert re.search(r"line \d+, column \d+", detail), data[:20]
+
+    assert_nothing_was_kept(client)
+
+
+def test_a_body_that_is_no_object_is_refused(client: FlaskClient) -> None:
+    for data in (b"null", b"true", b"1", b'"a"', b"[]", b'[{"name": "a"}]', b"NaN"):
+        problem = assert_problem(post(client, data), 422)
+        assert problem["errors"] == {"json": {"_schema": ["Invalid input type."]}}, data
+
+
+def test_of_a_repeated_key_the_last_counts(client: FlaskClient) -> None:
+    response = post(client, b'{"name": "first", "name": "last"}')
+
+    assert client.get(response.headers["Location"]).json["name"] == "last"
+
+
+@pytest.mark.parametrize("path", ["/items", "/ml/train", "/ml/predict", "/ml/predict/batch"])
+def test_an_unknown_field_is_refused_by_name(client: FlaskClient, path: str) -> None:
+    for name in ("unknown", "", "$ref", "__proto__", "a\x00b", "☃", "0"):
+        problem = assert_problem(client.post(API_PREFIX + path, json={name: 1}), 422)
+        assert problem["errors"]["json"][name] == ["Unknown field."]
+
+
+def test_a_name_that_is_no_unicode_is_the_clients_fault(client: FlaskClient) -> None:
+    trained = client.post(f"{ML}/train", json={"X": [[0], [1]], "y": [0, 1]})
+    assert trained.status_code == 201
+
+    for path, body in (
+        ("/items", rb'{"name": "a", "\ud800": NaN}'),
+        ("/items", rb'{"name": "\ud800", "x": 1e400}'),
+        ("/ml/train", rb'{"X": [[1]], "y": [1], "params": {"\ud800": NaN}}'),
+        ("/ml/train", rb'{"X": [[1]], "y": [1], "estimator": "\ud800", "x": NaN}'),
+        ("/ml/predict", rb'{"features": {"\ud800": NaN}}'),
+        ("/ml/predict/batch", rb'{"instances": [{"\ud800": NaN}]}'),
+    ):
+        response = client.post(API_PREFIX + path, data=body, content_type=JSON)
+        assert_problem(response, 400)
+
+
+def test_an_unknown_query_parameter_is_refused_by_every_route(
+    app: Flask, client: FlaskClient
+) -> None:
+    calls = [call for call in api_calls(app) if call[0] not in ("HEAD", "OPTIONS")]
+
+    assert len(calls) > 10
+    for method, path in calls:
+        response = client.open(f"{path}?nobody=1&page=%00", method=method)
+        faults = assert_problem(response, 422)["errors"]["query"]
+        assert faults["nobody"] == ["Unknown field."], (method, path)
+
+
+def test_an_unknown_query_parameter_is_refused_in_the_slash_form_and_in_head_too(
+    client: FlaskClient,
+) -> None:
+    assert_problem(client.get(f"{ITEMS}/?nobody=1"), 422)
+    assert client.head(f"{ITEMS}?nobody=1").status_code == 422
+    assert client.head(f"{ITEMS}?page=1").status_code == 200
+
+
+def test_a_query_parameter_is_known_by_its_exact_name(client: FlaskClient) -> None:
+    for query in ("nobody", "nobody=", "=1", "%00=1", "%FF=1", "PAGE=1", "page[]=1"):
+        problem = assert_problem(client.get(f"{ITEMS}?{query}"), 422)
+        assert list(problem["errors"]) == ["query"], query
+
+
+def test_a_query_parameter_that_is_given_twice_is_refused(client: FlaskClient) -> None:
+    problem = assert_problem(client.get(f"{ITEMS}?page=1&page=1"), 422)
+
+    assert problem["errors"] == {"query": {"page": ["Given more than once."]}}
+
+
+def test_what_does_not_exist_is_not_found(client: FlaskClient) -> None:
+    for path in ("/nothing", API_PREFIX, f"{ITEMS}/1", f"{ITEMS}/x", f"{ITEMS}/1/2", "/docs/x"):
+        assert_problem(client.get(path), 404)
+
+
+def test_a_method_that_is_not_there_is_refused_with_those_that_are(client: FlaskClient) -> None:
+    for method, path, allowed in (
+        ("DELETE", ITEMS, "GET, HEAD, OPTIONS, POST"),
+        ("POST", f"{ITEMS}/1", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        ("GET", f"{ML}/train", "OPTIONS, POST"),
+        ("POST", f"{ML}/sample-data", "GET, HEAD, OPTIONS"),
+        ("TRACE", f"{ML}/model-info", "GET, HEAD, OPTIONS"),
+        ("BREW", "/health/live", "GET, HEAD, OPTIONS"),
+    ):
+        response = client.open(path, method=method)
+        assert_problem(response, 405)
+        assert response.allow.as_set(preserve_casing=True) == set(allowed.split(", ")), path
+
+
+def test_a_state_that_does_not_allow_it_is_a_conflict(client: FlaskClient) -> None:
+    assert_problem(client.post(f"{ML}/predict", json={"features": [1]}), 409)
+
+
+def test_a_condition_that_does_not_hold_is_refused(client: FlaskClient) -> None:
+    location = client.post(ITEMS, json={"name": "a"}).headers["Location"]
+
+    assert_problem(client.delete(location, headers={"If-Match": '"999"'}), 412)
+
+
+def test_an_outage_asks_to_come_back_later(app: Flask, client: FlaskClient) -> None:
+    def fail() -> str:
+        raise DatabaseUnavailable
+
+    app.add_url_rule("/away", view_func=fail)
+
+    response = client.get("/away")
+
+    assert_problem(response, 503)
+    assert int(response.headers["Retry-After"]) > 0
+
+
+def test_a_fault_of_ours_gives_nothing_of_the_inside_away(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> str:
+        raise RuntimeError("the combination is 12345")
+
+    app.add_url_rule("/broken", view_func=fail)
+
+    response = client.get("/broken")
+
+    problem = assert_problem(response, 500)
+    assert "RuntimeError" not in response.text
+    assert "12345" not in response.text
+    assert problem["request_id"] in caplog.text
+    assert "the combination is 12345" in caplog.text
+
+
+def test_a_well_formed_request_id_is_echoed(client: FlaskClient) -> None:
+    for path in ("/health/live", ITEMS, "/docs", "/openapi.json", "/nothing"):
+        for given in ("a", "3f0c5b6a-0d5e_4D1F.b0", "x" * 128):
+            response = client.get(path, headers={"X-Request-ID": given})
+            assert response.headers.getlist("X-Request-ID") == [given], path
+
+
+def test_a_request_id_that_is_not_well_formed_is_replaced(client: FlaskClient) -> None:
+    ids = set()
+
+    for given in (None, "", "x" * 129, "a b", "a,b", "a;b", "<script>", "a\tb", "é", "a/b"):
+        headers = {} if given is None else {"X-Request-ID": given}
+        response = client.get("/nothing", headers=headers)
+        ids.add(assert_problem(response, 404)["request_id"])
+
+    assert len(ids) == 10
+    assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in ids)
+
+
+def test_head_answers_as_get_does_but_without_a_body(app: Flask, client: FlaskClient) -> None:
+    client.post(ITEMS, json={"name": "a"})
+    paths = [path for method, path in api_calls(app) if method == "HEAD"]
+
+    assert len(paths) > 3
+    for path in paths:
+        get, head = client.get(path), client.head(path)
+        assert head.data == b""
+        assert head.status_code == get.status_code
+        for name in ("Content-Type", "Content-Length", "ETag", "Link", "X-Pagination"):
+            assert head.headers.get(name) == get.headers.get(name), path
+
+
+def test_options_names_the_methods_of_every_route(app: Flask, client: FlaskClient) -> None:
+    methods: dict[str, set[str]] = {}
+    for method, path in api_calls(app):
+        methods.setdefault(path, set()).add(method)
+
+    for path, expected in methods.items():
+        response = client.options(path)
+        assert response.status_code == 200
+        assert response.allow.as_set(preserve_casing=True) == expected, path
