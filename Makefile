@@ -33,6 +33,10 @@ run: $(VENV)/installed ## Serve on http://127.0.0.1:8000: schema to head, seed, 
 test: $(VENV)/installed-dev ## Run all tests, on SQLite and on a PostgreSQL of their own
 	$(BIN)/python -m pytest
 
+.PHONY: lease-test
+lease-test: $(VENV)/installed-dev ## Alternate activations under load for two minutes on each database
+	LEASE_TEST_SECONDS=120 $(BIN)/python -m pytest tests/test_lease.py -s
+
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Check style and types
 	$(BIN)/ruff check .

@@ -141,6 +141,24 @@ SETTINGS = (
         "Largest request body in bytes.",
     ),
     Setting(
+        "MAX_ROWS",
+        integer(1, 10**9),
+        "2000000",
+        "Most rows of a training or of a batch to predict for.",
+    ),
+    Setting(
+        "MAX_COLUMNS",
+        integer(1, 10**6),
+        "1000",
+        "Most features of a training.",
+    ),
+    Setting(
+        "MAX_FIT_SECONDS",
+        integer(1, 86_400),
+        "600",
+        "Longest time that a fit may take.",
+    ),
+    Setting(
         "PROXY_HOPS",
         integer(0, 10),
         "0",

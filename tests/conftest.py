@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+
+# As in gunicorn's workers, and before NumPy is imported: several threads of OpenMP on cores that
+# are busy with other tests wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import shutil
 import uuid
 from collections.abc import Iterator

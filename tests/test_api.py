@@ -42,7 +42,7 @@ def api_calls(app: Flask) -> Iterator[tuple[str, str]]:
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith((API_PREFIX, "/health")):
             for method in sorted(rule.methods or ()):
-                values = dict.fromkeys(rule.arguments, 1)
+                values = {**dict.fromkeys(rule.arguments, 1), **(rule.defaults or {})}
                 yield method, urls.build(rule.endpoint, values, method=method)
 
 

@@ -53,8 +53,8 @@ def test_every_operation_explains_itself_and_its_errors(document: dict) -> None:
         assert "default" in responses or path.startswith("/health"), (path, method)
         if "requestBody" in operation:
             assert {"400", "413", "415", "422"} <= set(responses), (path, method)
-            (media,) = operation["requestBody"]["content"].values()
-            assert media["example"], (path, method)
+            media = operation["requestBody"]["content"].get("application/json")
+            assert media is None or media["example"], (path, method)
 
 
 def test_errors_are_documented_in_the_shape_that_they_have(document: dict) -> None:
@@ -66,10 +66,13 @@ def test_every_example_works_when_pasted(client: FlaskClient, document: dict) ->
     client.post("/api/v1/items", json={"name": "an item to act on"})
     sample = client.get("/api/v1/ml/sample-data").json
     client.post("/api/v1/ml/train", json={"X": sample["X"], "y": sample["y"]})
-    order = {"get": 0, "post": 0, "put": 1, "patch": 1, "delete": 2}
+    order = {"get": 0, "put": 1, "patch": 1, "post": 2, "delete": 3}
     values = {"item_id": "1", "name": "default", "number": "1"}
+    not_json = {"/api/v1/ml/models/{name}/versions"}  # takes a file
 
     for path, method, operation in sorted(operations(document), key=lambda o: order[o[1]]):
+        if method == "post" and path in not_json:
+            continue
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         url = path.format(**values)
         response = client.open(url, method=method.upper(), json=body.get("example"))
@@ -119,8 +122,9 @@ def test_every_endpoint_stands_in_the_readme(document: dict) -> None:
 
 
 def test_every_command_stands_in_the_readme(app: Flask) -> None:
-    for name in ("db upgrade", "seed", "ml train", "ml predict", "ml info", "routes"):
-        assert f"flask {name}" in README
+    ours = [f"ml {name}" for name in app.cli.commands["ml"].commands]
+    for name in ("db upgrade", "seed", "routes", *ours):
+        assert f"flask {name}" in README, name
 
 
 def test_every_make_target_stands_in_the_readme() -> None:

@@ -106,10 +106,10 @@ def insert_model(number: int) -> None:
         "INSERT INTO artifact (digest, data) VALUES ('d', '')",
         "INSERT INTO model (id, name, last_version, created_at) "
         "VALUES (1, 'm', 1, CURRENT_TIMESTAMP)",
-        "INSERT INTO model_version (id, model_id, number, estimator, model_type, params, "
-        "feature_names, metrics, evaluated_on, n_train, n_test, test_size, random_state, refit, "
-        "fit_seconds, libraries, artifact_digest, created_at) VALUES (1, 1, 1, 'e', 't', '{}', "
-        "'[]', '{}', 'training', 1, 0, 0, 0, false, 0, '{}', 'd', CURRENT_TIMESTAMP)",
+        "INSERT INTO model_version (id, model_id, number, origin, task, estimator, model_type, "
+        "params, scale, feature_names, metrics, libraries, artifact_digest, created_at) VALUES "
+        "(1, 1, 1, 'trained', 'regression', 'e', 't', '{}', false, '[]', '{}', '{}', 'd', "
+        "CURRENT_TIMESTAMP)",
     )
     with db.engine.begin() as connection:
         for statement in statements:
@@ -119,8 +119,9 @@ def insert_model(number: int) -> None:
 def insert_activation(*, ended: bool) -> None:
     """Insert an activation of that version by plain SQL."""
     statement = sa.text(
-        "INSERT INTO activation (model_id, version_id, version_number, activated_at, ended_at) "
-        "VALUES (1, 1, 1, CURRENT_TIMESTAMP, CASE WHEN :ended THEN CURRENT_TIMESTAMP END)"
+        "INSERT INTO activation "
+        "(model_id, version_id, version_number, reason, activated_at, ended_at) VALUES "
+        "(1, 1, 1, 'train', CURRENT_TIMESTAMP, CASE WHEN :ended THEN CURRENT_TIMESTAMP END)"
     )
     with db.engine.begin() as connection:
         connection.execute(statement, {"ended": ended})

@@ -28,15 +28,23 @@ def test_the_tour_answers_as_the_readme_says(
         for call in CALLS:
             command = call.replace("http://localhost:8000", server.url)
             command = command.replace("curl ", "curl -sS -w '%{http_code}' ", 1)
-            answers.append(subprocess.check_output(["bash", "-c", command], text=True))
+            answers.append(
+                subprocess.check_output(["bash", "-c", command], text=True, cwd=tmp_path)
+            )
 
-    assert len(CALLS) == 10
     assert [answer[-3:] for answer in answers] == [
-        *("200", "200", "201", "200", "200", "200", "201", "200", "200", "422")
+        *("200", "200", "201", "200", "200", "200", "201", "200", "200", "422"),
+        *("", "201", "201", "200", "200", "200"),
     ]
-    stated = '{"prediction":4.960877268071006,"model":{"name":"default","version":1}}'
+    stated = (
+        '{"prediction":4.960877268071006,"model":{"name":"default","version":1},'
+        '"extrapolated":["x2"]}'
+    )
     assert stated in README
     assert stated in answers[1]
     assert "10.0" in answers[3] or "9.99" in answers[3]
     assert "json.features.1: is a string, expected a number" in README
-    assert "json.features.1: is a string, expected a number" in answers[-1]
+    assert "json.features.1: is a string, expected a number" in answers[9]
+    assert '"extrapolated":["size"]' in answers[14]
+    assert '"intervals":{"level":0.95' in answers[14]
+    assert '"version":2' in answers[15]

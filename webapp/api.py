@@ -7,7 +7,7 @@ be, and that a query parameter which nobody declared is refused.
 from __future__ import annotations
 
 import http
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import flask_smorest
@@ -85,8 +85,9 @@ class StrictParser(FlaskParser):
         charset = req.mimetype_params.get("charset", "utf-8").lower()
         if req.mimetype != "application/json" or charset != "utf-8":
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
+        check_body(req)
         try:
-            return jsonio.loads(read_body(req))
+            return jsonio.loads(req.get_data(cache=False))
         except jsonio.MalformedJSON as error:
             raise MalformedBody(f"The body is not valid JSON: {error}.") from None
 
@@ -97,17 +98,16 @@ class StrictParser(FlaskParser):
         raise InvalidInput(faults, source=source) from None
 
 
-def read_body(req: Request) -> bytes:
-    """Return the body of a request.
+def check_body(req: Request) -> None:
+    """Refuse a body that could not be read whole.
 
-    A body without a Content-Length is refused (411): Werkzeug would cut a chunked body off
-    at the limit without a word. A compressed one is refused (415) rather than guessed at.
+    Without a Content-Length (411): Werkzeug would cut a chunked body off at the limit without a
+    word. Compressed (415): rather than guessed at.
     """
     if req.content_length is None and "Transfer-Encoding" in req.headers:
         abort(411, "The body must be sent with a Content-Length.")
     if req.headers.get("Content-Encoding", "identity").lower() != "identity":
         abort(415, "The body must be sent without a Content-Encoding.")
-    return req.get_data(cache=False)
 
 
 class IdConverter(BaseConverter):
@@ -142,7 +142,7 @@ class Blueprint(flask_smorest.Blueprint):
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """Declare what a view takes; the schema is built once, not per request."""
         decorate = super().arguments(resolve_schema_instance(schema), location=location, **kwargs)
-        if location != "json":
+        if location not in self.DEFAULT_LOCATION_CONTENT_TYPE_MAPPING:
             return decorate
         return lambda view: self.problems(400, 411, 413, 415)(decorate(view))
 
@@ -165,11 +165,12 @@ class Blueprint(flask_smorest.Blueprint):
                 continue
             declared = doc.get("arguments", {}).get("parameters", [])
             self._query_names[endpoint, method.upper()] = frozenset(
-                field.data_key or name
-                for parameter in declared
-                if parameter["in"] == "query"
-                for name, field in parameter["schema"].fields.items()
+                name for parameter in declared for name in self.query_names(parameter)
             )
+
+    def query_names(self, parameter: Mapping[str, Any]) -> Iterable[str]:
+        """Return the query parameters that a declared argument of a view allows."""
+        return parameter["schema"].fields if parameter["in"] == "query" else ()
 
     def _refuse_unknown_query(self) -> None:
         if not request.query_string or request.method == "OPTIONS":

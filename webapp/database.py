@@ -67,8 +67,10 @@ class Base(DeclarativeBase):
         type_annotation_map={
             datetime: UTCDateTime(),
             str: sa.Text(),
-            dict[str, Any]: sa.JSON(),
-            list[str]: sa.JSON(),
+            # A Python None is SQL's NULL, not JSON's null.
+            dict[str, Any]: sa.JSON(none_as_null=True),
+            list[str]: sa.JSON(none_as_null=True),
+            list[Any]: sa.JSON(none_as_null=True),
         },
     )
     metadata = registry.metadata

@@ -2,12 +2,16 @@
 
 ServiceError
 ├── InvalidInput            well-formed, but not acceptable; says where
+│   └── FitTooLong
 ├── NotFound
 │   ├── ItemNotFound
 │   ├── ModelNotFound
 │   └── VersionNotFound
 ├── Conflict
-│   └── ModelNotTrained
+│   ├── ModelNotTrained
+│   ├── NothingToRollBack
+│   ├── VersionActive
+│   └── VersionUnusable
 ├── PreconditionFailed
 │   └── ItemChanged
 └── Unavailable
@@ -80,6 +84,34 @@ class ModelNotTrained(Conflict):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The model {name!r} is not trained: train it before predicting.")
+
+
+class NothingToRollBack(Conflict):
+    """No version was active before the present one, or it exists no more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No earlier version of {name!r} is there to go back to.")
+
+
+class VersionActive(Conflict):
+    """The active version cannot be deleted."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"Version {number} of {name!r} is active: activate another one first.")
+
+
+class VersionUnusable(Conflict):
+    """A version that cannot be loaded was refused at its activation."""
+
+    def __init__(self, name: str, number: int, reason: str) -> None:
+        super().__init__(f"Version {number} of {name!r} cannot be activated. {reason}")
+
+
+class FitTooLong(InvalidInput):
+    """Fitting took longer than the service allows."""
+
+    def __init__(self) -> None:
+        super().__init__({"estimator": ["takes longer to fit than MAX_FIT_SECONDS allows"]})
 
 
 class PreconditionFailed(ServiceError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -14,6 +15,8 @@ from webapp.fields import QueryInteger, StrictSchema
 DEFAULT_PAGE_SIZE = 100
 LARGEST_PAGE_SIZE = 1000
 LARGEST_PAGE = 2**31 - 1  # with the page size, still far below the databases' 2^63
+
+T = TypeVar("T")
 
 HEADERS = {
     "X-Pagination": {
@@ -45,8 +48,15 @@ class PageQuery(StrictSchema):
     )
 
 
-def page_headers(page: Page[Any]) -> dict[str, str]:
-    """Return ``X-Pagination`` (as flask-smorest writes it) and ``Link`` for a page."""
+def answer_page(page: Page[T]) -> tuple[Sequence[T], dict[str, str]]:
+    """Return the objects of a page, and the headers that say where it stands.
+
+    They are ``X-Pagination`` (as flask-smorest writes it) and ``Link``.
+    """
+    return page.objects, _page_headers(page)
+
+
+def _page_headers(page: Page[Any]) -> dict[str, str]:
     last = max(1, -(-page.total // page.size))
     summary: dict[str, int] = {"total": page.total, "total_pages": last if page.total else 0}
     links = {"first": 1, "last": last}

@@ -10,14 +10,20 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from webapp.errors import ArtifactUnusable, InvalidInput, ModelNotTrained, VersionNotFound
+from webapp.errors import (
+    ArtifactUnusable,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotTrained,
+    VersionNotFound,
+)
 from webapp.extensions import db
 from webapp.ml import service
 from webapp.ml.core import artifacts
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
-from webapp.ml.serving import ModelServer, VersionRef
+from webapp.ml.serving import Absence, ModelServer, VersionRef
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def train_constant(
     )
 
 
-def fail(*_: object) -> None:
+def fail(*_: object, **__: object) -> None:
     raise RuntimeError("killed here")
 
 
@@ -104,12 +110,14 @@ def test_predictions_follow_the_active_version(session: Session, server: ModelSe
     for value in (7.0, 11.0):
         train_constant(session, server, value)
         predictions = service.predict(server, name="default", rows=row)
-        assert predictions.values == pytest.approx([value])
+        assert predictions.scores.values == pytest.approx([value])
         assert predictions.stale is False
 
 
 def test_a_model_without_versions_is_not_trained(server: ModelServer) -> None:
     with pytest.raises(ModelNotTrained):
+        service.predict(server, name="default", rows=np.array([[0.5]]))
+    with pytest.raises(ModelNotFound):
         service.predict(server, name="nobody", rows=np.array([[0.5]]))
 
 
@@ -138,7 +146,7 @@ def test_a_damaged_new_version_leaves_the_one_before_serving(
 
     predictions = service.predict(server, name="default", rows=row)
 
-    assert predictions.values == pytest.approx([7])
+    assert predictions.scores.values == pytest.approx([7])
     assert predictions.stale is True
 
 
@@ -162,11 +170,11 @@ def test_a_version_is_found_by_its_number(session: Session, server: ModelServer)
 
 
 def test_the_lease_query_finds_the_active_version(session: Session, server: ModelServer) -> None:
-    assert service.find_active_version(session, "default") is None
+    assert service.find_version(session, "default", None) == Absence(ModelNotTrained, ("default",))
 
     version = train_constant(session, server, 7)
 
-    assert service.find_active_version(session, "default") == VersionRef(version.id, 1)
+    assert service.find_version(session, "default", None) == VersionRef(version.id, 1)
 
 
 def test_training_refuses_rows_that_cannot_be_split(session: Session, server: ModelServer) -> None:

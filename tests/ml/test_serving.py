@@ -15,7 +15,7 @@ import pytest
 from webapp.errors import ArtifactUnusable, DatabaseUnavailable, ModelNotTrained
 from webapp.ml import serving
 from webapp.ml.core.scoring import LinearScorer
-from webapp.ml.serving import ActiveVersion, LoadedVersion, ModelServer, VersionRef
+from webapp.ml.serving import Absence, LoadedVersion, ModelServer, ServedVersion, VersionRef
 
 PATIENCE = 10.0  # seconds after which a test that waits has failed
 LEASE = 0.03
@@ -55,11 +55,11 @@ class FakeDatabase:
         self.hangs_loading.clear()
         self.answers.set()
 
-    def find_active(self, name: str) -> VersionRef | None:
+    def find_version(self, name: str, number: int | None) -> VersionRef | Absence:
         """Answer as the database stood when it was asked."""
         self.questions.append(name)
         error = DatabaseUnavailable() if name in self.unaskable else self.error
-        found = self.active.get(name)
+        found = self.active.get(name) or Absence(ModelNotTrained, (name,))
         self._wait_where(self.hangs_asking)
         if error is not None:
             self.raised.append(error)
@@ -127,7 +127,7 @@ def make_server(
     database: FakeDatabase, *, lease: float = LEASE, deadline: float = PATIENCE, capacity: int = 8
 ) -> ModelServer:
     return ModelServer(
-        find_active=database.find_active,
+        find_version=database.find_version,
         load_version=database.load_version,
         lease=lease,
         deadline=deadline,
@@ -135,7 +135,7 @@ def make_server(
     )
 
 
-def describe(active: ActiveVersion) -> tuple[int, bool]:
+def describe(active: ServedVersion) -> tuple[int, bool]:
     return active.version.number, active.stale
 
 
@@ -148,13 +148,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def ask_at_once(
     pool: ThreadPoolExecutor, server: ModelServer, n_threads: int, name: str = "iris"
-) -> list[Future[ActiveVersion]]:
+) -> list[Future[ServedVersion]]:
     """Let some threads ask for the active version, all let go at the same moment."""
     barrier = threading.Barrier(n_threads)
 
-    def ask() -> ActiveVersion:
+    def ask() -> ServedVersion:
         barrier.wait(PATIENCE)
-        return server.get_active(name)
+        return server.get_version(name)
 
     return [pool.submit(ask) for _ in range(n_threads)]
 
@@ -170,7 +170,7 @@ def test_between_leases_nothing_is_asked(database: FakeDatabase, clock: Clock) -
     database.activate("iris", 1)
     server = make_server(database)
 
-    answers = {describe(server.get_active("iris")) for _ in range(100)}
+    answers = {describe(server.get_version("iris")) for _ in range(100)}
 
     assert answers == {(1, False)}
     assert database.questions == ["iris"]
@@ -180,13 +180,13 @@ def test_between_leases_nothing_is_asked(database: FakeDatabase, clock: Clock) -
 def test_a_lease_ends_after_its_time_and_not_before(database: FakeDatabase, clock: Clock) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
     database.activate("iris", 2)
 
     clock.now += LEASE * 0.999
-    before = server.get_active("iris")
+    before = server.get_version("iris")
     clock.now += LEASE * 0.001
-    after = server.get_active("iris")
+    after = server.get_version("iris")
 
     assert (describe(before), describe(after)) == ((1, False), (2, False))
     assert len(database.questions) == 2
@@ -197,23 +197,23 @@ def test_a_lease_counts_from_before_the_question_was_sent(
 ) -> None:
     database.activate("iris", 1)
 
-    def find_slowly(name: str) -> VersionRef | None:
-        found = database.find_active(name)
+    def find_slowly(name: str, number: int | None) -> VersionRef | Absence:
+        found = database.find_version(name, number)
         clock.now += LEASE * 0.6
         return found
 
     server = ModelServer(
-        find_active=find_slowly,
+        find_version=find_slowly,
         load_version=database.load_version,
         lease=LEASE,
         deadline=PATIENCE,
         capacity=8,
     )
-    server.get_active("iris")
+    server.get_version("iris")
     database.activate("iris", 2)
     clock.now += LEASE * 0.5
 
-    assert describe(server.get_active("iris")) == (2, False)
+    assert describe(server.get_version("iris")) == (2, False)
 
 
 def test_when_a_lease_ends_one_thread_asks_for_all(
@@ -221,7 +221,7 @@ def test_when_a_lease_ends_one_thread_asks_for_all(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
     database.activate("iris", 2)
     clock.end_leases()
     clock.readers.clear()
@@ -256,13 +256,13 @@ def test_models_do_not_wait_for_each_other(
     database.activate("iris", 1)
     database.activate("wine", 2)
     server = make_server(database)
-    server.get_active("wine")
+    server.get_version("wine")
     database.hang(database.hangs_asking)
 
-    slow = pool.submit(server.get_active, "iris")
+    slow = pool.submit(server.get_version, "iris")
     assert database.asked.wait(PATIENCE)
 
-    assert describe(server.get_active("wine")) == (2, False)
+    assert describe(server.get_version("wine")) == (2, False)
     database.answer()
     assert describe(slow.result(PATIENCE)) == (1, False)
 
@@ -276,14 +276,14 @@ def test_whoever_comes_after_the_leases_were_waited_out_gets_the_new_version(
 
     def read_on(server: ModelServer) -> None:
         while not done.is_set():
-            server.get_active("iris")
+            server.get_version("iris")
 
     readers = [pool.submit(read_on, server) for server in servers]
     answers = []
     for number in range(2, 12):
         database.activate("iris", number)
         servers[0].wait_out_leases()
-        answers.append([describe(server.get_active("iris")) for server in servers])
+        answers.append([describe(server.get_version("iris")) for server in servers])
     done.set()
 
     assert answers == [[(number, False)] * 3 for number in range(2, 12)]
@@ -314,7 +314,7 @@ def test_a_slow_answer_is_no_answer_for_those_who_came_after_it_was_asked_for(
     server = make_server(database)
     database.hang(database.hangs_asking)
 
-    early = pool.submit(server.get_active, "iris")
+    early = pool.submit(server.get_version, "iris")
     assert database.asked.wait(PATIENCE)
     clock.now += LEASE / 2
     database.activate("iris", 2)
@@ -335,7 +335,7 @@ def test_a_model_without_an_active_version_is_not_trained(
 
     for _ in range(100):
         with pytest.raises(ModelNotTrained, match="'iris'"):
-            server.get_active("iris")
+            server.get_version("iris")
 
     assert database.questions == ["iris"]
     assert database.loads == []
@@ -346,12 +346,12 @@ def test_a_model_that_gets_trained_serves_once_its_lease_has_ended(
 ) -> None:
     server = make_server(database)
     with pytest.raises(ModelNotTrained):
-        server.get_active("iris")
+        server.get_version("iris")
 
     database.activate("iris", 1)
     clock.end_leases()
 
-    assert describe(server.get_active("iris")) == (1, False)
+    assert describe(server.get_version("iris")) == (1, False)
 
 
 def test_a_model_whose_active_version_goes_away_is_not_trained(
@@ -359,13 +359,13 @@ def test_a_model_whose_active_version_goes_away_is_not_trained(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
 
     del database.active["iris"]
     clock.end_leases()
 
     with pytest.raises(ModelNotTrained):
-        server.get_active("iris")
+        server.get_version("iris")
 
 
 def test_a_database_that_fails_leaves_the_last_version_serving_as_stale(
@@ -373,12 +373,12 @@ def test_a_database_that_fails_leaves_the_last_version_serving_as_stale(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
 
     database.error = DatabaseUnavailable()
     clock.end_leases()
 
-    assert describe(server.get_active("iris")) == (1, True)
+    assert describe(server.get_version("iris")) == (1, True)
     assert server.describe_state() == "stale: iris"
 
 
@@ -387,17 +387,17 @@ def test_after_the_first_failure_no_request_waits_for_the_database(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
     database.error = DatabaseUnavailable()
     clock.end_leases()
-    server.get_active("iris")
+    server.get_version("iris")
 
     # The recovery thread now hangs in a question; requests must neither wait nor ask.
     database.hang(database.hangs_asking)
     assert database.asked.wait(PATIENCE)
     asked = len(database.questions)
     started = time.monotonic()
-    answers = {describe(server.get_active("iris")) for _ in range(100)}
+    answers = {describe(server.get_version("iris")) for _ in range(100)}
 
     assert time.monotonic() - started < PATIENCE / 2
     assert answers == {(1, True)}
@@ -409,14 +409,14 @@ def test_a_database_that_hangs_holds_the_others_up_no_longer_than_the_deadline(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database, deadline=0.05)
-    server.get_active("iris")
+    server.get_version("iris")
     clock.end_leases()
     database.hang(database.hangs_asking)
-    asking = pool.submit(server.get_active, "iris")
+    asking = pool.submit(server.get_version, "iris")
     assert database.asked.wait(PATIENCE)
 
     started = time.monotonic()
-    answer = server.get_active("iris")
+    answer = server.get_version("iris")
 
     assert 0.04 <= time.monotonic() - started < PATIENCE / 2
     assert describe(answer) == (1, True)
@@ -429,7 +429,7 @@ def test_threads_that_wait_for_a_question_that_fails_are_told_at_once(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
     clock.end_leases()
     clock.readers.clear()
     database.error = DatabaseUnavailable()
@@ -451,11 +451,11 @@ def test_a_server_recovers_by_itself_and_its_recovery_ends(
         database.activate(name, number)
     server = make_server(database)
     for name in database.active:
-        server.get_active(name)
+        server.get_version(name)
     database.error = DatabaseUnavailable()
     clock.end_leases()
     for name in database.active:
-        assert server.get_active(name).stale
+        assert server.get_version(name).stale
     assert server.describe_state() == "stale: corn, iris, wine"
     assert len(recovery_threads()) == 1
 
@@ -463,8 +463,8 @@ def test_a_server_recovers_by_itself_and_its_recovery_ends(
     database.error = None
     wait_until(lambda: server.describe_state() == "ok")
 
-    assert describe(server.get_active("iris")) == (7, False)
-    assert describe(server.get_active("wine")) == (2, False)
+    assert describe(server.get_version("iris")) == (7, False)
+    assert describe(server.get_version("wine")) == (2, False)
     for thread in recovery_threads():
         thread.join(PATIENCE)
     assert recovery_threads() == []
@@ -473,14 +473,14 @@ def test_a_server_recovers_by_itself_and_its_recovery_ends(
 def test_a_server_recovers_from_a_second_outage_too(database: FakeDatabase, clock: Clock) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
 
     for _ in range(2):
         database.error = DatabaseUnavailable()
         clock.end_leases()
-        assert server.get_active("iris").stale
+        assert server.get_version("iris").stale
         database.error = None
-        wait_until(lambda: not server.get_active("iris").stale)
+        wait_until(lambda: not server.get_version("iris").stale)
         for thread in recovery_threads():
             thread.join(PATIENCE)
 
@@ -494,11 +494,11 @@ def test_a_model_that_was_never_known_is_unavailable_while_the_database_is(
 
     for _ in range(3):
         with pytest.raises(DatabaseUnavailable):
-            server.get_active("iris")
+            server.get_version("iris")
     database.error = None
     wait_until(lambda: server.describe_state() == "ok")
 
-    assert describe(server.get_active("iris")) == (1, False)
+    assert describe(server.get_version("iris")) == (1, False)
 
 
 def test_a_model_that_was_never_known_is_unavailable_after_the_deadline(
@@ -507,11 +507,11 @@ def test_a_model_that_was_never_known_is_unavailable_after_the_deadline(
     database.activate("iris", 1)
     server = make_server(database, deadline=0.05)
     database.hang(database.hangs_asking)
-    asking = pool.submit(server.get_active, "iris")
+    asking = pool.submit(server.get_version, "iris")
     assert database.asked.wait(PATIENCE)
 
     with pytest.raises(DatabaseUnavailable):
-        server.get_active("iris")
+        server.get_version("iris")
 
     database.answer()
     assert describe(asking.result(PATIENCE)) == (1, False)
@@ -522,13 +522,13 @@ def test_a_model_that_was_not_trained_stays_so_during_an_outage(
 ) -> None:
     server = make_server(database)
     with pytest.raises(ModelNotTrained):
-        server.get_active("iris")
+        server.get_version("iris")
 
     database.error = DatabaseUnavailable()
     clock.end_leases()
 
     with pytest.raises(ModelNotTrained):
-        server.get_active("iris")
+        server.get_version("iris")
 
 
 def test_an_error_that_nobody_foresaw_does_not_end_the_asking_for_ever(
@@ -538,14 +538,14 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_asking_for_ever(
     database.error = RuntimeError("relation does not exist")
     server = make_server(database)
     with pytest.raises(RuntimeError):
-        server.get_active("iris")
+        server.get_version("iris")
 
     database.error = None
     answer = None
     ends = time.monotonic() + 1
     while answer is None and time.monotonic() < ends:
         try:
-            answer = server.get_active("iris")
+            answer = server.get_version("iris")
         except DatabaseUnavailable:
             time.sleep(0.01)
 
@@ -558,20 +558,20 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_recovery(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
     database.error = DatabaseUnavailable()
     clock.end_leases()
-    server.get_active("iris")
+    server.get_version("iris")
     unforeseen = RuntimeError("relation does not exist")
     database.error = unforeseen
     wait_until(lambda: unforeseen in database.raised)
 
     database.error = None
     ends = time.monotonic() + 1
-    while server.get_active("iris").stale and time.monotonic() < ends:
+    while server.get_version("iris").stale and time.monotonic() < ends:
         time.sleep(0.01)
 
-    assert describe(server.get_active("iris")) == (1, False)
+    assert describe(server.get_version("iris")) == (1, False)
 
 
 def test_a_model_that_cannot_be_asked_for_does_not_hold_up_the_recovery_of_the_others(
@@ -581,20 +581,20 @@ def test_a_model_that_cannot_be_asked_for_does_not_hold_up_the_recovery_of_the_o
     database.activate("wine", 2)
     server = make_server(database)
     for name in ("iris", "wine"):
-        server.get_active(name)
+        server.get_version(name)
     database.error = DatabaseUnavailable()
     clock.end_leases()
     for name in ("iris", "wine"):
-        assert server.get_active(name).stale
+        assert server.get_version(name).stale
 
     database.unaskable = {"iris"}
     database.error = None
     ends = time.monotonic() + 1
-    while server.get_active("wine").stale and time.monotonic() < ends:
+    while server.get_version("wine").stale and time.monotonic() < ends:
         time.sleep(0.01)
 
-    assert describe(server.get_active("iris")) == (1, True)
-    assert describe(server.get_active("wine")) == (2, False)
+    assert describe(server.get_version("iris")) == (1, True)
+    assert describe(server.get_version("wine")) == (2, False)
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_one_before_serving(
@@ -602,16 +602,16 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before_serving(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
 
     database.unusable = {2}
     database.activate("iris", 2)
     clock.end_leases()
-    kept = server.get_active("iris")
+    kept = server.get_version("iris")
     database.unusable = set()
 
     assert describe(kept) == (1, True)
-    assert describe(server.get_active("iris")) == (2, False)
+    assert describe(server.get_version("iris")) == (2, False)
 
 
 def test_a_first_version_that_cannot_be_loaded_says_so(
@@ -622,10 +622,10 @@ def test_a_first_version_that_cannot_be_loaded_says_so(
     server = make_server(database)
 
     with pytest.raises(ArtifactUnusable):
-        server.get_active("iris")
+        server.get_version("iris")
     database.unusable = set()
 
-    assert describe(server.get_active("iris")) == (1, False)
+    assert describe(server.get_version("iris")) == (1, False)
 
 
 def test_a_version_is_loaded_once_for_many_threads(
@@ -667,13 +667,13 @@ def test_loading_one_version_does_not_hold_up_another(
     database.activate("iris", 1)
     database.activate("wine", 2)
     server = make_server(database)
-    server.get_active("wine")
+    server.get_version("wine")
     database.hang(database.hangs_loading)
 
-    slow = pool.submit(server.get_active, "iris")
+    slow = pool.submit(server.get_version, "iris")
     wait_until(lambda: 1 in database.loads)
 
-    assert describe(server.get_active("wine")) == (2, False)
+    assert describe(server.get_version("wine")) == (2, False)
     database.answer()
     assert describe(slow.result(PATIENCE)) == (1, False)
 
@@ -686,7 +686,7 @@ def test_the_version_that_was_least_used_is_dropped_first(
     for number in (1, 2, 1, 3, 1, 2):
         database.activate("iris", number)
         clock.end_leases()
-        assert describe(server.get_active("iris")) == (number, False)
+        assert describe(server.get_version("iris")) == (number, False)
 
     assert database.loads == [1, 2, 3, 2]
 
@@ -699,7 +699,7 @@ def test_no_more_versions_stay_loaded_than_the_capacity(
 
     for number in range(1, 11):
         database.activate(f"model {number}", number)
-        loaded.append(weakref.ref(server.get_active(f"model {number}").version))
+        loaded.append(weakref.ref(server.get_version(f"model {number}").version))
     gc.collect()
 
     assert len([version for version in loaded if version() is not None]) <= 2
@@ -710,31 +710,31 @@ def test_names_that_nobody_trained_are_forgotten_but_served_models_are_not(
 ) -> None:
     database.activate("iris", 1)
     server = make_server(database)
-    server.get_active("iris")
+    server.get_version("iris")
 
-    made_up = [f"made-up {number}" for number in range(serving.MOST_NAMES + 10)]
+    made_up = [f"made-up {number}" for number in range(serving.MOST_KEYS + 10)]
     for name in made_up:
         with pytest.raises(ModelNotTrained):
-            server.get_active(name)
+            server.get_version(name)
     database.questions.clear()
-    server.get_active("iris")
+    server.get_version("iris")
     for name in (made_up[0], made_up[-1]):
         with pytest.raises(ModelNotTrained):
-            server.get_active(name)
+            server.get_version(name)
 
     assert database.questions == [made_up[0]]
 
 
 def test_served_models_are_bounded_too(database: FakeDatabase, clock: Clock) -> None:
-    names = [f"model {number}" for number in range(serving.MOST_NAMES + 10)]
+    names = [f"model {number}" for number in range(serving.MOST_KEYS + 10)]
     server = make_server(database)
     for number, name in enumerate(names, start=1):
         database.activate(name, number)
-        server.get_active(name)
+        server.get_version(name)
     database.questions.clear()
 
     for name in (names[-1], names[0]):
-        server.get_active(name)
+        server.get_version(name)
 
     assert database.questions == [names[0]]
 

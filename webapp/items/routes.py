@@ -13,7 +13,7 @@ from webapp.extensions import db
 from webapp.items import service
 from webapp.items.models import Item
 from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
-from webapp.paging import HEADERS, page_headers
+from webapp.paging import HEADERS, answer_page
 
 blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")
 
@@ -79,8 +79,7 @@ class Items(MethodView):
 
         A bare array; `X-Pagination` and `Link` say where the page stands.
         """
-        page = service.list_items(db.session(), **query)
-        return page.objects, page_headers(page)
+        return answer_page(service.list_items(db.session(), **query))
 
     @blp.arguments(NewItem, example={"name": "Test Item", "description": "Just testing"})
     @blp.response(201, ItemSchema, headers={"Location": LOCATION, "ETag": ETAG})

@@ -23,6 +23,12 @@ class Model(Base):
     last_version: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
+    active: Mapped[Activation | None] = relationship(
+        primaryjoin="and_(Activation.model_id == Model.id, Activation.ended_at.is_(None))",
+        viewonly=True,
+        lazy="selectin",
+    )
+
 
 class Artifact(Base):
     """The bytes of a fitted estimator, apart from the metadata so that listings stay light."""
@@ -47,21 +53,33 @@ class ModelVersion(Base):
     id: Mapped[BigIntPrimaryKey]
     model_id: Mapped[int] = mapped_column(BigInt, sa.ForeignKey("model.id"))
     number: Mapped[int]
+    origin: Mapped[str] = mapped_column(sa.String(16))
+    task: Mapped[str] = mapped_column(sa.String(16))
     estimator: Mapped[str] = mapped_column(sa.String(64))
     model_type: Mapped[str] = mapped_column(sa.String(128))
     params: Mapped[dict[str, Any]]
+    scale: Mapped[bool]
     feature_names: Mapped[list[str]]
+    classes: Mapped[list[Any] | None]
     metrics: Mapped[dict[str, Any]]
-    evaluated_on: Mapped[str] = mapped_column(sa.String(16))
-    n_train: Mapped[int] = mapped_column(BigInt)
-    n_test: Mapped[int] = mapped_column(BigInt)
-    test_size: Mapped[float]
-    random_state: Mapped[int] = mapped_column(BigInt)
-    refit: Mapped[bool]
-    fit_seconds: Mapped[float]
+    coefficients: Mapped[dict[str, Any] | None]
     libraries: Mapped[dict[str, Any]]
     artifact_digest: Mapped[str] = mapped_column(sa.ForeignKey("artifact.digest"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    created_by: Mapped[str | None] = mapped_column(sa.String(128))
+
+    # How it was trained: unknown (NULL) of a version that was fitted elsewhere.
+    evaluated_on: Mapped[str | None] = mapped_column(sa.String(16))
+    n_train: Mapped[int | None] = mapped_column(BigInt)
+    n_test: Mapped[int | None] = mapped_column(BigInt)
+    test_size: Mapped[float | None]
+    random_state: Mapped[int | None] = mapped_column(BigInt)
+    refit: Mapped[bool | None]
+    fit_seconds: Mapped[float | None]
+    converged: Mapped[bool | None]
+    data_digest: Mapped[str | None] = mapped_column(sa.String(64))
+    profile: Mapped[dict[str, Any] | None]
+    interval_basis: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
 
@@ -72,6 +90,8 @@ class Activation(Base):
     The database itself holds the rules: a partial unique index allows one active version per
     model, and a check forbids deleting it, since a deleted version leaves ``version_id`` NULL
     (its number stays, for the history).
+
+    ``reason`` is ``train``, ``upload``, ``activate`` or ``rollback``.
     """
 
     __tablename__ = "activation"
@@ -96,5 +116,11 @@ class Activation(Base):
         BigInt, sa.ForeignKey("model_version.id", ondelete="SET NULL"), index=True
     )
     version_number: Mapped[int]
+    reason: Mapped[str] = mapped_column(sa.String(16))
     activated_at: Mapped[datetime] = mapped_column(default=utc_now)
+    activated_by: Mapped[str | None] = mapped_column(sa.String(128))
     ended_at: Mapped[datetime | None]
+    previous_number: Mapped[int | None]
+    # What a rollback returns to. A rollback takes over the predecessor of the activation that
+    # it returns to: rolling back again goes further back, not forth.
+    predecessor_id: Mapped[int | None] = mapped_column(BigInt, sa.ForeignKey("activation.id"))

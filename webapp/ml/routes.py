@@ -1,51 +1,53 @@
-"""The HTTP face of machine learning."""
+"""The HTTP face of machine learning.
+
+What acts on a model stands under its name, and once more, shorter, for the model `default`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from flask import url_for
+from flask import Response, current_app, url_for
 from flask.views import MethodView
 
-from webapp.api import Blueprint
 from webapp.extensions import db, model_server
 from webapp.ml import schemas, service
-from webapp.ml.core.datasets import make_dataset
+from webapp.ml.answers import ARROW, CSV, STALE_HEADER, answer_batch, answer_one
+from webapp.ml.bodies import RowsBlueprint
+from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.core.training import TrainingSpec
-from webapp.ml.models import ModelVersion
-from webapp.ml.service import DEFAULT_MODEL, Predictions
-
-blp = Blueprint("ml", __name__, url_prefix="/ml", description="Train, serve, predict.")
+from webapp.ml.models import Activation, Model, ModelVersion
+from webapp.ml.service import DEFAULT_MODEL
+from webapp.paging import HEADERS, PageQuery, answer_page
 
 Answer: TypeAlias = dict[str, Any]
 Headers: TypeAlias = dict[str, str]
 
-STALE = {
-    "X-Model-Stale": {
-        "description": "`true` when the database could not be asked which version is active, and "
-        "the last known one answered.",
-        "schema": {"type": "string"},
-    }
-}
+blp = RowsBlueprint("ml", __name__, url_prefix="/ml", description="Train, serve, predict.")
+
 LOCATION = {
     "Location": {
         "description": "URL of the new version.",
         "schema": {"type": "string", "format": "uri-reference"},
     }
 }
+TRAINING_EXAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
+BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
+BINARY = {"type": "string", "format": "binary"}
+DEFAULTS = {"name": DEFAULT_MODEL}
 
 
-def describe_version(predictions: Predictions) -> Answer:
-    """Return the part of an answer that names the version that predicted."""
-    version = predictions.version
-    return {"name": version.model, "version": version.number}
+def version_url(version: ModelVersion) -> str:
+    """Return the URL of a version."""
+    return url_for("ml.Version", name=version.model.name, number=version.number)
 
 
-def stale_header(predictions: Predictions) -> Headers:
-    """Return the header that marks an answer of a version that may no longer be active."""
-    return {"X-Model-Stale": "true"} if predictions.stale else {}
+def announce(version: ModelVersion, message: str) -> tuple[Answer, Headers]:
+    """Return the answer that tells of a new version."""
+    answer = {"message": message, "metrics": version.metrics, "model": version}
+    return answer, {"Location": version_url(version)}
 
 
 @blp.route("/sample-data")
@@ -65,73 +67,96 @@ class SampleData(MethodView):
         return {"X": dataset.X, "y": dataset.y, "description": DESCRIPTION}
 
 
-@blp.route("/train")
-class Train(MethodView):
-    """Training of the default model."""
+@blp.route("/estimators")
+class Estimators(MethodView):
+    """The catalogue."""
 
     init_every_request = False
 
-    @blp.arguments(schemas.TrainingRequest, example={"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]})
-    @blp.response(201, schemas.TrainingResponse, headers=LOCATION)
-    @blp.problems(503)
-    def post(self, request: dict[str, Any]) -> tuple[Answer, Headers]:
-        """Train the default model.
+    @blp.response(200, schemas.EstimatorSchema(many=True))
+    def get(self) -> Sequence[Answer]:
+        """List the estimators that can be trained, and their parameters."""
+        return [describe_estimator(row) for row in CATALOGUE.values()]
 
-        Every training is a new version. Once the answer is there, every worker on every host
-        predicts with it. With fewer than 10 rows, or a hold-out of one, the metrics speak of
-        the training rows, and `evaluated_on` says so.
+
+@blp.route("/train", endpoint="TrainDefault", defaults=DEFAULTS)
+@blp.route("/models/<name:name>/train")
+class Train(MethodView):
+    """Training of a model."""
+
+    init_every_request = False
+
+    @blp.arguments(schemas.TrainingRequest, location="rows", example=TRAINING_EXAMPLE)
+    @blp.response(201, schemas.TrainingResponse, headers=LOCATION)
+    @blp.problems(422, 503)
+    def post(self, request: dict[str, Any], name: str) -> tuple[Answer, Headers]:
+        """Train a model.
+
+        Every training is a new version; the first one creates the model. Once the answer is
+        there, every worker on every host predicts with it. With fewer than 10 rows, or a hold-out
+        of one, the metrics speak of the training rows, and `evaluated_on` says so.
+
+        Instead of JSON, the body may be a table with a header (CSV, Parquet or an Arrow stream),
+        or a form with such a `file`. The other fields are then query parameters, and `target`
+        names the column to predict.
         """
-        activate = request.pop("activate")
-        dataset = make_dataset(request.pop("X"), request.pop("y"), request.pop("feature_names"))
         version = service.train_model(
             db.session(),
             model_server,
-            name=DEFAULT_MODEL,
-            dataset=dataset,
+            name=name,
+            dataset=request.pop("dataset"),
+            activate=request.pop("activate"),
             spec=TrainingSpec(**request),
-            activate=activate,
+            longest_fit=current_app.config["MAX_FIT_SECONDS"],
         )
-        answer = {
-            "message": "Model trained successfully",
-            "metrics": version.metrics,
-            "model": version,
-        }
-        return answer, {"Location": version_url(version)}
+        return announce(version, "Model trained successfully")
 
 
-@blp.route("/predict")
+@blp.route("/predict", endpoint="PredictDefault", defaults=DEFAULTS)
+@blp.route("/models/<name:name>/predict")
+@blp.route("/models/<name:name>/versions/<id:number>/predict", endpoint="PredictVersion")
 class Predict(MethodView):
-    """Predictions of the default model, one by one."""
+    """Predictions one by one."""
 
     init_every_request = False
 
     @blp.arguments(schemas.PredictionRequest, example={"features": [1.0, 2.0, 3.0]})
-    @blp.response(200, schemas.PredictionResponse, headers=STALE)
-    @blp.problems(409, 503)
-    def post(self, request: dict[str, Any]) -> tuple[Answer, Headers]:
-        """Predict for one row with the default model."""
-        predictions = service.predict_one(model_server, name=DEFAULT_MODEL, **request)
-        answer = {
-            "prediction": float(predictions.values[0]),
-            "model": describe_version(predictions),
-        }
-        return answer, stale_header(predictions)
+    @blp.response(200, schemas.PredictionResponse, headers=STALE_HEADER)
+    @blp.problems(404, 409, 503)
+    def post(
+        self, request: dict[str, Any], name: str, number: int | None = None
+    ) -> tuple[Answer, Headers]:
+        """Predict for one row.
+
+        A feature outside the range that it had in training is answered, and named in
+        `extrapolated`.
+        """
+        predictions = service.predict_one(model_server, name=name, number=number, **request)
+        return answer_one(predictions)
 
 
-@blp.route("/predict/batch")
+@blp.route("/predict/batch", endpoint="PredictBatchDefault", defaults=DEFAULTS)
+@blp.route("/models/<name:name>/predict/batch")
+@blp.route("/models/<name:name>/versions/<id:number>/predict/batch", endpoint="BatchVersion")
 class PredictBatch(MethodView):
-    """Predictions of the default model, many at once."""
+    """Predictions many at once."""
 
     init_every_request = False
 
-    @blp.arguments(schemas.BatchRequest, example={"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]})
-    @blp.response(200, schemas.BatchResponse, headers=STALE)
-    @blp.problems(409, 503)
-    def post(self, request: dict[str, Any]) -> tuple[Answer, Headers]:
-        """Predict for many rows with the default model."""
-        predictions = service.predict_batch(model_server, name=DEFAULT_MODEL, **request)
-        answer = {"predictions": predictions.values, "model": describe_version(predictions)}
-        return answer, stale_header(predictions)
+    @blp.arguments(schemas.BatchRequest, location="rows", example=BATCH_EXAMPLE)
+    @blp.response(200, schemas.BatchResponse, headers=STALE_HEADER)
+    @blp.alt_response(200, schema=BINARY, content_type=CSV, success=True)
+    @blp.alt_response(200, schema=BINARY, content_type=ARROW, success=True)
+    @blp.problems(404, 406, 409, 422, 503)
+    def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Any:
+        """Predict for many rows.
+
+        Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
+        are the features, in any order. `Accept` chooses between JSON, CSV and Arrow; a table
+        names the version in `X-Model`.
+        """
+        predictions = service.predict_batch(model_server, name=name, number=number, **request)
+        return answer_batch(predictions)
 
 
 @blp.route("/model-info")
@@ -155,8 +180,64 @@ class ModelInfo(MethodView):
         }
 
 
+@blp.route("/models")
+class Models(MethodView):
+    """All models."""
+
+    init_every_request = False
+
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, schemas.ModelSchema(many=True), headers=HEADERS)
+    @blp.problems(503)
+    def get(self, query: Mapping[str, Any]) -> tuple[Sequence[Model], Headers]:
+        """List models, by name."""
+        return answer_page(service.list_models(db.session(), **query))
+
+
+@blp.route("/models/<name:name>")
+class ModelByName(MethodView):
+    """One model."""
+
+    init_every_request = False
+
+    @blp.response(200, schemas.ModelSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str) -> Model:
+        """Describe a model."""
+        return service.get_model(db.session(), name)
+
+
+@blp.route("/models/<name:name>/versions")
+class Versions(MethodView):
+    """The versions of a model."""
+
+    init_every_request = False
+
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, schemas.VersionSchema(many=True), headers=HEADERS)
+    @blp.problems(404, 503)
+    def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[ModelVersion], Headers]:
+        """List the versions of a model, the newest first."""
+        return answer_page(service.list_versions(db.session(), name=name, **query))
+
+    @blp.arguments(schemas.UploadRequest, location="form")
+    @blp.response(201, schemas.TrainingResponse, headers=LOCATION)
+    @blp.problems(422, 503)
+    def post(self, request: dict[str, Any], name: str) -> tuple[Answer, Headers]:
+        """Upload a model that was fitted elsewhere.
+
+        The file is what `skops.io.dump` wrote of a fitted estimator of the catalogue, alone or in
+        a pipeline behind a StandardScaler. It predicts exactly what it predicted there.
+        """
+        data = request.pop("artifact").stream.read()
+        version = service.register_version(
+            db.session(), model_server, name=name, data=data, **request
+        )
+        return announce(version, "Model registered successfully")
+
+
 @blp.route("/models/<name:name>/versions/<id:number>")
-class VersionByNumber(MethodView):
+class Version(MethodView):
     """One version of a model."""
 
     init_every_request = False
@@ -164,10 +245,79 @@ class VersionByNumber(MethodView):
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 503)
     def get(self, name: str, number: int) -> ModelVersion:
-        """Describe a version of a model."""
+        """Describe a version."""
         return service.get_version(db.session(), name, number)
 
+    @blp.response(204)
+    @blp.problems(404, 409, 503)
+    def delete(self, name: str, number: int) -> None:
+        """Delete a version, unless it is active. Its number is not given again."""
+        service.delete_version(db.session(), model_server, name=name, number=number)
 
-def version_url(version: ModelVersion) -> str:
-    """Return the URL of a version."""
-    return url_for("ml.VersionByNumber", name=version.model.name, number=version.number)
+
+@blp.route("/models/<name:name>/versions/<id:number>/artifact")
+class VersionArtifact(MethodView):
+    """The file of a version."""
+
+    init_every_request = False
+
+    @blp.response(200, BINARY, content_type="application/octet-stream")
+    @blp.problems(404, 503)
+    def get(self, name: str, number: int) -> Response:
+        """Download a version as a skops file; `ETag` is its SHA-256."""
+        artifact = service.get_artifact(db.session(), name, number)
+        response = Response(artifact.data, content_type="application/octet-stream")
+        response.set_etag(artifact.digest)
+        filename = f"{name}-{number}.skops"
+        response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+        return response
+
+
+@blp.route("/models/<name:name>/active")
+class Active(MethodView):
+    """Which version of a model serves."""
+
+    init_every_request = False
+
+    @blp.arguments(schemas.ActivationRequest, example={"version": 1})
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 409, 503)
+    def put(self, request: Mapping[str, int], name: str) -> ModelVersion:
+        """Activate a version.
+
+        Once the answer is there, every worker on every host serves it. A version that cannot be
+        loaded is refused with 409, and the one before keeps serving.
+        """
+        return service.activate_version(
+            db.session(), model_server, name=name, number=request["version"]
+        )
+
+
+@blp.route("/models/<name:name>/rollback")
+class Rollback(MethodView):
+    """The way back."""
+
+    init_every_request = False
+
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 409, 503)
+    def post(self, name: str) -> ModelVersion:
+        """Activate what was active before.
+
+        Again: what was active before that. 409 when there is nothing to go back to.
+        """
+        return service.roll_back(db.session(), model_server, name=name)
+
+
+@blp.route("/models/<name:name>/activations")
+class Activations(MethodView):
+    """What was active when."""
+
+    init_every_request = False
+
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, schemas.ActivationSchema(many=True), headers=HEADERS)
+    @blp.problems(404, 503)
+    def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[Activation], Headers]:
+        """List a model's activations, the latest first."""
+        return answer_page(service.list_activations(db.session(), name=name, **query))

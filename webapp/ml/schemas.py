@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, ClassVar
 
 import marshmallow as ma
 from marshmallow import fields, validate
+from werkzeug.datastructures import FileStorage
 
-from webapp.errors import InvalidInput
+from webapp.errors import InvalidInput, faults_in
 from webapp.fields import (
     JSONBoolean,
     JSONFloat,
@@ -17,8 +18,10 @@ from webapp.fields import (
     QueryInteger,
     StrictSchema,
 )
-from webapp.ml.core import datasets
-from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
+from webapp.ml.core import datasets, tables
+from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
+from webapp.ml.core.tables import Format, Limits
+from webapp.ml.core.training import MOST_FOLDS
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
@@ -42,6 +45,23 @@ class _Converted(fields.Field[Any]):
             return self._convert(value)
         except InvalidInput as error:
             raise ma.ValidationError(error.faults) from None  # type: ignore[arg-type] # as nested
+
+
+class FilePart(fields.Field[FileStorage]):
+    """A file part of a form."""
+
+
+class RowsSchema(StrictSchema):
+    """A JSON body of rows; ``tabular`` is the schema of the options that go with a table."""
+
+    tabular: ClassVar[type[StrictSchema]]
+
+    @staticmethod
+    def read_table(
+        stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the options with the rows of a table."""
+        raise NotImplementedError
 
 
 def _read_features(value: Any) -> Any:
@@ -90,19 +110,9 @@ class SampleDataSchema(StrictSchema):
     )
 
 
-class TrainingRequest(StrictSchema):
-    """Rows to learn from, and how."""
+class TrainingOptions(StrictSchema):
+    """How to train."""
 
-    X = _Converted(
-        datasets.matrix_from_rows,
-        required=True,
-        metadata={**ROWS, "description": "One row of numbers per observation."},
-    )
-    y = _Converted(
-        datasets.vector_from_values,
-        required=True,
-        metadata={**NUMBERS, "description": "What to predict: one number per row of X."},
-    )
     estimator = fields.String(
         load_default=DEFAULT_ESTIMATOR,
         validate=validate.OneOf(list(CATALOGUE)),
@@ -114,12 +124,12 @@ class TrainingRequest(StrictSchema):
         metadata={
             "description": "Parameters of the estimator; those not given have their defaults.",
             "example": {"fit_intercept": True},
+            **params_schema(),
         },
     )
-    feature_names = fields.List(
-        fields.String(),
-        load_default=None,
-        metadata={"description": "Names of the columns of X; x1, x2, … where not given."},
+    scale = JSONBoolean(
+        load_default=False,
+        metadata={"description": "Whether to standardise the features first."},
     )
     test_size = JSONFloat(
         bounds=validate.Range(0, 1, max_inclusive=False),
@@ -130,16 +140,85 @@ class TrainingRequest(StrictSchema):
         minimum=0,
         maximum=LARGEST_SEED,
         load_default=42,
-        metadata={"description": "Seed of the split into training rows and hold-out."},
+        metadata={"description": "Seed of the split, and of what the estimator draws."},
     )
     refit = JSONBoolean(
         load_default=False,
         metadata={"description": "Serve a model fitted on all rows, once the hold-out judged it."},
     )
+    cv = fields.Integer(
+        strict=True,
+        load_default=0,
+        validate=validate.And(
+            validate.NoneOf([1], error="Must be 0, or at least 2 folds."),
+            validate.Range(0, MOST_FOLDS),
+        ),
+        metadata={"description": "Folds of a cross-validation beside the hold-out; 0 for none."},
+    )
     activate = JSONBoolean(
         load_default=True,
         metadata={"description": "Whether the new version serves predictions from now on."},
     )
+
+
+class TableTrainingOptions(TrainingOptions):
+    """How to train on a table."""
+
+    target = fields.String(
+        required=True, metadata={"description": "The column to predict; the others are features."}
+    )
+
+
+class TrainingRequest(RowsSchema, TrainingOptions):
+    """Rows to learn from, and how."""
+
+    tabular = TableTrainingOptions
+
+    X = _Converted(
+        datasets.matrix_from_rows,
+        required=True,
+        metadata={**ROWS, "description": "One row of numbers per observation."},
+    )
+    y = fields.Raw(
+        required=True,
+        metadata={
+            "type": "array",
+            "items": {"type": ["number", "string"]},
+            "minItems": 1,
+            "description": "What to predict, one per row of X: numbers for a regression, strings "
+            "or whole numbers for a classification.",
+        },
+    )
+    feature_names = fields.List(
+        fields.String(),
+        load_default=None,
+        metadata={"description": "Names of the columns of X; x1, x2, … where not given."},
+    )
+
+    @ma.post_load
+    def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Join X and y to a dataset; what y may hold depends on the estimator's task."""
+        regression = CATALOGUE[data["estimator"]].task == "regression"
+        convert = datasets.vector_from_values if regression else datasets.labels_from_values
+        with faults_in("y"):
+            y = convert(data.pop("y"))
+        names = data.pop("feature_names")
+        dataset = datasets.make_dataset(data.pop("X"), y, names)
+        return {**data, "dataset": dataset}
+
+    @staticmethod
+    def read_table(
+        stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the options with the dataset of a table."""
+        dataset = tables.read_dataset(
+            stream,
+            format=format_,
+            target=options.pop("target"),
+            task=CATALOGUE[options["estimator"]].task,
+            limits=limits,
+        )
+        return {**options, "dataset": dataset}
 
 
 class VersionRefSchema(StrictSchema):
@@ -150,34 +229,79 @@ class VersionRefSchema(StrictSchema):
 
 
 class VersionSchema(StrictSchema):
-    """A version of a model: how it was made, and how good it is. It never changes."""
+    """A version of a model: how it was made, and how good it is. It never changes.
+
+    What is not known of a model that was fitted elsewhere is null.
+    """
 
     name = fields.String(required=True, attribute="model.name", metadata={"example": "default"})
     version = fields.Integer(required=True, attribute="number", metadata={"example": 1})
+    origin = fields.String(
+        required=True,
+        validate=validate.OneOf(["trained", "uploaded"]),
+        metadata={"description": "Whether it was fitted here or elsewhere."},
+    )
+    task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
     estimator = fields.String(required=True, metadata={"example": DEFAULT_ESTIMATOR})
     model_type = fields.String(required=True, metadata={"example": "LinearRegression"})
     params = fields.Dict(required=True, metadata={"example": {"fit_intercept": True}})
+    scale = fields.Boolean(
+        required=True, metadata={"description": "Whether features are standardised first."}
+    )
     feature_names = fields.List(fields.String(), required=True)
+    classes = fields.List(
+        fields.Raw(),
+        required=True,
+        allow_none=True,
+        metadata={"description": "The labels of a classification; null for a regression."},
+    )
     metrics = fields.Dict(
         required=True,
         metadata={
             "description": "A metric that is undefined for these rows is null.",
-            "example": {"mse": 0.0048, "rmse": 0.0696, "mae": 0.0578, "r2_score": 0.9996},
+            "example": {"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
+        },
+    )
+    coefficients = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Intercept and coefficient by feature name of a linear model, in units "
+            "of the features as they came; of a classification by class.",
+            "example": {"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
         },
     )
     evaluated_on = fields.String(
         required=True,
+        allow_none=True,
         validate=validate.OneOf(["hold-out", "training"]),
         metadata={"description": "Which rows the metrics speak of."},
     )
     n_train = fields.Integer(
-        required=True, metadata={"description": "Rows fitted for the metrics."}
+        required=True, allow_none=True, metadata={"description": "Rows fitted for the metrics."}
     )
-    n_test = fields.Integer(required=True, metadata={"description": "Rows held out."})
-    test_size = fields.Float(required=True)
-    random_state = fields.Integer(required=True)
-    refit = fields.Boolean(required=True)
-    fit_seconds = fields.Float(required=True)
+    n_test = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "Rows held out."}
+    )
+    test_size = fields.Float(required=True, allow_none=True)
+    random_state = fields.Integer(required=True, allow_none=True)
+    refit = fields.Boolean(required=True, allow_none=True)
+    converged = fields.Boolean(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Whether an iterative fit came to its end; null for others."},
+    )
+    fit_seconds = fields.Float(required=True, allow_none=True)
+    profile = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Mean, spread, minimum and maximum of each feature as fitted."},
+    )
+    data_digest = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "SHA-256 of names and rows: the same whatever they came in."},
+    )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
     digest = fields.String(
         required=True,
@@ -185,6 +309,7 @@ class VersionSchema(StrictSchema):
         metadata={"description": "SHA-256 of the artifact."},
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
+    created_by = fields.String(required=True, allow_none=True)
 
 
 class TrainingResponse(StrictSchema):
@@ -195,7 +320,32 @@ class TrainingResponse(StrictSchema):
     model = fields.Nested(VersionSchema, required=True)
 
 
-class PredictionRequest(StrictSchema):
+class PredictionOptions(StrictSchema):
+    """What to say beside the predictions."""
+
+    intervals = JSONBoolean(
+        load_default=False,
+        metadata={
+            "description": "Add confidence and prediction intervals; for a model fitted by "
+            "ordinary least squares."
+        },
+    )
+    level = JSONFloat(
+        bounds=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
+        load_default=0.95,
+        metadata={"description": "Level of the intervals."},
+    )
+
+
+BOUNDS = {"type": "object", "properties": {"lower": {}, "upper": {}}}
+INTERVALS = {
+    "type": "object",
+    "properties": {"level": {"type": "number"}, "confidence": BOUNDS, "prediction": BOUNDS},
+    "description": "Where the mean of y lies (confidence), and where a single y (prediction).",
+}
+
+
+class PredictionRequest(PredictionOptions):
     """One row to predict for."""
 
     features = _Converted(
@@ -211,12 +361,35 @@ class PredictionRequest(StrictSchema):
 class PredictionResponse(StrictSchema):
     """A prediction, and which version made it."""
 
-    prediction = fields.Raw(required=True, metadata={"type": "number", "example": 4.9608})
+    prediction = fields.Raw(
+        required=True,
+        metadata={
+            "type": ["number", "string"],
+            "description": "A number, or the label of a class.",
+            "example": 4.9608,
+        },
+    )
     model = fields.Nested(VersionRefSchema, required=True)
+    probabilities = fields.Raw(
+        metadata={
+            "type": "object",
+            "description": "Of a classification: the probability of each class.",
+        }
+    )
+    intervals = fields.Raw(metadata=INTERVALS)
+    extrapolated = fields.List(
+        fields.String(),
+        metadata={
+            "description": "Features outside the range that they had in training; absent where "
+            "there are none."
+        },
+    )
 
 
-class BatchRequest(StrictSchema):
+class BatchRequest(RowsSchema, PredictionOptions):
     """Rows to predict for."""
+
+    tabular = PredictionOptions
 
     instances = _Converted(
         _read_instances,
@@ -227,12 +400,43 @@ class BatchRequest(StrictSchema):
         },
     )
 
+    @staticmethod
+    def read_table(
+        stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the options with a function that reads the features, once they are known."""
+
+        def read(names: Sequence[str]) -> datasets.Matrix:
+            try:
+                return tables.read_features(stream, format=format_, names=names, limits=limits)
+            except InvalidInput as error:
+                raise InvalidInput(error.faults, source=format_.name) from None
+
+        return {**options, "instances": read}
+
 
 class BatchResponse(StrictSchema):
     """A prediction per row, and which version made them."""
 
-    predictions = fields.Raw(required=True, metadata=NUMBERS)
+    predictions = fields.Raw(
+        required=True,
+        metadata={"type": "array", "items": {"type": ["number", "string"]}, "minItems": 1},
+    )
     model = fields.Nested(VersionRefSchema, required=True)
+    probabilities = fields.Raw(
+        metadata={
+            "type": "object",
+            "description": "Of a classification: an array per class, a probability per row.",
+        }
+    )
+    intervals = fields.Raw(metadata=INTERVALS)
+    extrapolated = fields.Raw(
+        metadata={
+            "type": "object",
+            "description": "Features outside the range that they had in training, by the number "
+            "of the row; absent where there are none.",
+        }
+    )
 
 
 class ModelInfoSchema(StrictSchema):
@@ -245,4 +449,89 @@ class ModelInfoSchema(StrictSchema):
     metrics = fields.Dict(required=True)
     model = fields.Nested(
         VersionSchema, metadata={"description": "The active version; absent while untrained."}
+    )
+
+
+class ModelSchema(StrictSchema):
+    """A model and the version of it that serves."""
+
+    name = fields.String(required=True, metadata={"example": "default"})
+    active_version = fields.Integer(
+        required=True,
+        allow_none=True,
+        attribute="active.version_number",
+        dump_default=None,
+        metadata={"description": "null while no version is active.", "example": 1},
+    )
+    last_version = fields.Integer(
+        required=True,
+        metadata={"description": "The highest version number given out.", "example": 1},
+    )
+    created_at = fields.AwareDateTime(required=True, format="iso")
+
+
+class ActivationRequest(StrictSchema):
+    """Which version is to serve."""
+
+    version = JSONInteger(minimum=1, maximum=2**31 - 1, required=True, metadata={"example": 1})
+
+
+class ActivationSchema(StrictSchema):
+    """A version's time as the active one."""
+
+    version = fields.Integer(required=True, attribute="version_number", metadata={"example": 2})
+    previous_version = fields.Integer(
+        required=True,
+        allow_none=True,
+        attribute="previous_number",
+        metadata={"description": "What was active until then.", "example": 1},
+    )
+    reason = fields.String(
+        required=True, validate=validate.OneOf(["train", "upload", "activate", "rollback"])
+    )
+    activated_at = fields.AwareDateTime(required=True, format="iso")
+    activated_by = fields.String(required=True, allow_none=True)
+    ended_at = fields.AwareDateTime(
+        required=True,
+        allow_none=True,
+        format="iso",
+        metadata={"description": "null while active."},
+    )
+
+
+class UploadRequest(StrictSchema):
+    """A model that was fitted elsewhere."""
+
+    artifact = FilePart(
+        required=True,
+        metadata={
+            "type": "string",
+            "format": "binary",
+            "description": "The file that `skops.io.dump` wrote.",
+        },
+    )
+    feature_names = fields.List(
+        fields.String(),
+        load_default=None,
+        metadata={"description": "Those that the estimator learnt, where not given."},
+    )
+    metrics = fields.Dict(
+        keys=fields.String(),
+        load_default=dict,
+        metadata={"description": "What is known of its quality.", "example": {"r2_score": 0.9}},
+    )
+    activate = JSONBoolean(
+        load_default=False,
+        metadata={"description": "Whether it serves predictions from now on."},
+    )
+
+
+class EstimatorSchema(StrictSchema):
+    """An estimator of the catalogue."""
+
+    name = fields.String(required=True, metadata={"example": "ridge"})
+    task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
+    summary = fields.String(required=True)
+    parameters = fields.Dict(
+        required=True, metadata={"description": "A JSON Schema for each parameter."}
     )

@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from typing import Any, TypeAlias
 
+import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
-from webapp.database import begin_write, insert_if_absent, outages_translated, time_limit, utc_now
-from webapp.errors import ArtifactUnusable, InvalidInput, VersionNotFound, faults_in
+from webapp.database import (
+    Page,
+    begin_write,
+    fetch_page,
+    insert_if_absent,
+    outages_translated,
+    time_limit,
+    utc_now,
+)
+from webapp.errors import (
+    ArtifactUnusable,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotTrained,
+    NothingToRollBack,
+    VersionActive,
+    VersionNotFound,
+    VersionUnusable,
+    faults_in,
+)
 from webapp.ml.core import artifacts, datasets, training
-from webapp.ml.core.datasets import Dataset, Matrix, Vector
+from webapp.ml.core.datasets import Dataset, Matrix, default_feature_names
+from webapp.ml.core.estimators import CATALOGUE, find_by_type
+from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.scoring import compile_scorer, score
+from webapp.ml.core.scoring import Scores, compile_scorer, score, split_pipeline
 from webapp.ml.core.training import TrainedModel, TrainingSpec
+from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
-from webapp.ml.serving import LoadedVersion, ModelServer, VersionRef
+from webapp.ml.serving import Absence, LoadedVersion, ModelServer, VersionRef
 
 DEFAULT_MODEL = "default"
-LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version is active
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
+LONGEST_FIT = 600.0  # seconds, where the caller names no limit
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
-Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]]
-"""Rows to predict for: a matrix in training order, or records by feature name."""
+Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Matrix]
+"""Rows to predict for: a matrix in training order, records by feature name, or a function that
+returns the matrix of the named features, in that order."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Values (n_rows,), the version that made them, and whether it is known to be current."""
+    """Scores (n_rows,), the version that made them, and what goes with them.
 
-    values: Vector
+    ``stale`` says that the database could not be asked whether the version still serves.
+    ``extrapolated`` maps the number of a row to the features that are outside the range they
+    had in training. ``intervals`` is None unless they were asked for.
+    """
+
+    scores: Scores
     version: LoadedVersion
     stale: bool
+    extrapolated: Mapping[int, Sequence[str]]
+    intervals: Intervals | None
+
+
+# Training and registering
 
 
 def train_model(
@@ -47,30 +83,48 @@ def train_model(
     dataset: Dataset,
     spec: TrainingSpec,
     activate: bool = True,
+    longest_fit: float = LONGEST_FIT,
+    actor: str | None = None,
 ) -> ModelVersion:
     """Train a model and store it as the model's next version; return that.
 
     Version, artifact and activation are one transaction. When the function returns, and
     ``activate`` was asked for, every worker on every host serves the new version.
 
-    Raises InvalidInput where the data cannot be fitted.
+    Raises InvalidInput where the data cannot be fitted, or not within ``longest_fit`` seconds.
     """
-    trained = training.train(dataset, spec, clock=time.perf_counter)
+    with fit_time_limit(longest_fit):
+        trained = training.train(dataset, spec, clock=time.perf_counter)
+    version = _describe_training(trained, dataset, spec)
+    version.created_by = actor
     data = artifacts.dumps(trained.estimator)
+    return _store_version(session, server, name, version, data, activate=activate)
 
-    begin_write(session)
-    model = _lock_model(session, name)
-    version = _make_version(model, trained, dataset, spec)
-    version.artifact_digest = artifacts.digest(data)
-    insert_if_absent(session, Artifact, {"digest": version.artifact_digest, "data": data})
-    session.add(version)
-    session.flush()
-    if activate:
-        _activate(session, version)
-    session.commit()
-    if activate:
-        server.wait_out_leases()
-    return version
+
+def register_version(
+    session: Session,
+    server: ModelServer,
+    *,
+    name: str,
+    data: bytes,
+    feature_names: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    activate: bool = False,
+    actor: str | None = None,
+) -> ModelVersion:
+    """Store a model that was fitted elsewhere, a skops file, as the model's next version.
+
+    Feature names are those that the estimator has learnt, unless they are given. Raises
+    InvalidInput when the file or the names cannot be used.
+    """
+    try:
+        estimator = artifacts.loads(data, None)
+    except ArtifactUnusable as error:
+        raise InvalidInput({"artifact": [str(error)]}, source="form") from None
+    version = _describe_upload(estimator, data, feature_names)
+    version.metrics = dict(metrics or {})
+    version.created_by = actor
+    return _store_version(session, server, name, version, data, activate=activate)
 
 
 def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | None:
@@ -87,31 +141,110 @@ def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | 
     )
 
 
-def predict_one(server: ModelServer, *, name: str, features: Rows) -> Predictions:
-    """Predict for the single row in ``features``; see ``predict``."""
-    try:
-        return predict(server, name=name, rows=features)
-    except InvalidInput as error:
-        # There is but one row: its number would only be in the way.
-        faults = error.faults["0"] if isinstance(error.faults, Mapping) else error.faults
-        raise InvalidInput({"features": faults}) from None
+# Activating, rolling back, deleting
 
 
-def predict_batch(server: ModelServer, *, name: str, instances: Rows) -> Predictions:
-    """Predict for the rows in ``instances``; see ``predict``."""
-    with faults_in("instances"):
-        return predict(server, name=name, rows=instances)
+def activate_version(
+    session: Session, server: ModelServer, *, name: str, number: int, actor: str | None = None
+) -> ModelVersion:
+    """Make a version the one that serves; when this returns, every worker serves it.
 
-
-def predict(server: ModelServer, *, name: str, rows: Rows) -> Predictions:
-    """Predict with the active version of a model.
-
-    Raises ModelNotTrained, InvalidInput (by row) where rows do not fit the model, and
-    Unavailable. Every prediction of the service passes here.
+    Raises VersionNotFound, and VersionUnusable when it cannot be loaded: then the one before
+    keeps serving.
     """
-    active = server.get_active(name)
-    X = _arrange_rows(active.version, rows)
-    return Predictions(score(active.version.scorer, X), active.version, active.stale)
+    begin_write(session)
+    model = _lock_existing_model(session, name)
+    version = get_version(session, name, number)
+    _check_loads(session, version)
+    active = _get_active_activation(session, model)
+    if active is None or active.version_id != version.id:
+        _activate(session, version, reason="activate", predecessor=active, actor=actor)
+    session.commit()
+    server.wait_out_leases()
+    return version
+
+
+def roll_back(
+    session: Session, server: ModelServer, *, name: str, actor: str | None = None
+) -> ModelVersion:
+    """Make the version serve that was active before, and return it.
+
+    Rolling back again goes further back. Versions that were deleted since are passed over.
+    Raises ModelNotFound, NothingToRollBack, and VersionUnusable.
+    """
+    begin_write(session)
+    model = _lock_existing_model(session, name)
+    active = _get_active_activation(session, model)
+    target = None if active is None else _find_rollback_target(session, active)
+    if target is None or target.version_id is None:
+        raise NothingToRollBack(name)
+    version = session.get_one(ModelVersion, target.version_id)
+    _check_loads(session, version)
+    predecessor = (
+        None if target.predecessor_id is None else session.get(Activation, target.predecessor_id)
+    )
+    _activate(session, version, reason="rollback", predecessor=predecessor, actor=actor)
+    session.commit()
+    server.wait_out_leases()
+    return version
+
+
+def delete_version(session: Session, server: ModelServer, *, name: str, number: int) -> None:
+    """Delete a version and its artifact; its number is not given again.
+
+    When this returns, no worker serves it. Raises VersionNotFound, and VersionActive.
+    """
+    begin_write(session)
+    model = _lock_existing_model(session, name)
+    version = get_version(session, name, number)
+    active = _get_active_activation(session, model)
+    if active is not None and active.version_id == version.id:
+        raise VersionActive(name, number)
+    digest = version.artifact_digest
+    session.delete(version)
+    session.flush()
+    used = sa.select(ModelVersion.id).where(ModelVersion.artifact_digest == digest)
+    session.execute(sa.delete(Artifact).where(Artifact.digest == digest, ~used.exists()))
+    session.commit()
+    server.wait_out_leases()
+
+
+# Reading
+
+
+def get_model(session: Session, name: str) -> Model:
+    """Return a model; raises ModelNotFound."""
+    model = session.scalar(sa.select(Model).where(Model.name == name))
+    if model is None:
+        raise ModelNotFound(name)
+    return model
+
+
+def list_models(session: Session, *, page: int, page_size: int) -> Page[Model]:
+    """Return one page of the models, by name."""
+    return fetch_page(session, sa.select(Model).order_by(Model.name), number=page, size=page_size)
+
+
+def list_versions(session: Session, *, name: str, page: int, page_size: int) -> Page[ModelVersion]:
+    """Return one page of a model's versions, the newest first; raises ModelNotFound."""
+    model = get_model(session, name)
+    newest_first = (
+        sa.select(ModelVersion)
+        .where(ModelVersion.model_id == model.id)
+        .order_by(ModelVersion.number.desc())
+    )
+    return fetch_page(session, newest_first, number=page, size=page_size)
+
+
+def list_activations(
+    session: Session, *, name: str, page: int, page_size: int
+) -> Page[Activation]:
+    """Return one page of what was active when, the latest first; raises ModelNotFound."""
+    model = get_model(session, name)
+    latest_first = (
+        sa.select(Activation).where(Activation.model_id == model.id).order_by(Activation.id.desc())
+    )
+    return fetch_page(session, latest_first, number=page, size=page_size)
 
 
 def get_active_version(session: Session, name: str) -> ModelVersion | None:
@@ -135,19 +268,79 @@ def get_version(session: Session, name: str, number: int) -> ModelVersion:
     return version
 
 
+def get_artifact(session: Session, name: str, number: int) -> Artifact:
+    """Return the bytes of a version; raises VersionNotFound."""
+    version = get_version(session, name, number)
+    return session.get_one(Artifact, version.artifact_digest)
+
+
+# Predicting
+
+
+def predict_one(server: ModelServer, *, features: Rows, **arguments: Any) -> Predictions:
+    """Predict for the single row in ``features``; see ``predict``."""
+    try:
+        return predict(server, rows=features, **arguments)
+    except InvalidInput as error:
+        # There is but one row: its number would only be in the way.
+        faults = error.faults
+        if not isinstance(faults, Mapping):
+            faults = {"features": faults}
+        elif "0" in faults:
+            faults = {"features": faults["0"]}
+        raise InvalidInput(faults) from None
+
+
+def predict_batch(server: ModelServer, *, instances: Rows, **arguments: Any) -> Predictions:
+    """Predict for the rows in ``instances``; see ``predict``."""
+    if callable(instances):
+        return predict(server, rows=instances, **arguments)
+    with faults_in("instances"):
+        return predict(server, rows=instances, **arguments)
+
+
+def predict(
+    server: ModelServer,
+    *,
+    name: str,
+    rows: Rows,
+    number: int | None = None,
+    intervals: bool = False,
+    level: float = 0.95,
+) -> Predictions:
+    """Predict with a version of a model, by default the active one.
+
+    With ``intervals``, bounds come along for a model fitted by ordinary least squares.
+
+    Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by
+    row) where rows do not fit the model. Every prediction of the service passes here.
+    """
+    served = server.get_version(name, number)
+    version = served.version
+    X = _arrange_rows(version, rows)
+    scores = score(version.scorer, X)
+    return Predictions(
+        scores=scores,
+        version=version,
+        stale=served.stale,
+        extrapolated=_find_extrapolated(version, X),
+        intervals=_find_intervals(version, X, scores, level) if intervals else None,
+    )
+
+
 def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
     """Return the model server of a process, reading from a database; lease in seconds."""
 
-    def find_active(name: str) -> VersionRef | None:
+    def find(name: str, number: int | None) -> VersionRef | Absence:
         with outages_translated(), time_limit(LEASE_DEADLINE), Session(engine) as session:
-            return find_active_version(session, name)
+            return find_version(session, name, number)
 
     def load(ref: VersionRef) -> LoadedVersion:
         with outages_translated(), Session(engine) as session:
             return load_version(session, ref.id)
 
     return ModelServer(
-        find_active=find_active,
+        find_version=find,
         load_version=load,
         lease=lease,
         deadline=LEASE_DEADLINE,
@@ -155,60 +348,136 @@ def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServe
     )
 
 
-def find_active_version(session: Session, name: str) -> VersionRef | None:
-    """Return which version of a model is active: the one query that a lease costs."""
-    row = session.execute(
-        sa.select(ModelVersion.id, ModelVersion.number)
-        .join(Activation, Activation.version_id == ModelVersion.id)
-        .where(Activation.model_id == _model_id(name), Activation.ended_at.is_(None))
-    ).one_or_none()
-    return None if row is None else VersionRef(row.id, row.number)
+def find_version(session: Session, name: str, number: int | None) -> VersionRef | Absence:
+    """Return which version a request for it means: the one query that a lease costs.
+
+    A number of None means the active version.
+    """
+    wanted = Activation.ended_at.is_(None) if number is None else ModelVersion.number == number
+    query = sa.select(ModelVersion.id, ModelVersion.number).where(
+        ModelVersion.model_id == _model_id(name), wanted
+    )
+    if number is None:
+        query = query.join(Activation, Activation.version_id == ModelVersion.id)
+    row = session.execute(query).one_or_none()
+    if row is not None:
+        return VersionRef(row.id, row.number)
+    if number is not None:
+        return Absence(VersionNotFound, (name, number))
+    known = name == DEFAULT_MODEL or session.scalar(sa.select(_model_id(name)))
+    return Absence(ModelNotTrained if known else ModelNotFound, (name,))
 
 
 def load_version(session: Session, version_id: int) -> LoadedVersion:
     """Return a stored version ready to predict; raises ArtifactUnusable."""
-    version = session.get(ModelVersion, version_id)
+    version = session.get(ModelVersion, version_id, options=[undefer(ModelVersion.interval_basis)])
     if version is None:
         raise ArtifactUnusable("it has been deleted")
     data = session.scalar(
         sa.select(Artifact.data).where(Artifact.digest == version.artifact_digest)
     )
     estimator = artifacts.loads(data or b"", version.artifact_digest)
+    basis = version.interval_basis
+    profile = version.profile or {}
     return LoadedVersion(
         id=version.id,
         model=version.model.name,
         number=version.number,
         feature_names=tuple(version.feature_names),
         scorer=compile_scorer(estimator),
+        classes=training.list_classes(estimator),
+        minimum=np.array(profile["min"], dtype=np.float64) if profile else None,
+        maximum=np.array(profile["max"], dtype=np.float64) if profile else None,
+        interval_basis=None if basis is None else IntervalBasis.from_json(basis),
     )
 
 
 def _arrange_rows(version: LoadedVersion, rows: Rows) -> Matrix:
+    if callable(rows):
+        return rows(version.feature_names)
     if isinstance(rows, Sequence):
         return datasets.matrix_from_records(rows, version.feature_names)
     datasets.check_width(rows, len(version.feature_names))
     return rows
 
 
+def _find_extrapolated(version: LoadedVersion, X: Matrix) -> dict[int, list[str]]:
+    if version.minimum is None or version.maximum is None:
+        return {}
+    outside = (version.minimum > X) | (version.maximum < X)
+    if not outside.any():
+        return {}
+    found: dict[int, list[str]] = {}
+    for row, column in zip(*(indices.tolist() for indices in outside.nonzero()), strict=True):
+        found.setdefault(row, []).append(version.feature_names[column])
+    return found
+
+
+def _find_intervals(version: LoadedVersion, X: Matrix, scores: Scores, level: float) -> Intervals:
+    if version.interval_basis is None:
+        message = "needs a linear regression with more rows than independent features"
+        raise InvalidInput({"intervals": [message]})
+    return compute_intervals(version.interval_basis, X, scores.values, level=level)
+
+
+def _store_version(
+    session: Session,
+    server: ModelServer,
+    name: str,
+    version: ModelVersion,
+    data: bytes,
+    *,
+    activate: bool,
+) -> ModelVersion:
+    """Store version, artifact and activation in one transaction; wait until it serves."""
+    version.artifact_digest = artifacts.digest(data)
+    begin_write(session)
+    model = _lock_model(session, name)
+    model.last_version += 1
+    version.model, version.number = model, model.last_version
+    insert_if_absent(session, Artifact, {"digest": version.artifact_digest, "data": data})
+    session.add(version)
+    session.flush()
+    if activate:
+        reason = "train" if version.origin == "trained" else "upload"
+        active = _get_active_activation(session, model)
+        _activate(session, version, reason=reason, predecessor=active, actor=version.created_by)
+    session.commit()
+    if activate:
+        server.wait_out_leases()
+    return version
+
+
 def _lock_model(session: Session, name: str) -> Model:
     # The row lock makes trainings of one model number their versions one after the other, so
     # that numbers have neither gaps nor doubles; a rollback gives the number back.
     insert_if_absent(session, Model, {"name": name, "last_version": 0, "created_at": utc_now()})
-    return session.scalars(sa.select(Model).where(Model.name == name).with_for_update()).one()
+    return _lock_existing_model(session, name)
 
 
-def _make_version(
-    model: Model, trained: TrainedModel, dataset: Dataset, spec: TrainingSpec
+def _lock_existing_model(session: Session, name: str) -> Model:
+    model = session.scalar(sa.select(Model).where(Model.name == name).with_for_update())
+    if model is None:
+        raise ModelNotFound(name)
+    return model
+
+
+def _describe_training(
+    trained: TrainedModel, dataset: Dataset, spec: TrainingSpec
 ) -> ModelVersion:
-    model.last_version += 1
+    basis = trained.interval_basis
     return ModelVersion(
-        model=model,
-        number=model.last_version,
+        origin="trained",
+        task=CATALOGUE[spec.estimator].task,
         estimator=spec.estimator,
-        model_type=type(trained.estimator).__name__,
+        model_type=type(split_pipeline(trained.estimator)[1]).__name__,
         params=dict(trained.params),
+        scale=spec.scale,
         feature_names=list(dataset.feature_names),
+        classes=None if trained.classes is None else list(trained.classes),
         metrics=dict(trained.metrics),
+        coefficients=trained.coefficients,
+        libraries=_library_versions(),
         evaluated_on=trained.evaluated_on,
         n_train=trained.n_train,
         n_test=trained.n_test,
@@ -216,24 +485,89 @@ def _make_version(
         random_state=spec.random_state,
         refit=spec.refit,
         fit_seconds=trained.fit_seconds,
+        converged=trained.converged,
+        data_digest=trained.data_digest,
+        profile=dict(trained.profile),
+        interval_basis=None if basis is None else basis.to_json(),
+    )
+
+
+def _describe_upload(
+    estimator: Any, data: bytes, feature_names: Sequence[str] | None
+) -> ModelVersion:
+    scaler, final = split_pipeline(estimator)
+    entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
+    if entry is None:
+        raise InvalidInput({"artifact": ["is not an estimator of the catalogue"]}, source="form")
+    learnt = feature_names or artifacts.read_feature_names(data)
+    names = list(learnt or default_feature_names(estimator.n_features_in_))
+    if len(names) != estimator.n_features_in_:
+        message = f"has {len(names)} names for {estimator.n_features_in_} features"
+        raise InvalidInput({"feature_names": [message]}, source="form")
+    datasets.check_feature_names(names)
+    classes = training.list_classes(estimator)
+    known = {parameter.name for parameter in entry.parameters}
+    return ModelVersion(
+        origin="uploaded",
+        task=entry.task,
+        estimator=entry.name,
+        model_type=type(final).__name__,
+        params={key: value for key, value in final.get_params().items() if key in known},
+        scale=scaler is not None,
+        feature_names=names,
+        classes=None if classes is None else list(classes),
+        coefficients=training.describe_coefficients(estimator, tuple(names)),
         libraries=_library_versions(),
     )
 
 
-def _activate(session: Session, version: ModelVersion) -> None:
-    now = utc_now()
-    # An explicit UPDATE, since the session would INSERT first and meet the unique index.
-    session.execute(
-        sa.update(Activation)
-        .where(Activation.model_id == version.model_id, Activation.ended_at.is_(None))
-        .values(ended_at=now)
+def _check_loads(session: Session, version: ModelVersion) -> None:
+    try:
+        load_version(session, version.id)
+    except ArtifactUnusable as error:
+        raise VersionUnusable(version.model.name, version.number, str(error)) from None
+
+
+def _get_active_activation(session: Session, model: Model) -> Activation | None:
+    return session.scalar(
+        sa.select(Activation).where(Activation.model_id == model.id, Activation.ended_at.is_(None))
     )
+
+
+def _find_rollback_target(session: Session, active: Activation) -> Activation | None:
+    """Return the nearest predecessor whose version exists, and is another than the active."""
+    target = active
+    while target.predecessor_id is not None:
+        target = session.get_one(Activation, target.predecessor_id)
+        if target.version_id is not None and target.version_number != active.version_number:
+            return target
+    return None
+
+
+def _activate(
+    session: Session,
+    version: ModelVersion,
+    *,
+    reason: str,
+    predecessor: Activation | None,
+    actor: str | None,
+) -> None:
+    now = utc_now()
+    active = _get_active_activation(session, version.model)
+    if active is not None:
+        active.ended_at = now
+        # The session would INSERT first and meet the unique index.
+        session.flush()
     session.add(
         Activation(
             model_id=version.model_id,
             version_id=version.id,
             version_number=version.number,
+            reason=reason,
             activated_at=now,
+            activated_by=actor,
+            previous_number=None if active is None else active.version_number,
+            predecessor_id=None if predecessor is None else predecessor.id,
         )
     )
 

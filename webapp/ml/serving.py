@@ -26,13 +26,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from webapp.errors import DatabaseUnavailable, ModelNotTrained, Unavailable
+from webapp.errors import DatabaseUnavailable, ServiceError, Unavailable
+from webapp.ml.core.datasets import Vector
+from webapp.ml.core.intervals import IntervalBasis
 from webapp.ml.core.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
-MOST_NAMES = 4096  # model names that a process keeps an answer for
+MOST_KEYS = 4096  # answers that a process keeps
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between questions while nobody answers
 
 # A clock that goes on while the machine is suspended, where there is one: a process that wakes
@@ -52,29 +55,49 @@ class VersionRef:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """The answer that there is nothing to serve: the error that a request for it ends with."""
+
+    error: Callable[..., ServiceError]
+    arguments: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
 class LoadedVersion:
-    """A version ready to predict."""
+    """A version ready to predict.
+
+    ``minimum`` and ``maximum``: (n_features,), of the rows that were fitted, where they are known.
+    ``classes`` is None for a regression.
+    """
 
     id: int
     model: str
     number: int
     feature_names: tuple[str, ...]
     scorer: Scorer
+    classes: tuple[str | int, ...] | None = None
+    minimum: Vector | None = None
+    maximum: Vector | None = None
+    interval_basis: IntervalBasis | None = None
 
 
 @dataclass(frozen=True)
-class ActiveVersion:
-    """The answer to "what serves this model now?"; stale when the database could not be asked."""
+class ServedVersion:
+    """The answer to "what serves this?"; stale when the database could not be asked."""
 
     version: LoadedVersion
     stale: bool
 
 
+Key: TypeAlias = tuple[str, int | None]
+"""What a request asks for: a model's name, and a version's number or None for the active one."""
+
+
 @dataclass(frozen=True)
 class _Lease:
-    """An answer of the database (None: no active version), and when it was asked for."""
+    """An answer of the database, and when it was asked for."""
 
-    active: VersionRef | None
+    answer: VersionRef | Absence
     asked_at: float
     expires_at: float
 
@@ -88,7 +111,7 @@ class _Lease:
 
 
 class _Known:
-    """What this process knows of one model name."""
+    """What this process knows of one key."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -99,56 +122,58 @@ class _Known:
 
 
 class ModelServer:
-    """Hands out the active version of any model, for all threads of this process.
+    """Hands out versions of any model, for all threads of this process.
 
-    ``find_active(name)`` asks the database for a model's active version (None: there is
-    none), ``load_version(ref)`` builds a version; both raise ``Unavailable`` when they cannot.
-    ``lease`` and ``deadline`` are in seconds: how long an answer may be relied on, and how
-    long a request waits for one. ``capacity`` is the number of versions kept loaded.
+    ``find_version(name, number)`` asks the database for a version, or for a model's active one
+    where the number is None; ``load_version(ref)`` builds a version; both raise ``Unavailable``
+    when they cannot. ``lease`` and ``deadline`` are in seconds: how long an answer may be relied
+    on, and how long a request waits for one. ``capacity`` is the number of versions kept loaded.
     """
 
     def __init__(
         self,
         *,
-        find_active: Callable[[str], VersionRef | None],
+        find_version: Callable[[str, int | None], VersionRef | Absence],
         load_version: Callable[[VersionRef], LoadedVersion],
         lease: float,
         deadline: float,
         capacity: int,
     ) -> None:
-        self._find_active = find_active
+        self._find_version = find_version
         self._lease = lease
         self._deadline = deadline
-        self._names: OrderedDict[str, _Known] = OrderedDict()
-        self._names_lock = threading.Lock()
+        self._keys: OrderedDict[Key, _Known] = OrderedDict()
+        self._keys_lock = threading.Lock()
         self._recovering = False
         self._closed = threading.Event()
         self._versions = _VersionCache(load_version, capacity)
 
-    def get_active(self, name: str) -> ActiveVersion:
-        """Return what serves a model now.
+    def get_version(self, name: str, number: int | None = None) -> ServedVersion:
+        """Return a version of a model, or what is active now where no number is given.
 
-        Raises ModelNotTrained when it has no active version, and Unavailable when the
-        database cannot be asked and this process knows no version from before.
+        Raises the error of an Absence where there is none (ModelNotTrained, say), and
+        Unavailable when the database cannot be asked and this process knows nothing from before.
         """
-        known = self._know(name)
+        key = (name, number)
+        known = self._know(key)
         lease, fresh = known.lease, True
         if lease is None or lease_clock() >= lease.expires_at:
-            lease, fresh = self._renew(name, known)
-        if lease.active is None:
-            raise ModelNotTrained(name)
+            lease, fresh = self._renew(key, known)
+        answer = lease.answer
+        if isinstance(answer, Absence):
+            raise answer.error(*answer.arguments)
         try:
-            version = self._versions.get(lease.active)
+            version = self._versions.get(answer)
         except Unavailable:
             # A version that cannot be loaded must not take the one before out of service.
             last = known.last_served
             before = None if last is None else self._versions.peek(last)
             if before is None:
                 raise
-            log.exception("Version %d of %r cannot be loaded", lease.active.number, name)
-            return ActiveVersion(before, stale=True)
-        known.last_served = lease.active
-        return ActiveVersion(version, stale=not fresh)
+            log.exception("Version %d of %r cannot be loaded", answer.number, name)
+            return ServedVersion(before, stale=True)
+        known.last_served = answer
+        return ServedVersion(version, stale=not fresh)
 
     def wait_out_leases(self) -> None:
         """Wait until no process can rely on what it was told before now."""
@@ -156,32 +181,32 @@ class ModelServer:
 
     def describe_state(self) -> str:
         """Return ``ok``, or which models are served from stale knowledge."""
-        with self._names_lock:
-            stale = self._unanswered_names()
+        with self._keys_lock:
+            stale = {name for name, _ in self._unanswered_keys()}
         return f"stale: {', '.join(sorted(stale))}" if stale else "ok"
 
     def close(self) -> None:
         """Stop asking beside the requests."""
         self._closed.set()
 
-    def _know(self, name: str) -> _Known:
-        known = self._names.get(name)
+    def _know(self, key: Key) -> _Known:
+        known = self._keys.get(key)
         if known is not None:
             return known
-        with self._names_lock:
-            if len(self._names) >= MOST_NAMES:
-                self._forget_a_name()
-            return self._names.setdefault(name, _Known())
+        with self._keys_lock:
+            if len(self._keys) >= MOST_KEYS:
+                self._forget_a_key()
+            return self._keys.setdefault(key, _Known())
 
-    def _forget_a_name(self) -> None:
+    def _forget_a_key(self) -> None:
         # Names that nobody trained go first: made-up names must not push out served models.
-        unused = (n for n, known in self._names.items() if known.last_served is None)
-        del self._names[next(unused, next(iter(self._names)))]
+        unused = (key for key, known in self._keys.items() if known.last_served is None)
+        del self._keys[next(unused, next(iter(self._keys)))]
 
-    def _unanswered_names(self) -> list[str]:
-        return [name for name, known in self._names.items() if known.unanswered]
+    def _unanswered_keys(self) -> list[Key]:
+        return [key for key, known in self._keys.items() if known.unanswered]
 
-    def _renew(self, name: str, known: _Known) -> tuple[_Lease, bool]:
+    def _renew(self, key: Key, known: _Known) -> tuple[_Lease, bool]:
         """Return an answer and whether it is fresh; ask, unless another thread is asking."""
         arrived_at = lease_clock()
         gives_up_at = time.monotonic() + self._deadline
@@ -195,7 +220,7 @@ class ModelServer:
             known.asking = known.asking or mine
         if mine:
             try:
-                return self._ask(name, known), True
+                return self._ask(key, known), True
             except Unavailable:
                 if known.lease is None:
                     raise
@@ -203,13 +228,13 @@ class ModelServer:
             raise DatabaseUnavailable
         return known.lease, False
 
-    def _ask(self, name: str, known: _Known) -> _Lease:
+    def _ask(self, key: Key, known: _Known) -> _Lease:
         """Ask the database, and tell every thread that waits for the answer."""
         lease, unanswered = None, True
         try:
             asked_at = lease_clock()
-            active = self._find_active(name)
-            lease, unanswered = _Lease(active, asked_at, asked_at + self._lease), False
+            answer = self._find_version(*key)
+            lease, unanswered = _Lease(answer, asked_at, asked_at + self._lease), False
             return lease
         finally:
             with known.condition:
@@ -220,30 +245,30 @@ class ModelServer:
                 self._start_recovery()
 
     def _start_recovery(self) -> None:
-        with self._names_lock:
+        with self._keys_lock:
             if not self._recovering:
                 self._recovering = True
                 threading.Thread(target=self._recover, name="lease-recovery", daemon=True).start()
 
     def _recover(self) -> None:
-        """Go on asking for every unanswered name, pausing longer each time, until all answer."""
+        """Go on asking for every unanswered key, pausing longer each time, until all answer."""
         pause = FIRST_PAUSE
         while not self._closed.wait(pause):
-            with self._names_lock:
-                names = {name: self._names[name] for name in self._unanswered_names()}
-                if not names:
+            with self._keys_lock:
+                keys = {key: self._keys[key] for key in self._unanswered_keys()}
+                if not keys:
                     self._recovering = False
                     return
-            answered = [self._ask_again(name, known) for name, known in names.items()]
+            answered = [self._ask_again(key, known) for key, known in keys.items()]
             pause = FIRST_PAUSE if all(answered) else min(2 * pause, LONGEST_PAUSE)
 
-    def _ask_again(self, name: str, known: _Known) -> bool:
+    def _ask_again(self, key: Key, known: _Known) -> bool:
         try:
-            self._ask(name, known)
+            self._ask(key, known)
         except Unavailable:
             return False
         except Exception:  # whatever it is, nobody else would go on asking
-            log.exception("Asking which version of %r is active failed", name)
+            log.exception("Asking which version of %r serves failed", key[0])
             return False
         return True
 

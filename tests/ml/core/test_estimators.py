@@ -1,51 +1,217 @@
-"""The catalogue: every row can be built from its own defaults, and nothing else gets in."""
+"""The catalogue: every row fits at its defaults and at each limit, and nothing else gets in."""
 
 from __future__ import annotations
 
+import inspect
+import json
+import math
 import subprocess
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
 import config
 from webapp.errors import Faults, InvalidInput
-from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, Estimator, resolve_params
+from webapp.ml.core.estimators import (
+    CATALOGUE,
+    DEFAULT_ESTIMATOR,
+    Estimator,
+    Parameter,
+    build_estimator,
+    describe_estimator,
+    find_by_type,
+    load_class,
+    params_schema,
+    resolve_params,
+    unwrap_estimator,
+)
 
 LINEAR_REGRESSION = CATALOGUE["linear_regression"]
+ROWS = pytest.mark.parametrize("row", CATALOGUE.values(), ids=CATALOGUE)
+
+# What a value asks of the other parameters: the pairs that `find_conflicts` speaks of.
+COMPANIONS: Mapping[tuple[str, object], dict[str, object]] = {
+    ("l1_ratio", 1): {"solver": "saga"},
+    ("loss", "quantile"): {"quantile": 0.5},
+    ("quantile", 0.001): {"loss": "quantile"},
+    ("quantile", 0.999): {"loss": "quantile"},
+}
+FEW_TREES: dict[str, object] = {"n_estimators": 3}
+FEW_STEPS: dict[str, object] = {"max_iter": 3}  # of boosting; those of linear models cost nothing
+
+
+def make_rows(task: str, count: int = 24) -> tuple[Any, Any]:
+    """Return a few rows of a data set that fits the task, classes mixed."""
+    X, y = load_diabetes(return_X_y=True) if task == "regression" else load_iris(return_X_y=True)
+    chosen = np.random.RandomState(0).permutation(len(y))[:count]
+    return X[chosen], y[chosen]
+
+
+def edge_values(parameter: Parameter) -> Iterator[object]:
+    """Yield the values at the limits of a parameter, and each of its words."""
+    yield from parameter.choices
+    if parameter.nullable:
+        yield None
+    if parameter.type == "boolean":
+        yield from (False, True)
+    if parameter.minimum is not None:
+        yield math.ulp(0) if parameter.exclusive_minimum else parameter.minimum
+        yield parameter.maximum
+
+
+EDGES = [
+    pytest.param(row, parameter, value, id=f"{row.name}-{parameter.name}-{value}")
+    for row in CATALOGUE.values()
+    for parameter in row.parameters
+    for value in edge_values(parameter)
+]
+
+
+def refuse(row: Estimator, given: Mapping[str, object]) -> Faults:
+    """Return the faults of parameters that must be refused."""
+    with pytest.raises(InvalidInput) as raised:
+        resolve_params(row, given)
+    assert isinstance(raised.value.faults, Mapping)
+    assert list(raised.value.faults) == ["params"]
+    return raised.value.faults["params"]
 
 
 def test_the_default_estimator_is_linear_regression() -> None:
     assert CATALOGUE[DEFAULT_ESTIMATOR] is LINEAR_REGRESSION
+    assert next(iter(CATALOGUE)) == DEFAULT_ESTIMATOR
 
 
-@pytest.mark.parametrize("row", CATALOGUE.values(), ids=CATALOGUE)
+def test_the_catalogue_has_six_regressors_and_three_classifiers() -> None:
+    tasks = [row.task for row in CATALOGUE.values()]
+
+    assert tasks == ["regression"] * 6 + ["classification"] * 3
+
+
+@ROWS
 def test_every_row_describes_itself(row: Estimator) -> None:
     assert CATALOGUE[row.name] is row
-    assert row.task in ("regression", "classification")
     assert row.summary.endswith(".")
     names = [parameter.name for parameter in row.parameters]
     assert len(set(names)) == len(names)
+    assert not {"n_jobs", "random_state", "verbose", "warm_start"} & set(names)
     for parameter in row.parameters:
-        assert type(parameter.default) is parameter.type
         assert parameter.help.endswith(".")
+        if parameter.type in ("integer", "number"):
+            assert parameter.minimum is not None, parameter.name
+            assert parameter.maximum is not None, parameter.name
 
 
-@pytest.mark.parametrize("row", CATALOGUE.values(), ids=CATALOGUE)
-def test_every_row_builds_an_estimator_that_learns(row: Estimator) -> None:
-    X = np.random.RandomState(0).randn(20, 2)
+@ROWS
+def test_every_row_names_its_class_as_skops_does(row: Estimator) -> None:
+    cls = load_class(row)
 
-    estimator = row.build(**resolve_params(row, {})).fit(X, X[:, 0])
+    assert row.type_name == f"{cls.__module__}.{cls.__qualname__}"
+    assert find_by_type(row.type_name) is row
 
-    assert estimator.predict(X).shape == (20,)
+
+def test_a_type_that_is_not_in_the_catalogue_is_not_found() -> None:
+    assert find_by_type("sklearn.svm._classes.SVC") is None
+
+
+@ROWS
+def test_defaults_are_those_of_scikit_learn(row: Estimator) -> None:
+    theirs = inspect.signature(load_class(row)).parameters
+
+    for name, value in resolve_params(row, {}).items():
+        assert value == theirs[name].default, name
+        assert type(value) is type(theirs[name].default), name
+
+
+@ROWS
+def test_the_seed_goes_to_the_estimators_that_draw_at_random(row: Estimator) -> None:
+    built = build_estimator(row, resolve_params(row, {}), random_state=7, scale=False)
+
+    assert built.get_params().get("random_state") == (7 if row.seeded else None)
+    assert row.seeded == ("random_state" in built.get_params())
+    assert built.get_params().get("n_jobs") is None
+
+
+@ROWS
+@pytest.mark.parametrize("scale", [False, True], ids=["as it is", "scaled"])
+def test_every_row_fits_at_its_defaults(row: Estimator, scale: bool) -> None:
+    X, y = make_rows(row.task, 100)
+
+    with warnings.catch_warnings():
+        # Few iterations are a matter of the data, not of the row.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = build_estimator(row, resolve_params(row, {}), random_state=0, scale=scale)
+        model.fit(X, y)
+
+    assert model.predict(X).shape == (100,)
+    assert type(unwrap_estimator(model)) is load_class(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "parameter", "value"),
+    # Thousands of boosting steps take minutes, and do nothing that a few do not.
+    [edge for edge in EDGES if not str(edge.id).endswith("-max_iter-2000")],
+)
+def test_every_row_fits_at_each_limit(row: Estimator, parameter: Parameter, value: object) -> None:
+    known = {known.name for known in row.parameters}
+    few = FEW_TREES | (FEW_STEPS if "boosting" in row.name else {})
+    companions = few | COMPANIONS.get((parameter.name, value), {}) | {parameter.name: value}
+    given = {name: companions[name] for name in companions if name in known}
+    X, y = make_rows(row.task)
+
+    with warnings.catch_warnings():
+        # scikit-learn advises against a few of them: no penalty, one iteration, no rows.
+        warnings.simplefilter("ignore")
+        model = build_estimator(row, resolve_params(row, given), random_state=0, scale=False)
+        model.fit(X, y)
+
+    assert unwrap_estimator(model).get_params()[parameter.name] == value
+    if row.task == "regression":
+        assert np.isfinite(model.predict(X)).all()
+
+
+@pytest.mark.parametrize(("row", "parameter", "value"), EDGES)
+def test_what_is_just_beyond_a_limit_is_refused(
+    row: Estimator, parameter: Parameter, value: object
+) -> None:
+    if value is None or isinstance(value, (bool, str)):
+        beyond: object = "no such word"
+    elif value == parameter.maximum:
+        beyond = value + 1 if parameter.type == "integer" else math.nextafter(value, math.inf)
+    elif parameter.exclusive_minimum:
+        beyond = 0
+    else:
+        low = parameter.minimum or 0
+        beyond = int(low) - 1 if parameter.type == "integer" else math.nextafter(low, -math.inf)
+
+    faults = refuse(row, {parameter.name: beyond})
+
+    assert isinstance(faults, Mapping)
+    assert list(faults) == [parameter.name]
+
+
+def test_scaling_puts_a_standard_scaler_before_the_estimator() -> None:
+    model = build_estimator(LINEAR_REGRESSION, {}, random_state=0, scale=True)
+
+    assert type(model) is Pipeline
+    assert [name for name, _ in model.steps] == ["scale", "estimator"]
+    assert [type(step) for _, step in model.steps] == [StandardScaler, LinearRegression]
 
 
 def test_parameters_reach_the_estimator() -> None:
     params = resolve_params(LINEAR_REGRESSION, {"fit_intercept": False, "positive": True})
 
-    estimator = LINEAR_REGRESSION.build(**params)
+    estimator = build_estimator(LINEAR_REGRESSION, params, random_state=0, scale=False)
 
     assert type(estimator) is LinearRegression
     assert estimator.fit_intercept is False
@@ -66,32 +232,135 @@ def test_defaults_fill_in_what_is_not_given(
     assert list(resolve_params(LINEAR_REGRESSION, given).items()) == list(resolved.items())
 
 
+def test_a_whole_number_is_a_number() -> None:
+    alpha = resolve_params(CATALOGUE["ridge"], {"alpha": 2})["alpha"]
+
+    assert alpha == 2
+    assert type(alpha) is float
+
+
 @pytest.mark.parametrize(
-    ("given", "faults"),
+    ("name", "given", "faults"),
     [
         (
+            "linear_regression",
             {"alpha": 1.0},
             {"alpha": ["is no parameter of linear_regression; it has fit_intercept, positive"]},
         ),
-        ({"fit_intercept": 1}, {"fit_intercept": ["must be of type bool"]}),
-        ({"fit_intercept": "true"}, {"fit_intercept": ["must be of type bool"]}),
-        ({"positive": None}, {"positive": ["must be of type bool"]}),
+        ("linear_regression", {"fit_intercept": 1}, {"fit_intercept": ["must be a boolean"]}),
+        ("linear_regression", {"fit_intercept": "true"}, {"fit_intercept": ["must be a boolean"]}),
+        ("linear_regression", {"positive": None}, {"positive": ["must be a boolean"]}),
         (
+            "linear_regression",
             {"positive": [], "copy_X": False},
             {
-                "positive": ["must be of type bool"],
+                "positive": ["must be a boolean"],
                 "copy_X": ["is no parameter of linear_regression; it has fit_intercept, positive"],
             },
+        ),
+        ("ridge", {"alpha": True}, {"alpha": ["must be a number from 0 to 1000000000000"]}),
+        ("ridge", {"alpha": math.inf}, {"alpha": ["must be a number from 0 to 1000000000000"]}),
+        ("ridge", {"alpha": math.nan}, {"alpha": ["must be a number from 0 to 1000000000000"]}),
+        ("ridge", {"alpha": 10**400}, {"alpha": ["must be a number from 0 to 1000000000000"]}),
+        ("ridge", {"alpha": "1"}, {"alpha": ["must be a number from 0 to 1000000000000"]}),
+        ("ridge", {"alpha": {}}, {"alpha": ["must be a number from 0 to 1000000000000"]}),
+        (
+            "random_forest",
+            {"n_estimators": 10.0},
+            {"n_estimators": ["must be an integer from 1 to 1000"]},
+        ),
+        (
+            "random_forest",
+            {"max_depth": 0},
+            {"max_depth": ["must be an integer from 1 to 64 or null"]},
+        ),
+        (
+            "random_forest",
+            {"max_features": "all"},
+            {"max_features": ['must be a number above 0 and up to 1 or one of "sqrt", "log2"']},
+        ),
+        (
+            "hist_gradient_boosting",
+            {"early_stopping": "yes"},
+            {"early_stopping": ['must be a boolean or "auto"']},
+        ),
+        (
+            "logistic_regression",
+            {"class_weight": 1},
+            {"class_weight": ['must be "balanced" or null']},
+        ),
+        ("lasso", {"selection": None}, {"selection": ['must be one of "cyclic", "random"']}),
+        (
+            "ridge",
+            {"positive": True, "solver": "svd"},
+            {"solver": ['must be "auto" when positive is true']},
+        ),
+        (
+            "random_forest",
+            {"bootstrap": False, "max_samples": 0.5},
+            {"max_samples": ["must be null when bootstrap is false"]},
+        ),
+        (
+            "hist_gradient_boosting",
+            {"loss": "quantile"},
+            {"quantile": ['must be given when loss is "quantile", and only then']},
+        ),
+        (
+            "hist_gradient_boosting",
+            {"quantile": 0.5},
+            {"quantile": ['must be given when loss is "quantile", and only then']},
+        ),
+        (
+            "logistic_regression",
+            {"l1_ratio": 0.5},
+            {"l1_ratio": ['must be 0 unless solver is "saga"']},
         ),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused_by_name(
-    given: Mapping[str, object], faults: Faults
+    name: str, given: Mapping[str, object], faults: Faults
 ) -> None:
-    with pytest.raises(InvalidInput) as raised:
-        resolve_params(LINEAR_REGRESSION, given)
+    assert refuse(CATALOGUE[name], given) == faults
 
-    assert raised.value.faults == {"params": faults}
+
+@ROWS
+def test_a_row_described_is_json_and_its_defaults_are_within_it(row: Estimator) -> None:
+    described = describe_estimator(row)
+
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert (described["name"], described["task"]) == (row.name, row.task)
+    for name, default in resolve_params(row, {}).items():
+        schema = described["parameters"][name]
+        assert schema["default"] == default
+        Draft202012Validator(schema).validate(default)
+
+
+@ROWS
+def test_the_schema_accepts_what_the_check_accepts(row: Estimator) -> None:
+    alone = replace(row, find_conflicts=lambda params: {})
+    for parameter in row.parameters:
+        validator = Draft202012Validator(describe_estimator(row)["parameters"][parameter.name])
+        odd = ("no such word", [], {}, -1e300, 1e300, 0, 0.5, 3, True, None)
+        for value in (*edge_values(parameter), *odd):
+            try:
+                resolve_params(alone, {parameter.name: value})
+                accepted = True
+            except InvalidInput:
+                accepted = False
+
+            assert validator.is_valid(value) == accepted, (parameter.name, value)
+
+
+def test_the_schema_of_all_parameters_takes_those_of_any_one_estimator() -> None:
+    validator = Draft202012Validator(params_schema())
+    Draft202012Validator.check_schema(params_schema())
+
+    assert validator.is_valid({})
+    assert validator.is_valid({"n_estimators": 10, "max_features": "sqrt"})
+    assert validator.is_valid({"learning_rate": 0.1, "early_stopping": "auto"})
+    assert not validator.is_valid({"n_estimators": 0})
+    assert not validator.is_valid({"n_estimators": 10, "learning_rate": 0.1})
+    assert not validator.is_valid({"n_jobs": 2})
 
 
 def test_the_catalogue_can_be_read_without_importing_scikit_learn() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.scoring import LinearScorer, compile_scorer, score
@@ -28,7 +31,7 @@ def test_a_compiled_linear_model_gives_the_very_bits_of_predict(
     assert type(scorer) is LinearScorer
     for n_rows in (1, 2, 3, 17, 500):
         rows = make_rows(n_rows, n_features, seed=n_rows)
-        assert np.array_equal(scorer.predict(rows), estimator.predict(rows))
+        assert np.array_equal(scorer.score(rows).values, estimator.predict(rows))
 
 
 def test_predicting_leaves_the_rows_and_the_scorer_as_they_are() -> None:
@@ -36,10 +39,10 @@ def test_predicting_leaves_the_rows_and_the_scorer_as_they_are() -> None:
     scorer = compile_scorer(LinearRegression().fit(X, X[:, 0]))
     rows = X.copy()
 
-    first = scorer.predict(rows)
+    first = scorer.score(rows).values
 
     assert np.array_equal(rows, X)
-    assert np.array_equal(scorer.predict(rows), first)
+    assert np.array_equal(scorer.score(rows).values, first)
 
 
 def test_an_estimator_without_a_faster_form_scores_for_itself() -> None:
@@ -50,17 +53,51 @@ def test_an_estimator_without_a_faster_form_scores_for_itself() -> None:
             return np.maximum(super().predict(X), 0)
 
     X = make_rows(20, 3)
-    ridge = Ridge().fit(X, X[:, 0])
     clipped = Clipped().fit(X, X[:, 0])
+    forest = RandomForestRegressor(3, random_state=0).fit(X, X[:, 0])
 
-    assert compile_scorer(ridge) is ridge
-    assert np.array_equal(score(compile_scorer(clipped), X), clipped.predict(X))
+    for estimator in (clipped, forest):
+        values = score(compile_scorer(estimator), X).values
+        assert np.array_equal(values, estimator.predict(X))
+
+
+@pytest.mark.parametrize("estimator", [Ridge(), Lasso(alpha=0.01), ElasticNet(alpha=0.01)])
+def test_the_other_linear_models_are_compiled_to_the_very_bits_too(estimator: Ridge) -> None:
+    X = make_rows(80, 5)
+    estimator.fit(X, X @ np.arange(5) + 3)
+
+    scorer = compile_scorer(estimator)
+
+    assert type(scorer) is LinearScorer
+    assert np.array_equal(scorer.score(X).values, estimator.predict(X))
+
+
+def test_standardisation_is_folded_into_a_linear_model() -> None:
+    X = make_rows(80, 5)
+    pipeline = make_pipeline(StandardScaler(), Ridge()).fit(X, X @ np.arange(5) + 3)
+
+    scorer = compile_scorer(pipeline)
+
+    assert type(scorer) is LinearScorer
+    np.testing.assert_allclose(scorer.score(X).values, pipeline.predict(X), rtol=1e-10)
+
+
+def test_a_classifier_gives_labels_and_probabilities() -> None:
+    X = make_rows(80, 3)
+    labels = np.where(X[:, 0] > 0, "up", "down")
+    classifier = LogisticRegression().fit(X / np.abs(X).max(axis=0), labels)
+
+    scores = score(compile_scorer(classifier), X / np.abs(X).max(axis=0))
+
+    rows = X / np.abs(X).max(axis=0)
+    assert scores.values.tolist() == classifier.predict(rows).tolist()
+    assert np.array_equal(scores.probabilities, classifier.predict_proba(rows))
 
 
 def test_a_score_is_one_float64_per_row() -> None:
     scorer = LinearScorer(np.array([2.0, -1.0]), 0.5)
 
-    values = score(scorer, np.array([[1.0, 2.0], [3.0, 4.0]]))
+    values = score(scorer, np.array([[1.0, 2.0], [3.0, 4.0]])).values
 
     assert values.tolist() == [0.5, 2.5]
     assert values.dtype == np.float64

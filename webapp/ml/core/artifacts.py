@@ -1,44 +1,141 @@
-"""Fitted estimators as bytes and back: skops files, checked by digest and part by part.
+"""Fitted estimators as bytes and back: skops files, checked part by part, the same every time.
 
 A skops file is a zip archive whose `schema.json` is a tree of nodes; each names a loader of
-skops and the type that it builds. skops trusts hundreds of types by itself. Here only those
-below count, and they are checked before anything is built.
+skops and the type that it builds, and arrays lie beside it as `.npy` files. skops trusts
+hundreds of types by itself, and the *contents* of those that it builds not at all. Here a
+file is first rewritten: every node is read by the rules of this module, and only what they
+let through, in the form that they give it, reaches skops. Nothing is built before that. What
+is built is then checked again, for C code follows the indices in a tree without looking.
+
+The rewritten form has no memory addresses, no dates, and none of the state that predictions
+do not need (generators, numbers of threads). So the same fitted parameters are the same bytes.
+They differ with another scikit-learn, which notes its version in them, another zlib, or
+another BLAS (or number of its threads) whose sums differ in the last bit.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import io
 import json
+import math
+import re
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
+import numpy as np
+
 from webapp.errors import ArtifactUnusable
+from webapp.ml.core.estimators import CATALOGUE, find_by_type, unwrap_estimator
 
-ESTIMATOR_TYPES = frozenset({"sklearn.linear_model._base.LinearRegression"})
-"""What a file may be: the types of the catalogue."""
+MAX_BYTES = 2**30
+"""What the parts of a file may take when unpacked, unless the caller says otherwise."""
+MOST_SCHEMA_BYTES = 2**26  # a tree takes about 10 kB, and 30 times as much once parsed
+MOST_MEMBERS = 2**20
+MOST_FEATURES = 2**20
+_DEEPEST = 32  # genuine files reach 12
+_NO_SKOPS_FILE = "it is not a skops file"
 
-_ESTIMATORS = frozenset(("ObjectNode", name) for name in ESTIMATOR_TYPES)
-_PART_TYPES = frozenset(
+_PIPELINE = "sklearn.pipeline.Pipeline"
+_SCALER = "sklearn.preprocessing._data.StandardScaler"
+_TREE = "sklearn.tree._tree.Tree"
+_BOOSTING = "sklearn.ensemble._hist_gradient_boosting"
+
+_ROOT_TYPES = frozenset({_PIPELINE, *(row.type_name for row in CATALOGUE.values())})
+"""What a file may be."""
+_ESTIMATOR_TYPES = frozenset(
     {
-        ("DictNode", "builtins.dict"),
-        ("ListNode", "builtins.list"),
-        ("TupleNode", "builtins.tuple"),
-        ("JsonNode", "builtins.str"),
-        ("TypeNode", "builtins.str"),
-        ("NdArrayNode", "numpy.ndarray"),
-        ("NdArrayNode", "numpy.float64"),
-        ("NdArrayNode", "numpy.int64"),
+        *_ROOT_TYPES,
+        _SCALER,
+        "sklearn.tree._classes.DecisionTreeRegressor",
+        "sklearn.tree._classes.DecisionTreeClassifier",
+        "sklearn.preprocessing._label.LabelEncoder",
+        f"{_BOOSTING}.binning._BinMapper",
     }
 )
-"""What its parts may be: (loader of skops, type)."""
+_PLAIN_TYPES = frozenset(
+    {
+        f"{_BOOSTING}.predictor.TreePredictor",
+        *(
+            f"sklearn._loss.link.{name}"
+            for name in ("Interval", "IdentityLink", "LogLink", "LogitLink", "MultinomialLogit")
+        ),
+        *(
+            f"sklearn._loss.loss.{name}"
+            for name in (
+                *("HalfSquaredError", "AbsoluteError", "PinballLoss", "HalfPoissonLoss"),
+                *("HalfGammaLoss", "HalfBinomialLoss", "HalfMultinomialLoss"),
+            )
+        ),
+    }
+)
+_LOSS_TYPES = frozenset(
+    name.replace(".loss.", "._loss.Cy") for name in _PLAIN_TYPES if ".loss." in name
+)
+_SCALARS = {
+    "numpy.float64": "f8",
+    "numpy.float32": "f4",
+    "numpy.int64": "i8",
+    "numpy.int32": "i4",
+    "numpy.uint64": "u8",
+    "numpy.uint32": "u4",
+    "numpy.uint8": "u1",
+    "numpy.bool": "b1",
+}
+_TYPES_BY_LOADER: Mapping[str, frozenset[str]] = {
+    "ObjectNode": _ESTIMATOR_TYPES | _PLAIN_TYPES,
+    "TreeNode": frozenset({_TREE}),
+    "LossNode": _LOSS_TYPES,
+    "DictNode": frozenset({"builtins.dict"}),
+    "ListNode": frozenset({"builtins.list"}),
+    "TupleNode": frozenset({"builtins.tuple"}),
+    "JsonNode": frozenset({"builtins.str"}),
+    "NdArrayNode": frozenset({"numpy.ndarray", *_SCALARS}),
+}
+"""All that a file may hold: loader of skops → types that it may build."""
 
-# What the parsers of zip, JSON and skops raise for bytes that make no sense to them.
+_NEUTRAL = {
+    "n_jobs": "null",
+    "n_threads": "null",
+    "verbose": "0",
+    "memory": "null",
+    "_feature_subsample_rng": "null",
+    "_scorer": "null",
+}
+"""Attributes that predictions do not need, and what they are set to (as JSON)."""
+_GENERATORS = ("RandomStateNode", "RandomGeneratorNode")  # as a random_state: not needed either
+
+_PRIVATE = frozenset(
+    {
+        *("_n_samples", "_n_samples_bootstrap", "_sample_weight"),
+        *("_preprocessor", "_is_categorical_remapped", "_label_encoder", "_random_seed"),
+        *("_feature_subsample_rng", "_n_features", "_loss", "_use_validation_data"),
+        *("_bin_mapper", "_baseline_prediction", "_predictors", "_scorer"),
+    }
+)
+"""Private attributes of fitted estimators. Not `_in_fit`: it would have raw rows read as bins."""
+
+_NPY_HEADER = re.compile(
+    rb"\{'descr': (?P<descr>'[^'\n]{2,12}'|\[[^\n]{1,1000}\]), "
+    rb"'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>|\d{1,18},|\d{1,18}, \d{1,18}|\d{1,18}, \d{1,18}, \d{1,18})\), \} *\n"
+)
+_NPY_TYPE = re.compile(r"'(?:[<|][fiub](?P<size>[1248])|<U(?P<length>\d{1,6}))'")
+_LONGEST_NPY_HEADER = 2048
+_TYPE_NAME = re.compile(r"[A-Za-z_][\w.]{0,199}")
+_ATTRIBUTE = re.compile(r"[A-Za-z_]\w{0,99}")
+
+# What the parsers of zip, JSON, npy and skops, and scikit-learn itself, raise for bytes or
+# values that make no sense to them.
 _MALFORMED = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RecursionError),
-    *(AttributeError, KeyError, IndexError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError),
+    *(AttributeError, LookupError, TypeError, ValueError, ArithmeticError),
 )
 
 
@@ -48,55 +145,571 @@ def digest(data: bytes) -> str:
 
 
 def dumps(estimator: Any) -> bytes:
-    """Return a fitted estimator as the bytes of a skops file."""
-    import skops.io
+    """Return a fitted estimator as the bytes of a skops file: equal ones, equal bytes.
 
-    data: bytes = skops.io.dumps(estimator, compression=zipfile.ZIP_DEFLATED)
-    return data
-
-
-def loads(data: bytes, expected_digest: str) -> Any:
-    """Return the estimator of a skops file.
-
-    Raises ArtifactUnusable when the bytes are not those that were stored, when they are no
-    skops file, or when they contain a type that is not on the list.
+    Raises ArtifactUnusable for what `loads` would not take back.
     """
     import skops.io
-    from sklearn.utils.validation import check_is_fitted
 
-    if digest(data) != expected_digest:
+    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(estimator))) as source:
+        # skops writes several times what is kept of it: only that must be within bounds.
+        written = _rewrite(
+            source, zipfile.ZIP_DEFLATED, max_bytes=MAX_BYTES, most_schema_bytes=MAX_BYTES
+        )[0]
+    return written.getvalue()
+
+
+def loads(data: bytes, expected_digest: str | None, *, max_bytes: int = MAX_BYTES) -> Any:
+    """Return the fitted estimator of a skops file: one of the catalogue, scaled or not.
+
+    ``expected_digest`` is that of the bytes as they were stored; None for an upload, where
+    there is none to compare. ``max_bytes`` bounds what its parts take when unpacked.
+
+    Raises ArtifactUnusable when the bytes are not those that were stored, when they are no
+    skops file, when they hold a type that is not on the list or are of another scikit-learn,
+    and when what they describe is no fitted estimator that can predict.
+    """
+    import skops.io
+
+    if expected_digest is not None and digest(data) != expected_digest:
         raise ArtifactUnusable("its bytes do not have the recorded digest")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            schema = json.loads(archive.read("schema.json"))
-        _audit(schema)
-        estimator = skops.io.loads(data, trusted=sorted(ESTIMATOR_TYPES))
-        check_is_fitted(estimator)
-        return estimator
+        with zipfile.ZipFile(io.BytesIO(data)) as source:
+            rewritten = _rewrite(source, zipfile.ZIP_STORED, max_bytes=max_bytes)[0]
+        trusted = sorted({_TREE, *_ESTIMATOR_TYPES, *_PLAIN_TYPES, *_LOSS_TYPES})
+        estimator = skops.io.load(rewritten, trusted=trusted)
     except _MALFORMED:
-        raise ArtifactUnusable("it is not a skops file") from None
+        raise ArtifactUnusable(_NO_SKOPS_FILE) from None
+    try:
+        _check_estimator(estimator)
+    except _MALFORMED:
+        raise ArtifactUnusable("its parts do not fit together") from None
+    return estimator
 
 
-def _audit(schema: Any) -> None:
-    if _part(schema) not in _ESTIMATORS:
-        raise ArtifactUnusable("it is not an estimator of the catalogue")
-    for node in _nodes(schema):
-        if _part(node) not in _PART_TYPES | _ESTIMATORS:
-            raise ArtifactUnusable("it contains a type that is not allowed")
+def read_feature_names(data: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[str, ...] | None:
+    """Return the feature names of a skops file, where it was fitted on a table with names.
+
+    They are no part of what `loads` returns: it would warn at every prediction from an array.
+    Raises ArtifactUnusable as `loads` does.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as source:
+            return _rewrite(source, zipfile.ZIP_STORED, max_bytes=max_bytes)[1]
+    except _MALFORMED:
+        raise ArtifactUnusable(_NO_SKOPS_FILE) from None
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yield every node of a schema: every object that has a loader."""
-    pending = [tree]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            if "__loader__" in part:
-                yield part
-            pending.extend(part.values())
-        elif isinstance(part, list):
-            pending.extend(part)
+def _rewrite(
+    source: zipfile.ZipFile,
+    compression: int,
+    *,
+    max_bytes: int,
+    most_schema_bytes: int = MOST_SCHEMA_BYTES,
+) -> tuple[io.BytesIO, tuple[str, ...] | None]:
+    """Return a skops file with only what is allowed, and its feature names if it has some."""
+    members = _list_members(source, max_bytes)
+    if members["schema.json"].file_size > most_schema_bytes:
+        raise ArtifactUnusable("its schema is too long")
+    schema = json.loads(source.read(members["schema.json"]))
+    loader, type_name = _read_part(schema)
+    if loader != "ObjectNode" or type_name not in _ROOT_TYPES:
+        raise ArtifactUnusable(f"it is not an estimator of the catalogue{_name_part(schema)}")
+    if type(schema["protocol"]) is not int:
+        raise ArtifactUnusable(_NO_SKOPS_FILE)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as target:
+        rewriter = _Rewriter(source, members, target, max_bytes)
+        root = rewriter.rewrite(schema) | {"protocol": schema["protocol"]}
+        written = json.dumps(root, separators=(",", ":")).encode()
+        if len(written) > MOST_SCHEMA_BYTES:
+            raise ArtifactUnusable("its schema is too long")
+        _write_member(target, "schema.json", written)
+    return buffer, rewriter.feature_names
 
 
-def _part(node: Any) -> tuple[str, str]:
+def _list_members(source: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
+    """Return the members by name, if their number and sizes are within bounds.
+
+    zipfile gives no more than the size that a member declares, so declared sizes will do.
+    """
+    entries = source.infolist()
+    members = {entry.filename: entry for entry in entries}
+    if len(members) < len(entries) or len(entries) > MOST_MEMBERS:
+        raise ArtifactUnusable("its archive has repeated or too many members")
+    if sum(entry.file_size for entry in entries) > max_bytes:
+        raise ArtifactUnusable(f"it takes more than {max_bytes} bytes when unpacked")
+    if "schema.json" not in members:
+        raise ArtifactUnusable(_NO_SKOPS_FILE)
+    # Other methods can ask for gigabytes of memory before they give a byte.
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if any(entry.compress_type not in known or entry.flag_bits & 1 for entry in entries):
+        raise ArtifactUnusable("its archive is encrypted, or compressed by another method")
+    return members
+
+
+def _write_member(target: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name)  # dated 1980-01-01, whatever the clock says
+    entry.create_system = 3  # written alike on every system
+    target.writestr(entry, content, compress_type=target.compression)
+
+
+class _Rewriter:
+    """Copies the nodes of a schema, and the arrays that they name, by the rules for each.
+
+    Ids are left out: they make one node stand for another, so that what was checked need not
+    be what is built. Genuine files describe each object in full wherever it is used.
+    """
+
+    def __init__(
+        self,
+        source: zipfile.ZipFile,
+        members: Mapping[str, zipfile.ZipInfo],
+        target: zipfile.ZipFile,
+        max_bytes: int,
+    ) -> None:
+        self.feature_names: tuple[str, ...] | None = None
+        self._source = source
+        self._members = members
+        self._target = target
+        self._bytes_left = max_bytes
+        self._written: dict[bytes, str] = {}
+        self._depth = 0
+        self._rules: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+            "ObjectNode": self._rewrite_object,
+            "TreeNode": self._rewrite_tree,
+            "LossNode": self._rewrite_loss,
+            "DictNode": self._rewrite_dict,
+            "ListNode": self._rewrite_items,
+            "TupleNode": self._rewrite_items,
+            "JsonNode": self._rewrite_json,
+            "NdArrayNode": self._rewrite_array,
+        }
+
+    def rewrite(self, node: Any) -> dict[str, Any]:
+        """Return a node as it may reach skops; raises ArtifactUnusable or one of _MALFORMED."""
+        loader, type_name = _read_part(node)
+        if type_name not in _TYPES_BY_LOADER.get(loader, ()):
+            raise ArtifactUnusable(f"it contains a type that is not allowed{_name_part(node)}")
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise ArtifactUnusable("it is nested too deeply")
+        content = self._rules[loader](node)
+        self._depth -= 1
+        return {
+            "__class__": node["__class__"],
+            "__module__": node["__module__"],
+            "__loader__": loader,
+        } | content
+
+    def _rewrite_object(self, node: Any) -> dict[str, Any]:
+        attributes = node["content"]
+        type_name = _read_part(node)[1]
+        is_estimator = type_name in _ESTIMATOR_TYPES
+        if _read_part(attributes)[0] == "JsonNode" and not is_estimator:  # it has no attributes
+            return {"content": self._rewrite_none(attributes)}
+        _expect(attributes, "DictNode")
+        values = dict(attributes["content"])
+        if is_estimator:
+            _check_version(_read_json(values["_sklearn_version"]))
+            del values["_sklearn_version"]
+            self._take_feature_names(values)
+        for name in values:
+            _check_attribute(type_name, name)
+        rewritten = {name: self._rewrite_attribute(name, value) for name, value in values.items()}
+        if is_estimator:
+            # As if it were written by the version that reads it, which else would warn.
+            rewritten["_sklearn_version"] = _json_node(json.dumps(_sklearn_version()))
+        return {"content": _dict_node(rewritten)}
+
+    def _rewrite_attribute(self, name: str, value: Any) -> dict[str, Any]:
+        if name in _NEUTRAL:
+            return _json_node(_NEUTRAL[name])
+        if name == "random_state" and _read_part(value)[0] in _GENERATORS:
+            return _json_node("null")
+        return self.rewrite(value)
+
+    def _take_feature_names(self, values: dict[str, Any]) -> None:
+        names = values.pop("feature_names_in_", None)
+        if names is not None and self.feature_names is None:
+            _expect(names, "NdArrayNode")
+            self._rewrite_strings(names)
+            self.feature_names = tuple(map(_read_json, names["content"]))
+
+    def _rewrite_tree(self, node: Any) -> dict[str, Any]:
+        args = node["__reduce__"]["args"]
+        state = node["content"]
+        _expect(args, "TupleNode")
+        _expect(state, "DictNode")
+        n_features, n_classes, n_outputs = args["content"]
+        parts = state["content"]
+        if parts.keys() != {"max_depth", "node_count", "nodes", "values"}:
+            raise ArtifactUnusable("it holds a tree with unknown parts")
+        # The tree is built by copying memory as these say; scikit-learn compares the rest.
+        n_nodes = _read_json(parts["node_count"])
+        fits = (
+            _is_count(n_nodes)
+            and _is_count(_read_json(n_features))
+            and _read_json(n_outputs) == 1
+            and self._read_shape(n_classes) == (1,)
+            and self._read_shape(parts["nodes"]) == (n_nodes,)
+        )
+        if not fits:
+            raise ArtifactUnusable("it holds a tree whose parts do not fit together")
+        return {"__reduce__": {"args": self.rewrite(args)}, "content": self.rewrite(state)}
+
+    def _rewrite_loss(self, node: Any) -> dict[str, Any]:
+        args, state = node["__reduce__"]["args"], node["content"]
+        _expect(args, "TupleNode")
+        if state["content"] or any(_read_part(arg)[0] != "JsonNode" for arg in args["content"]):
+            raise ArtifactUnusable("it holds a loss with a state of its own")
+        return {"__reduce__": {"args": self.rewrite(args)}, "content": self.rewrite(state)}
+
+    def _rewrite_dict(self, node: Any) -> dict[str, Any]:
+        key_types = [
+            (_read_part(key_type), key_type["__class__"])
+            for key_type in node["key_types"]["content"]
+        ]
+        allowed = {("TypeNode", "builtins.str"), ("TypeNode", "builtins.int")}
+        if not {part for part, _ in key_types} <= allowed:
+            raise ArtifactUnusable("it contains a mapping whose keys are not strings or integers")
+        if len(key_types) != len(node["content"]):
+            raise ArtifactUnusable(_NO_SKOPS_FILE)
+        content = {key: self.rewrite(value) for key, value in node["content"].items()}
+        return _dict_node(content, [name for _, name in key_types])
+
+    def _rewrite_items(self, node: Any) -> dict[str, Any]:
+        return {"content": [self.rewrite(item) for item in _read_list(node["content"])]}
+
+    def _rewrite_json(self, node: Any) -> dict[str, Any]:
+        if type(_read_json(node)) in (list, dict):
+            raise ArtifactUnusable(_NO_SKOPS_FILE)
+        return {"content": node["content"], "is_json": True}
+
+    def _rewrite_none(self, node: Any) -> dict[str, Any]:
+        if _read_json(node) is not None:
+            raise ArtifactUnusable(_NO_SKOPS_FILE)
+        return _json_node("null")
+
+    def _rewrite_array(self, node: Any) -> dict[str, Any]:
+        if node["type"] == "json":
+            return self._rewrite_strings(node)
+        if node["type"] != "numpy":
+            raise ArtifactUnusable(_NO_SKOPS_FILE)
+        content = self._read_member(node["file"])
+        descr, shape = _check_npy(content)
+        type_name = _read_part(node)[1]
+        if type_name in _SCALARS and (shape, descr[2:-1]) != ((), _SCALARS[type_name]):
+            raise ArtifactUnusable("it holds a number that is not of the type it names")
+        if descr[0] == "[":
+            content = _clear_padding(content, descr)
+        return {"type": "numpy", "file": self._write_array(content)}
+
+    def _rewrite_strings(self, node: Any) -> dict[str, Any]:
+        """Return an array of objects, which may be strings only: (n_strings,)."""
+        _expect(node["shape"], "TupleNode")
+        items = [self.rewrite(item) for item in _read_list(node["content"])]
+        shape = [_read_json(length) for length in node["shape"]["content"]]
+        if shape != [len(items)] or any(type(_read_json(item)) is not str for item in items):
+            raise ArtifactUnusable("it holds an array of objects that are not strings")
+        return {"type": "json", "content": items, "shape": self.rewrite(node["shape"])}
+
+    def _read_shape(self, node: Any) -> tuple[int, ...]:
+        _expect(node, "NdArrayNode")
+        with self._source.open(self._members[node["file"]]) as member:
+            return _read_npy_header(member.read(_LONGEST_NPY_HEADER))[1]
+
+    def _read_member(self, name: str) -> bytes:
+        # Counted at every use: skops makes an array of its own of each.
+        member = self._members[name]
+        self._bytes_left -= member.file_size
+        if self._bytes_left < 0:
+            raise ArtifactUnusable("it takes too many bytes when unpacked")
+        return self._source.read(member)
+
+    def _write_array(self, content: bytes) -> str:
+        """Write an array once, whatever the number of its copies, and return its name."""
+        key = hashlib.sha256(content).digest()
+        if key not in self._written:
+            self._written[key] = f"{len(self._written)}.npy"
+            _write_member(self._target, self._written[key], content)
+        return self._written[key]
+
+
+def _check_npy(content: bytes) -> tuple[str, tuple[int, ...]]:
+    """Return type and shape of an array that is as long as they say."""
+    descr, shape, start = _read_npy_header(content)
+    if math.prod(shape) * _item_size(descr) != len(content) - start:
+        raise ArtifactUnusable("it holds an array of another size than it says")
+    return descr, shape
+
+
+def _read_npy_header(content: bytes) -> tuple[str, tuple[int, ...], int]:
+    """Return type, shape and end of the header of a .npy file (format 1.0).
+
+    numpy evaluates the header as Python; here it has the one form that numpy writes.
+    Source: numpy.lib.format, "Format Version 1.0".
+    """
+    if content[:8] != b"\x93NUMPY\x01\x00":
+        raise ArtifactUnusable("it holds an array in an unknown format")
+    end = 10 + int.from_bytes(content[8:10], "little")
+    header = _NPY_HEADER.fullmatch(content[10:end]) if end <= _LONGEST_NPY_HEADER else None
+    if header is None:
+        raise ArtifactUnusable("it holds an array in an unknown format")
+    shape = tuple(int(length) for length in header["shape"].decode().split(",") if length.strip())
+    return header["descr"].decode(), shape, end
+
+
+def _item_size(descr: str) -> int:
+    simple = _NPY_TYPE.fullmatch(descr)
+    if simple:
+        return int(simple["size"] or 0) or 4 * int(simple["length"])
+    if descr not in _node_types():
+        raise ArtifactUnusable("it holds an array of a type that is not allowed")
+    return _node_types()[descr].itemsize
+
+
+def _clear_padding(content: bytes, descr: str) -> bytes:
+    """Return an array of nodes with zeros between their fields.
+
+    numpy leaves there what the memory held before: it would change the digest, and leak.
+    """
+    dtype = _node_types()[descr]
+    padding = np.ones(dtype.itemsize, dtype=bool)
+    for field, offset, *_ in (dtype.fields or {}).values():
+        padding[offset : offset + field.itemsize] = False
+    if not padding.any():
+        return content
+    start = _read_npy_header(content)[2]
+    nodes = np.frombuffer(content, dtype=np.uint8, offset=start).reshape(-1, dtype.itemsize)
+    return content[:start] + np.where(padding, np.uint8(0), nodes).tobytes()
+
+
+@cache
+def _node_types() -> dict[str, np.dtype[Any]]:
+    """Return the types of a tree's nodes, by their description in a .npy file."""
+    from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+    from sklearn.tree._tree import NODE_DTYPE
+
+    types = (NODE_DTYPE, PREDICTOR_RECORD_DTYPE)
+    return {repr(np.lib.format.dtype_to_descr(dtype)): dtype for dtype in types}
+
+
+def _read_part(node: Any) -> tuple[str, str]:
     return node["__loader__"], f"{node['__module__']}.{node['__class__']}"
+
+
+def _name_part(node: Any) -> str:
+    """Return `: ` and the type of a node, if it is spelled as a type can be."""
+    type_name = _read_part(node)[1]
+    return f": {type_name}" if _TYPE_NAME.fullmatch(type_name) else ""
+
+
+def _expect(node: Any, loader: str) -> None:
+    if _read_part(node)[0] != loader:
+        raise ArtifactUnusable(_NO_SKOPS_FILE)
+
+
+def _read_list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ArtifactUnusable(_NO_SKOPS_FILE)
+    return value
+
+
+def _read_json(node: Any) -> Any:
+    _expect(node, "JsonNode")
+    return json.loads(node["content"])
+
+
+def _json_node(content: str) -> dict[str, Any]:
+    part = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode"}
+    return part | {"content": content, "is_json": True}
+
+
+def _dict_node(content: dict[str, Any], key_types: list[str] | None = None) -> dict[str, Any]:
+    types = [
+        {"__class__": name, "__module__": "builtins", "__loader__": "TypeNode"}
+        for name in key_types or ["str"] * len(content)
+    ]
+    part = {"__module__": "builtins"}
+    return (
+        part
+        | {"__class__": "dict", "__loader__": "DictNode", "content": content}
+        | {"key_types": part | {"__class__": "list", "__loader__": "ListNode", "content": types}}
+    )
+
+
+def _check_version(written_by: Any) -> None:
+    """Refuse another minor version of scikit-learn; between patches, files are the same."""
+    ours = _sklearn_version()
+    if str(written_by).split(".")[:2] != ours.split(".")[:2]:
+        theirs = written_by if re.fullmatch(r"[\w.+]{1,40}", str(written_by)) else "unknown"
+        raise ArtifactUnusable(f"it is of scikit-learn {theirs}, and this is {ours}")
+
+
+def _sklearn_version() -> str:
+    import sklearn
+
+    version: str = sklearn.__version__
+    return version
+
+
+def _check_attribute(type_name: str, name: str) -> None:
+    """Refuse attributes that a fitted object does not have, or that would replace a method."""
+    fitted = name.endswith("_") or type_name in _PLAIN_TYPES
+    known = name in _PRIVATE or (
+        _ATTRIBUTE.fullmatch(name)
+        and not name.startswith("_")
+        and (fitted or name in _init_params(type_name))
+    )
+    if not known or hasattr(inspect.getattr_static(_load_type(type_name), name, None), "__get__"):
+        place = f"{type_name}.{name}" if _ATTRIBUTE.fullmatch(name) else type_name
+        raise ArtifactUnusable(f"it holds an unknown attribute: {place}")
+
+
+@cache
+def _load_type(type_name: str) -> Any:
+    module, _, name = type_name.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@cache
+def _init_params(type_name: str) -> frozenset[str]:
+    # Of the bases too: a Lasso is an ElasticNet with an l1_ratio.
+    bases = [base for base in _load_type(type_name).__mro__ if "__init__" in vars(base)]
+    return frozenset(name for base in bases[:-1] for name in inspect.signature(base).parameters)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _check_estimator(model: Any) -> None:
+    """Raise ArtifactUnusable unless the model is fitted, sound, and gives one value per row."""
+    from sklearn.utils.validation import check_is_fitted
+
+    _check_steps(model)
+    check_is_fitted(model)
+    estimator = unwrap_estimator(model)
+    n_features = model.n_features_in_
+    if not _is_count(n_features) or n_features > MOST_FEATURES:
+        raise ArtifactUnusable("its number of features is out of range")
+    if estimator.n_features_in_ != n_features:
+        raise ArtifactUnusable("its steps have different numbers of features")
+    if hasattr(estimator, "estimators_"):
+        _check_forest(estimator)
+    if hasattr(estimator, "_predictors"):
+        _check_boosting(estimator)
+    with np.errstate(all="ignore"):
+        _check_prediction(model, np.zeros((1, n_features)))
+
+
+def _check_steps(model: Any) -> None:
+    if _name_type(model) == _PIPELINE:
+        types = [_name_type(step) for _, step in model.steps]
+        if len(types) != 2 or types[0] != _SCALER or find_by_type(types[1]) is None:
+            raise ArtifactUnusable(
+                "its pipeline is not a StandardScaler and an estimator of the catalogue"
+            )
+
+
+def _name_type(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _check_forest(forest: Any) -> None:
+    if forest.n_outputs_ != 1:
+        raise ArtifactUnusable("it predicts more than one target")
+    if hasattr(forest, "classes_") and forest.n_classes_ != len(forest.classes_):
+        raise ArtifactUnusable("its number of classes is not that of its labels")
+    for member in forest.estimators_:
+        tree = member.tree_
+        state = tree.__getstate__()
+        nodes = state["nodes"]
+        inner = nodes["left_child"] != -1
+        sound = (
+            tree.n_features == forest.n_features_in_
+            and member.n_outputs_ == 1
+            and np.array_equal(nodes["right_child"] != -1, inner)
+            and np.isfinite(state["values"]).all()
+            and _are_sound(
+                nodes,
+                inner,
+                ("left_child", "right_child", "feature", "threshold"),
+                tree.n_features,
+            )
+        )
+        if not sound:
+            raise ArtifactUnusable("it holds a tree that leads nowhere")
+
+
+def _check_boosting(model: Any) -> None:
+    from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+
+    if model._preprocessor is not None or model._bin_mapper.is_categorical_.any():
+        raise ArtifactUnusable("it has categorical features, which are not supported")
+    n_features, width = model.n_features_in_, model.n_trees_per_iteration_
+    if (
+        model._bin_mapper.is_categorical_.shape != (n_features,)
+        or not _is_count(width)
+        or model._baseline_prediction.shape != (1, width)
+        or any(len(iteration) != width for iteration in model._predictors)
+    ):
+        raise ArtifactUnusable("its parts do not fit together")
+    fields = ("left", "right", "feature_idx", "num_threshold")
+    for iteration in model._predictors:
+        for predictor in iteration:
+            nodes = predictor.nodes
+            sound = (
+                nodes.dtype == PREDICTOR_RECORD_DTYPE
+                and nodes.ndim == 1
+                and len(nodes) >= 1
+                and not nodes["is_categorical"].any()
+                and np.isfinite(nodes["value"]).all()
+                and _are_sound(nodes, nodes["is_leaf"] == 0, fields, n_features)
+            )
+            if not sound:
+                raise ArtifactUnusable("it holds a tree that leads nowhere")
+
+
+def _are_sound(nodes: Any, inner: Any, fields: tuple[str, str, str, str], n_features: int) -> bool:
+    """Return whether every walk from the root (node 0) stays inside the tree, and ends.
+
+    nodes: (n_nodes,) records; inner: (n_nodes,) whether a node has children, which come
+    after it. Fields: left child, right child, feature, threshold.
+    """
+    index = np.flatnonzero(inner)
+    left, right, feature, threshold = (nodes[field][index] for field in fields)
+    return bool(
+        (left > index).all()
+        and (left < len(nodes)).all()
+        and (right > index).all()
+        and (right < len(nodes)).all()
+        and (feature >= 0).all()
+        and (feature < n_features).all()
+        and not np.isnan(threshold).any()  # infinite where missing values go their own way
+    )
+
+
+def _check_prediction(model: Any, row: Any) -> None:
+    """Predict for one row, (1, n_features): what fails now would fail a client later."""
+    predicted = model.predict(row)
+    if predicted.shape != (1,):
+        raise ArtifactUnusable("it predicts more than one target: fit it on a vector")
+    if not hasattr(model, "predict_proba"):
+        _check_finite(predicted)
+        return
+    labels = model.classes_
+    if labels.ndim != 1 or len(labels) < 2 or len(set(labels.tolist())) != len(labels):
+        raise ArtifactUnusable("its classes are not two labels or more")
+    if labels.dtype.kind == "f":
+        _check_finite(labels)
+    probabilities = model.predict_proba(row)
+    if probabilities.shape != (1, len(labels)):
+        raise ArtifactUnusable("it does not give a probability for each class")
+    _check_finite(probabilities)
+
+
+def _check_finite(values: Any) -> None:
+    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ArtifactUnusable("it holds numbers that are not finite")

@@ -1,14 +1,13 @@
-"""From what people send (JSON values, CSV) to float64 matrices, or to a fault with its place."""
+"""From JSON values to float64 matrices and labels, or to a fault with its place."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,11 @@ Matrix: TypeAlias = NDArray[np.float64]
 """(n_rows, n_features), C-contiguous."""
 Vector: TypeAlias = NDArray[np.float64]
 """(n_rows,)."""
+Labels: TypeAlias = NDArray[np.int64] | NDArray[np.object_]
+"""(n_rows,), whole numbers or `str` objects; rows of one label share one object."""
 
 LONGEST_FEATURE_NAME = 255
-CSV_BLOCK_BYTES = 16 * 2**20  # also the longest header or row
-_CSV_CONVERSION = re.compile(r"In CSV column #(\d+): ")
-_CSV_SHAPE = re.compile(r"(Row #\d+: )?Expected \d+ columns, got \d+|Empty CSV file")
+LONGEST_LABEL = 255
 _KINDS = {
     bool: "a boolean",
     str: "a string",
@@ -31,18 +30,19 @@ _KINDS = {
     list: "an array",
     dict: "an object",
 }
+_LABEL_KINDS = {int: "a whole number", str: "a string", float: "a decimal number"}
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Rows to learn from.
 
-    X: (n_rows, n_features) float64, finite; y: (n_rows,) float64, finite; ``feature_names``
-    names the columns of X.
+    X: (n_rows, n_features) float64, finite; y: (n_rows,), finite float64 to learn numbers
+    from, or labels to learn classes from; ``feature_names`` names the columns of X.
     """
 
     X: Matrix
-    y: Vector
+    y: Vector | Labels
     feature_names: tuple[str, ...]
 
 
@@ -51,7 +51,9 @@ def default_feature_names(count: int) -> tuple[str, ...]:
     return tuple(f"x{number}" for number in range(1, count + 1))
 
 
-def make_dataset(X: Matrix, y: Vector, feature_names: Sequence[str] | None = None) -> Dataset:
+def make_dataset(
+    X: Matrix, y: Vector | Labels, feature_names: Sequence[str] | None = None
+) -> Dataset:
     """Return a dataset of parts that fit together; raises InvalidInput where they do not."""
     if len(y) != len(X):
         raise InvalidInput({"y": [f"has {len(y)} values for {len(X)} rows of X"]})
@@ -60,14 +62,19 @@ def make_dataset(X: Matrix, y: Vector, feature_names: Sequence[str] | None = Non
     if len(feature_names) != X.shape[1]:
         message = f"has {len(feature_names)} names for {X.shape[1]} features"
         raise InvalidInput({"feature_names": [message]})
-    repeated = _repeated(feature_names)
+    check_feature_names(feature_names)
+    return Dataset(X, y, tuple(feature_names))
+
+
+def check_feature_names(names: Sequence[str]) -> None:
+    """Raise InvalidInput unless the names are fit to be shown, each used once."""
+    repeated = find_repeated(names)
     if repeated:
         raise InvalidInput({"feature_names": [f"repeats {', '.join(repeated)}"]})
-    unfit = [name for name in feature_names if not _is_name(name)]
+    unfit = [name for name in names if not _is_printable(name, LONGEST_FEATURE_NAME)]
     if unfit:
         message = f"must be 1 to {LONGEST_FEATURE_NAME} printable characters: {unfit[0][:40]!r}"
         raise InvalidInput({"feature_names": [message]})
-    return Dataset(X, y, tuple(feature_names))
 
 
 def matrix_from_rows(rows: Any) -> Matrix:
@@ -100,6 +107,39 @@ def vector_from_values(values: Any) -> Vector:
     return flat
 
 
+def labels_from_values(values: Any) -> Labels:
+    """Return a JSON list of strings, or of whole numbers, as labels: object or int64.
+
+    Raises InvalidInput, by index, where a value is neither, is too long or too large, or is of
+    another kind than the first.
+    """
+    if not isinstance(values, list) or not values:
+        raise InvalidInput(["must be an array of at least one label"])
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        try:
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            pass  # the faults are named below
+    elif kinds == {str}:
+        shared = {label: label for label in values}
+        if not any(map(describe_label, shared)):
+            return np.array([shared[label] for label in values], dtype=np.object_)
+    first = type(values[0])
+    raise InvalidInput(_faults_by_place(values, lambda value: _describe_label_of(first, value)))
+
+
+def describe_label(value: Any) -> list[str] | None:
+    """Return what keeps a value from being a label, or None."""
+    if type(value) is str:
+        fit = _is_printable(value, LONGEST_LABEL)
+        return None if fit else [f"must be 1 to {LONGEST_LABEL} printable characters"]
+    if type(value) is int:
+        return None if -(2**63) <= value < 2**63 else ["is beyond the whole numbers of 64 bits"]
+    kind = _LABEL_KINDS.get(type(value)) or _kind(value)
+    return [f"is {kind}, expected a string or a whole number"]
+
+
 def matrix_from_records(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Matrix:
     """Return JSON objects, feature name → finite number, as a matrix with columns ``names``.
 
@@ -108,7 +148,7 @@ def matrix_from_records(records: Sequence[Mapping[str, Any]], names: Sequence[st
     """
     known = set(names)
     if any(record.keys() != known for record in records):
-        faults = _faults_by_place(records, lambda record: _describe_names(list(record), names))
+        faults = _faults_by_place(records, lambda record: describe_names(list(record), names))
         raise InvalidInput(faults)
     rows = [[record[name] for name in names] for record in records]
     flat = _finite_numbers(list(chain.from_iterable(rows)))
@@ -123,94 +163,21 @@ def check_width(X: Matrix, n_features: int) -> None:
         raise InvalidInput(_faults_by_place(list(X), lambda row: _describe_width(row, n_features)))
 
 
-def read_csv(source: IO[bytes], *, target: str) -> Dataset:
-    """Return the rows of a CSV file with a header; column ``target`` is y, the others are X.
-
-    Raises InvalidInput when the file is no such table, by column and row where they are known.
-    """
-    data = source.read()
-    names = _read_csv_header(data)
-    features = [name for name in names if name != target]
-    if len(features) == len(names):
-        raise InvalidInput([f"has no column {target!r}; its columns are {', '.join(names)}"])
-    if not features:
-        raise InvalidInput([f"has no column beside {target!r}"])
-    table = _read_csv_rows(data, names)
-    X = _matrix_from_table(table.select(features))
-    y = _matrix_from_table(table.select([target]))[:, 0]
-    return make_dataset(X, y, features)
+def describe_names(given: Collection[str], expected: Collection[str]) -> dict[str, list[str]]:
+    """Return the names that are missing and those that no model expects, each with its fault."""
+    present, known = set(given), set(expected)
+    missing = (name for name in expected if name not in present)
+    unknown = (name for name in given if name not in known)
+    faults = {name: ["is missing"] for name in islice(missing, MOST_FAULTS)}
+    return faults | {
+        name: ["is not a feature of the model"] for name in islice(unknown, MOST_FAULTS)
+    }
 
 
-def read_csv_features(source: IO[bytes], names: Sequence[str]) -> Matrix:
-    """Return the columns ``names`` of a CSV file with a header, in that order.
-
-    Further columns are refused by name, like missing ones: a file with the target still in
-    it is more likely a mistake than a wish. Raises InvalidInput.
-    """
-    data = source.read()
-    present = _read_csv_header(data)
-    faults = _describe_names(present, names)
-    if faults:
-        raise InvalidInput(faults)
-    return _matrix_from_table(_read_csv_rows(data, present).select(list(names)))
-
-
-def _read_csv_header(data: bytes) -> list[str]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES)
-        with csv.open_csv(pa.BufferReader(data), read_options=blocks) as reader:
-            names: list[str] = reader.schema.names
-    except pa.ArrowInvalid as error:
-        raise InvalidInput(_describe_csv_error(error, [])) from None
-    except UnicodeDecodeError:
-        raise InvalidInput(["is not a CSV table: it is not UTF-8"]) from None
-    repeated = _repeated(names)
-    if repeated:
-        raise InvalidInput([f"has more than one column named {', '.join(repeated)}"])
-    return names
-
-
-def _read_csv_rows(data: bytes, names: Sequence[str]) -> Any:
-    """Return an Arrow table whose columns are all float64."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    # Left to itself, the parser takes a column's type from the first block: one that starts
-    # with whole numbers would refuse the fractions further down.
-    types = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.float64()))
-    blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES)
-    try:
-        return csv.read_csv(pa.BufferReader(data), read_options=blocks, convert_options=types)
-    except pa.ArrowInvalid as error:
-        raise InvalidInput(_describe_csv_error(error, names)) from None
-
-
-def _describe_csv_error(error: Exception, names: Sequence[str]) -> Faults:
-    # The parser's message ends with the cell or row itself, which may hold anything: only
-    # what stands before is passed on.
-    conversion = _CSV_CONVERSION.search(str(error))
-    if conversion and names:
-        return {names[int(conversion[1])]: ["holds values that are not numbers"]}
-    shape = _CSV_SHAPE.search(str(error))
-    return [f"is not a CSV table: {shape.group() if shape else 'it cannot be parsed'}"]
-
-
-def _matrix_from_table(table: Any) -> Matrix:
-    matrix = np.empty((table.num_rows, table.num_columns))
-    if table.num_rows == 0:
-        raise InvalidInput(["has no rows"])
-    for index, name in enumerate(table.column_names):
-        column = table.column(name)
-        values = column.to_numpy()
-        finite = np.isfinite(values)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise InvalidInput({name: {str(row): ["is missing or not finite"]}})
-        matrix[:, index] = values
-    return matrix
+def find_repeated(names: Sequence[str]) -> list[str]:
+    """Return the first few names that stand more than once, sorted."""
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    return repeated[:MOST_FAULTS]
 
 
 def _finite_numbers(cells: list[Any]) -> Vector | None:
@@ -247,22 +214,15 @@ def _describe_width(row: Sequence[Any], expected: int) -> Faults | None:
     return None
 
 
-def _describe_names(given: Collection[str], expected: Collection[str]) -> dict[str, list[str]]:
-    present, known = set(given), set(expected)
-    missing = (name for name in expected if name not in present)
-    unknown = (name for name in given if name not in known)
-    faults = {name: ["is missing"] for name in islice(missing, MOST_FAULTS)}
-    return faults | {
-        name: ["is not a feature of the model"] for name in islice(unknown, MOST_FAULTS)
-    }
+def _is_printable(text: str, longest: int) -> bool:
+    return 0 < len(text) <= longest and text.isprintable()
 
 
-def _is_name(name: str) -> bool:
-    return 0 < len(name) <= LONGEST_FEATURE_NAME and name.isprintable()
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted(name for name, count in Counter(names).items() if count > 1)
+def _describe_label_of(kind: type, value: Any) -> Faults | None:
+    fault = describe_label(value)
+    if fault is None and type(value) is not kind and kind in (int, str):
+        return [f"is {_LABEL_KINDS[type(value)]}, but the first label is {_LABEL_KINDS[kind]}"]
+    return fault
 
 
 def _describe_row(row: list[Any]) -> Faults | None:

@@ -5,23 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.datasets import Dataset, Matrix, Vector
-from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, resolve_params
+from webapp.ml.core.datasets import Dataset, Labels, Vector
+from webapp.ml.core.estimators import (
+    CATALOGUE,
+    DEFAULT_ESTIMATOR,
+    Estimator,
+    build_estimator,
+    resolve_params,
+)
+from webapp.ml.core.intervals import IntervalBasis, make_interval_basis
+from webapp.ml.core.metrics import measure_classification, measure_regression
+from webapp.ml.core.profile import digest_dataset, profile_features
+from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model, split_pipeline
 
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
+MOST_FOLDS = 20
+LONGEST_REASON = 200  # characters of scikit-learn's own words that are passed on
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
     """How to train: estimator and parameters, the share of rows held out, and the seed.
 
-    ``refit`` fits the served model on all rows once the hold-out has judged it.
+    ``refit`` fits the served model on all rows once the hold-out has judged it; ``scale``
+    standardises the features first; ``cv`` is the number of folds of a cross-validation, or 0.
     """
 
     estimator: str = DEFAULT_ESTIMATOR
@@ -29,19 +42,32 @@ class TrainingSpec:
     test_size: float = 0.2
     random_state: int = 42
     refit: bool = False
+    scale: bool = False
+    cv: int = 0
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A fitted estimator and what is known of it; a metric that is undefined is None."""
+    """A fitted estimator and what is known of it.
+
+    ``metrics`` speak of the rows that ``evaluated_on`` names; one that is undefined is None.
+    ``classes`` is None for a regression. ``profile`` and ``data_digest`` describe the rows that
+    were fitted, and all that were given. ``converged`` is None where fitting takes no steps.
+    """
 
     estimator: Any
     params: Mapping[str, Any]
-    metrics: Mapping[str, float | None]
+    metrics: Mapping[str, Any]
     evaluated_on: str
     n_train: int
     n_test: int
     fit_seconds: float
+    classes: tuple[Any, ...] | None
+    coefficients: Mapping[str, Any] | None
+    profile: Mapping[str, Any]
+    data_digest: str
+    interval_basis: IntervalBasis | None
+    converged: bool | None
 
 
 def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -> TrainedModel:
@@ -55,80 +81,184 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
     """
     entry = CATALOGUE[spec.estimator]
     params = resolve_params(entry, spec.params)
-    n_rows = len(dataset.y)
-    n_test = math.ceil(spec.test_size * n_rows)
-    if n_test == n_rows and n_rows >= FEWEST_ROWS_TO_SPLIT:
-        raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
-    held_out = n_rows >= FEWEST_ROWS_TO_SPLIT and n_test >= FEWEST_ROWS_TO_JUDGE
-    fit_X, test_X, fit_y, test_y = (
-        _split(dataset, n_test, spec.random_state)
-        if held_out
-        else (dataset.X, dataset.X, dataset.y, dataset.y)
-    )
+    fitted_rows, test_rows = _hold_out(dataset, spec)
+    held_out = test_rows is not fitted_rows
 
-    unfitted = entry.build(**params)  # imports the library, which is no part of the fit's time
-    started = clock()
-    estimator = _fit(unfitted, fit_X, fit_y)
-    fit_seconds = clock() - started
-    metrics = measure_regression(test_y, _predict(estimator, test_X))
-    if held_out and spec.refit:
+    def fit(rows: Dataset) -> tuple[Any, float]:
+        if entry.task == "classification" and len(np.unique(rows.y)) < 2:
+            raise InvalidInput({"y": ["has one class only among the rows to fit"]})
+        unfitted = _build(entry, params, spec)  # imports, which are no part of the fit's time
         started = clock()
-        estimator = _fit(entry.build(**params), dataset.X, dataset.y)
-        fit_seconds = clock() - started
+        return _fit(unfitted, rows), clock() - started
+
+    estimator, fit_seconds = fit(fitted_rows)
+    metrics = _measure(entry, estimator, test_rows)
+    if spec.cv:
+        metrics["cross_validation"] = _cross_validate(entry, params, dataset, spec)
+    served_rows = fitted_rows
+    if held_out and spec.refit:
+        served_rows = dataset
+        estimator, fit_seconds = fit(dataset)
     return TrainedModel(
         estimator=estimator,
         params=params,
         metrics=metrics,
         evaluated_on="hold-out" if held_out else "training",
-        n_train=len(fit_y),
-        n_test=n_test if held_out else 0,
+        n_train=len(fitted_rows.y),
+        n_test=len(test_rows.y) if held_out else 0,
         fit_seconds=fit_seconds,
+        classes=list_classes(estimator),
+        coefficients=describe_coefficients(estimator, dataset.feature_names),
+        profile=profile_features(served_rows.X),
+        data_digest=digest_dataset(dataset),
+        interval_basis=_make_basis(spec, params, estimator, served_rows),
+        converged=_has_converged(estimator, params),
     )
 
 
-def measure_regression(y: Vector, predicted: Vector) -> dict[str, float | None]:
-    """Return mse, rmse, mae and R² of predictions; both vectors are (n_rows,)."""
-    from sklearn import metrics
+def list_classes(estimator: Any) -> tuple[Any, ...] | None:
+    """Return the labels that a classifier tells apart, in its order; None for a regressor."""
+    classes = getattr(split_pipeline(estimator)[1], "classes_", None)
+    return None if classes is None else tuple(classes.tolist())
 
-    if not np.isfinite(predicted).all():
-        return dict.fromkeys(("mse", "rmse", "mae", "r2_score"))
-    with np.errstate(over="ignore", invalid="ignore"):
-        mse = float(metrics.mean_squared_error(y, predicted))
-        measured = {
-            "mse": mse,
-            "rmse": math.sqrt(mse),
-            "mae": float(metrics.mean_absolute_error(y, predicted)),
-            "r2_score": float(metrics.r2_score(y, predicted)) if len(y) > 1 else math.nan,
+
+def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return a linear model's intercept and its coefficient by feature name; else None.
+
+    They count in units of the features as they came, scaled or not. A classifier has them by
+    class: one of two classes for the second of them, whose log-odds they add up to.
+    """
+    linear = find_linear_model(estimator)
+    if linear is None:
+        return None
+    classes = list_classes(estimator)
+    if classes is None:
+        values = np.asarray(linear.coefficients).tolist()
+        return {
+            "intercept": linear.intercept,
+            "coefficients": dict(zip(feature_names, values, strict=True)),
         }
-    return {name: value if math.isfinite(value) else None for name, value in measured.items()}
+    described = classes[1:] if len(classes) == 2 else classes
+    rows = zip(
+        described, np.atleast_1d(linear.intercept), np.atleast_2d(linear.coefficients), strict=True
+    )
+    return {
+        "classes": {
+            str(label): {
+                "intercept": float(intercept),
+                "coefficients": dict(zip(feature_names, row.tolist(), strict=True)),
+            }
+            for label, intercept, row in rows
+        }
+    }
 
 
-def _split(
-    dataset: Dataset, n_test: int, random_state: int
-) -> tuple[Matrix, Matrix, Vector, Vector]:
+def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Dataset, Dataset]:
+    """Return rows to fit and rows to judge by: the same object where none are held out."""
     from sklearn.model_selection import train_test_split
 
-    parts = train_test_split(dataset.X, dataset.y, test_size=n_test, random_state=random_state)
-    return tuple(parts)
+    n_rows = len(dataset.y)
+    n_test = math.ceil(spec.test_size * n_rows)
+    if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
+        return dataset, dataset
+    if n_test == n_rows:
+        raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
+    fit_X, test_X, fit_y, test_y = train_test_split(
+        dataset.X, dataset.y, test_size=n_test, random_state=spec.random_state
+    )
+    names = dataset.feature_names
+    return Dataset(fit_X, fit_y, names), Dataset(test_X, test_y, names)
 
 
-def _predict(estimator: Any, X: Matrix) -> Vector:
-    # Held-out rows can overflow where the fitted ones did not: their metrics are undefined.
-    with np.errstate(over="ignore", invalid="ignore"):
-        predictions: Vector = estimator.predict(X)
-    return predictions
+def _build(entry: Estimator, params: Mapping[str, Any], spec: TrainingSpec) -> Any:
+    return build_estimator(entry, params, random_state=spec.random_state, scale=spec.scale)
 
 
-def _fit(estimator: Any, X: Matrix, y: Vector) -> Any:
+def _fit(estimator: Any, rows: Dataset) -> Any:
     # Finite rows can still overflow on the way (1e308 squared); scikit-learn then raises, or
-    # returns what is no number. Both are the data's fault, and the client must hear of it.
-    beyond_range = InvalidInput({"X": ["holds values too large or too small to fit"]})
+    # returns what is no number. So it does where rows and parameters do not go together, such
+    # as a Poisson loss and negative y. All that is the request's fault.
     try:
         with np.errstate(all="ignore"):
-            estimator.fit(X, y)
-            fitted = estimator.predict(X[:1])
-    except (ValueError, np.linalg.LinAlgError):
-        raise beyond_range from None
-    if not np.isfinite(fitted).all():
-        raise beyond_range
+            estimator.fit(rows.X, rows.y)
+            scores = compile_scorer(estimator).score(rows.X[:1])
+    except (ValueError, np.linalg.LinAlgError) as error:
+        reason = next(iter(str(error).splitlines()), "")[:LONGEST_REASON]
+        raise InvalidInput({"X": [f"cannot be fitted: {reason}"]}) from None
+    numbers = scores.values if scores.probabilities is None else scores.probabilities
+    if not np.isfinite(numbers).all():
+        raise InvalidInput({"X": ["holds values too large or too small to fit"]})
     return estimator
+
+
+def _measure(entry: Estimator, estimator: Any, rows: Dataset) -> dict[str, Any]:
+    # Held-out rows can overflow where the fitted ones did not.
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores: Scores = compile_scorer(estimator).score(rows.X)
+    except ValueError:
+        raise InvalidInput({"X": ["holds values too large to judge the model by"]}) from None
+    if entry.task == "regression":
+        return dict(measure_regression(cast(Vector, rows.y), scores.values))
+    assert scores.probabilities is not None  # noqa: S101 (every classifier has them)
+    classes = list_classes(estimator) or ()
+    y = cast(Labels, rows.y)
+    return measure_classification(y, scores.values, scores.probabilities, classes)
+
+
+def _cross_validate(
+    entry: Estimator, params: Mapping[str, Any], dataset: Dataset, spec: TrainingSpec
+) -> dict[str, Any]:
+    """Return a score per fold, their mean and spread: R², or accuracy.
+
+    The folds are those of scikit-learn's ``cross_val_score`` with ``cv`` as a number.
+    """
+    from sklearn.model_selection import cross_val_score
+
+    metric = "r2" if entry.task == "regression" else "accuracy"
+    if spec.cv * (2 if metric == "r2" else 1) > len(dataset.y):
+        raise InvalidInput({"cv": [f"makes folds too small of {len(dataset.y)} rows"]})
+    if metric == "accuracy" and np.unique(dataset.y, return_counts=True)[1].max() < spec.cv:
+        raise InvalidInput({"cv": ["is more than the rows of any class"]})
+    try:
+        with np.errstate(all="ignore"):
+            scores = cross_val_score(
+                _build(entry, params, spec),
+                dataset.X,
+                dataset.y,
+                cv=spec.cv,
+                scoring=metric,
+                error_score="raise",
+            )
+    except (ValueError, np.linalg.LinAlgError):
+        raise InvalidInput({"cv": ["leaves folds that cannot be fitted"]}) from None
+    finite = bool(np.isfinite(scores).all())
+    return {
+        "folds": spec.cv,
+        "metric": "r2_score" if metric == "r2" else metric,
+        "scores": [value if math.isfinite(value) else None for value in scores.tolist()],
+        "mean": float(scores.mean()) if finite else None,
+        "std": float(scores.std()) if finite else None,
+    }
+
+
+def _make_basis(
+    spec: TrainingSpec, params: Mapping[str, Any], estimator: Any, rows: Dataset
+) -> IntervalBasis | None:
+    if spec.estimator != DEFAULT_ESTIMATOR or params["positive"]:
+        return None  # only ordinary least squares has these intervals
+    with np.errstate(all="ignore"):
+        predictions = compile_scorer(estimator).score(rows.X).values
+        basis = make_interval_basis(
+            rows.X, cast(Vector, rows.y), predictions, fit_intercept=params["fit_intercept"]
+        )
+    if basis is None or not np.isfinite(basis.root).all():
+        return None
+    return basis if math.isfinite(basis.residual_variance) else None
+
+
+def _has_converged(estimator: Any, params: Mapping[str, Any]) -> bool | None:
+    steps = getattr(split_pipeline(estimator)[1], "n_iter_", None)
+    if steps is None or "tol" not in params or not params.get("max_iter"):
+        return None
+    return bool(np.max(steps) < params["max_iter"])

@@ -1,0 +1,121 @@
+"""Predictions as answers: JSON, or a table in CSV or Arrow where the client asks for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from flask import Response, abort, request
+
+from webapp.ml.core import tables
+from webapp.ml.service import Predictions
+
+CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"
+WRITERS = {CSV: tables.write_csv, ARROW: tables.write_arrow}
+
+STALE_HEADER = {
+    "X-Model-Stale": {
+        "description": "`true` when the database could not be asked which version is active, and "
+        "the last known one answered.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def answer_one(predictions: Predictions) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the JSON answer for a single row, and its headers."""
+    scores = predictions.scores
+    answer: dict[str, Any] = {
+        "prediction": scores.values[0].item(),
+        "model": _name_version(predictions),
+    }
+    if scores.probabilities is not None:
+        labels = map(str, predictions.version.classes or ())
+        answer["probabilities"] = dict(zip(labels, scores.probabilities[0].tolist(), strict=True))
+    if predictions.intervals is not None:
+        answer["intervals"] = _describe_intervals(predictions, row=0)
+    if predictions.extrapolated:
+        answer["extrapolated"] = predictions.extrapolated[0]
+    return answer, _headers(predictions)
+
+
+def answer_batch(predictions: Predictions) -> Any:
+    """Return the answer for many rows, in the form that the client accepts."""
+    accepted = request.accept_mimetypes
+    media_type = accepted.best_match([JSON, *WRITERS]) if accepted else JSON
+    if media_type is None:
+        abort(406, f"Predictions can be had as {', '.join([JSON, *WRITERS])}.")
+    if media_type in WRITERS:
+        body = WRITERS[media_type](make_columns(predictions))
+        response = Response(body, content_type=media_type)
+        response.headers.extend(_headers(predictions))
+        version = predictions.version
+        response.headers["X-Model"] = f"{version.model}; version={version.number}"
+        return response
+    scores = predictions.scores
+    answer: dict[str, Any] = {
+        "predictions": _json_array(scores.values),
+        "model": _name_version(predictions),
+    }
+    if scores.probabilities is not None:
+        answer["probabilities"] = _probabilities_by_class(predictions)
+    if predictions.intervals is not None:
+        answer["intervals"] = _describe_intervals(predictions, row=None)
+    if predictions.extrapolated:
+        answer["extrapolated"] = {str(row): n for row, n in predictions.extrapolated.items()}
+    return answer, _headers(predictions)
+
+
+def _name_version(predictions: Predictions) -> dict[str, Any]:
+    return {"name": predictions.version.model, "version": predictions.version.number}
+
+
+def _headers(predictions: Predictions) -> dict[str, str]:
+    return {"X-Model-Stale": "true"} if predictions.stale else {}
+
+
+def _json_array(values: Any) -> Any:
+    # orjson writes numbers from the array's own memory; strings it takes from a list only.
+    return values if values.dtype.kind in "fiu" else values.tolist()
+
+
+def _probabilities_by_class(predictions: Predictions) -> dict[str, Any]:
+    probabilities = predictions.scores.probabilities
+    assert probabilities is not None  # noqa: S101 (the caller has looked)
+    return {
+        str(label): np.ascontiguousarray(probabilities[:, index])
+        for index, label in enumerate(predictions.version.classes or ())
+    }
+
+
+def _describe_intervals(predictions: Predictions, row: int | None) -> dict[str, Any]:
+    found = predictions.intervals
+    assert found is not None  # noqa: S101 (the caller has looked)
+
+    def bounds(lower: Any, upper: Any) -> dict[str, Any]:
+        if row is None:
+            return {"lower": lower, "upper": upper}
+        return {"lower": float(lower[row]), "upper": float(upper[row])}
+
+    return {
+        "level": found.level,
+        "confidence": bounds(found.confidence_lower, found.confidence_upper),
+        "prediction": bounds(found.prediction_lower, found.prediction_upper),
+    }
+
+
+def make_columns(predictions: Predictions) -> dict[str, Any]:
+    """Return what the rows have, a column each: prediction, probability:CLASS, bounds."""
+    columns: dict[str, Any] = {"prediction": predictions.scores.values}
+    if predictions.scores.probabilities is not None:
+        by_class = _probabilities_by_class(predictions)
+        columns |= {f"probability:{label}": values for label, values in by_class.items()}
+    if predictions.intervals is not None:
+        found = predictions.intervals
+        columns |= {
+            "confidence:lower": found.confidence_lower,
+            "confidence:upper": found.confidence_upper,
+            "prediction:lower": found.prediction_lower,
+            "prediction:upper": found.prediction_upper,
+        }
+    return columns

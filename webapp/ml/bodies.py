@@ -1,0 +1,178 @@
+"""What a request of rows carries: JSON, or a table in CSV, Parquet or Arrow, alone or as a file.
+
+With JSON, everything is in the body. With a table, the options come as query parameters, or as
+fields of the form that the file is in; both are JSON values, or plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO, ClassVar, cast
+
+import marshmallow as ma
+import orjson
+from flask import Request, abort, current_app
+from marshmallow import fields
+from werkzeug.datastructures import FileStorage, MultiDict
+
+from webapp.api import Blueprint, StrictParser, View, check_body
+from webapp.errors import InvalidInput
+from webapp.ml.core import tables
+from webapp.ml.core.tables import Limits
+from webapp.ml.schemas import FilePart, RowsSchema
+
+MULTIPART = "multipart/form-data"
+TABLE_MEDIA_TYPES = [
+    media_type for row in tables.FORMATS.values() for media_type in row.media_types
+]
+
+
+class RowsParser(StrictParser):
+    """Reads ``rows`` (JSON or a table) and ``form`` (an uploaded file with its fields)."""
+
+    def parse(
+        self,
+        argmap: Any,
+        req: Request | None = None,
+        *,
+        location: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the checked arguments of a view."""
+        req = req or self.get_default_request()
+        if location != "rows":
+            return super().parse(argmap, req, location=location, **kwargs)
+        if req.mimetype == "application/json":
+            if req.args:
+                faults = {name: ["belongs into the JSON body"] for name in req.args}
+                raise InvalidInput(faults, source="query")
+            return _check_size(super().parse(argmap, req, location="json", **kwargs))
+        return _parse_table(argmap, req)
+
+    def load_form(self, req: Request, schema: ma.Schema) -> Any:
+        """Return the fields of a form, its one file among them."""
+        if req.mimetype != MULTIPART:
+            abort(415, f"The body must be sent as Content-Type: {MULTIPART}.")
+        check_body(req)
+        (file_field,) = (name for name, f in schema.fields.items() if isinstance(f, FilePart))
+        return {file_field: _only_file(req, file_field), **_read_options(req.form, "form")}
+
+
+class RowsBlueprint(Blueprint):
+    """A blueprint whose views take rows in any form."""
+
+    ARGUMENTS_PARSER = RowsParser()
+    DEFAULT_LOCATION_CONTENT_TYPE_MAPPING: ClassVar[dict[str, str]] = {
+        **Blueprint.DEFAULT_LOCATION_CONTENT_TYPE_MAPPING,
+        "rows": "application/json",
+        "form": MULTIPART,
+    }
+
+    def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
+        """Declare what a view takes; for ``rows``, document tables and their options too."""
+        decorate = super().arguments(schema, location=location, **kwargs)
+        if location != "rows":
+            return decorate
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        part = {"type": "object", "properties": {"file": binary["schema"]}, "required": ["file"]}
+        content = {**dict.fromkeys(TABLE_MEDIA_TYPES, binary), MULTIPART: {"schema": part}}
+        parameters = [_describe_option(name, f) for name, f in schema.tabular().fields.items()]
+
+        def document(view: View) -> View:
+            documented = self.doc(requestBody={"content": content}, parameters=parameters)(view)
+            return cast(View, decorate(documented))
+
+        return document
+
+    def query_names(self, parameter: Mapping[str, Any]) -> Iterable[str]:
+        """Return the query parameters that a declared argument of a view allows."""
+        if parameter["in"] == "rows":
+            return list(parameter["schema"].tabular().fields)
+        return super().query_names(parameter)
+
+
+def limits() -> Limits:
+    """Return how many rows and columns a table may have."""
+    config = current_app.config
+    return Limits(rows=config["MAX_ROWS"], columns=config["MAX_COLUMNS"])
+
+
+def _check_size(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Hold JSON rows to the limits that the reader of a table keeps by itself."""
+    most = limits()
+    if "dataset" in arguments:
+        rows, columns = arguments["dataset"].X.shape
+        if columns > most.columns:
+            message = f"has {columns} columns, at most {most.columns} are allowed"
+            raise InvalidInput({"X": [message]})
+    else:
+        rows = len(arguments["instances"])
+    if rows > most.rows:
+        raise InvalidInput([f"has {rows} rows, at most {most.rows} are allowed"])
+    return arguments
+
+
+def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
+    check_body(req)
+    options, source = _read_options(req.args, "query"), "query"
+    if req.mimetype == MULTIPART:
+        form = _read_options(req.form, "form")
+        doubled = {name: ["is in the query and in the form"] for name in form if name in options}
+        if doubled:
+            raise InvalidInput(doubled, source="form")
+        options, source = options | form, "form" if form else "query"
+        file = _only_file(req, "file")
+        stream = cast(BinaryIO, file.stream)
+        found = tables.format_of_suffix(file.filename or "")
+        found = found or tables.format_of_media_type(file.mimetype)
+    else:
+        stream = cast(BinaryIO, req.stream)
+        found = tables.format_of_media_type(req.mimetype)
+    if found is None:
+        kinds = ", ".join(["application/json", *TABLE_MEDIA_TYPES, MULTIPART])
+        abort(415, f"The body must be of one of these types: {kinds}.")
+    try:
+        loaded = schema.tabular().load(options)
+    except ma.ValidationError as error:
+        raise InvalidInput(error.normalized_messages(), source=source) from None  # type: ignore[no-untyped-call]
+    try:
+        return cast(RowsSchema, schema).read_table(stream, found, limits(), loaded)
+    except InvalidInput as error:
+        raise InvalidInput(error.faults, source=error.source or found.name) from None
+
+
+def _only_file(req: Request, field: str) -> FileStorage:
+    files = req.files.getlist(field)
+    others = [name for name in req.files if name != field]
+    if others:
+        raise InvalidInput({name: ["Unknown file."] for name in others}, source="form")
+    if len(files) != 1:
+        message = f"needs exactly one file part named {field}, and got {len(files)}"
+        raise InvalidInput({field: [message]}, source="form")
+    return files[0]
+
+
+def _read_options(values: MultiDict[str, str], source: str) -> dict[str, Any]:
+    repeated = {name: ["Given more than once."] for name, v in values.lists() if len(v) > 1}
+    if repeated:
+        raise InvalidInput(repeated, source=source)
+    return {name: _read_option(name, text) for name, text in values.items()}
+
+
+def _read_option(name: str, text: str) -> Any:
+    if name in ("target", "estimator"):
+        return text  # a column may be called 1, or true
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _describe_option(name: str, field: fields.Field[Any]) -> dict[str, Any]:
+    about = field.metadata.get("description", "")
+    return {
+        "in": "query",
+        "name": name,
+        "description": f"With a table: {about[:1].lower()}{about[1:]}",
+        "schema": {},
+    }

@@ -1,0 +1,42 @@
+"""What is known of the rows that a model learnt from: their digest, and each feature's range."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from webapp.ml.core.datasets import Dataset, Matrix
+
+
+def digest_dataset(dataset: Dataset) -> str:
+    """Return the SHA-256 of names, X and y: the same for the same rows, whatever they came in."""
+    sha = hashlib.sha256()
+    for name in dataset.feature_names:
+        sha.update(name.encode() + b"\0")
+    sha.update(np.ascontiguousarray(dataset.X).astype("<f8", copy=False).data)
+    if dataset.y.dtype.kind in "fi":
+        sha.update(np.ascontiguousarray(dataset.y).data)
+    else:
+        sha.update("\0".join(dataset.y.tolist()).encode())
+    return sha.hexdigest()
+
+
+def profile_features(X: Matrix) -> dict[str, list[Any]]:
+    """Return mean, spread, minimum and maximum per feature; X: (n_rows, n_features).
+
+    The spread is the standard deviation of the sample (n − 1), 0 for a single row; what is
+    beyond float64 is None.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        columns = {
+            "mean": X.mean(axis=0),
+            "std": X.std(axis=0, ddof=1) if len(X) > 1 else np.zeros(X.shape[1]),
+            "min": X.min(axis=0),
+            "max": X.max(axis=0),
+        }
+    return {
+        name: [value if np.isfinite(value) else None for value in column.tolist()]
+        for name, column in columns.items()
+    }
