@@ -47,21 +47,6 @@ def test_what_was_trained_serves_in_every_worker_and_after_a_restart(
     assert "Traceback" not in log.read_text()
 
 
-def test_no_worker_answers_with_an_older_version_once_a_training_is_answered(
-    database_url: str, tmp_path: Path
-) -> None:
-    log = tmp_path / "gunicorn.log"
-    with running_gunicorn(database_url, log, WEB_CONCURRENCY="4", MODEL_LEASE_MS="100") as server:
-        for number, constant in enumerate([7.0, 11.0, 7.0, 11.0], start=1):
-            rows = {"X": [[0.0], [1.0]], "y": [constant, constant]}
-            requests.post(f"{server.url}{ML}/train", json=rows, timeout=30).raise_for_status()
-            answers = [predict(server.url, [0.5]) for _ in range(50)]
-
-            versions = [answer["model"]["version"] for answer in answers]
-            assert versions == [number] * 50
-            assert [answer["prediction"] for answer in answers] == pytest.approx([constant] * 50)
-
-
 def test_diabetes_over_http_equals_scikit_learn(database_url: str, tmp_path: Path) -> None:
     X, y = load_diabetes(return_X_y=True)
     fit_X, _, fit_y, _ = train_test_split(X, y, test_size=0.2, random_state=42)

@@ -20,6 +20,7 @@ import numpy as np
 
 from webapp.ml.core.datasets import Matrix, Vector
 
+ROWS_AT_A_TIME = 65_536
 MOST_FEATURES = 200  # the basis grows with their square, and is kept with the version
 
 
@@ -77,7 +78,7 @@ def make_interval_basis(
     if degrees_of_freedom < 1 or n_features > MOST_FEATURES:
         return None
     center = X.mean(axis=0) if fit_intercept else np.zeros(n_features)
-    factor = np.linalg.qr(X - center, mode="r")
+    factor = _triangular_factor(X, center)
     pivots = np.abs(np.diag(factor))
     if pivots.min() <= pivots.max() * np.finfo(float).eps * n_rows:
         return None
@@ -89,6 +90,15 @@ def make_interval_basis(
         center=center,
         root=np.linalg.solve(factor, np.eye(n_features)),
     )
+
+
+def _triangular_factor(X: Matrix, center: Vector) -> Matrix:
+    """Return R of X − center = QR, some rows at a time: a copy of X would cost as much as X."""
+    factor = np.empty((0, X.shape[1]))
+    for start in range(0, len(X), ROWS_AT_A_TIME):
+        block = X[start : start + ROWS_AT_A_TIME] - center
+        factor = np.linalg.qr(np.vstack([factor, block]), mode="r")
+    return factor
 
 
 def compute_intervals(

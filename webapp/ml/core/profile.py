@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.ml.core.datasets import Dataset, Matrix
+from webapp.ml.core.datasets import Dataset, Matrix, Vector
 
 
 def digest_dataset(dataset: Dataset) -> str:
@@ -32,7 +32,8 @@ def profile_features(X: Matrix) -> dict[str, list[Any]]:
     with np.errstate(over="ignore", invalid="ignore"):
         columns = {
             "mean": X.mean(axis=0),
-            "std": X.std(axis=0, ddof=1) if len(X) > 1 else np.zeros(X.shape[1]),
+            # Column by column: all at once would take as much memory as X again.
+            "std": np.array([_spread(column) for column in X.T]),
             "min": X.min(axis=0),
             "max": X.max(axis=0),
         }
@@ -40,3 +41,7 @@ def profile_features(X: Matrix) -> dict[str, list[Any]]:
         name: [value if np.isfinite(value) else None for value in column.tolist()]
         for name, column in columns.items()
     }
+
+
+def _spread(column: Vector) -> float:
+    return float(column.std(ddof=1)) if len(column) > 1 else 0.0
