@@ -88,16 +88,17 @@ def make_interval_basis(
         residual_variance=float(residuals @ residuals) / degrees_of_freedom,
         base_leverage=1 / n_rows if fit_intercept else 0.0,
         center=center,
-        root=np.linalg.solve(factor, np.eye(n_features)),
+        root=np.linalg.inv(factor).astype(np.float64, copy=False),
     )
 
 
 def _triangular_factor(X: Matrix, center: Vector) -> Matrix:
     """Return R of X − center = QR, some rows at a time: a copy of X would cost as much as X."""
-    factor = np.empty((0, X.shape[1]))
+    factor: Matrix = np.empty((0, X.shape[1]))
     for start in range(0, len(X), ROWS_AT_A_TIME):
         block = X[start : start + ROWS_AT_A_TIME] - center
-        factor = np.linalg.qr(np.vstack([factor, block]), mode="r")
+        stacked = np.vstack([factor, block])
+        factor = np.asarray(np.linalg.qr(stacked, mode="r"), dtype=np.float64)
     return factor
 
 
