@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import itertools
@@ -300,6 +301,8 @@ def test_an_artifact_is_downloaded_as_it_is_stored(client: FlaskClient) -> None:
 
     assert artifact.status_code == 200
     assert artifact.headers["ETag"] == f'"{digest}"'
+    sha = base64.b64encode(hashlib.sha256(artifact.data).digest()).decode()
+    assert artifact.headers["Digest"] == f"sha-256={sha}"
     assert artifact.headers["Content-Type"] == "application/octet-stream"
     estimator = skops.io.loads(artifact.data)
     assert estimator.predict([[0.5]]) == pytest.approx([7])

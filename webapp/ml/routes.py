@@ -5,6 +5,7 @@ What acts on a model stands under its name, and once more, shorter, for the mode
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -264,10 +265,15 @@ class VersionArtifact(MethodView):
     @blp.response(200, BINARY, content_type="application/octet-stream")
     @blp.problems(404, 503)
     def get(self, name: str, number: int) -> Response:
-        """Download a version as a skops file; `ETag` is its SHA-256."""
+        """Download a version as a skops file.
+
+        `ETag` is its SHA-256 in hexadecimal, `Digest` the same in base64 (RFC 3230).
+        """
         artifact = service.get_artifact(db.session(), name, number)
         response = Response(artifact.data, content_type="application/octet-stream")
         response.set_etag(artifact.digest)
+        sha = base64.b64encode(bytes.fromhex(artifact.digest)).decode()
+        response.headers["Digest"] = f"sha-256={sha}"
         filename = f"{name}-{number}.skops"
         response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
         return response
