@@ -32,27 +32,25 @@ from typing import Any
 import numpy as np
 
 from webapp.errors import ArtifactUnusable
-from webapp.ml.core.estimators import CATALOGUE, find_by_type, unwrap_estimator
+from webapp.ml.core.estimators import CATALOGUE
+from webapp.ml.core.soundness import PIPELINE, SCALER, check_estimator, is_count
 
 MAX_BYTES = 2**30
 """What the parts of a file may take when unpacked, unless the caller says otherwise."""
 MOST_SCHEMA_BYTES = 2**26  # a tree takes about 10 kB, and 30 times as much once parsed
 MOST_MEMBERS = 2**20
-MOST_FEATURES = 2**20
 _DEEPEST = 32  # genuine files reach 12
 _NO_SKOPS_FILE = "it is not a skops file"
 
-_PIPELINE = "sklearn.pipeline.Pipeline"
-_SCALER = "sklearn.preprocessing._data.StandardScaler"
 _TREE = "sklearn.tree._tree.Tree"
 _BOOSTING = "sklearn.ensemble._hist_gradient_boosting"
 
-_ROOT_TYPES = frozenset({_PIPELINE, *(row.type_name for row in CATALOGUE.values())})
+_ROOT_TYPES = frozenset({PIPELINE, *(row.type_name for row in CATALOGUE.values())})
 """What a file may be."""
 _ESTIMATOR_TYPES = frozenset(
     {
         *_ROOT_TYPES,
-        _SCALER,
+        SCALER,
         "sklearn.tree._classes.DecisionTreeRegressor",
         "sklearn.tree._classes.DecisionTreeClassifier",
         "sklearn.preprocessing._label.LabelEncoder",
@@ -181,7 +179,7 @@ def loads(data: bytes, expected_digest: str | None, *, max_bytes: int = MAX_BYTE
     except _MALFORMED:
         raise ArtifactUnusable(_NO_SKOPS_FILE) from None
     try:
-        _check_estimator(estimator)
+        check_estimator(estimator)
     except _MALFORMED:
         raise ArtifactUnusable("its parts do not fit together") from None
     return estimator
@@ -348,8 +346,8 @@ class _Rewriter:
         # The tree is built by copying memory as these say; scikit-learn compares the rest.
         n_nodes = _read_json(parts["node_count"])
         fits = (
-            _is_count(n_nodes)
-            and _is_count(_read_json(n_features))
+            is_count(n_nodes)
+            and is_count(_read_json(n_features))
             and _read_json(n_outputs) == 1
             and self._read_shape(n_classes) == (1,)
             and self._read_shape(parts["nodes"]) == (n_nodes,)
@@ -578,138 +576,3 @@ def _init_params(type_name: str) -> frozenset[str]:
     # Of the bases too: a Lasso is an ElasticNet with an l1_ratio.
     bases = [base for base in _load_type(type_name).__mro__ if "__init__" in vars(base)]
     return frozenset(name for base in bases[:-1] for name in inspect.signature(base).parameters)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _check_estimator(model: Any) -> None:
-    """Raise ArtifactUnusable unless the model is fitted, sound, and gives one value per row."""
-    from sklearn.utils.validation import check_is_fitted
-
-    _check_steps(model)
-    check_is_fitted(model)
-    estimator = unwrap_estimator(model)
-    n_features = model.n_features_in_
-    if not _is_count(n_features) or n_features > MOST_FEATURES:
-        raise ArtifactUnusable("its number of features is out of range")
-    if estimator.n_features_in_ != n_features:
-        raise ArtifactUnusable("its steps have different numbers of features")
-    if hasattr(estimator, "estimators_"):
-        _check_forest(estimator)
-    if hasattr(estimator, "_predictors"):
-        _check_boosting(estimator)
-    with np.errstate(all="ignore"):
-        _check_prediction(model, np.zeros((1, n_features)))
-
-
-def _check_steps(model: Any) -> None:
-    if _name_type(model) == _PIPELINE:
-        types = [_name_type(step) for _, step in model.steps]
-        if len(types) != 2 or types[0] != _SCALER or find_by_type(types[1]) is None:
-            raise ArtifactUnusable(
-                "its pipeline is not a StandardScaler and an estimator of the catalogue"
-            )
-
-
-def _name_type(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _check_forest(forest: Any) -> None:
-    if forest.n_outputs_ != 1:
-        raise ArtifactUnusable("it predicts more than one target")
-    if hasattr(forest, "classes_") and forest.n_classes_ != len(forest.classes_):
-        raise ArtifactUnusable("its number of classes is not that of its labels")
-    for member in forest.estimators_:
-        tree = member.tree_
-        state = tree.__getstate__()
-        nodes = state["nodes"]
-        inner = nodes["left_child"] != -1
-        sound = (
-            tree.n_features == forest.n_features_in_
-            and member.n_outputs_ == 1
-            and np.array_equal(nodes["right_child"] != -1, inner)
-            and np.isfinite(state["values"]).all()
-            and _are_sound(
-                nodes,
-                inner,
-                ("left_child", "right_child", "feature", "threshold"),
-                tree.n_features,
-            )
-        )
-        if not sound:
-            raise ArtifactUnusable("it holds a tree that leads nowhere")
-
-
-def _check_boosting(model: Any) -> None:
-    from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
-
-    if model._preprocessor is not None or model._bin_mapper.is_categorical_.any():
-        raise ArtifactUnusable("it has categorical features, which are not supported")
-    n_features, width = model.n_features_in_, model.n_trees_per_iteration_
-    if (
-        model._bin_mapper.is_categorical_.shape != (n_features,)
-        or not _is_count(width)
-        or model._baseline_prediction.shape != (1, width)
-        or any(len(iteration) != width for iteration in model._predictors)
-    ):
-        raise ArtifactUnusable("its parts do not fit together")
-    fields = ("left", "right", "feature_idx", "num_threshold")
-    for iteration in model._predictors:
-        for predictor in iteration:
-            nodes = predictor.nodes
-            sound = (
-                nodes.dtype == PREDICTOR_RECORD_DTYPE
-                and nodes.ndim == 1
-                and len(nodes) >= 1
-                and not nodes["is_categorical"].any()
-                and np.isfinite(nodes["value"]).all()
-                and _are_sound(nodes, nodes["is_leaf"] == 0, fields, n_features)
-            )
-            if not sound:
-                raise ArtifactUnusable("it holds a tree that leads nowhere")
-
-
-def _are_sound(nodes: Any, inner: Any, fields: tuple[str, str, str, str], n_features: int) -> bool:
-    """Return whether every walk from the root (node 0) stays inside the tree, and ends.
-
-    nodes: (n_nodes,) records; inner: (n_nodes,) whether a node has children, which come
-    after it. Fields: left child, right child, feature, threshold.
-    """
-    index = np.flatnonzero(inner)
-    left, right, feature, threshold = (nodes[field][index] for field in fields)
-    return bool(
-        (left > index).all()
-        and (left < len(nodes)).all()
-        and (right > index).all()
-        and (right < len(nodes)).all()
-        and (feature >= 0).all()
-        and (feature < n_features).all()
-        and not np.isnan(threshold).any()  # infinite where missing values go their own way
-    )
-
-
-def _check_prediction(model: Any, row: Any) -> None:
-    """Predict for one row, (1, n_features): what fails now would fail a client later."""
-    predicted = model.predict(row)
-    if predicted.shape != (1,):
-        raise ArtifactUnusable("it predicts more than one target: fit it on a vector")
-    if not hasattr(model, "predict_proba"):
-        _check_finite(predicted)
-        return
-    labels = model.classes_
-    if labels.ndim != 1 or len(labels) < 2 or len(set(labels.tolist())) != len(labels):
-        raise ArtifactUnusable("its classes are not two labels or more")
-    if labels.dtype.kind == "f":
-        _check_finite(labels)
-    probabilities = model.predict_proba(row)
-    if probabilities.shape != (1, len(labels)):
-        raise ArtifactUnusable("it does not give a probability for each class")
-    _check_finite(probabilities)
-
-
-def _check_finite(values: Any) -> None:
-    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise ArtifactUnusable("it holds numbers that are not finite")
