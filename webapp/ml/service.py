@@ -36,10 +36,10 @@ from webapp.errors import (
 )
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.datasets import Dataset, Matrix, default_feature_names
-from webapp.ml.core.estimators import CATALOGUE, find_by_type
+from webapp.ml.core.estimators import CATALOGUE, find_by_type, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.scoring import Scores, compile_scorer, score, split_pipeline
+from webapp.ml.core.scoring import Scores, compile_scorer, score
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion

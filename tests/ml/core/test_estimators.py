@@ -34,7 +34,7 @@ from webapp.ml.core.estimators import (
     load_class,
     params_schema,
     resolve_params,
-    unwrap_estimator,
+    split_pipeline,
 )
 
 LINEAR_REGRESSION = CATALOGUE["linear_regression"]
@@ -154,7 +154,7 @@ def test_every_row_fits_at_its_defaults(row: Estimator, scale: bool) -> None:
         model.fit(X, y)
 
     assert model.predict(X).shape == (100,)
-    assert type(unwrap_estimator(model)) is load_class(row)
+    assert type(split_pipeline(model)[1]) is load_class(row)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_every_row_fits_at_each_limit(row: Estimator, parameter: Parameter, valu
         model = build_estimator(row, resolve_params(row, given), random_state=0, scale=False)
         model.fit(X, y)
 
-    assert unwrap_estimator(model).get_params()[parameter.name] == value
+    assert split_pipeline(model)[1].get_params()[parameter.name] == value
     if row.task == "regression":
         assert np.isfinite(model.predict(X)).all()
 

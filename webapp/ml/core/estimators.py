@@ -422,9 +422,10 @@ def load_class(estimator: Estimator) -> Any:
     return getattr(importlib.import_module(estimator.module), estimator.class_name)
 
 
-def unwrap_estimator(model: Any) -> Any:
-    """Return the estimator of a model, out of its pipeline if it is in one."""
-    return model.steps[-1][1] if hasattr(model, "steps") else model
+def split_pipeline(estimator: Any) -> tuple[Any | None, Any]:
+    """Return the standardisation of a model (None without one), and the estimator behind it."""
+    steps = getattr(estimator, "steps", None)
+    return (None, estimator) if steps is None else (steps[0][1], steps[-1][1])
 
 
 def describe_estimator(estimator: Estimator) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import Matrix, Vector
+from webapp.ml.core.estimators import split_pipeline
 
 # Their predict is X @ coef_ + intercept_ and nothing else.
 _LINEAR_REGRESSORS = frozenset({"LinearRegression", "Ridge", "Lasso", "ElasticNet"})
@@ -93,12 +94,6 @@ def find_linear_model(estimator: Any) -> LinearModel | None:
         coefficients = coefficients / scaler.scale_
         intercept = intercept - coefficients @ scaler.mean_
     return LinearModel(coefficients, intercept if intercept.ndim else float(intercept))
-
-
-def split_pipeline(estimator: Any) -> tuple[Any | None, Any]:
-    """Return the standardisation of a model (None without one), and the estimator behind it."""
-    steps = getattr(estimator, "steps", None)
-    return (None, estimator) if steps is None else (steps[0][1], steps[-1][1])
 
 
 def compile_scorer(estimator: Any) -> Scorer:

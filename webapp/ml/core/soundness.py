@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from webapp.errors import ArtifactUnusable
-from webapp.ml.core.estimators import find_by_type, unwrap_estimator
+from webapp.ml.core.estimators import find_by_type, split_pipeline
 
 MOST_FEATURES = 2**20
 PIPELINE = "sklearn.pipeline.Pipeline"
@@ -29,7 +29,7 @@ def check_estimator(model: Any) -> None:
 
     _check_steps(model)
     check_is_fitted(model)
-    estimator = unwrap_estimator(model)
+    _, estimator = split_pipeline(model)
     n_features = model.n_features_in_
     if not is_count(n_features) or n_features > MOST_FEATURES:
         raise ArtifactUnusable("its number of features is out of range")

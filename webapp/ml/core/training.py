@@ -17,11 +17,12 @@ from webapp.ml.core.estimators import (
     Estimator,
     build_estimator,
     resolve_params,
+    split_pipeline,
 )
 from webapp.ml.core.intervals import IntervalBasis, make_interval_basis
 from webapp.ml.core.metrics import measure_classification, measure_regression
 from webapp.ml.core.profile import digest_dataset, profile_features
-from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model, split_pipeline
+from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model
 
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
