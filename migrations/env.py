@@ -7,8 +7,10 @@ from alembic import context
 from alembic.util import CommandError
 from flask import current_app
 
-from webapp.database import UTCDateTime, driver_message, outages_translated, time_limit
+from webapp.database import UTCDateTime
 from webapp.errors import Unavailable
+from webapp.outages import driver_message, outages_translated
+from webapp.postgresql import time_limit
 
 # Any number will do, as long as nothing else in the database locks the same one.
 MIGRATION_LOCK = 7_463_190_552

@@ -82,7 +82,8 @@ def test_services_know_neither_flask_nor_schemas(module: str) -> None:
     feature = module.rpartition(".")[0]
     own = {f"{feature}.{name}" for name in ("models", "serving", "fit_limit")}
 
-    assert ours(module) <= {"webapp.database", "webapp.errors"} | own | set(CORE)
+    shared = {"webapp.database", "webapp.errors", "webapp.outages", "webapp.postgresql"}
+    assert ours(module) <= shared | own | set(CORE)
     assert not libraries(module) & (WEB | {"marshmallow", "config"})
 
 

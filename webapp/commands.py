@@ -8,8 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from webapp.database import driver_message, outages_translated
 from webapp.errors import ServiceError
+from webapp.outages import driver_message, outages_translated
 
 P = ParamSpec("P")
 R = TypeVar("R")

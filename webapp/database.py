@@ -1,37 +1,27 @@
-"""What every model and every engine shares: Base, column types, transactions, time limits.
+"""What every model and every engine shares: Base, column types, transactions, pages.
 
 No Flask here: models derive from ``Base`` and stay usable with any SQLAlchemy session.
 """
 
 from __future__ import annotations
 
-import math
-import select
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
-import psycopg2
-import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Dialect, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from webapp.errors import DatabaseUnavailable, SchemaMissing, ServiceError, Unavailable
+from webapp.postgresql import limit_waits
 
-WRITE_LOCK_WAIT = 15.0
-"""Seconds that a SQLite writer waits for the writer before it."""
+IDLE_LIMIT_MS = 60_000  # milliseconds that PostgreSQL lets a transaction do nothing
 
 
 class UTCDateTime(sa.types.TypeDecorator[datetime]):
@@ -132,7 +122,7 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
     """Return the keyword arguments of ``create_engine`` for a database.
 
     ``pool_size`` is the number of connections a process may hold, ``timeout`` the seconds
-    a statement or a new connection may take.
+    that a statement may take, or on SQLite the wait for another writer.
     """
     options: dict[str, Any] = {
         "json_serializer": lambda value: orjson.dumps(value).decode(),
@@ -140,7 +130,7 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
     }
     if url.get_backend_name() == "sqlite":
         # The driver opens no transaction of its own: `_begin_sqlite` decides which kind.
-        options["connect_args"] = {"isolation_level": None, "timeout": WRITE_LOCK_WAIT}
+        options["connect_args"] = {"isolation_level": None, "timeout": float(timeout)}
         return options
     return options | {
         "pool_size": pool_size,
@@ -149,8 +139,9 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
         "pool_pre_ping": True,
         "connect_args": {
             "application_name": "webapp",
-            "connect_timeout": timeout,
-            "options": f"-c statement_timeout={timeout * 1000} -c timezone=UTC",
+            # A host that vanished in the midst of a transaction must not keep its locks.
+            "options": f"-c statement_timeout={timeout * 1000} -c timezone=UTC "
+            f"-c idle_in_transaction_session_timeout={IDLE_LIMIT_MS}",
         },
     }
 
@@ -161,11 +152,7 @@ def configure_engine(engine: Engine, *, timeout: int) -> None:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        # A frozen server still acknowledges packets, so that neither statement_timeout nor
-        # keepalives end the wait; only a limit on our side does. It is a little longer than
-        # the server's, so that a server that is merely slow gives the clearer error.
-        _Limits.default = timeout + 1.0
-        psycopg2.extensions.set_wait_callback(_wait_for_server)
+        limit_waits(engine, timeout=timeout)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -198,88 +185,3 @@ def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, A
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     session.execute(insert(model).values(**values).on_conflict_do_nothing())
-
-
-class _Limits(threading.local):
-    """Seconds that a wait for PostgreSQL may take, for this thread; None is for ever."""
-
-    default: float | None = None
-    seconds: float | None = None
-    overridden = False
-
-
-_limits = _Limits()
-
-
-@contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Limit each wait for PostgreSQL in this block, on our own clock; None lifts the limit."""
-    before = (_limits.seconds, _limits.overridden)
-    _limits.seconds, _limits.overridden = seconds, True
-    try:
-        yield
-    finally:
-        _limits.seconds, _limits.overridden = before
-
-
-def _wait_for_server(connection: Any) -> None:
-    limit = _limits.seconds if _limits.overridden else _Limits.default
-    ends = None if limit is None else time.monotonic() + limit
-    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
-        remaining = None if ends is None else ends - time.monotonic()
-        if remaining is not None and remaining <= 0:
-            # Raising makes psycopg2 drop the connection; closing it here would deadlock.
-            raise psycopg2.OperationalError("the server did not answer in time")
-        _wait_for_socket(connection.fileno(), state, remaining)
-
-
-def _wait_for_socket(descriptor: int, state: int, seconds: float | None) -> None:
-    reading = state == psycopg2.extensions.POLL_READ
-    if hasattr(select, "poll"):  # unlike select(), not limited to the first 1,024 descriptors
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
-        poller.poll(None if seconds is None else math.ceil(seconds * 1000))
-    else:
-        sockets = ([descriptor], []) if reading else ([], [descriptor])
-        select.select(*sockets, [], seconds)
-
-
-DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
-"""All that SQLAlchemy raises for what a database, or the way to it, has refused."""
-
-
-def find_outage(error: Exception) -> Unavailable | None:
-    """Return what a database error means for the service; None where it is a fault of ours.
-
-    The driver's words can hold host names and SQL. They stay behind as the error's cause.
-    """
-    if isinstance(error, DBAPIError) and _is_missing_table(error):
-        return SchemaMissing()
-    # The database is away, stuck, or locked for too long.
-    if isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError)):
-        return DatabaseUnavailable()
-    return None
-
-
-@contextmanager
-def outages_translated() -> Iterator[None]:
-    """Raise the domain's Unavailable in place of a database error that means an outage."""
-    try:
-        yield
-    except DATABASE_ERRORS as error:
-        outage = find_outage(error)
-        if outage is None:
-            raise
-        raise outage from error
-
-
-def driver_message(outage: ServiceError) -> str:
-    """Return the first line of what the driver said of an outage: never for a client."""
-    said = getattr(outage.__cause__, "orig", outage.__cause__)
-    return next(iter(str(said or "").splitlines()), "")
-
-
-def _is_missing_table(error: DBAPIError) -> bool:
-    if isinstance(error, ProgrammingError):
-        return getattr(error.orig, "pgcode", None) == "42P01"
-    return isinstance(error, OperationalError) and "no such table" in str(error.orig)

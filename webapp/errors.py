@@ -16,7 +16,11 @@ ServiceError
 │   └── ItemChanged
 └── Unavailable
     ├── DatabaseUnavailable
+    ├── DatabaseReadOnly
+    ├── DatabaseDamaged
     ├── SchemaMissing
+    ├── StorageFull
+    ├── OutOfMemory
     └── ArtifactUnusable
 """
 
@@ -134,6 +138,34 @@ class DatabaseUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The database is not available.")
+
+
+class DatabaseReadOnly(Unavailable):
+    """The database can be read, but not written."""
+
+    def __init__(self) -> None:
+        super().__init__("The database cannot be written at present.")
+
+
+class DatabaseDamaged(Unavailable):
+    """The database says that its own data are damaged."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is damaged: an operator must restore it.")
+
+
+class StorageFull(Unavailable):
+    """A disk has no room for what was to be stored."""
+
+    def __init__(self) -> None:
+        super().__init__("The service has no room left to store this: nothing was kept.")
+
+
+class OutOfMemory(Unavailable):
+    """The process has not enough memory for what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("The service has not enough memory for this at present.")
 
 
 class SchemaMissing(Unavailable):

@@ -7,13 +7,14 @@ from functools import cache
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Response, current_app, jsonify
-from marshmallow import fields
+from marshmallow import fields, validate
 
 from webapp.api import Blueprint
-from webapp.database import outages_translated, time_limit
 from webapp.errors import Unavailable
 from webapp.extensions import db, model_server
 from webapp.fields import StrictSchema
+from webapp.outages import outages_translated
+from webapp.postgresql import time_limit
 
 DATABASE_DEADLINE = 2.0  # seconds: a balancer asks every few
 
@@ -29,7 +30,9 @@ class LiveSchema(StrictSchema):
 class ReadySchema(StrictSchema):
     """What the service needs, part by part: ``ok``, or what is wrong."""
 
-    status = fields.String(required=True, metadata={"example": "ok"})
+    status = fields.String(
+        required=True, validate=validate.OneOf(["ok", "degraded", "unavailable"])
+    )
     checks = fields.Dict(
         keys=fields.String(),
         values=fields.String(),
@@ -51,12 +54,17 @@ def live() -> dict[str, str]:
 def ready() -> Response:
     """Say whether the service can serve.
 
-    200 only when the database answers and its schema is at the newest revision.
+    200 only when the database answers and its schema is at the newest revision. `degraded` when
+    this worker serves a model from stale knowledge, or cannot load a version that should serve:
+    another worker would do no better, so the answer is still 200.
     """
     checks = {**_check_database(), "models": model_server.describe_state()}
-    serving = checks["database"] == checks["schema"] == "ok"
-    response = jsonify({"status": "ok" if serving else "unavailable", "checks": checks})
-    response.status_code = 200 if serving else 503
+    if not checks["database"] == checks["schema"] == "ok":
+        status = "unavailable"
+    else:
+        status = "ok" if checks["models"] == "ok" else "degraded"
+    response = jsonify({"status": status, "checks": checks})
+    response.status_code = 503 if status == "unavailable" else 200
     return response
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +14,16 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from webapp import errors
 from webapp.api import PROBLEM_CONTENT_TYPE
-from webapp.database import DATABASE_ERRORS, driver_message, find_outage
+from webapp.outages import DATABASE_ERRORS, driver_message, find_outage
 from webapp.request_id import request_id
 
-STATUS = {
+STATUS: dict[type, int] = {
     errors.InvalidInput: 422,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.Unavailable: 503,
+    errors.StorageFull: 507,
 }
 RETRY_AFTER_SECONDS = 5
 
@@ -52,13 +54,18 @@ def render_problem(
         content_type=PROBLEM_CONTENT_TYPE,
     )
     response.headers.extend(headers or {})
-    if status == 503:
+    if status in (503, 507):
         response.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     return response
 
 
+def status_of(kind: type[errors.ServiceError]) -> int:
+    """Return the status of a class of errors: its own, or that of its nearest ancestor."""
+    return next(STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
+
+
 def _handle_service_error(error: errors.ServiceError) -> Response:
-    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+    status = status_of(type(error))
     if status >= 500:
         log.error("%s %s [request %s]", error, driver_message(error), request_id())
     if isinstance(error, errors.InvalidInput):
@@ -86,6 +93,10 @@ def _handle_database_error(error: Exception) -> Response:
 
 
 def _handle_unexpected(error: Exception) -> Response:
+    if isinstance(error, MemoryError):
+        return _handle_service_error(errors.OutOfMemory())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _handle_service_error(errors.StorageFull())
     log.error("Unexpected error [request %s]", request_id(), exc_info=error)
     return render_problem(500, InternalServerError.description or "")
 

@@ -15,7 +15,14 @@ import pytest
 from webapp.errors import ArtifactUnusable, DatabaseUnavailable, ModelNotTrained
 from webapp.ml import serving
 from webapp.ml.core.scoring import LinearScorer
-from webapp.ml.serving import Absence, LoadedVersion, ModelServer, ServedVersion, VersionRef
+from webapp.ml.serving import (
+    LOAD_PAUSE,
+    Absence,
+    LoadedVersion,
+    ModelServer,
+    ServedVersion,
+    VersionRef,
+)
 
 PATIENCE = 10.0  # seconds after which a test that waits has failed
 LEASE = 0.03
@@ -607,11 +614,16 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before_serving(
     database.unusable = {2}
     database.activate("iris", 2)
     clock.end_leases()
-    kept = server.get_version("iris")
+    kept = [describe(server.get_version("iris")) for _ in range(100)]
+    state = server.describe_state()
     database.unusable = set()
+    clock.now += LOAD_PAUSE
 
-    assert describe(kept) == (1, True)
+    assert kept == [(1, True)] * 100
+    assert database.loads == [1, 2]
+    assert state == "cannot be loaded: iris version 2"
     assert describe(server.get_version("iris")) == (2, False)
+    assert server.describe_state() == "ok"
 
 
 def test_a_first_version_that_cannot_be_loaded_says_so(
@@ -621,10 +633,13 @@ def test_a_first_version_that_cannot_be_loaded_says_so(
     database.activate("iris", 1)
     server = make_server(database)
 
-    with pytest.raises(ArtifactUnusable):
-        server.get_version("iris")
+    for _ in range(100):
+        with pytest.raises(ArtifactUnusable):
+            server.get_version("iris")
     database.unusable = set()
+    clock.now += LOAD_PAUSE
 
+    assert database.loads == [1]
     assert describe(server.get_version("iris")) == (1, False)
 
 

@@ -19,8 +19,6 @@ from webapp.database import (
     begin_write,
     fetch_page,
     insert_if_absent,
-    outages_translated,
-    time_limit,
     utc_now,
 )
 from webapp.errors import (
@@ -44,6 +42,8 @@ from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
 from webapp.ml.serving import Absence, LoadedVersion, ModelServer, VersionRef
+from webapp.outages import outages_translated
+from webapp.postgresql import time_limit
 
 DEFAULT_MODEL = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

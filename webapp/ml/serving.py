@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_KEYS = 4096  # answers that a process keeps
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between questions while nobody answers
+LOAD_PAUSE = 2.0  # seconds until a version that could not be loaded is tried again
 
 # A clock that goes on while the machine is suspended, where there is one: a process that wakes
 # up must not take an hour-old answer for a fresh one.
@@ -119,6 +120,7 @@ class _Known:
         self.asking = False
         self.unanswered = False  # the last question failed; the recovery thread goes on asking
         self.last_served: VersionRef | None = None
+        self.unusable: VersionRef | None = None  # should serve, but cannot be loaded
 
 
 class ModelServer:
@@ -166,13 +168,12 @@ class ModelServer:
             version = self._versions.get(answer)
         except Unavailable:
             # A version that cannot be loaded must not take the one before out of service.
-            last = known.last_served
+            known.unusable, last = answer, known.last_served
             before = None if last is None else self._versions.peek(last)
             if before is None:
                 raise
-            log.exception("Version %d of %r cannot be loaded", answer.number, name)
             return ServedVersion(before, stale=True)
-        known.last_served = answer
+        known.last_served, known.unusable = answer, None
         return ServedVersion(version, stale=not fresh)
 
     def wait_out_leases(self) -> None:
@@ -180,10 +181,17 @@ class ModelServer:
         time.sleep(self._lease)
 
     def describe_state(self) -> str:
-        """Return ``ok``, or which models are served from stale knowledge."""
+        """Return ``ok``, or which models are stale, and which versions cannot be loaded."""
         with self._keys_lock:
             stale = {name for name, _ in self._unanswered_keys()}
-        return f"stale: {', '.join(sorted(stale))}" if stale else "ok"
+            unusable = {
+                f"{name} version {known.unusable.number}"
+                for (name, _), known in self._keys.items()
+                if known.unusable is not None
+            }
+        troubles = {"stale": stale, "cannot be loaded": unusable}
+        said = [f"{what}: {', '.join(sorted(names))}" for what, names in troubles.items() if names]
+        return "; ".join(said) or "ok"
 
     def close(self) -> None:
         """Stop asking beside the requests."""
@@ -274,7 +282,11 @@ class ModelServer:
 
 
 class _VersionCache:
-    """Loaded versions by id: each is loaded once, by one thread; the least used go first."""
+    """Loaded versions by id: each is loaded once, by one thread; the least used go first.
+
+    A version that could not be loaded is not tried again before ``LOAD_PAUSE`` is over: each
+    try reads and checks the whole artifact.
+    """
 
     def __init__(self, load_version: Callable[[VersionRef], LoadedVersion], capacity: int) -> None:
         self._load_version = load_version
@@ -282,6 +294,7 @@ class _VersionCache:
         self._lock = threading.Lock()
         self._loaded: OrderedDict[int, LoadedVersion] = OrderedDict()
         self._loading: dict[int, Future[LoadedVersion]] = {}
+        self._failed: dict[int, tuple[float, Unavailable]] = {}
 
     def get(self, ref: VersionRef) -> LoadedVersion:
         """Return a version, loading it where needed; raises what loading raises."""
@@ -290,6 +303,9 @@ class _VersionCache:
             if version is not None:
                 self._loaded.move_to_end(ref.id)
                 return version
+            retry_at, failure = self._failed.get(ref.id, (0.0, None))
+            if failure is not None and lease_clock() < retry_at:
+                raise failure.with_traceback(None)
             theirs = self._loading.get(ref.id)
             mine: Future[LoadedVersion] = self._loading.setdefault(ref.id, Future())
         # Loading happens outside the lock: requests for other versions go on meanwhile.
@@ -305,10 +321,14 @@ class _VersionCache:
         except BaseException as error:
             with self._lock:
                 del self._loading[ref.id]
+                if isinstance(error, Unavailable):
+                    self._failed[ref.id] = (lease_clock() + LOAD_PAUSE, error)
             future.set_exception(error)
+            log.error("Version %d (id %d) cannot be loaded: %s", ref.number, ref.id, error)
             raise
         with self._lock:
             del self._loading[ref.id]
+            self._failed.pop(ref.id, None)
             self._loaded[ref.id] = version
             if len(self._loaded) > self._capacity:
                 self._loaded.popitem(last=False)

@@ -1,0 +1,177 @@
+"""Waiting for PostgreSQL: every wait ends, and a server that has fallen silent is left alone.
+
+A frozen server still acknowledges packets, so that neither statement_timeout nor keepalives end
+a wait for it. psycopg2 therefore waits in a function of ours, which knows two limits:
+
+- a statement may take the server's time limit (a little longer here: the server's own gives the
+  clearer error);
+- once a statement has taken ``PATIENCE``, the server must show that it talks at all, by greeting
+  a new connection within ``GREETING``. A slow statement goes on; one that waits for a silent
+  server ends.
+
+A process that knows its server to be silent lets one thread at a time try to connect, with a
+pause after each failure; all others are refused at once. So an outage costs a process no more
+than one thread, and its other threads go on with what needs no database.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from sqlalchemy import event
+from sqlalchemy.engine import Dialect, Engine
+
+PATIENCE = 1.0  # seconds of silence after which a server must show that it talks
+GREETING = 2.0  # seconds that a new connection may take
+PAUSE = 1.0  # seconds between two attempts to reach a silent server
+LATER_PATIENCE = 5.0  # seconds between two such proofs during one long statement
+
+
+class ServerSilent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 has no types
+    """The server said nothing for as long as we were willing to wait."""
+
+
+class Server:
+    """What this process knows of one PostgreSQL server: how to connect, and whether it talks.
+
+    ``timeout`` is the number of seconds that a statement may take. ``dialect``, ``arguments``
+    and ``parameters`` are what SQLAlchemy connects with.
+    """
+
+    def __init__(self, *, timeout: float) -> None:
+        self.timeout = timeout
+        self._lock = threading.Lock()
+        self._silent = False
+        self._trying = False
+        self._next_try = 0.0
+
+    def connect(self, dialect: Dialect, arguments: list[Any], parameters: dict[str, Any]) -> Any:
+        """Return a new connection; raises ServerSilent, at once where silence is known."""
+        mine = self._begin_try()
+        limit = min(GREETING, math.inf if _limits.seconds is None else _limits.seconds)
+        silent = self._silent
+        try:
+            with time_limit(limit):
+                connection = dialect.connect(
+                    *arguments, **parameters, connection_factory=_Connection
+                )
+            silent = False
+        except ServerSilent:
+            # Whoever waited for less than a greeting may take has proved nothing.
+            silent = silent or limit == GREETING
+            raise
+        except psycopg2.Error:
+            silent = False  # it has spoken, if only to refuse
+            raise
+        finally:
+            self._end_try(mine, silent=silent)
+        assert isinstance(connection, _Connection)  # noqa: S101 (it was asked for above)
+        connection.greet = lambda: self.connect(dialect, arguments, parameters).close()
+        connection.timeout = self.timeout
+        return connection
+
+    def _begin_try(self) -> bool:
+        with self._lock:
+            if not self._silent:
+                return False
+            if self._trying or time.monotonic() < self._next_try:
+                raise ServerSilent("the server has not answered for some time")
+            self._trying = True
+            return True
+
+    def _end_try(self, mine: bool, *, silent: bool) -> None:
+        with self._lock:
+            self._silent = silent
+            self._next_try = time.monotonic() + PAUSE
+            if mine:
+                self._trying = False
+
+
+class _Connection(psycopg2.extensions.connection):  # type: ignore[misc] # the same
+    """A connection that can tell whether its server still talks."""
+
+    timeout: float | None = None
+    greet: Any = None
+
+    def server_talks(self) -> bool:
+        """Say whether the server greets a new connection, be it with a refusal."""
+        if self.greet is None:
+            return True  # it is being made, and has its own limit
+        try:
+            with time_limit(GREETING):
+                self.greet()
+        except ServerSilent:
+            return False
+        except psycopg2.Error:
+            return True
+        return True
+
+
+class _Limits(threading.local):
+    """Seconds that a wait for PostgreSQL may take, for this thread; None is for ever."""
+
+    seconds: float | None = None
+    overridden = False
+
+
+_limits = _Limits()
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Limit each wait for PostgreSQL in this block, on our own clock; None lifts the limit."""
+    before = (_limits.seconds, _limits.overridden)
+    _limits.seconds, _limits.overridden = seconds, True
+    try:
+        yield
+    finally:
+        _limits.seconds, _limits.overridden = before
+
+
+def limit_waits(engine: Engine, *, timeout: float) -> None:
+    """Give every connection of a PostgreSQL engine these limits; ``timeout`` in seconds."""
+    server = Server(timeout=timeout + 1)
+
+    def connect(dialect: Dialect, _record: object, arguments: Any, parameters: Any) -> Any:
+        return server.connect(dialect, arguments, parameters)
+
+    event.listen(engine, "do_connect", connect)
+    psycopg2.extensions.set_wait_callback(_wait_for_server)
+
+
+def _wait_for_server(connection: Any) -> None:
+    started = time.monotonic()
+    own = getattr(connection, "timeout", None)
+    limit = _limits.seconds if _limits.overridden else own
+    ends = math.inf if limit is None else started + limit
+    proof_due = started + PATIENCE
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        now = time.monotonic()
+        # Raising makes psycopg2 drop the connection; closing it here would deadlock.
+        if now >= ends:
+            raise ServerSilent("the server did not answer in time")
+        if now >= proof_due and isinstance(connection, _Connection):
+            if not connection.server_talks():
+                raise ServerSilent("the server does not answer")
+            proof_due = time.monotonic() + LATER_PATIENCE
+        _wait_for_socket(connection.fileno(), state, min(ends, proof_due) - time.monotonic())
+
+
+def _wait_for_socket(descriptor: int, state: int, seconds: float) -> None:
+    reading = state == psycopg2.extensions.POLL_READ
+    seconds = max(0.0, seconds)
+    if hasattr(select, "poll"):  # unlike select(), not limited to the first 1,024 descriptors
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
+        poller.poll(math.ceil(seconds * 1000))
+    else:
+        sockets = ([descriptor], []) if reading else ([], [descriptor])
+        select.select(*sockets, [], seconds)
