@@ -180,6 +180,10 @@ def begin_write(session: Session) -> None:
     session.connection(execution_options={"writes": True})
 
 
+def keep_nothing(_made: object) -> None:
+    """Do nothing: what a service calls before its commit where nobody keeps what it made."""
+
+
 def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, Any]) -> None:
     """Insert a row, or do nothing where a unique constraint says that it exists."""
     dialect = session.get_bind().dialect.name

@@ -2,12 +2,14 @@
 
 ServiceError
 ├── InvalidInput            well-formed, but not acceptable; says where
-│   └── FitTooLong
+│   ├── FitTooLong
+│   └── KeyReused
 ├── NotFound
 │   ├── ItemNotFound
 │   ├── ModelNotFound
 │   └── VersionNotFound
 ├── Conflict
+│   ├── KeyInFlight
 │   ├── ModelNotTrained
 │   ├── NothingToRollBack
 │   ├── VersionActive
@@ -38,7 +40,12 @@ MOST_FAULTS = 10  # naming more places helps nobody, and costs an answer as larg
 
 
 class ServiceError(Exception):
-    """Base of every error that the service raises on purpose; `str()` is fit for a client."""
+    """Base of every error that the service raises on purpose; `str()` is fit for a client.
+
+    ``retry_after`` is the number of seconds after which trying again may help; None for never.
+    """
+
+    retry_after: int | None = None
 
 
 class InvalidInput(ServiceError):
@@ -83,6 +90,15 @@ class Conflict(ServiceError):
     """The state of the service does not allow the operation."""
 
 
+class KeyInFlight(Conflict):
+    """A request with the same idempotency key is being worked on."""
+
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("A request with this Idempotency-Key is under way: try again later.")
+
+
 class ModelNotTrained(Conflict):
     """The model has no active version to predict with."""
 
@@ -118,6 +134,14 @@ class FitTooLong(InvalidInput):
         super().__init__({"estimator": ["takes longer to fit than MAX_FIT_SECONDS allows"]})
 
 
+class KeyReused(InvalidInput):
+    """An idempotency key was used before, for something else."""
+
+    def __init__(self) -> None:
+        message = "was used before, with another request: a new request needs a new key"
+        super().__init__({"Idempotency-Key": [message]}, source="headers")
+
+
 class PreconditionFailed(ServiceError):
     """The caller's condition on the resource does not hold."""
 
@@ -131,6 +155,8 @@ class ItemChanged(PreconditionFailed):
 
 class Unavailable(ServiceError):
     """Something that the service depends on does not answer; trying later may help."""
+
+    retry_after = 5
 
 
 class DatabaseUnavailable(Unavailable):

@@ -25,7 +25,6 @@ STATUS: dict[type, int] = {
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }
-RETRY_AFTER_SECONDS = 5
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +53,6 @@ def render_problem(
         content_type=PROBLEM_CONTENT_TYPE,
     )
     response.headers.extend(headers or {})
-    if status in (503, 507):
-        response.headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     return response
 
 
@@ -68,10 +65,11 @@ def _handle_service_error(error: errors.ServiceError) -> Response:
     status = status_of(type(error))
     if status >= 500:
         log.error("%s %s [request %s]", error, driver_message(error), request_id())
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if isinstance(error, errors.InvalidInput):
         faults = {error.source or "json": error.faults}
         return render_problem(status, errors.describe_faults(faults), faults=faults)
-    return render_problem(status, str(error))
+    return render_problem(status, str(error), headers=headers)
 
 
 def _handle_http_error(error: HTTPException) -> Response:

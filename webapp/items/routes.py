@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flask import Response, request, url_for
@@ -10,6 +10,7 @@ from flask.views import MethodView
 
 from webapp.api import Blueprint
 from webapp.extensions import db
+from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.items import service
 from webapp.items.models import Item
 from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
@@ -44,6 +45,11 @@ LOCATION = {
 def etag_header(item: Item) -> Headers:
     """Return the header that names an item's state."""
     return {"ETag": f'"{item.revision}"'}
+
+
+def announce_item(item: Item) -> tuple[Item, Headers]:
+    """Return the answer that tells of a new item."""
+    return item, {"Location": url_for("items.ItemById", item_id=item.id), **etag_header(item)}
 
 
 def expected_revisions() -> set[int] | None:
@@ -82,13 +88,12 @@ class Items(MethodView):
         return answer_page(service.list_items(db.session(), **query))
 
     @blp.arguments(NewItem, example={"name": "Test Item", "description": "Just testing"})
-    @blp.response(201, ItemSchema, headers={"Location": LOCATION, "ETag": ETAG})
+    @blp.response(201, ItemSchema, headers={"Location": LOCATION, "ETag": ETAG, **REPLAYED_HEADER})
     @blp.problems(503)
-    def post(self, new_item: Mapping[str, str]) -> tuple[Item, Headers]:
+    @idempotent(blp, ItemSchema(), announce_item)
+    def post(self, new_item: Mapping[str, str], before_commit: Callable[[Item], None]) -> Item:
         """Create an item."""
-        item = service.create_item(db.session(), **new_item)
-        location = url_for("items.ItemById", item_id=item.id)
-        return item, {"Location": location, **etag_header(item)}
+        return service.create_item(db.session(), **new_item, before_commit=before_commit)
 
 
 @blp.route("/<id:item_id>")

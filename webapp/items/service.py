@@ -7,18 +7,26 @@ from collections.abc import Callable, Collection, Mapping
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from webapp.database import Page, begin_write, fetch_page, strpos, utc_now
+from webapp.database import Page, begin_write, fetch_page, keep_nothing, strpos, utc_now
 from webapp.errors import ItemChanged, ItemNotFound
 from webapp.items.models import Item
 
 SEED_BATCH = 5_000  # rows per INSERT: a progress bar that moves, and little memory
 
 
-def create_item(session: Session, *, name: str, description: str) -> Item:
-    """Store a new item and return it."""
+def create_item(
+    session: Session,
+    *,
+    name: str,
+    description: str,
+    before_commit: Callable[[Item], object] = keep_nothing,
+) -> Item:
+    """Store a new item and return it; ``before_commit`` is given it in the same transaction."""
     begin_write(session)
     item = Item(name=name, description=description)
     session.add(item)
+    session.flush()
+    before_commit(item)
     session.commit()
     return item
 

@@ -6,17 +6,20 @@ What acts on a model stands under its name, and once more, shorter, for the mode
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flask import Response, current_app, url_for
 from flask.views import MethodView
 
 from webapp.extensions import db, model_server
+from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml import schemas, service
 from webapp.ml.answers import ARROW, CSV, STALE_HEADER, answer_batch, answer_one
 from webapp.ml.bodies import RowsBlueprint
+from webapp.ml.core import artifacts
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
+from webapp.ml.core.profile import digest_dataset
 from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.models import Activation, Model, ModelVersion
@@ -25,14 +28,16 @@ from webapp.paging import HEADERS, PageQuery, answer_page
 
 Answer: TypeAlias = dict[str, Any]
 Headers: TypeAlias = dict[str, str]
+Keep: TypeAlias = Callable[[ModelVersion], None]
 
 blp = RowsBlueprint("ml", __name__, url_prefix="/ml", description="Train, serve, predict.")
 
-LOCATION = {
+NEW_VERSION_HEADERS = {
     "Location": {
         "description": "URL of the new version.",
         "schema": {"type": "string", "format": "uri-reference"},
-    }
+    },
+    **REPLAYED_HEADER,
 }
 TRAINING_EXAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
@@ -45,10 +50,37 @@ def version_url(version: ModelVersion) -> str:
     return url_for("ml.Version", name=version.model.name, number=version.number)
 
 
-def announce(version: ModelVersion, message: str) -> tuple[Answer, Headers]:
-    """Return the answer that tells of a new version."""
+def announce_training(version: ModelVersion) -> tuple[Answer, Headers]:
+    """Return the answer that tells of a version that was trained."""
+    return _announce(version, "Model trained successfully")
+
+
+def announce_upload(version: ModelVersion) -> tuple[Answer, Headers]:
+    """Return the answer that tells of a version that was uploaded."""
+    return _announce(version, "Model registered successfully")
+
+
+def _announce(version: ModelVersion, message: str) -> tuple[Answer, Headers]:
     answer = {"message": message, "metrics": version.metrics, "model": version}
     return answer, {"Location": version_url(version)}
+
+
+def describe_training(request: Mapping[str, Any]) -> Answer:
+    """Return what a training is told by: the same rows and options, however they were sent."""
+    return {**request, "dataset": digest_dataset(request["dataset"])}
+
+
+def describe_upload(request: Mapping[str, Any]) -> Answer:
+    """Return what an upload is told by."""
+    stream = request["artifact"].stream
+    digest = artifacts.digest(stream.read())
+    stream.seek(0)
+    return {**request, "artifact": digest}
+
+
+def wait_until_served() -> None:
+    """Wait until whoever activated a version before now may say that every worker serves it."""
+    model_server.wait_out_leases()
 
 
 @blp.route("/sample-data")
@@ -88,9 +120,16 @@ class Train(MethodView):
     init_every_request = False
 
     @blp.arguments(schemas.TrainingRequest, location="rows", example=TRAINING_EXAMPLE)
-    @blp.response(201, schemas.TrainingResponse, headers=LOCATION)
-    @blp.problems(422, 503)
-    def post(self, request: dict[str, Any], name: str) -> tuple[Answer, Headers]:
+    @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
+    @blp.problems(503)
+    @idempotent(
+        blp,
+        schemas.TrainingResponse(),
+        announce_training,
+        describe=describe_training,
+        before_repeat=wait_until_served,
+    )
+    def post(self, request: dict[str, Any], name: str, before_commit: Keep) -> ModelVersion:
         """Train a model.
 
         Every training is a new version; the first one creates the model. Once the answer is
@@ -101,7 +140,7 @@ class Train(MethodView):
         or a form with such a `file`. The other fields are then query parameters, and `target`
         names the column to predict.
         """
-        version = service.train_model(
+        return service.train_model(
             db.session(),
             model_server,
             name=name,
@@ -109,8 +148,8 @@ class Train(MethodView):
             activate=request.pop("activate"),
             spec=TrainingSpec(**request),
             longest_fit=current_app.config["MAX_FIT_SECONDS"],
+            before_commit=before_commit,
         )
-        return announce(version, "Model trained successfully")
 
 
 @blp.route("/predict", endpoint="PredictDefault", defaults=DEFAULTS)
@@ -222,19 +261,30 @@ class Versions(MethodView):
         return answer_page(service.list_versions(db.session(), name=name, **query))
 
     @blp.arguments(schemas.UploadRequest, location="form")
-    @blp.response(201, schemas.TrainingResponse, headers=LOCATION)
-    @blp.problems(422, 503)
-    def post(self, request: dict[str, Any], name: str) -> tuple[Answer, Headers]:
+    @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
+    @blp.problems(503)
+    @idempotent(
+        blp,
+        schemas.TrainingResponse(),
+        announce_upload,
+        describe=describe_upload,
+        before_repeat=wait_until_served,
+    )
+    def post(self, request: dict[str, Any], name: str, before_commit: Keep) -> ModelVersion:
         """Upload a model that was fitted elsewhere.
 
         The file is what `skops.io.dump` wrote of a fitted estimator of the catalogue, alone or in
         a pipeline behind a StandardScaler. It predicts exactly what it predicted there.
         """
         data = request.pop("artifact").stream.read()
-        version = service.register_version(
-            db.session(), model_server, name=name, data=data, **request
+        return service.register_version(
+            db.session(),
+            model_server,
+            name=name,
+            data=data,
+            before_commit=before_commit,
+            **request,
         )
-        return announce(version, "Model registered successfully")
 
 
 @blp.route("/models/<name:name>/versions/<id:number>")

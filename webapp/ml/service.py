@@ -19,6 +19,7 @@ from webapp.database import (
     begin_write,
     fetch_page,
     insert_if_absent,
+    keep_nothing,
     utc_now,
 )
 from webapp.errors import (
@@ -85,11 +86,13 @@ def train_model(
     activate: bool = True,
     longest_fit: float = LONGEST_FIT,
     actor: str | None = None,
+    before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Train a model and store it as the model's next version; return that.
 
-    Version, artifact and activation are one transaction. When the function returns, and
-    ``activate`` was asked for, every worker on every host serves the new version.
+    Version, artifact and activation are one transaction, and ``before_commit`` is given the
+    version within it. When the function returns, and ``activate`` was asked for, every worker on
+    every host serves the new version.
 
     Raises InvalidInput where the data cannot be fitted, or not within ``longest_fit`` seconds.
     """
@@ -98,7 +101,9 @@ def train_model(
     version = _describe_training(trained, dataset, spec)
     version.created_by = actor
     data = artifacts.dumps(trained.estimator)
-    return _store_version(session, server, name, version, data, activate=activate)
+    return _store_version(
+        session, server, name, version, data, activate=activate, before_commit=before_commit
+    )
 
 
 def register_version(
@@ -111,6 +116,7 @@ def register_version(
     metrics: Mapping[str, Any] | None = None,
     activate: bool = False,
     actor: str | None = None,
+    before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Store a model that was fitted elsewhere, a skops file, as the model's next version.
 
@@ -124,7 +130,9 @@ def register_version(
     version = _describe_upload(estimator, data, feature_names)
     version.metrics = dict(metrics or {})
     version.created_by = actor
-    return _store_version(session, server, name, version, data, activate=activate)
+    return _store_version(
+        session, server, name, version, data, activate=activate, before_commit=before_commit
+    )
 
 
 def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | None:
@@ -428,6 +436,7 @@ def _store_version(
     data: bytes,
     *,
     activate: bool,
+    before_commit: Callable[[ModelVersion], object],
 ) -> ModelVersion:
     """Store version, artifact and activation in one transaction; wait until it serves."""
     version.artifact_digest = artifacts.digest(data)
@@ -442,6 +451,7 @@ def _store_version(
         reason = "train" if version.origin == "trained" else "upload"
         active = _get_active_activation(session, model)
         _activate(session, version, reason=reason, predecessor=active, actor=version.created_by)
+    before_commit(version)
     session.commit()
     if activate:
         server.wait_out_leases()

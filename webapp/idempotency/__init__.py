@@ -1,0 +1,1 @@
+"""Requests that create something once, however often they are sent."""
