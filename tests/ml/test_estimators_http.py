@@ -121,6 +121,16 @@ def test_a_single_prediction_tells_the_label_and_the_probability_of_each(
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
 
 
+def test_a_single_prediction_may_be_a_label_of_letters(client: FlaskClient) -> None:
+    y = ["low", "low", "high", "high"]
+    train(client, X=[[0], [1], [8], [9]], y=y, estimator="logistic_regression")
+
+    answer = client.post(f"{ML}/predict", json={"features": [9]}).json
+
+    assert answer["prediction"] == "high"
+    assert answer["probabilities"]["high"] > 0.5
+
+
 def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
     client: FlaskClient,
 ) -> None:
