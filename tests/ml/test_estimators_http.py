@@ -207,6 +207,9 @@ def test_intervals_of_a_model_that_has_none_are_refused(client: FlaskClient) -> 
 
     assert refused.status_code == 422
     assert "intervals" in refused.json["errors"]["json"]
+    body = {"instances": X[:2].tolist(), "intervals": True}
+    batch = client.post(f"{ML}/predict/batch", json=body)
+    assert batch.json["errors"] == refused.json["errors"]
 
 
 def test_a_row_outside_the_range_of_training_is_answered_and_flagged(client: FlaskClient) -> None:
