@@ -53,7 +53,7 @@ def expected_revisions() -> set[int] | None:
     """
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    tags = request.if_match.as_set(include_weak=False)
+    tags = map(str, request.if_match.as_set(include_weak=False))  # Werkzeug reads "" as None
     return {int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 20}
 
 
