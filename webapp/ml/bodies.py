@@ -55,7 +55,14 @@ class RowsParser(StrictParser):
             abort(415, f"The body must be sent as Content-Type: {MULTIPART}.")
         check_body(req)
         (file_field,) = (name for name, f in schema.fields.items() if isinstance(f, FilePart))
-        return {file_field: _only_file(req, file_field), **_read_options(req.form, "form")}
+        form = req.form.copy()
+        lists = {
+            name: _read_list(form.poplist(name))
+            for name, f in schema.fields.items()
+            if isinstance(f, fields.List) and name in form
+        }
+        file = _only_file(req, file_field)
+        return {file_field: file, **_read_options(form, "form"), **lists}
 
 
 class RowsBlueprint(Blueprint):
@@ -157,6 +164,12 @@ def _read_options(values: MultiDict[str, str], source: str) -> dict[str, Any]:
     if repeated:
         raise InvalidInput(repeated, source=source)
     return {name: _read_option(name, text) for name, text in values.items()}
+
+
+def _read_list(texts: list[str]) -> list[Any] | None:
+    """Return a list that came as one JSON array or, as OpenAPI has it, as a part per item."""
+    only = _read_option("", texts[0]) if len(texts) == 1 else texts
+    return only if only is None or isinstance(only, list) else texts
 
 
 def _read_option(name: str, text: str) -> Any:
