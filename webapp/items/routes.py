@@ -98,7 +98,9 @@ class ItemById(MethodView):
     init_every_request = False
 
     @blp.response(200, ItemSchema, headers={"ETag": ETAG})
-    @blp.alt_response(304, description="The client already has this state.")
+    @blp.alt_response(
+        304, description="The client already has this state.", headers={"ETag": ETAG}
+    )
     @blp.problems(404, 503)
     @blp.doc(parameters=[IF_NONE_MATCH])
     def get(self, item_id: int) -> tuple[Item, Headers]:

@@ -20,6 +20,13 @@ STALE_HEADER = {
         "schema": {"type": "string"},
     }
 }
+TABLE_HEADERS = {
+    "X-Model": {
+        "description": "Which version of which model: `default; version=1`.",
+        "schema": {"type": "string"},
+    },
+    **STALE_HEADER,
+}
 
 
 def answer_one(predictions: Predictions) -> tuple[dict[str, Any], dict[str, str]]:
