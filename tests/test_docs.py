@@ -50,11 +50,32 @@ def test_every_operation_explains_itself_and_its_errors(document: dict) -> None:
     for path, method, operation in operations(document):
         assert operation["summary"], (path, method)
         responses = operation["responses"]
+        assert "422" in responses, (path, method)  # at least for an unknown query parameter
+        assert "404" in responses or "{" not in path, (path, method)
         assert "default" in responses or path.startswith("/health"), (path, method)
         if "requestBody" in operation:
             assert {"400", "413", "415", "422"} <= set(responses), (path, method)
             media = operation["requestBody"]["content"].get("application/json")
             assert media is None or media["example"], (path, method)
+
+
+def test_the_options_of_a_table_are_documented_alike_in_query_form_and_body(
+    document: dict,
+) -> None:
+    operation = document["paths"]["/api/v1/ml/train"]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    body = document["components"]["schemas"]["TrainingRequest"]["properties"]
+    query = {
+        parameter["name"]: parameter.get("content", {}).get("application/json", parameter)[
+            "schema"
+        ]
+        for parameter in operation["parameters"]
+    }
+
+    assert set(query) == set(form) - {"file"}
+    for name in set(query) - {"target"}:
+        assert form[name] == body[name]
+        assert query[name].items() <= body[name].items()
 
 
 def test_errors_are_documented_in_the_shape_that_they_have(document: dict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import marshmallow as ma
@@ -278,3 +279,23 @@ def test_a_json_boolean_is_read(value: bool) -> None:
 @pytest.mark.parametrize("value", [0, 1, 0.0, "true", "false", "on", "", None, [], [True], {}])
 def test_what_merely_looks_like_a_boolean_is_refused(value: object) -> None:
     assert_refused(JSONBoolean(), value)
+
+
+@pytest.mark.parametrize("multiline", [False, True])
+def test_text_is_documented_by_the_characters_that_it_takes(multiline: bool) -> None:
+    field = Text(max_length=3, multiline=multiline)
+
+    for character in [*map(chr, range(0x100)), "☃", "🙂", "\u2028"]:
+        text = f"a{character}b"
+        if re.search(field.metadata["pattern"], text):
+            assert load(field, text) == text
+        else:
+            assert_refused(field, text)
+
+
+def test_a_limit_that_is_left_out_is_documented_so() -> None:
+    bounds = validate.Range(0, 1, min_inclusive=False, max_inclusive=False)
+
+    for field in (JSONFloat(bounds=bounds), QueryFloat(bounds=bounds)):
+        assert field.metadata == {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    assert JSONFloat(bounds=validate.Range(0, 1)).metadata == {}

@@ -12,6 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
 from webapp import cli, docs, health, problems, request_id
+from webapp.api import OPENAPI_VERSION
 from webapp.database import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
@@ -56,7 +57,7 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
         ),
         API_TITLE="webapp",
         API_VERSION=API_VERSION,
-        OPENAPI_VERSION="3.1.0",
+        OPENAPI_VERSION=OPENAPI_VERSION,
     )
     known = {setting.name for setting in config.SETTINGS}
     app.config.update({name: value for name, value in overrides.items() if name not in known})

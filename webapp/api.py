@@ -25,6 +25,7 @@ from webapp.errors import InvalidInput
 
 View = TypeVar("View", bound=Callable[..., Any])
 
+OPENAPI_VERSION = "3.1.0"
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 LARGEST_ID = 2**63 - 1
 
@@ -163,6 +164,9 @@ class Blueprint(flask_smorest.Blueprint):
         for method, doc in self._docs[endpoint].items():
             if method == "parameters":
                 continue
+            # Whatever else it does, a view refuses what it has not declared of the query.
+            responses = doc.setdefault("response", {}).setdefault("responses", {})
+            responses.setdefault(422, [http.HTTPStatus.UNPROCESSABLE_ENTITY.name])
             declared = doc.get("arguments", {}).get("parameters", [])
             self._query_names[endpoint, method.upper()] = frozenset(
                 name for parameter in declared for name in self.query_names(parameter)
@@ -200,7 +204,7 @@ class Api(flask_smorest.Api):
         super().init_app(app, spec_kwargs=spec_kwargs)
         self.register_converter(
             IdConverter,
-            lambda _: {"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_ID},
+            lambda _: {"type": "integer", "format": "int64", "minimum": 1, "maximum": LARGEST_ID},
         )
 
         self.register_converter(

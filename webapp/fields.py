@@ -10,8 +10,8 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CONTROL_EXCEPT_LAYOUT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = r"\x00-\x1f\x7f-\x9f"
+_CONTROL_EXCEPT_LAYOUT = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
@@ -35,8 +35,10 @@ class Text(fields.String):
         self, *, min_length: int = 0, max_length: int, multiline: bool = False, **kwargs: Any
     ) -> None:
         length = validate.Length(min=min_length, max=max_length)
+        forbidden = _CONTROL_EXCEPT_LAYOUT if multiline else _CONTROL
+        _document(kwargs, pattern=f"^[^{forbidden}]*$")
         super().__init__(validate=length, **kwargs)
-        self._forbidden = _CONTROL_EXCEPT_LAYOUT if multiline else _CONTROL
+        self._forbidden = re.compile(f"[{forbidden}]")
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
@@ -81,6 +83,7 @@ class JSONFloat(fields.Float):
     """A finite JSON number within bounds: not a string or a boolean."""
 
     def __init__(self, *, bounds: validate.Range, **kwargs: Any) -> None:
+        _document(kwargs, **_exclusive(bounds))
         super().__init__(validate=bounds, **kwargs)
 
     def _deserialize(
@@ -97,6 +100,7 @@ class QueryFloat(fields.Float):
     _LITERAL = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?")
 
     def __init__(self, *, bounds: validate.Range, **kwargs: Any) -> None:
+        _document(kwargs, **_exclusive(bounds))
         super().__init__(validate=bounds, **kwargs)
 
     def _deserialize(
@@ -116,3 +120,17 @@ class JSONBoolean(fields.Boolean):
         if not isinstance(value, bool):
             raise self.make_error("invalid", input=value)
         return value
+
+
+def _document(kwargs: dict[str, Any], **keywords: Any) -> None:
+    """Add what apispec does not find out by itself to a field's part of the OpenAPI document."""
+    kwargs["metadata"] = {**keywords, **kwargs.get("metadata", {})}
+
+
+def _exclusive(bounds: validate.Range) -> dict[str, Any]:
+    found = {}
+    if bounds.min is not None and not bounds.min_inclusive:
+        found["exclusiveMinimum"] = bounds.min
+    if bounds.max is not None and not bounds.max_inclusive:
+        found["exclusiveMaximum"] = bounds.max
+    return found

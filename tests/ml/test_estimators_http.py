@@ -121,6 +121,16 @@ def test_a_single_prediction_tells_the_label_and_the_probability_of_each(
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
 
 
+def test_a_single_prediction_may_be_a_label_of_letters(client: FlaskClient) -> None:
+    y = ["low", "low", "high", "high"]
+    train(client, X=[[0], [1], [8], [9]], y=y, estimator="logistic_regression")
+
+    answer = client.post(f"{ML}/predict", json={"features": [9]}).json
+
+    assert answer["prediction"] == "high"
+    assert answer["probabilities"]["high"] > 0.5
+
+
 def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
     client: FlaskClient,
 ) -> None:
@@ -197,6 +207,9 @@ def test_intervals_of_a_model_that_has_none_are_refused(client: FlaskClient) -> 
 
     assert refused.status_code == 422
     assert "intervals" in refused.json["errors"]["json"]
+    body = {"instances": X[:2].tolist(), "intervals": True}
+    batch = client.post(f"{ML}/predict/batch", json=body)
+    assert batch.json["errors"] == refused.json["errors"]
 
 
 def test_a_row_outside_the_range_of_training_is_answered_and_flagged(client: FlaskClient) -> None:

@@ -46,7 +46,7 @@ def activate(client: FlaskClient, number: int) -> TestResponse:
     return client.put(f"{MODEL}/active", json={"version": number})
 
 
-def upload(client: FlaskClient, data: bytes, **fields: str) -> TestResponse:
+def upload(client: FlaskClient, data: bytes, **fields: str | list[str]) -> TestResponse:
     form = {"artifact": (io.BytesIO(data), "model.skops"), **fields}
     return client.post(f"{MODEL}/versions", data=form)
 
@@ -400,6 +400,35 @@ def test_an_upload_with_names_that_do_not_fit_is_refused(client: FlaskClient) ->
 
     assert refused.status_code == 422
     assert "feature_names" in refused.json["errors"]["form"]
+
+
+@pytest.mark.parametrize("names", ['["height", "weight"]', ["height", "weight"]])
+def test_names_are_uploaded_as_one_json_array_or_as_a_part_each(
+    client: FlaskClient, names: str | list[str]
+) -> None:
+    data = skops.io.dumps(LinearRegression().fit([[0.0, 1.0], [1.0, 0.0]], [0, 1]))
+
+    uploaded = upload(client, data, feature_names=names)
+
+    assert uploaded.json["model"]["feature_names"] == ["height", "weight"]
+
+
+@pytest.mark.parametrize("name", ["height", "1", "true"])
+def test_a_single_name_is_uploaded_as_it_is(client: FlaskClient, name: str) -> None:
+    data = skops.io.dumps(LinearRegression().fit([[0.0], [1.0]], [0, 1]))
+
+    uploaded = upload(client, data, feature_names=name)
+
+    assert uploaded.json["model"]["feature_names"] == [name]
+
+
+def test_metrics_that_are_nested_too_deeply_are_refused(client: FlaskClient) -> None:
+    data = skops.io.dumps(LinearRegression().fit([[0.0], [1.0]], [0, 1]))
+
+    refused = upload(client, data, metrics='{"a": ' + "[" * 500 + "]" * 500 + "}")
+
+    assert refused.status_code == 422
+    assert "metrics" in refused.json["errors"]["form"]
 
 
 def test_the_catalogue_lists_every_estimator_with_its_parameters(client: FlaskClient) -> None:

@@ -59,7 +59,7 @@ def expected_revisions() -> set[int] | None:
     """
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    tags = request.if_match.as_set(include_weak=False)
+    tags = map(str, request.if_match.as_set(include_weak=False))  # Werkzeug reads "" as None
     return {int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 20}
 
 
@@ -103,7 +103,9 @@ class ItemById(MethodView):
     init_every_request = False
 
     @blp.response(200, ItemSchema, headers={"ETag": ETAG})
-    @blp.alt_response(304, description="The client already has this state.")
+    @blp.alt_response(
+        304, description="The client already has this state.", headers={"ETag": ETAG}
+    )
     @blp.problems(404, 503)
     @blp.doc(parameters=[IF_NONE_MATCH])
     def get(self, item_id: int) -> tuple[Item, Headers]:

@@ -20,13 +20,20 @@ STALE_HEADER = {
         "schema": {"type": "string"},
     }
 }
+TABLE_HEADERS = {
+    "X-Model": {
+        "description": "Which version of which model: `default; version=1`.",
+        "schema": {"type": "string"},
+    },
+    **STALE_HEADER,
+}
 
 
 def answer_one(predictions: Predictions) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the JSON answer for a single row, and its headers."""
     scores = predictions.scores
     answer: dict[str, Any] = {
-        "prediction": scores.values[0].item(),
+        "prediction": scores.values.tolist()[0],
         "model": _name_version(predictions),
     }
     if scores.probabilities is not None:

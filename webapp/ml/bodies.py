@@ -11,17 +11,21 @@ from typing import Any, BinaryIO, ClassVar, cast
 
 import marshmallow as ma
 import orjson
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Request, abort, current_app
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
-from webapp.api import Blueprint, StrictParser, View, check_body
+from webapp.api import OPENAPI_VERSION, Blueprint, StrictParser, View, check_body
 from webapp.errors import InvalidInput
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Limits
 from webapp.ml.schemas import FilePart, RowsSchema
 
+JSON = "application/json"
 MULTIPART = "multipart/form-data"
+OCTETS = "application/octet-stream"
 TABLE_MEDIA_TYPES = [
     media_type for row in tables.FORMATS.values() for media_type in row.media_types
 ]
@@ -42,7 +46,7 @@ class RowsParser(StrictParser):
         req = req or self.get_default_request()
         if location != "rows":
             return super().parse(argmap, req, location=location, **kwargs)
-        if req.mimetype == "application/json":
+        if req.mimetype == JSON:
             if req.args:
                 faults = {name: ["belongs into the JSON body"] for name in req.args}
                 raise InvalidInput(faults, source="query")
@@ -55,7 +59,14 @@ class RowsParser(StrictParser):
             abort(415, f"The body must be sent as Content-Type: {MULTIPART}.")
         check_body(req)
         (file_field,) = (name for name, f in schema.fields.items() if isinstance(f, FilePart))
-        return {file_field: _only_file(req, file_field), **_read_options(req.form, "form")}
+        form = req.form.copy()
+        lists = {
+            name: _read_list(form.poplist(name))
+            for name, f in schema.fields.items()
+            if isinstance(f, fields.List) and name in form
+        }
+        file = _only_file(req, file_field)
+        return {file_field: file, **_read_options(form, "form"), **lists}
 
 
 class RowsBlueprint(Blueprint):
@@ -64,19 +75,38 @@ class RowsBlueprint(Blueprint):
     ARGUMENTS_PARSER = RowsParser()
     DEFAULT_LOCATION_CONTENT_TYPE_MAPPING: ClassVar[dict[str, str]] = {
         **Blueprint.DEFAULT_LOCATION_CONTENT_TYPE_MAPPING,
-        "rows": "application/json",
+        "rows": JSON,
         "form": MULTIPART,
     }
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """Declare what a view takes; for ``rows``, document tables and their options too."""
         decorate = super().arguments(schema, location=location, **kwargs)
+        if location == "form":
+            parts = {
+                name: {"contentType": OCTETS}
+                for name, f in schema().fields.items()
+                if isinstance(f, FilePart)
+            }
+            encode: Any = self.doc(requestBody={"content": {MULTIPART: {"encoding": parts}}})
+            return lambda view: encode(decorate(view))
         if location != "rows":
             return decorate
-        binary = {"schema": {"type": "string", "format": "binary"}}
-        part = {"type": "object", "properties": {"file": binary["schema"]}, "required": ["file"]}
-        content = {**dict.fromkeys(TABLE_MEDIA_TYPES, binary), MULTIPART: {"schema": part}}
-        parameters = [_describe_option(name, f) for name, f in schema.tabular().fields.items()]
+        options = _describe_fields(schema.tabular)
+        binary = {"type": "string", "format": "binary"}
+        part = {
+            "type": "object",
+            "properties": {"file": binary, **options},
+            "required": ["file"],
+            "additionalProperties": False,
+        }
+        form = {
+            "schema": part,
+            "encoding": {"file": {"contentType": ", ".join(TABLE_MEDIA_TYPES)}},
+        }
+        content: dict[str, Any] = {kind: {"schema": binary} for kind in TABLE_MEDIA_TYPES}
+        content[MULTIPART] = form
+        parameters = [_describe_parameter(name, found) for name, found in options.items()]
 
         def document(view: View) -> View:
             documented = self.doc(requestBody={"content": content}, parameters=parameters)(view)
@@ -159,6 +189,12 @@ def _read_options(values: MultiDict[str, str], source: str) -> dict[str, Any]:
     return {name: _read_option(name, text) for name, text in values.items()}
 
 
+def _read_list(texts: list[str]) -> list[Any] | None:
+    """Return a list that came as one JSON array or, as OpenAPI has it, as a part per item."""
+    only = _read_option("", texts[0]) if len(texts) == 1 else texts
+    return only if only is None or isinstance(only, list) else texts
+
+
 def _read_option(name: str, text: str) -> Any:
     if name in ("target", "estimator"):
         return text  # a column may be called 1, or true
@@ -168,11 +204,24 @@ def _read_option(name: str, text: str) -> Any:
         return text
 
 
-def _describe_option(name: str, field: fields.Field[Any]) -> dict[str, Any]:
-    about = field.metadata.get("description", "")
+def _describe_fields(schema: type[ma.Schema]) -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of each field."""
+    spec = APISpec("", "", OPENAPI_VERSION, plugins=[MarshmallowPlugin()])
+    spec.components.schema("Options", schema=schema)
+    properties: dict[str, dict[str, Any]] = spec.to_dict()["components"]["schemas"]["Options"][
+        "properties"
+    ]
+    return properties
+
+
+def _describe_parameter(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an option as a query parameter: not a required one, as JSON has it in its body."""
+    found = dict(described)
+    about = found.pop("description", "")
+    value = {"schema": found}
     return {
         "in": "query",
         "name": name,
         "description": f"With a table: {about[:1].lower()}{about[1:]}",
-        "schema": {},
+        **({"content": {JSON: value}} if found["type"] == "object" else value),
     }

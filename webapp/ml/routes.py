@@ -15,7 +15,7 @@ from flask.views import MethodView
 from webapp.extensions import db, model_server
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml import schemas, service
-from webapp.ml.answers import ARROW, CSV, STALE_HEADER, answer_batch, answer_one
+from webapp.ml.answers import ARROW, CSV, STALE_HEADER, TABLE_HEADERS, answer_batch, answer_one
 from webapp.ml.bodies import RowsBlueprint
 from webapp.ml.core import artifacts
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
@@ -42,6 +42,20 @@ NEW_VERSION_HEADERS = {
 TRAINING_EXAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
 BINARY = {"type": "string", "format": "binary"}
+ARTIFACT_HEADERS = {
+    "ETag": {
+        "description": "SHA-256 of the file in hexadecimal.",
+        "schema": {"type": "string", "pattern": '^"[0-9a-f]{64}"$'},
+    },
+    "Digest": {
+        "description": "The same in base64 (RFC 3230).",
+        "schema": {"type": "string", "pattern": "^sha-256=[0-9A-Za-z+/]{43}=$"},
+    },
+    "Content-Disposition": {
+        "description": "A name for the file.",
+        "schema": {"type": "string"},
+    },
+}
 DEFAULTS = {"name": DEFAULT_MODEL}
 
 
@@ -121,7 +135,7 @@ class Train(MethodView):
 
     @blp.arguments(schemas.TrainingRequest, location="rows", example=TRAINING_EXAMPLE)
     @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
-    @blp.problems(503)
+    @blp.problems(404, 503)
     @idempotent(
         blp,
         schemas.TrainingResponse(),
@@ -185,9 +199,9 @@ class PredictBatch(MethodView):
 
     @blp.arguments(schemas.BatchRequest, location="rows", example=BATCH_EXAMPLE)
     @blp.response(200, schemas.BatchResponse, headers=STALE_HEADER)
-    @blp.alt_response(200, schema=BINARY, content_type=CSV, success=True)
-    @blp.alt_response(200, schema=BINARY, content_type=ARROW, success=True)
-    @blp.problems(404, 406, 409, 422, 503)
+    @blp.alt_response(200, schema=BINARY, content_type=CSV, headers=TABLE_HEADERS, success=True)
+    @blp.alt_response(200, schema=BINARY, content_type=ARROW, headers=TABLE_HEADERS, success=True)
+    @blp.problems(404, 406, 409, 503)
     def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Any:
         """Predict for many rows.
 
@@ -262,7 +276,7 @@ class Versions(MethodView):
 
     @blp.arguments(schemas.UploadRequest, location="form")
     @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
-    @blp.problems(503)
+    @blp.problems(404, 503)
     @idempotent(
         blp,
         schemas.TrainingResponse(),
@@ -312,13 +326,10 @@ class VersionArtifact(MethodView):
 
     init_every_request = False
 
-    @blp.response(200, BINARY, content_type="application/octet-stream")
+    @blp.response(200, BINARY, content_type="application/octet-stream", headers=ARTIFACT_HEADERS)
     @blp.problems(404, 503)
     def get(self, name: str, number: int) -> Response:
-        """Download a version as a skops file.
-
-        `ETag` is its SHA-256 in hexadecimal, `Digest` the same in base64 (RFC 3230).
-        """
+        """Download a version as a skops file."""
         artifact = service.get_artifact(db.session(), name, number)
         response = Response(artifact.data, content_type="application/octet-stream")
         response.set_etag(artifact.digest)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar
 
 import marshmallow as ma
+import orjson
 from marshmallow import fields, validate
 from werkzeug.datastructures import FileStorage
 
@@ -28,7 +29,9 @@ MOST_SAMPLES = 100_000
 
 NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
-RECORD = {"type": "object", "additionalProperties": {"type": "number"}}
+LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
+LABELS = {"type": "array", "items": LABEL, "minItems": 1}
+RECORD = {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1}
 
 
 class _Converted(fields.Field[Any]):
@@ -45,6 +48,15 @@ class _Converted(fields.Field[Any]):
             return self._convert(value)
         except InvalidInput as error:
             raise ma.ValidationError(error.faults) from None  # type: ignore[arg-type] # as nested
+
+
+class FeatureNames(fields.List[str]):
+    """Names for the columns of a matrix, which the core checks; null where none are given."""
+
+    def __init__(self, description: str) -> None:
+        name = fields.String(metadata={"minLength": 1, "maxLength": datasets.LONGEST_FEATURE_NAME})
+        metadata = {"description": description, "uniqueItems": True}
+        super().__init__(name, load_default=None, metadata=metadata)
 
 
 class FilePart(fields.Field[FileStorage]):
@@ -76,6 +88,14 @@ def _read_instances(value: Any) -> Any:
     if isinstance(value, list) and value and all(type(row) is dict for row in value):
         return value
     return datasets.matrix_from_rows(value)
+
+
+def _check_writable(value: Any) -> None:
+    # The reader of JSON follows it deeper than the writer.
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise ma.ValidationError("Is nested too deeply.") from None
 
 
 class SampleDataQuery(StrictSchema):
@@ -149,11 +169,14 @@ class TrainingOptions(StrictSchema):
     cv = fields.Integer(
         strict=True,
         load_default=0,
-        validate=validate.And(
+        validate=[
             validate.NoneOf([1], error="Must be 0, or at least 2 folds."),
             validate.Range(0, MOST_FOLDS),
-        ),
-        metadata={"description": "Folds of a cross-validation beside the hold-out; 0 for none."},
+        ],
+        metadata={
+            "description": "Folds of a cross-validation beside the hold-out; 0 for none.",
+            "not": {"const": 1},
+        },
     )
     activate = JSONBoolean(
         load_default=True,
@@ -182,18 +205,12 @@ class TrainingRequest(RowsSchema, TrainingOptions):
     y = fields.Raw(
         required=True,
         metadata={
-            "type": "array",
-            "items": {"type": ["number", "string"]},
-            "minItems": 1,
+            "anyOf": [NUMBERS, LABELS],
             "description": "What to predict, one per row of X: numbers for a regression, strings "
             "or whole numbers for a classification.",
         },
     )
-    feature_names = fields.List(
-        fields.String(),
-        load_default=None,
-        metadata={"description": "Names of the columns of X; x1, x2, … where not given."},
-    )
+    feature_names = FeatureNames("Names of the columns of X; x1, x2, … where not given.")
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -510,14 +527,11 @@ class UploadRequest(StrictSchema):
             "description": "The file that `skops.io.dump` wrote.",
         },
     )
-    feature_names = fields.List(
-        fields.String(),
-        load_default=None,
-        metadata={"description": "Those that the estimator learnt, where not given."},
-    )
+    feature_names = FeatureNames("Those that the estimator learnt, where not given.")
     metrics = fields.Dict(
         keys=fields.String(),
         load_default=dict,
+        validate=_check_writable,
         metadata={"description": "What is known of its quality.", "example": {"r2_score": 0.9}},
     )
     activate = JSONBoolean(

@@ -6,6 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from typing import Any, TypeAlias
@@ -301,10 +302,8 @@ def predict_one(server: ModelServer, *, features: Rows, **arguments: Any) -> Pre
 
 def predict_batch(server: ModelServer, *, instances: Rows, **arguments: Any) -> Predictions:
     """Predict for the rows in ``instances``; see ``predict``."""
-    if callable(instances):
-        return predict(server, rows=instances, **arguments)
-    with faults_in("instances"):
-        return predict(server, rows=instances, **arguments)
+    place = None if callable(instances) else "instances"
+    return predict(server, rows=instances, place=place, **arguments)
 
 
 def predict(
@@ -312,6 +311,7 @@ def predict(
     *,
     name: str,
     rows: Rows,
+    place: str | None = None,
     number: int | None = None,
     intervals: bool = False,
     level: float = 0.95,
@@ -321,12 +321,14 @@ def predict(
     With ``intervals``, bounds come along for a model fitted by ordinary least squares.
 
     Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by
-    row) where rows do not fit the model. Every prediction of the service passes here.
+    row, under ``place``) where rows do not fit the model. Every prediction of the service passes
+    here.
     """
     served = server.get_version(name, number)
     version = served.version
-    X = _arrange_rows(version, rows)
-    scores = score(version.scorer, X)
+    with faults_in(place) if place else nullcontext():
+        X = _arrange_rows(version, rows)
+        scores = score(version.scorer, X)
     return Predictions(
         scores=scores,
         version=version,

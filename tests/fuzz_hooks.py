@@ -1,0 +1,251 @@
+"""What Schemathesis is told of the service beside its OpenAPI document (see ``fuzz.toml``).
+
+Bodies that are files, what no JSON Schema can say, and checks of our own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import Case, CheckContext, HookContext, Response
+from schemathesis.core.failures import Failure
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation.meta import TestPhase
+from schemathesis.openapi.checks import RejectedPositiveData
+
+from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
+
+JSON = "application/json"
+FEATURES = 3
+ARTIFACT = Path(os.environ["FUZZ_ARTIFACT"]).read_bytes()
+TABLE = b"x1,x2,x3,y\n1,2,3,4\n2,3,4,5\n"
+
+# They belong to HTTP itself, or stand in every answer.
+COMMON_HEADERS = {
+    "allow",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "retry-after",
+    "server",
+    "x-request-id",
+}
+
+# Why a request that the document allows may be refused with 422: what no JSON Schema can say, and
+# how such faults are told, place and message.
+BEYOND_SCHEMAS = {
+    "rows are equally long, and have the features that the model has learnt": [
+        r".*: has \d+ values, expected \d+",
+        r".*: is missing",
+        r".*: is not a feature of the model",
+        r".*\.feature_names: has \d+ names for \d+ features",
+        r"json\.y: has \d+ values for \d+ rows of X",
+    ],
+    "what one estimator takes is not what the next one takes": [
+        r".*\.params\.\w+: (is no parameter of|must be) .*",
+        r".*\.y\.\d+: is .*, expected .*",
+        r".*\.y: holds values that are not whole numbers of 64 bits, expected labels",
+        r".*\.intervals: needs a linear regression with more rows than independent features",
+    ],
+    "what can be fitted, and judged, shows when it is done": [
+        r".*\.y: has one class only among the rows to fit",
+        r".*\.X: (cannot be fitted: .*|holds values too (large|small) .*)",
+        r".*\.test_size: leaves none of \d+ rows to fit",
+        r".*\.cv: .* (rows|folds) .*",
+        r".*: gives a prediction beyond the range of float64",
+        r".*: has values beyond the range that the estimator takes",
+    ],
+    "which characters are printable": [
+        r".*: must be 1 to 255 printable characters.*",
+    ],
+    "1.0 is a whole number to JSON Schema; here it may be a slip": [
+        r"json\.\w+: Not a valid integer\.",
+    ],
+    "which parameters go with which kind of body": [
+        r"query\.\w+: belongs into the JSON body",
+        r"form\.\w+: is in the query and in the form",
+        r"(query|form)\.target: Missing data for required field\.",
+    ],
+    "what is in a file": [
+        r"\w+: has no column .*",
+        r"form\.artifact: The model version cannot be loaded: it is not a skops file\.",
+    ],
+}
+
+
+def write_csv(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pyarrow.csv.write_csv(table, stream)
+    return stream.getvalue()
+
+
+def write_parquet(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(table, stream)
+    return stream.getvalue()
+
+
+def write_arrow(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
+def tables(write: Callable[[pa.Table], bytes]) -> st.SearchStrategy[bytes]:
+    """Files of one to three features x1, x2, x3 and, as predictions have none, maybe a y."""
+    names = st.integers(1, 3).flatmap(
+        lambda count: st.sampled_from([[], ["y"]]).map(
+            lambda target: [*(f"x{number}" for number in range(1, count + 1)), *target]
+        )
+    )
+    values = st.integers(-100, 100).map(lambda value: value / 10)
+
+    def fill(names: list[str]) -> st.SearchStrategy[bytes]:
+        row = st.lists(values, min_size=len(names), max_size=len(names))
+        return st.lists(row, min_size=1, max_size=12).map(
+            lambda rows: write(
+                pa.table([list(column) for column in zip(*rows, strict=True)], names=names)
+            )
+        )
+
+    return names.flatmap(fill)
+
+
+schemathesis.openapi.media_type("text/csv", tables(write_csv))
+schemathesis.openapi.media_type(
+    "application/vnd.apache.parquet", tables(write_parquet), aliases=["application/x-parquet"]
+)
+schemathesis.openapi.media_type("application/vnd.apache.arrow.stream", tables(write_arrow))
+schemathesis.openapi.media_type("application/octet-stream", st.just(ARTIFACT))
+
+
+@schemathesis.hook
+def map_case(_context: HookContext, case: Case) -> Case:
+    """Bring together what belongs together, where the document cannot say it.
+
+    The options of a table are no parameters of JSON, which has them in its body. Where they are
+    what is wrong, the body becomes a table, or they would all be refused for the same reason.
+    Rows that were drawn by chance get one length; coverage keeps those that are ragged.
+    """
+    if case.meta is None or case.method != "POST" or case.media_type != JSON:
+        return case
+    query = case.meta.components.get(ParameterLocation.QUERY)
+    if case.query and query is not None and query.mode.is_negative:
+        case.body, case.media_type = TABLE, "text/csv"
+        case.headers.pop("Content-Type", None)
+        return case
+    case.query = {}
+    positive = case.meta.generation.mode.is_positive
+    if positive and case.meta.phase.name != TestPhase.COVERAGE:
+        case.body = make_fitting(case.body)
+    return case
+
+
+def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body whose rows have the three features of the first models, and each a y."""
+    body = dict(body)
+    if isinstance(body.get("features"), list):
+        body["features"] = repeat(body["features"], FEATURES)
+    if "instances" in body and isinstance(body["instances"][0], list):
+        body["instances"] = [repeat(row, FEATURES) for row in body["instances"]]
+    if "X" in body:
+        body["X"] = [repeat(row, FEATURES) for row in body["X"]]
+        body["y"] = repeat(body["y"], len(body["X"]))
+        body.pop("feature_names", None)
+        params = set(body.get("params", ()))
+        fitting = [
+            row.name for row in CATALOGUE.values() if params <= {p.name for p in row.parameters}
+        ]
+        if fitting and body.get("estimator", fitting[0]) not in fitting:
+            body["estimator"] = fitting[0]
+        if CATALOGUE[body.get("estimator", DEFAULT_ESTIMATOR)].task == "classification":
+            body["y"] = [f"class {index % 2}" for index in range(len(body["y"]))]
+        elif isinstance(body["y"][0], str):
+            body["y"] = list(map(len, body["y"]))
+    return body
+
+
+def repeat(values: list[Any], length: int) -> list[Any]:
+    """Return a list of that length, cut or with the values again."""
+    return [values[index % len(values)] for index in range(length)]
+
+
+@schemathesis.hook
+def filter_failure(
+    _context: HookContext, failure: Failure, _case: Case, response: Response
+) -> bool:
+    """Keep a failure, unless a request was refused for what no JSON Schema can say."""
+    if not isinstance(failure, RejectedPositiveData):
+        return True
+    if response.status_code == 412:  # whether `If-Match` holds is for the item to say
+        return False
+    faults = list(faults_in(json.loads(response.content).get("errors", {})))
+    return not (faults and all(map(is_beyond_schemas, faults)))
+
+
+def is_beyond_schemas(fault: str) -> bool:
+    """Tell whether a fault is one that the document could not have warned of."""
+    return any(
+        re.fullmatch(pattern, fault, re.DOTALL)
+        for patterns in BEYOND_SCHEMAS.values()
+        for pattern in patterns
+    )
+
+
+def faults_in(faults: Any, place: str = "") -> Iterator[str]:
+    """Yield the faults of a problem's ``errors``: place, colon, message."""
+    if isinstance(faults, dict):
+        for key, inner in faults.items():
+            yield from faults_in(inner, f"{place}.{key}" if place else key)
+    else:
+        yield from (f"{place}: {message}" for message in faults)
+
+
+@schemathesis.check
+def every_status_is_named(_ctx: CheckContext, response: Response, case: Case) -> None:
+    """``default`` allows any status: whatever a documented method answers must be named."""
+    documented = case.operation.definition.raw["responses"]
+    if case.method == case.operation.method.upper():
+        assert str(response.status_code) in documented, f"{response.status_code} is not named"
+
+
+@schemathesis.check
+def every_header_is_named(_ctx: CheckContext, response: Response, case: Case) -> None:
+    """Schemathesis checks the headers that are documented; here, that no other is sent."""
+    documented = case.operation.definition.raw["responses"].get(str(response.status_code), {})
+    names = {name.lower() for name in documented.get("headers", {})}
+    others = {name.lower() for name in response.headers} - names - COMMON_HEADERS
+    assert not others, f"Headers that are not documented: {sorted(others)}"
+
+
+@schemathesis.check
+class EveryOperationSucceeds:
+    """Every operation answers 2xx at least once, or it would be tested for its refusals only."""
+
+    def __init__(self) -> None:
+        self.called: set[str] = set()
+        self.succeeded: set[str] = set()
+
+    def after_response(self, _ctx: CheckContext, response: Response, case: Case) -> None:
+        """Note an answer."""
+        self.called.add(case.operation.label)
+        if 200 <= response.status_code < 300 and case.method == case.operation.method.upper():
+            self.succeeded.add(case.operation.label)
+
+    def after_run(self, _ctx: CheckContext) -> None:
+        """Name the operations that never succeeded."""
+        never = sorted(self.called - self.succeeded)
+        assert not never, f"Never answered 2xx: {', '.join(never)}"

@@ -1,0 +1,100 @@
+"""Calls made up from the OpenAPI document: no answer is a 5xx, or one that it does not describe.
+
+Schemathesis makes them up, against a real gunicorn, by the rules of ``fuzz.toml`` and
+``fuzz_hooks``: from the examples, systematically (coverage), by chance (fuzzing) and in
+sequences (stateful). FUZZ_EXAMPLES, the calls by chance for each operation, makes it as long as
+wanted (`make fuzz`), and FUZZ_SEED repeats the calls of a run that drew its seed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import Backend
+from tests.gunicorn_server import ROOT, running_gunicorn
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
+SHORT = EXAMPLES < 20
+FIXED_SEED = 1
+SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(2, 2**32))
+
+RUNS = [
+    ("sqlite", "fixed", FIXED_SEED),
+    ("postgresql", "drawn", SEED),
+    *([] if SHORT else [("sqlite", "drawn", SEED), ("postgresql", "fixed", FIXED_SEED)]),
+]
+RULES = (ROOT / "tests" / "fuzz.toml").read_text()
+# Left out of short runs: coverage calls each of the two ways to train 1,800 times, which takes
+# most of its time.
+SHORTLY = """
+[[operations]]
+include-path-regex = "/train$"
+phases.coverage.enabled = false
+"""
+
+
+def prepare(url: str, artifact: Path) -> None:
+    """Store the items, models and versions that ``fuzz.toml`` names; fetch one to upload."""
+
+    def post(path: str, body: object) -> None:
+        response = requests.post(f"{url}/api/v1{path}", json=body, timeout=30)
+        assert response.status_code == 201, response.text
+
+    for number in range(1, 20):
+        post("/items", {"name": f"item {number}"})
+    sample = requests.get(f"{url}/api/v1/ml/sample-data?n_samples=20", timeout=30).json()
+    labels = ["high" if value > 0 else "low" for value in sample["y"]]
+    for name, estimator, y in (
+        ("default", "linear_regression", sample["y"]),
+        ("other", "ridge", sample["y"]),
+        ("classes", "logistic_regression", labels),
+    ):
+        for _ in range(4):
+            body = {"X": sample["X"], "y": y, "estimator": estimator}
+            post(f"/ml/models/{name}/train", body)
+    url += "/api/v1/ml/models/default/versions/1/artifact"
+    artifact.write_bytes(requests.get(url, timeout=30).content)
+
+
+def call_all(url: str, folder: Path, seed: int) -> subprocess.CompletedProcess[str]:
+    """Run Schemathesis."""
+    rules = folder / "schemathesis.toml"
+    rules.write_text(RULES + SHORTLY if SHORT else RULES)
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(rules)),
+            *("run", f"{url}/openapi.json", "--seed", str(seed)),
+            *("--max-examples", str(EXAMPLES)),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "FUZZ_ARTIFACT": str(folder / "model.skops")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "seed"),
+    [pytest.param(backend, seed, id=f"{backend}-{kind} seed") for backend, kind, seed in RUNS],
+    indirect=["backend"],
+)
+def test_every_answer_is_one_that_the_document_describes(
+    backend: Backend, database_url: str, tmp_path: Path, seed: int
+) -> None:
+    log = tmp_path / "gunicorn.log"
+    with running_gunicorn(
+        database_url, log, ACCESS_LOG="false", MODEL_LEASE_MS="1", WEB_CONCURRENCY="1"
+    ) as server:
+        prepare(server.url, tmp_path / "model.skops")
+        run = call_all(server.url, tmp_path, seed)
+
+    print(run.stdout, run.stderr, log.read_text(), sep="\n")
+    assert run.returncode == 0, f"FUZZ_SEED={seed} repeats it, on {backend.name}"
