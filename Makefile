@@ -39,7 +39,7 @@ lease-test: $(VENV)/installed-dev ## Alternate activations under load for two mi
 
 .PHONY: fuzz
 fuzz: $(VENV)/installed-dev ## Make up calls from the OpenAPI document for some minutes on each database
-	FUZZ_EXAMPLES=50 $(BIN)/python -m pytest tests/test_fuzz.py -s
+	FUZZ_EXAMPLES=40 $(BIN)/python -m pytest tests/test_fuzz.py -s
 
 .PHONY: memory
 memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the README quotes it

@@ -188,6 +188,8 @@ def filter_failure(
     _context: HookContext, failure: Failure, _case: Case, response: Response
 ) -> bool:
     """Keep a failure, unless a request was refused for what no JSON Schema can say."""
+    if response.status_code == 414:  # gunicorn's own answer: the application was not reached
+        return False
     if not isinstance(failure, RejectedPositiveData):
         return True
     if response.status_code == 412:  # whether `If-Match` holds is for the item to say
