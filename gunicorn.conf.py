@@ -49,6 +49,7 @@ loglevel = _settings["LOG_LEVEL"].lower()
 control_socket_disable = True
 # The heartbeat file: a disk that stalls must not look like a worker that hangs.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+limit_request_line = 8190  # bytes of a URL: gunicorn's most
 # Forwarded headers are the application's business (PROXY_HOPS).
 forwarded_allow_ips = ""
 

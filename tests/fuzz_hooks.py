@@ -78,6 +78,9 @@ BEYOND_SCHEMAS = {
         r"form\.\w+: is in the query and in the form",
         r"(query|form)\.target: Missing data for required field\.",
     ],
+    "a key stands for one request, and is used up by it": [
+        r"headers\.Idempotency-Key: was used before, with another request: .*",
+    ],
     "what is in a file": [
         r"\w+: has no column .*",
         r"form\.artifact: The model version cannot be loaded: it is not a skops file\.",
