@@ -37,6 +37,10 @@ test: $(VENV)/installed-dev ## Run all tests, on SQLite and on a PostgreSQL of t
 lease-test: $(VENV)/installed-dev ## Alternate activations under load for two minutes on each database
 	LEASE_TEST_SECONDS=120 $(BIN)/python -m pytest tests/test_lease.py -s
 
+.PHONY: faults
+faults: $(VENV)/installed-dev ## Inject every fault at full scale, on both databases, and print what survived
+	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 0
+
 .PHONY: memory
 memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the README quotes it
 	$(BIN)/python -m benchmarks.memory
