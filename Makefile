@@ -41,6 +41,10 @@ lease-test: $(VENV)/installed-dev ## Alternate activations under load for two mi
 fuzz: $(VENV)/installed-dev ## Make up calls from the OpenAPI document for some minutes on each database
 	FUZZ_EXAMPLES=40 $(BIN)/python -m pytest tests/test_fuzz.py -s
 
+.PHONY: faults
+faults: $(VENV)/installed-dev ## Inject every fault at full scale, on both databases, and print what survived
+	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 0
+
 .PHONY: memory
 memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the README quotes it
 	$(BIN)/python -m benchmarks.memory

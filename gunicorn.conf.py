@@ -34,7 +34,7 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 
 wsgi_app = "wsgi:app"
 bind = _settings["BIND"]
-worker_class = "gthread"
+worker_class = "webapp.worker.DrainingWorker"  # gthread, with a stop that loses nobody
 # Workers are forked from a master that has imported everything: they start at once, share its
 # memory, and no first prediction waits for scikit-learn. Nothing connects before the fork.
 preload_app = True
@@ -54,7 +54,10 @@ limit_request_line = 8190  # bytes of a URL: gunicorn's most
 forwarded_allow_ips = ""
 
 
-def on_starting(_server: object) -> None:
-    """Import what models need before the first worker is forked."""
+def on_starting(server: object) -> None:
+    """Import what models need before the first worker is forked; prepare the server's stop."""
+    from webapp.worker import DrainingWorker
+
+    DrainingWorker.watch(server)
     for library in ("skops.io", "sklearn.linear_model", "sklearn.model_selection"):
         importlib.import_module(library)

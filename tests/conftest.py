@@ -23,6 +23,7 @@ from flask_migrate import upgrade
 from sqlalchemy.orm import Session
 
 from config import SETTINGS
+from tests.faults.record import format_table
 from tests.postgres import server_for_tests
 from webapp import create_app
 from webapp.database import Base
@@ -31,6 +32,15 @@ from webapp.extensions import db
 # What the person at the keyboard has set must not change what the tests see.
 for _setting in SETTINGS:
     os.environ.pop(_setting.name, None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of faults have found, whichever process ran them."""
+    everything = [report for reports in terminalreporter.stats.values() for report in reports]
+    table = format_table(r for r in everything if isinstance(r, pytest.TestReport))
+    if table:
+        terminalreporter.section("faults")
+        terminalreporter.write("\n".join([*table, ""]))
 
 
 def make_app(database_url: str, **overrides: object) -> Flask:

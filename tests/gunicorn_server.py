@@ -56,6 +56,11 @@ class GunicornServer:
             time.sleep(0.05)
         raise RuntimeError(f"gunicorn does not serve:\n{self.log.read_text()}")
 
+    def workers(self) -> set[int]:
+        """Return the processes of the workers (Linux: read from /proc)."""
+        master = self.process.pid
+        return set(map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split()))
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End the master, and with it its workers; return its exit code."""
         if self.process.poll() is None:
