@@ -85,7 +85,8 @@ def test_bad_options_are_refused(runner: FlaskCliRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["seed"], ["ml"], ["ml", "train"], ["ml", "predict"], ["ml", "info"], ["db"]]
+    "command",
+    [["seed"], ["backup"], ["ml"], ["ml", "train"], ["ml", "predict"], ["ml", "info"], ["db"]],
 )
 def test_every_command_explains_itself(app: Flask, command: list[str]) -> None:
     result = app.test_cli_runner().invoke(args=[*command, "--help"])

@@ -144,7 +144,7 @@ def test_every_endpoint_stands_in_the_readme(document: dict) -> None:
 
 def test_every_command_stands_in_the_readme(app: Flask) -> None:
     ours = [f"ml {name}" for name in app.cli.commands["ml"].commands]
-    for name in ("db upgrade", "seed", "routes", *ours):
+    for name in ("db upgrade", "seed", "backup", "routes", *ours):
         assert f"flask {name}" in README, name
 
 

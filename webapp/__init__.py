@@ -105,4 +105,5 @@ def register_blueprints(app: Flask) -> None:
 def register_commands(app: Flask) -> None:
     """Register the `flask` commands."""
     app.cli.add_command(cli.seed)
+    app.cli.add_command(cli.backup)
     app.cli.add_command(ml_cli.commands)

@@ -1,10 +1,14 @@
-"""`flask seed`: data to start with, in items and in machine learning."""
+"""`flask seed` and `flask backup`: data to start with, and a copy of all there is."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import click
 from flask.cli import with_appcontext
 
+from webapp.backup import back_up
 from webapp.commands import clear_errors
 from webapp.extensions import db, model_server
 from webapp.items.service import count_missing_items, seed_items
@@ -40,3 +44,26 @@ def seed(total: int) -> None:
         click.echo(f"Model {DEFAULT_MODEL!r}: trained already.")
     else:
         click.echo(f"Model {DEFAULT_MODEL!r}: version {version.number} trained on sample data.")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@with_appcontext
+@clear_errors
+def backup(file: Path, force: bool) -> None:
+    """Copy the SQLite database to FILE while the service goes on.
+
+    FILE is a database by itself, checked and complete: all that the service had acknowledged
+    before the command began is in it. For PostgreSQL, the command to use is shown.
+    """
+    with click.progressbar(
+        length=1, label="Backup", file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
+
+        def show(copied: int, total: int) -> None:
+            bar.length = total
+            bar.update(copied - bar.pos)
+
+        back_up(db.engine, file.absolute(), overwrite=force, on_progress=show)
+    click.echo(f"Backup: {file}, {file.stat().st_size:,} bytes.")

@@ -23,6 +23,7 @@ ServiceError
     ├── SchemaMissing
     ├── StorageFull
     ├── OutOfMemory
+    ├── BackupFailed
     └── ArtifactUnusable
 """
 
@@ -192,6 +193,10 @@ class OutOfMemory(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The service has not enough memory for this at present.")
+
+
+class BackupFailed(Unavailable):
+    """No copy of the database was made; nothing of it was kept."""
 
 
 class SchemaMissing(Unavailable):

@@ -93,10 +93,17 @@ def _handle_database_error(error: Exception) -> Response:
 def _handle_unexpected(error: Exception) -> Response:
     if isinstance(error, MemoryError):
         return _handle_service_error(errors.OutOfMemory())
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and _means_no_room(error):
         return _handle_service_error(errors.StorageFull())
     log.error("Unexpected error [request %s]", request_id(), exc_info=error)
     return render_problem(500, InternalServerError.description or "")
+
+
+def _means_no_room(error: OSError) -> bool:
+    # The last is what `tempfile` says where it found no folder to write to, full or read-only:
+    # a large upload waits there.
+    no_folder = str(error.strerror).startswith("No usable temporary directory")
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or no_folder
 
 
 def init_app(app: Flask) -> None:
