@@ -121,6 +121,17 @@ def test_a_single_prediction_tells_the_label_and_the_probability_of_each(
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
 
 
+def test_a_single_prediction_of_a_label_that_is_a_string_is_that_string(
+    client: FlaskClient,
+) -> None:
+    train(client, X=[[0], [1]] * 3, y=["no", "yes"] * 3, estimator="logistic_regression")
+
+    answer = client.post(f"{ML}/predict", json={"features": [1]})
+
+    assert answer.status_code == 200
+    assert answer.json["prediction"] == "yes"
+
+
 def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
     client: FlaskClient,
 ) -> None:
