@@ -213,6 +213,22 @@ def test_a_query_parameter_is_known_by_its_exact_name(client: FlaskClient) -> No
         assert list(problem["errors"]) == ["query"], query
 
 
+def test_a_body_that_ends_early_is_refused_whatever_the_server_says(client: FlaskClient) -> None:
+    for path, content_type, data in (
+        (ITEMS, JSON, b'{"name": "a"}'),
+        (f"{ML}/train?target=y", "text/csv", b"x,y\n1,2\n3,4\n"),
+    ):
+        # As gunicorn sets it, for a body of which it has not seen the end.
+        environ = {"CONTENT_LENGTH": str(len(data) + 9), "wsgi.input_terminated": True}
+        response = client.post(
+            path, data=data, content_type=content_type, environ_overrides=environ
+        )
+        assert_problem(response, 400)
+
+    assert_nothing_was_kept(client)
+    assert client.get(f"{ML}/model-info").json["trained"] is False
+
+
 def test_a_query_parameter_that_is_given_twice_is_refused(client: FlaskClient) -> None:
     problem = assert_problem(client.get(f"{ITEMS}?page=1&page=1"), 422)
 
