@@ -105,7 +105,9 @@ def test_if_match_refuses_an_outdated_state(client: FlaskClient, verb: str) -> N
     assert client.get(location).json["name"] == "theirs"
 
 
-@pytest.mark.parametrize("tag", ['"999"', '"no-tag-of-ours"', 'W/"1"', '"' + "9" * 5000 + '"'])
+@pytest.mark.parametrize(
+    "tag", ['""', '"999"', '"no-tag-of-ours"', 'W/"1"', '"' + "9" * 5000 + '"']
+)
 def test_if_match_with_a_foreign_tag_matches_nothing(client: FlaskClient, tag: str) -> None:
     location = create(client).headers["Location"]
 

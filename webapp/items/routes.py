@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -18,6 +19,8 @@ from webapp.paging import HEADERS, answer_page
 blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")
 
 Headers: TypeAlias = dict[str, str]
+
+_REVISION = re.compile("[0-9]{1,19}")
 
 ETAG = {
     "description": "Names this state of the item; send it back in `If-Match`.",
@@ -54,7 +57,7 @@ def expected_revisions() -> set[int] | None:
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
     tags = request.if_match.as_set(include_weak=False)
-    return {int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 20}
+    return {int(tag) for tag in tags if tag and _REVISION.fullmatch(tag)}
 
 
 @blp.after_request
