@@ -77,6 +77,14 @@ def _handle_http_error(error: HTTPException) -> Response:
     return render_problem(error.code or 500, detail, headers=headers)
 
 
+def _shape_failed_condition(response: Response) -> Response:
+    """Give the shape of errors to a 412 that Werkzeug made of a good answer, body and all."""
+    if response.status_code != 412 or response.content_type == PROBLEM_CONTENT_TYPE:
+        return response
+    response.close()
+    return render_problem(412, "What is here is not in a state that the request names.")
+
+
 def _handle_database_error(error: Exception) -> Response:
     outage = find_outage(error)
     if outage is None:
@@ -97,3 +105,4 @@ def init_app(app: Flask) -> None:
     for kind in DATABASE_ERRORS:
         app.register_error_handler(kind, _handle_database_error)
     app.register_error_handler(Exception, _handle_unexpected)
+    app.after_request(_shape_failed_condition)

@@ -114,6 +114,19 @@ def test_if_match_with_a_foreign_tag_matches_nothing(client: FlaskClient, tag: s
     assert client.delete(location, headers={"If-Match": tag}).status_code == 412
 
 
+def test_a_read_on_a_condition_that_does_not_hold_is_refused_in_the_one_shape(
+    client: FlaskClient,
+) -> None:
+    location = create(client).headers["Location"]
+
+    for path in (location, "/docs/swagger-ui.css"):
+        with client.get(path, headers={"If-Match": '"999"'}) as refused:
+            assert refused.status_code == 412
+            assert refused.content_type == "application/problem+json"
+            assert refused.get_json(force=True)["status"] == 412
+            assert refused.headers["X-Request-ID"]
+
+
 @pytest.mark.parametrize("tags", ['"1"', '"7", "1"', "*"])
 def test_if_match_with_the_present_state_is_honoured(client: FlaskClient, tags: str) -> None:
     location = create(client).headers["Location"]
