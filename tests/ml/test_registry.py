@@ -402,6 +402,19 @@ def test_an_upload_with_names_that_do_not_fit_is_refused(client: FlaskClient) ->
     assert "feature_names" in refused.json["errors"]["form"]
 
 
+@pytest.mark.parametrize(("levels", "status"), [(32, 201), (33, 422), (1000, 422)])
+def test_metrics_nested_deeper_than_can_be_answered_are_refused(
+    client: FlaskClient, levels: int, status: int
+) -> None:
+    data = skops.io.dumps(LinearRegression().fit([[0.0], [1.0]], [0, 1]))
+    metrics = '{"a": ' + "[" * (levels - 1) + "1" + "]" * (levels - 1) + "}"
+
+    answer = upload(client, data, metrics=metrics)
+
+    assert answer.status_code == status, answer.text
+    assert client.get(f"{MODEL}/versions").status_code == (200 if status == 201 else 404)
+
+
 def test_the_catalogue_lists_every_estimator_with_its_parameters(client: FlaskClient) -> None:
     catalogue = {row["name"]: row for row in client.get(f"{ML}/estimators").json}
 

@@ -14,6 +14,7 @@ from webapp.fields import (
     JSONBoolean,
     JSONFloat,
     JSONInteger,
+    JSONObject,
     QueryFloat,
     QueryInteger,
     StrictSchema,
@@ -515,7 +516,7 @@ class UploadRequest(StrictSchema):
         load_default=None,
         metadata={"description": "Those that the estimator learnt, where not given."},
     )
-    metrics = fields.Dict(
+    metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
         metadata={"description": "What is known of its quality.", "example": {"r2_score": 0.9}},
