@@ -132,6 +132,18 @@ def test_a_single_prediction_of_a_label_that_is_a_string_is_that_string(
     assert answer.json["prediction"] == "yes"
 
 
+def test_an_interval_beyond_float64_is_refused_not_answered_as_null(client: FlaskClient) -> None:
+    train(client, X=[[0], [1], [2], [4]], y=[0, 1, 2, 3])
+
+    one = client.post(f"{ML}/predict", json={"features": [1e200], "intervals": True})
+    body = {"instances": [[1], [-1e200]], "intervals": True}
+    batch = client.post(f"{ML}/predict/batch", json=body)
+
+    assert one.status_code == batch.status_code == 422
+    assert "features" in one.json["errors"]["json"]
+    assert list(batch.json["errors"]["json"]["instances"]) == ["1"]
+
+
 def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
     client: FlaskClient,
 ) -> None:
