@@ -144,6 +144,16 @@ def test_an_interval_beyond_float64_is_refused_not_answered_as_null(client: Flas
     assert list(batch.json["errors"]["json"]["instances"]) == ["1"]
 
 
+def test_more_classes_than_can_be_told_apart_are_refused(client: FlaskClient) -> None:
+    body = {"X": [[i] for i in range(1001)], "y": list(range(1001))}
+
+    refused = client.post(f"{ML}/train", json={**body, "estimator": "logistic_regression"})
+
+    assert refused.json["errors"] == {
+        "json": {"y": ["has 1001 classes, at most 1000 are allowed"]}
+    }
+
+
 def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
     client: FlaskClient,
 ) -> None:
