@@ -242,6 +242,19 @@ def test_missing_extra_and_repeated_names_are_refused_by_name(
     assert set(faults) == {"bmi", "shoe"}
 
 
+@pytest.mark.parametrize("parameter", ["charset=latin-1", "header=absent"])
+def test_a_table_that_says_it_is_another_than_what_is_read_is_refused(
+    client: FlaskClient, parameter: str
+) -> None:
+    data, media_type = b"a,y\n1,2\n3,4\n", f"text/csv; {parameter}"
+
+    alone = post(client, "train?target=y", data, media_type)
+    part = (io.BytesIO(data), "rows.csv", media_type)
+    as_file = client.post(f"{ML}/train", data={"file": part, "target": "y"})
+
+    assert (alone.status_code, as_file.status_code) == (415, 415)
+
+
 @pytest.mark.parametrize(
     ("parts", "status"),
     [
