@@ -24,6 +24,8 @@ STATUS = {
     errors.Unavailable: 503,
 }
 RETRY_AFTER_SECONDS = 5
+# Where the input of a request stands, when who refuses it does not know.
+_SOURCES = {"application/json": "json", "multipart/form-data": "form"}
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def _handle_service_error(error: errors.ServiceError) -> Response:
     if status >= 500:
         log.error("%s %s [request %s]", error, driver_message(error), request_id())
     if isinstance(error, errors.InvalidInput):
-        faults = {error.source or "json": error.faults}
+        faults = {error.source or _SOURCES.get(request.mimetype, "request"): error.faults}
         return render_problem(status, errors.describe_faults(faults), faults=faults)
     return render_problem(status, str(error))
 

@@ -393,10 +393,11 @@ def test_an_upload_without_its_file_is_refused(client: FlaskClient) -> None:
     assert (without.status_code, as_text.status_code, as_json.status_code) == (422, 422, 415)
 
 
-def test_an_upload_with_names_that_do_not_fit_is_refused(client: FlaskClient) -> None:
+@pytest.mark.parametrize("names", ['["a", "b"]', "[]", '[""]'])
+def test_an_upload_with_names_that_do_not_fit_is_refused(client: FlaskClient, names: str) -> None:
     data = skops.io.dumps(LinearRegression().fit([[0.0], [1.0]], [0, 1]))
 
-    refused = upload(client, data, feature_names='["a", "b"]')
+    refused = upload(client, data, feature_names=names)
 
     assert refused.status_code == 422
     assert "feature_names" in refused.json["errors"]["form"]

@@ -255,6 +255,16 @@ def test_a_table_that_says_it_is_another_than_what_is_read_is_refused(
     assert (alone.status_code, as_file.status_code) == (415, 415)
 
 
+def test_rows_of_a_table_that_cannot_be_fitted_are_not_blamed_on_json(client: FlaskClient) -> None:
+    url = "train?target=y&estimator=logistic_regression"
+
+    alone = post(client, url, b"a,y\n1,0\n3,0\n", CSV)
+    as_file = upload(client, url, b"a,y\n1,0\n3,0\n", "rows.csv")
+
+    assert list(alone.json["errors"]) == ["request"]
+    assert list(as_file.json["errors"]) == ["form"]
+
+
 @pytest.mark.parametrize(
     ("parts", "status"),
     [
