@@ -229,6 +229,14 @@ def test_a_body_that_ends_early_is_refused_whatever_the_server_says(client: Flas
     assert client.get(f"{ML}/model-info").json["trained"] is False
 
 
+def test_of_a_flood_of_unknown_fields_the_first_few_are_named(client: FlaskClient) -> None:
+    flood = {f"f{number}": 1 for number in range(10_000)}
+
+    problem = assert_problem(client.post(ITEMS, json={"name": "a", **flood}), 422)
+
+    assert list(problem["errors"]["json"]) == [f"f{number}" for number in range(10)]
+
+
 def test_a_query_parameter_that_is_given_twice_is_refused(client: FlaskClient) -> None:
     problem = assert_problem(client.get(f"{ITEMS}?page=1&page=1"), 422)
 
