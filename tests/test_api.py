@@ -208,9 +208,31 @@ def test_an_unknown_query_parameter_is_refused_in_the_slash_form_and_in_head_too
 
 
 def test_a_query_parameter_is_known_by_its_exact_name(client: FlaskClient) -> None:
-    for query in ("nobody", "nobody=", "=1", "%00=1", "%FF=1", "PAGE=1", "page[]=1"):
+    for query in ("nobody", "nobody=", "=1", "%00=1", "PAGE=1", "page[]=1"):
         problem = assert_problem(client.get(f"{ITEMS}?{query}"), 422)
         assert list(problem["errors"]) == ["query"], query
+
+
+def test_a_query_that_is_no_text_is_refused_and_not_searched_for(client: FlaskClient) -> None:
+    client.post(ITEMS, json={"name": "%FF"})
+
+    for query in ("q=%FF", "q=%ED%A0%80", "%FF=1"):
+        assert "UTF-8" in assert_problem(client.get(f"{ITEMS}?{query}"), 400)["detail"]
+    assert len(client.get(f"{ITEMS}?q=%25FF").json) == 1
+
+
+def test_a_body_that_nobody_reads_is_refused(client: FlaskClient) -> None:
+    location = client.post(ITEMS, json={"name": "a"}).headers["Location"]
+
+    for method, path in (
+        ("GET", ITEMS),
+        ("DELETE", location),
+        ("POST", f"{ML}/models/default/rollback"),
+        ("GET", "/health/live"),
+    ):
+        problem = assert_problem(client.open(path, method=method, json={"version": 1}), 422)
+        assert problem["errors"] == {"body": ["is not taken here"]}
+    assert client.get(location).status_code == 200
 
 
 def test_a_body_that_ends_early_is_refused_whatever_the_server_says(client: FlaskClient) -> None:

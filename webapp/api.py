@@ -10,6 +10,7 @@ import http
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import flask_smorest
 import marshmallow as ma
@@ -157,7 +158,9 @@ class Blueprint(flask_smorest.Blueprint):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._query_names: dict[tuple[str, str], frozenset[str]] = {}
+        self._takes_body: set[tuple[str, str]] = set()
         self.before_request(self._refuse_unknown_query)
+        self.before_request(self._refuse_unread_body)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """Declare what a view takes; the schema is built once, not per request."""
@@ -184,9 +187,12 @@ class Blueprint(flask_smorest.Blueprint):
             if method == "parameters":
                 continue
             declared = doc.get("arguments", {}).get("parameters", [])
-            self._query_names[endpoint, method.upper()] = frozenset(
+            call = (endpoint, method.upper())
+            self._query_names[call] = frozenset(
                 name for parameter in declared for name in self.query_names(parameter)
             )
+            if any(p["in"] in self.DEFAULT_LOCATION_CONTENT_TYPE_MAPPING for p in declared):
+                self._takes_body.add(call)
 
     def query_names(self, parameter: Mapping[str, Any]) -> Iterable[str]:
         """Return the query parameters that a declared argument of a view allows."""
@@ -195,9 +201,8 @@ class Blueprint(flask_smorest.Blueprint):
     def _refuse_unknown_query(self) -> None:
         if not request.query_string or request.method == "OPTIONS":
             return
-        method = "GET" if request.method == "HEAD" else request.method
-        endpoint = str(request.endpoint).rpartition(".")[2]
-        known = self._query_names.get((endpoint, method), frozenset())
+        _check_query_is_text(request.query_string)
+        known = self._query_names.get(_this_call(), frozenset())
         faults: dict[str, list[str]] = {
             name: ["Unknown field."] for name in request.args if name not in known
         }
@@ -206,6 +211,27 @@ class Blueprint(flask_smorest.Blueprint):
                 faults[name] = ["Given more than once."]
         if faults:
             raise InvalidInput(faults, source="query")
+
+    def _refuse_unread_body(self) -> None:
+        """Refuse a body where none is read: what it asks for would not happen."""
+        if not request.content_length and "Transfer-Encoding" not in request.headers:
+            return
+        if request.method != "OPTIONS" and _this_call() not in self._takes_body:
+            raise InvalidInput(["is not taken here"], source="body")
+
+
+def _this_call() -> tuple[str, str]:
+    """Return the endpoint, without its blueprint, and the method that answers the request."""
+    method = "GET" if request.method == "HEAD" else request.method
+    return str(request.endpoint).rpartition(".")[2], method
+
+
+def _check_query_is_text(query: bytes) -> None:
+    # Werkzeug would leave the escapes of other bytes as they are: a search would look for them.
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        abort(400, "The query is not percent-encoded UTF-8.")
 
 
 class Api(flask_smorest.Api):
