@@ -212,16 +212,6 @@ def test_intervals_come_with_predictions_where_they_are_asked_for(client: FlaskC
     assert batch["intervals"]["prediction"]["upper"][0] == pytest.approx(prediction["upper"])
 
 
-@pytest.mark.parametrize("level", [0, 1, 1.5, "0.9", None])
-def test_a_level_that_is_none_is_refused(client: FlaskClient, level: object) -> None:
-    X, y = datasets.load_diabetes(return_X_y=True)
-    train(client, X=X.tolist(), y=y.tolist())
-
-    body = {"features": X[0].tolist(), "intervals": True, "level": level}
-
-    assert client.post(f"{ML}/predict", json=body).status_code == 422
-
-
 def test_intervals_of_a_model_that_has_none_are_refused(client: FlaskClient) -> None:
     X, y = datasets.load_diabetes(return_X_y=True)
     train(client, X=X.tolist(), y=y.tolist(), estimator="ridge")

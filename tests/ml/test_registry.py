@@ -88,13 +88,6 @@ def test_a_model_without_an_active_version_is_not_trained(client: FlaskClient) -
     assert client.get(MODEL).json["active_version"] is None
 
 
-@pytest.mark.parametrize("name", ["House", "-a", "a" * 64, "a/b", "..", "a%00", "a%2Fb", "c:a"])
-def test_a_name_that_no_model_can_have_is_not_found(client: FlaskClient, name: str) -> None:
-    body = {"X": [[0.0]], "y": [1]}
-
-    assert client.post(f"{ML}/models/{name}/train", json=body).status_code in (404, 405)
-
-
 def test_versions_are_listed_the_newest_first_in_pages(client: FlaskClient) -> None:
     for value in (1, 2, 3):
         train(client, value)
