@@ -136,3 +136,10 @@ def test_other_errors_pass_a_place_untouched() -> None:
         raise error
 
     assert raised.value is error
+
+
+def test_a_name_too_long_to_help_is_shortened() -> None:
+    error = InvalidInput({"x" * 1_000_000: ["Unknown field."], "x" * 255: {"1": ["is null"]}})
+
+    assert list(error.faults) == ["x" * 255 + "…", "x" * 255]
+    assert len(str(error)) < 1000

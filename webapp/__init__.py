@@ -12,7 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
 from webapp import cli, docs, health, problems, request_id
-from webapp.api import OPENAPI_VERSION
+from webapp.api import OPENAPI_VERSION, WholeRequest
 from webapp.database import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
@@ -61,6 +61,7 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
     )
     known = {setting.name for setting in config.SETTINGS}
     app.config.update({name: value for name, value in overrides.items() if name not in known})
+    app.request_class = WholeRequest
     app.json = OrjsonProvider(app)
     app.url_map.strict_slashes = False  # both forms answer, neither redirects
     app.url_map.merge_slashes = False

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import http
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import flask_smorest
 import marshmallow as ma
@@ -21,7 +23,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter
 
 from webapp import jsonio
-from webapp.errors import InvalidInput
+from webapp.errors import MOST_FAULTS, InvalidInput
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -71,6 +73,19 @@ class MalformedBody(HTTPException):
     code = 400
 
 
+class WholeRequest(Request):
+    """A request whose body is read whole, or answered 400.
+
+    gunicorn says of its input that it ends by itself, and Werkzeug then takes the end of the
+    connection for the end of the body: half a table would be trained on as if it were all.
+    """
+
+    def __init__(self, environ: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        if environ.get("CONTENT_LENGTH"):
+            environ.pop("wsgi.input_terminated", None)
+        super().__init__(environ, *args, **kwargs)
+
+
 class StrictParser(FlaskParser):
     """Reads JSON bodies by the rules of ``webapp.jsonio`` and refuses everything else."""
 
@@ -88,9 +103,15 @@ class StrictParser(FlaskParser):
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
         check_body(req)
         try:
-            return jsonio.loads(req.get_data(cache=False))
+            value = jsonio.loads(req.get_data(cache=False))
         except jsonio.MalformedJSON as error:
             raise MalformedBody(f"The body is not valid JSON: {error}.") from None
+        if isinstance(value, dict) and len(value) > len(schema.fields) + MOST_FAULTS:
+            # At once: marshmallow would first write a message for each of a million.
+            unknown = (name for name in value if name not in schema.fields)
+            first = islice(unknown, MOST_FAULTS)
+            raise InvalidInput({name: ["Unknown field."] for name in first})
+        return value
 
     def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
         """Turn a schema's complaint into the domain's error for unacceptable input."""
@@ -138,7 +159,9 @@ class Blueprint(flask_smorest.Blueprint):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._query_names: dict[tuple[str, str], frozenset[str]] = {}
+        self._takes_body: set[tuple[str, str]] = set()
         self.before_request(self._refuse_unknown_query)
+        self.before_request(self._refuse_unread_body)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """Declare what a view takes; the schema is built once, not per request."""
@@ -168,9 +191,12 @@ class Blueprint(flask_smorest.Blueprint):
             responses = doc.setdefault("response", {}).setdefault("responses", {})
             responses.setdefault(422, [http.HTTPStatus.UNPROCESSABLE_ENTITY.name])
             declared = doc.get("arguments", {}).get("parameters", [])
-            self._query_names[endpoint, method.upper()] = frozenset(
+            call = (endpoint, method.upper())
+            self._query_names[call] = frozenset(
                 name for parameter in declared for name in self.query_names(parameter)
             )
+            if any(p["in"] in self.DEFAULT_LOCATION_CONTENT_TYPE_MAPPING for p in declared):
+                self._takes_body.add(call)
 
     def query_names(self, parameter: Mapping[str, Any]) -> Iterable[str]:
         """Return the query parameters that a declared argument of a view allows."""
@@ -179,9 +205,8 @@ class Blueprint(flask_smorest.Blueprint):
     def _refuse_unknown_query(self) -> None:
         if not request.query_string or request.method == "OPTIONS":
             return
-        method = "GET" if request.method == "HEAD" else request.method
-        endpoint = str(request.endpoint).rpartition(".")[2]
-        known = self._query_names.get((endpoint, method), frozenset())
+        _check_query_is_text(request.query_string)
+        known = self._query_names.get(_this_call(), frozenset())
         faults: dict[str, list[str]] = {
             name: ["Unknown field."] for name in request.args if name not in known
         }
@@ -190,6 +215,27 @@ class Blueprint(flask_smorest.Blueprint):
                 faults[name] = ["Given more than once."]
         if faults:
             raise InvalidInput(faults, source="query")
+
+    def _refuse_unread_body(self) -> None:
+        """Refuse a body where none is read: what it asks for would not happen."""
+        if not request.content_length and "Transfer-Encoding" not in request.headers:
+            return
+        if request.method != "OPTIONS" and _this_call() not in self._takes_body:
+            raise InvalidInput(["is not taken here"], source="body")
+
+
+def _this_call() -> tuple[str, str]:
+    """Return the endpoint, without its blueprint, and the method that answers the request."""
+    method = "GET" if request.method == "HEAD" else request.method
+    return str(request.endpoint).rpartition(".")[2], method
+
+
+def _check_query_is_text(query: bytes) -> None:
+    # Werkzeug would leave the escapes of other bytes as they are: a search would look for them.
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        abort(400, "The query is not percent-encoded UTF-8.")
 
 
 class Api(flask_smorest.Api):

@@ -38,6 +38,7 @@ Faults: TypeAlias = "Mapping[str, Faults] | Sequence[str]"
 
 
 MOST_FAULTS = 10  # naming more places helps nobody, and costs an answer as large as the request
+LONGEST_PLACE = 255  # the same goes for a name that is longer than any that exists
 
 
 class ServiceError(Exception):
@@ -241,8 +242,10 @@ def _first_faults(faults: Faults, most: int) -> Faults:
     for place, inner in faults.items():
         if most <= 0:
             break
-        first[place] = _first_faults(inner, most)
-        most -= _count_places(first[place])
+        name = str(place)  # marshmallow counts the values of a list in numbers
+        name = name if len(name) <= LONGEST_PLACE else f"{name[:LONGEST_PLACE]}…"
+        first[name] = _first_faults(inner, most)
+        most -= _count_places(first[name])
     return first
 
 

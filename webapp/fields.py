@@ -14,6 +14,7 @@ _CONTROL = r"\x00-\x1f\x7f-\x9f"
 _CONTROL_EXCEPT_LAYOUT = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+DEEPEST_OBJECT = 32
 
 
 class StrictSchema(ma.Schema):
@@ -120,6 +121,26 @@ class JSONBoolean(fields.Boolean):
         if not isinstance(value, bool):
             raise self.make_error("invalid", input=value)
         return value
+
+
+class JSONObject(fields.Dict):
+    """Any JSON object that can be kept and answered: JSON is read far deeper than written."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        level: list[Any] = [found]
+        for _ in range(DEEPEST_OBJECT):
+            level = [inner for outer in level for inner in _list_inner(outer)]
+        if level:
+            raise ma.ValidationError(f"Must not be nested deeper than {DEEPEST_OBJECT} levels.")
+        return found
+
+
+def _list_inner(value: Any) -> list[Any]:
+    values = value.values() if isinstance(value, dict) else value
+    return [inner for inner in values if isinstance(inner, dict | list)]
 
 
 def _document(kwargs: dict[str, Any], **keywords: Any) -> None:

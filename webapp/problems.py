@@ -25,6 +25,8 @@ STATUS: dict[type, int] = {
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }
+# Where the input of a request stands, when who refuses it does not know.
+_SOURCES = {"application/json": "json", "multipart/form-data": "form"}
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def _handle_service_error(error: errors.ServiceError) -> Response:
         log.error("%s %s [request %s]", error, driver_message(error), request_id())
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if isinstance(error, errors.InvalidInput):
-        faults = {error.source or "json": error.faults}
+        faults = {error.source or _SOURCES.get(request.mimetype, "request"): error.faults}
         return render_problem(status, errors.describe_faults(faults), faults=faults)
     return render_problem(status, str(error), headers=headers)
 
@@ -80,6 +82,14 @@ def _handle_http_error(error: HTTPException) -> Response:
     if detail == NotFound.description:
         detail = "There is nothing at this URL."
     return render_problem(error.code or 500, detail, headers=headers)
+
+
+def _shape_failed_condition(response: Response) -> Response:
+    """Give the shape of errors to a 412 that Werkzeug made of a good answer, body and all."""
+    if response.status_code != 412 or response.content_type == PROBLEM_CONTENT_TYPE:
+        return response
+    response.close()
+    return render_problem(412, "What is here is not in a state that the request names.")
 
 
 def _handle_database_error(error: Exception) -> Response:
@@ -113,3 +123,4 @@ def init_app(app: Flask) -> None:
     for kind in DATABASE_ERRORS:
         app.register_error_handler(kind, _handle_database_error)
     app.register_error_handler(Exception, _handle_unexpected)
+    app.after_request(_shape_failed_condition)

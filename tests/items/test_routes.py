@@ -114,6 +114,19 @@ def test_if_match_with_a_foreign_tag_matches_nothing(client: FlaskClient, tag: s
     assert client.delete(location, headers={"If-Match": tag}).status_code == 412
 
 
+def test_a_read_on_a_condition_that_does_not_hold_is_refused_in_the_one_shape(
+    client: FlaskClient,
+) -> None:
+    location = create(client).headers["Location"]
+
+    for path in (location, "/docs/swagger-ui.css"):
+        with client.get(path, headers={"If-Match": '"999"'}) as refused:
+            assert refused.status_code == 412
+            assert refused.content_type == "application/problem+json"
+            assert refused.get_json(force=True)["status"] == 412
+            assert refused.headers["X-Request-ID"]
+
+
 @pytest.mark.parametrize("tags", ['"1"', '"7", "1"', "*"])
 def test_if_match_with_the_present_state_is_honoured(client: FlaskClient, tags: str) -> None:
     location = create(client).headers["Location"]
@@ -136,11 +149,6 @@ def test_a_deleted_item_is_gone_and_its_id_is_not_given_again(client: FlaskClien
 
 @pytest.mark.parametrize("item_id", ["0", "1", "2147483648", str(2**63 - 1), str(2**63)])
 def test_an_id_that_names_no_item_is_not_found(client: FlaskClient, item_id: str) -> None:
-    assert client.get(f"{ITEMS}/{item_id}").status_code == 404
-
-
-@pytest.mark.parametrize("item_id", ["-1", "1.0", "abc", "1_0", "%00", "9" * 5000])
-def test_an_id_that_is_no_id_is_not_found(client: FlaskClient, item_id: str) -> None:
     assert client.get(f"{ITEMS}/{item_id}").status_code == 404
 
 
@@ -274,64 +282,6 @@ def test_names_sort_by_code_point_on_both_databases(client: FlaskClient) -> None
         create(client, name)
 
     assert names(client.get(f"{ITEMS}?sort=name")) == ["Z", "_", "a", "b", "É", "é"]
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"page": 0},
-        {"page": -1},
-        {"page": 2**31},
-        {"page": 2**63},
-        {"page": "9" * 5000},
-        {"page": "1_0"},
-        {"page": "1.5"},
-        {"page": ""},
-        {"page_size": 0},
-        {"page_size": 1001},
-        {"sort": "description"},
-        {"sort": "name; DROP TABLE item"},
-        {"q": "\x00"},
-        {"q": "x" * 256},
-        {"limit": 1},
-        {"page": [1, 2]},
-    ],
-)
-def test_a_query_that_makes_no_sense_is_refused_by_name(
-    client: FlaskClient, query: dict[str, object]
-) -> None:
-    response = client.get(ITEMS, query_string=query)
-
-    assert response.status_code == 422
-    assert list(response.json["errors"]["query"]) == list(query)
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({}, "name"),
-        ({"name": ""}, "name"),
-        ({"name": None}, "name"),
-        ({"name": 1}, "name"),
-        ({"name": ["a"]}, "name"),
-        ({"name": "x" * 256}, "name"),
-        ({"name": "a\x00b"}, "name"),
-        ({"name": "a\nb"}, "name"),
-        ({"name": "a", "description": None}, "description"),
-        ({"name": "a", "description": "x" * 10_001}, "description"),
-        ({"name": "a", "description": "\x00"}, "description"),
-        ({"name": "a", "id": 7}, "id"),
-        ({"name": "a", "unknown": True}, "unknown"),
-    ],
-)
-def test_an_item_that_cannot_be_kept_is_refused_by_field(
-    client: FlaskClient, body: dict[str, object], field: str
-) -> None:
-    response = client.post(ITEMS, json=body)
-
-    assert response.status_code == 422
-    assert list(response.json["errors"]["json"]) == [field]
-    assert client.get(ITEMS).json == []
 
 
 @pytest.mark.parametrize("name", ["名前", "naïve ☃", "🙂" * 255, "a\u200db", "  spaces  "])

@@ -52,28 +52,6 @@ def test_sample_data_are_the_draws_of_the_frozen_generator(client: FlaskClient) 
     assert sample["description"] == "y = 2*x1 + 3*x2 - x3 + noise"
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "n_samples=0",
-        "n_samples=100001",
-        "n_samples=-1",
-        "noise=nan",
-        "noise=-1",
-        "noise=inf",
-        "noise=1_0",
-        "seed=-1",
-        "seed=4294967296",
-        "rows=1",
-    ],
-)
-def test_sample_data_refuse_what_cannot_be_made(client: FlaskClient, query: str) -> None:
-    response = client.get(f"{ML}/sample-data?{query}")
-
-    assert response.status_code == 422
-    assert list(response.json["errors"]["query"]) == [query.partition("=")[0]]
-
-
 def test_diabetes_gives_the_very_numbers_of_scikit_learn(client: FlaskClient) -> None:
     X, y = load_diabetes(return_X_y=True)
     fit_X, test_X, fit_y, test_y = train_test_split(X, y, test_size=0.2, random_state=42)

@@ -204,28 +204,6 @@ def test_options_of_a_table_are_refused_beside_json(client: FlaskClient) -> None
     assert "target" in refused.json["errors"]["query"]
 
 
-@pytest.mark.parametrize(
-    ("media_type", "data"),
-    [
-        (CSV, b""),
-        (CSV, b"a,y\n"),
-        (CSV, b"a,y\n1,x\n"),
-        (CSV, b"a,a,y\n1,2,3\n"),
-        (PARQUET, b"PAR1 is not enough PAR1"),
-        (PARQUET, b""),
-        (ARROW, b"\xff\xff\xff\xff\x10\x00\x00\x00 nonsense"),
-        (ARROW, b""),
-    ],
-)
-def test_a_table_that_is_none_is_refused(
-    client: FlaskClient, media_type: str, data: bytes
-) -> None:
-    refused = post(client, "train?target=y", data, media_type)
-
-    assert refused.status_code == 422, refused.text
-    assert client.get(f"{ML}/model-info").json["trained"] is False
-
-
 @pytest.mark.parametrize("media_type", FORMS)
 def test_missing_extra_and_repeated_names_are_refused_by_name(
     client: FlaskClient, media_type: str
@@ -242,32 +220,27 @@ def test_missing_extra_and_repeated_names_are_refused_by_name(
     assert set(faults) == {"bmi", "shoe"}
 
 
-@pytest.mark.parametrize(
-    ("parts", "status"),
-    [
-        ({"target": "y"}, 422),
-        ({"file": "text,not a file", "target": "y"}, 422),
-        ({"file": (b"a,y\n1,2\n", "rows.xlsx"), "target": "y"}, 415),
-        ({"other": (b"a,y\n1,2\n", "rows.csv"), "target": "y"}, 422),
-    ],
-)
-def test_a_form_without_a_usable_file_is_refused(
-    client: FlaskClient, parts: dict, status: int
+@pytest.mark.parametrize("parameter", ["charset=latin-1", "header=absent"])
+def test_a_table_that_says_it_is_another_than_what_is_read_is_refused(
+    client: FlaskClient, parameter: str
 ) -> None:
-    form = {
-        name: part if isinstance(part, str) else (io.BytesIO(part[0]), part[1])
-        for name, part in parts.items()
-    }
-    refused = client.post(f"{ML}/train", data=form, content_type="multipart/form-data")
+    data, media_type = b"a,y\n1,2\n3,4\n", f"text/csv; {parameter}"
 
-    assert refused.status_code == status, refused.text
+    alone = post(client, "train?target=y", data, media_type)
+    part = (io.BytesIO(data), "rows.csv", media_type)
+    as_file = client.post(f"{ML}/train", data={"file": part, "target": "y"})
+
+    assert (alone.status_code, as_file.status_code) == (415, 415)
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "application/pickle", ""])
-def test_a_form_that_nobody_reads_is_an_unsupported_media_type(
-    client: FlaskClient, media_type: str
-) -> None:
-    assert post(client, "train?target=y", b"a,y\n1,2\n", media_type).status_code == 415
+def test_rows_of_a_table_that_cannot_be_fitted_are_not_blamed_on_json(client: FlaskClient) -> None:
+    url = "train?target=y&estimator=logistic_regression"
+
+    alone = post(client, url, b"a,y\n1,0\n3,0\n", CSV)
+    as_file = upload(client, url, b"a,y\n1,0\n3,0\n", "rows.csv")
+
+    assert list(alone.json["errors"]) == ["request"]
+    assert list(as_file.json["errors"]) == ["form"]
 
 
 @pytest.fixture

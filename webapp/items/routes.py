@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -19,6 +20,8 @@ from webapp.paging import HEADERS, answer_page
 blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")
 
 Headers: TypeAlias = dict[str, str]
+
+_REVISION = re.compile("[0-9]{1,19}")
 
 ETAG = {
     "description": "Names this state of the item; send it back in `If-Match`.",
@@ -59,8 +62,8 @@ def expected_revisions() -> set[int] | None:
     """
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    tags = map(str, request.if_match.as_set(include_weak=False))  # Werkzeug reads "" as None
-    return {int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) < 20}
+    tags = request.if_match.as_set(include_weak=False)
+    return {int(tag) for tag in tags if tag and _REVISION.fullmatch(tag)}
 
 
 @blp.after_request

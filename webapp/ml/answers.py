@@ -33,7 +33,7 @@ def answer_one(predictions: Predictions) -> tuple[dict[str, Any], dict[str, str]
     """Return the JSON answer for a single row, and its headers."""
     scores = predictions.scores
     answer: dict[str, Any] = {
-        "prediction": scores.values.tolist()[0],
+        "prediction": scores.values[:1].tolist()[0],  # labels that are strings have no item()
         "model": _name_version(predictions),
     }
     if scores.probabilities is not None:

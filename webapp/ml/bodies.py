@@ -152,10 +152,12 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
             raise InvalidInput(doubled, source="form")
         options, source = options | form, "form" if form else "query"
         file = _only_file(req, "file")
+        _check_parameters(file)
         stream = cast(BinaryIO, file.stream)
         found = tables.format_of_suffix(file.filename or "")
         found = found or tables.format_of_media_type(file.mimetype)
     else:
+        _check_parameters(req)
         stream = cast(BinaryIO, req.stream)
         found = tables.format_of_media_type(req.mimetype)
     if found is None:
@@ -169,6 +171,15 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
         return cast(RowsSchema, schema).read_table(stream, found, limits(), loaded)
     except InvalidInput as error:
         raise InvalidInput(error.faults, source=error.source or found.name) from None
+
+
+def _check_parameters(sent: Request | FileStorage) -> None:
+    """Refuse a table whose content type says that it is not what would be read (RFC 4180, 3)."""
+    said = {name: value.lower() for name, value in sent.mimetype_params.items()}
+    if said.get("charset", "utf-8") not in ("utf-8", "us-ascii"):
+        abort(415, "A table must be sent in UTF-8.")
+    if said.get("header", "present") != "present":
+        abort(415, "A table must be sent with a header.")
 
 
 def _only_file(req: Request, field: str) -> FileStorage:

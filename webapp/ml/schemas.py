@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar
 
 import marshmallow as ma
-import orjson
 from marshmallow import fields, validate
 from werkzeug.datastructures import FileStorage
 
@@ -15,6 +14,7 @@ from webapp.fields import (
     JSONBoolean,
     JSONFloat,
     JSONInteger,
+    JSONObject,
     QueryFloat,
     QueryInteger,
     StrictSchema,
@@ -88,14 +88,6 @@ def _read_instances(value: Any) -> Any:
     if isinstance(value, list) and value and all(type(row) is dict for row in value):
         return value
     return datasets.matrix_from_rows(value)
-
-
-def _check_writable(value: Any) -> None:
-    # The reader of JSON follows it deeper than the writer.
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        raise ma.ValidationError("Is nested too deeply.") from None
 
 
 class SampleDataQuery(StrictSchema):
@@ -528,10 +520,9 @@ class UploadRequest(StrictSchema):
         },
     )
     feature_names = FeatureNames("Those that the estimator learnt, where not given.")
-    metrics = fields.Dict(
+    metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
-        validate=_check_writable,
         metadata={"description": "What is known of its quality.", "example": {"r2_score": 0.9}},
     )
     activate = JSONBoolean(

@@ -511,8 +511,11 @@ def _describe_upload(
     entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
     if entry is None:
         raise InvalidInput({"artifact": ["is not an estimator of the catalogue"]}, source="form")
-    learnt = feature_names or artifacts.read_feature_names(data)
-    names = list(learnt or default_feature_names(estimator.n_features_in_))
+    names = (
+        artifacts.read_feature_names(data) or default_feature_names(estimator.n_features_in_)
+        if feature_names is None
+        else feature_names
+    )
     if len(names) != estimator.n_features_in_:
         message = f"has {len(names)} names for {estimator.n_features_in_} features"
         raise InvalidInput({"feature_names": [message]}, source="form")
@@ -526,7 +529,7 @@ def _describe_upload(
         model_type=type(final).__name__,
         params={key: value for key, value in final.get_params().items() if key in known},
         scale=scaler is not None,
-        feature_names=names,
+        feature_names=list(names),
         classes=None if classes is None else list(classes),
         coefficients=training.describe_coefficients(estimator, tuple(names)),
         libraries=_library_versions(),

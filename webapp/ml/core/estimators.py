@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from webapp.errors import InvalidInput
+from webapp.errors import MOST_FAULTS, InvalidInput
 
 Task: TypeAlias = Literal["regression", "classification"]
 ParameterType: TypeAlias = Literal["boolean", "integer", "number", "string"]
@@ -385,6 +385,8 @@ def resolve_params(estimator: Estimator, given: Mapping[str, Any]) -> dict[str, 
     params = {parameter.name: parameter.default for parameter in estimator.parameters}
     known = {parameter.name: parameter for parameter in estimator.parameters}
     for name, value in given.items():
+        if len(faults) == MOST_FAULTS:
+            break
         if name not in known:
             faults[name] = [f"is no parameter of {estimator.name}; it has {', '.join(known)}"]
         elif not _accepts(known[name], value):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import Matrix, Vector
 
 ROWS_AT_A_TIME = 65_536
@@ -105,17 +106,27 @@ def _triangular_factor(X: Matrix, center: Vector) -> Matrix:
 def compute_intervals(
     basis: IntervalBasis, X: Matrix, predictions: Vector, *, level: float
 ) -> Intervals:
-    """Return the intervals of predictions (n_rows,) at rows X: (n_rows, n_features)."""
+    """Return the intervals of predictions (n_rows,) at rows X: (n_rows, n_features).
+
+    Raises InvalidInput, by row, where a bound is beyond the range of float64.
+    """
     from scipy.special import stdtrit  # scipy.stats would take a second to import
 
-    leverage = basis.base_leverage + (((X - basis.center) @ basis.root) ** 2).sum(axis=1)
     quantile = float(stdtrit(basis.degrees_of_freedom, (1 + level) / 2))
-    mean_error = quantile * np.sqrt(basis.residual_variance * leverage)
-    error = quantile * np.sqrt(basis.residual_variance * (1 + leverage))
-    return Intervals(
-        level=level,
-        confidence_lower=predictions - mean_error,
-        confidence_upper=predictions + mean_error,
-        prediction_lower=predictions - error,
-        prediction_upper=predictions + error,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        leverage = basis.base_leverage + (((X - basis.center) @ basis.root) ** 2).sum(axis=1)
+        mean_error = quantile * np.sqrt(basis.residual_variance * leverage)
+        error = quantile * np.sqrt(basis.residual_variance * (1 + leverage))
+        intervals = Intervals(
+            level=level,
+            confidence_lower=predictions - mean_error,
+            confidence_upper=predictions + mean_error,
+            prediction_lower=predictions - error,
+            prediction_upper=predictions + error,
+        )
+        # The wider of the two: where its bounds are finite, so are the others.
+        finite = np.isfinite(intervals.prediction_lower + 0 * intervals.prediction_upper)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise InvalidInput({str(row): ["gives an interval beyond the range of float64"]})
+    return intervals

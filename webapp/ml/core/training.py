@@ -27,6 +27,7 @@ from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
 MOST_FOLDS = 20
+MOST_CLASSES = 1000  # the confusion matrix grows with their square
 LONGEST_REASON = 200  # characters of scikit-learn's own words that are passed on
 
 
@@ -82,6 +83,8 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
     """
     entry = CATALOGUE[spec.estimator]
     params = resolve_params(entry, spec.params)
+    if entry.task == "classification" and (count := len(np.unique(dataset.y))) > MOST_CLASSES:
+        raise InvalidInput({"y": [f"has {count} classes, at most {MOST_CLASSES} are allowed"]})
     fitted_rows, test_rows = _hold_out(dataset, spec)
     held_out = test_rows is not fitted_rows
 

@@ -1,0 +1,327 @@
+"""What the census knows of the service, and what it holds every answer to."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+import pyarrow as pa
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from pyarrow import ipc, parquet
+from werkzeug.test import TestResponse
+
+from webapp import API_PREFIX
+from webapp.api import PROBLEM_CONTENT_TYPE, ProblemSchema
+from webapp.database import Base
+from webapp.extensions import api, db
+
+JSON = "application/json"
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+ARROW = "application/vnd.apache.arrow.stream"
+MULTIPART = "multipart/form-data"
+BOUNDARY = "0123456789abcdef"
+FORM = f"{MULTIPART}; boundary={BOUNDARY}"
+
+PATH_VALUES = {"item_id": "1", "name": "default", "number": "1"}
+"""A value of each path parameter that names something which exists."""
+
+VALID = {
+    "NewItem": {"name": '"a"', "description": '"b"'},
+    "ItemChanges": {"name": '"a"', "description": '"b"'},
+    "TrainingRequest": {"X": "[[1, 2, 3], [4, 5, 6]]", "y": "[10, 20]"},
+    "PredictionRequest": {"features": "[1, 2, 3]"},
+    "BatchRequest": {"instances": "[[1, 2, 3], [4, 5, 6]]"},
+    "ActivationRequest": {"version": "1"},
+}
+"""A body that is accepted, by the name of its schema: field → JSON text."""
+
+FEATURES = ("x1", "x2", "x3")
+TARGET = "y"
+LEAKS = re.compile(
+    r"Traceback|\.py\b|site-packages|/(home|work|usr|tmp)/|[a-z](Error|Exception|Warning)\b"
+    r"|<class|object at 0x|\b(SELECT|INSERT|UPDATE|psycopg|sqlite3?|sqlalchemy|marshmallow"
+    r"|werkzeug|flask|orjson|numpy|sklearn|Arrow[A-Z]|webapp\.)",
+)
+MOST_SHOWN = 25
+
+Place = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method at a path of the document, and what it takes.
+
+    ``bodies`` maps media types to the names of their schemas, "" where there is none.
+    """
+
+    method: str
+    template: str
+    bodies: Mapping[str, str]
+    query: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """Return a path at which the operation finds what it acts on."""
+        return self.template.format(**PATH_VALUES)
+
+    @property
+    def parameters(self) -> list[str]:
+        """Return the names of the path's parameters."""
+        return re.findall(r"\{(\w+)\}", self.template)
+
+    @property
+    def takes_table(self) -> bool:
+        """Return whether rows may come as a table."""
+        return CSV in self.bodies
+
+    @property
+    def trains(self) -> bool:
+        """Return whether rows are learnt from."""
+        return "target" in self.query
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the columns of a valid table."""
+        return (*FEATURES, TARGET) if self.trains else FEATURES
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Return the query parameters that a valid table comes with."""
+        return {"target": TARGET} if self.trains else {}
+
+    def valid_body(self, media_type: str, artifact: bytes) -> dict[str, Any]:
+        """Return the arguments of a request that is accepted; raises KeyError for news."""
+        if media_type == JSON:
+            return {"data": json_object(VALID[self.bodies[JSON]]), "content_type": JSON}
+        if media_type == MULTIPART and self.bodies[MULTIPART] == "UploadRequest":
+            return {"data": form(part("artifact", artifact, "m.skops")), "content_type": FORM}
+        query = {"query_string": urlencode(self.options)}
+        if media_type == MULTIPART:
+            data = form(part("file", WRITERS[CSV](make_table(self.columns)), "rows.csv"))
+            return {"data": data, "content_type": FORM, **query}
+        table = WRITERS[media_type](make_table(self.columns))
+        return {"data": table, "content_type": media_type, **query}
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.template}"
+
+
+def list_operations(app: Flask) -> list[Operation]:
+    """Return every operation of the application; fails where the document leaves one out."""
+    with app.app_context():
+        paths = api.spec.to_dict()["paths"]
+    found = [
+        Operation(
+            method=method.upper(),
+            template=template,
+            bodies={
+                media_type: media["schema"].get("$ref", "").rpartition("/")[2]
+                for media_type, media in described.get("requestBody", {})
+                .get("content", {})
+                .items()
+            },
+            query=tuple(p["name"] for p in described.get("parameters", []) if p["in"] == "query"),
+        )
+        for template, methods in paths.items()
+        for method, described in methods.items()
+        if method != "parameters"
+    ]
+    served = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith((API_PREFIX, "/health"))
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert served == {(operation.method, operation.template) for operation in found}
+    return found
+
+
+@dataclass
+class Census:
+    """Sends inputs, holds every answer to the rules, and counts."""
+
+    name: str
+    app: Flask
+    client: FlaskClient
+    operations: list[Operation]
+    artifact: bytes
+    inputs: int = 0
+    server_errors: int = 0
+    complaints: list[str] = field(default_factory=list)
+    before: Any = None
+
+    def send(
+        self,
+        operation: Operation | str,
+        note: object,
+        status: int | Collection[int],
+        *,
+        path: str | None = None,
+        place: Place | None = None,
+        **request: Any,
+    ) -> TestResponse:
+        """Send an input and judge the answer; ``place`` is where in ``errors`` the fault is."""
+        if isinstance(operation, str):
+            method, _, path = operation.partition(" ")
+        else:
+            method, path = operation.method, path or operation.path
+        response = self.client.open(path, method=method, **request)
+        self.inputs += 1
+        self.server_errors += response.status_code >= 500
+        allowed = {status} if isinstance(status, int) else status
+        fault = find_fault(response, allowed, place)
+        if fault:
+            self.complaints.append(f"{operation} [{str(note)[:150]}]: {fault}")
+        return response
+
+    def fields_of(self, schema: str, *, only_required: bool = False) -> set[str]:
+        """Return the names of the fields that the document gives a schema."""
+        with self.app.app_context():
+            described = api.spec.to_dict()["components"]["schemas"][schema]
+        return set(described.get("required", []) if only_required else described["properties"])
+
+    def begin(self) -> None:
+        """Take down what is stored."""
+        self.before = snapshot(self.app)
+
+    def conclude(self) -> None:
+        """Print the figures; fail where an answer broke a rule, or where something was kept."""
+        print(f"\nbad input, {self.name}: {self.inputs} tried, {self.server_errors} seen as 5xx")
+        shown = "\n".join(self.complaints[:MOST_SHOWN])
+        assert not self.complaints, f"{len(self.complaints)} of {self.inputs}:\n{shown}"
+        if self.before is not None:
+            assert snapshot(self.app) == self.before
+
+
+def find_fault(
+    response: TestResponse, allowed: Collection[int], place: Place | None = None
+) -> str | None:
+    """Return what an answer does wrong, None where it is as it must be."""
+    status = response.status_code
+    if status not in allowed:
+        return f"{status}, expected {sorted(allowed)}: {response.data[:300]!r}"
+    if response.request.method == "HEAD":
+        return None if response.data == b"" else "a body in the answer to HEAD"
+    if status >= 400:
+        return _find_fault_in_problem(response, place)
+    if response.content_type == JSON:
+        return _find_fault_in_json(response.data)
+    return None
+
+
+def _find_fault_in_json(data: bytes) -> str | None:
+    try:
+        orjson.loads(data)  # refuses NaN and Infinity
+    except orjson.JSONDecodeError as error:
+        return f"not JSON: {error}"
+    return None
+
+
+def _find_fault_in_problem(response: TestResponse, place: Place | None) -> str | None:
+    if response.content_type != PROBLEM_CONTENT_TYPE:
+        return f"an error as {response.content_type}: {response.data[:200]!r}"
+    if fault := _find_fault_in_json(response.data):
+        return fault
+    problem = orjson.loads(response.data)
+    keys = set(PROBLEM.fields) - (set() if response.status_code == 422 else {"errors"})
+    if set(problem) != keys or PROBLEM.validate(problem):
+        return f"not the one shape: {problem}"
+    if problem["status"] != response.status_code or problem["instance"] != response.request.path:
+        return f"about another request: {problem}"
+    if len(response.data) > 20_000 + 6 * len(problem["instance"]):
+        return f"{len(response.data)} bytes of error: {response.data[:300]!r}"
+    said = f"{problem['detail']} {problem.get('errors')}"
+    if leak := LEAKS.search(said):
+        return f"tells of the inside: {leak[0]!r} in {said[:300]}"
+    return _find_missing_place(problem.get("errors"), place)
+
+
+def _find_missing_place(errors: Any, place: Place | None) -> str | None:
+    named = errors
+    for step in place or ():
+        if not isinstance(named, dict) or step not in named:
+            return f"does not name {'.'.join(place or ())}: {str(errors)[:300]}"
+        named = named[step]
+    return None
+
+
+PROBLEM = ProblemSchema()
+
+
+def snapshot(app: Flask) -> dict[str, list[Any]]:
+    """Return every row of every table."""
+    with app.app_context(), db.engine.connect() as connection:
+        return {
+            table.name: connection.execute(sa.select(table).order_by(*table.primary_key)).all()
+            for table in Base.metadata.sorted_tables
+        }
+
+
+# --- the parts of requests ----------------------------------------------------------------
+
+
+def json_object(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:
+    """Return a JSON object of fields whose values are JSON text already."""
+    pairs = fields.items() if isinstance(fields, Mapping) else fields
+    return ("{" + ", ".join(f'"{name}": {value}' for name, value in pairs) + "}").encode()
+
+
+def make_table(columns: Collection[str], n_rows: int = 4) -> pa.Table:
+    """Return a table of numbers, none twice, so that every column can be learnt from."""
+    n = len(columns)
+    return pa.table(
+        {
+            name: [float((row * n + place) ** 2 % 97) for row in range(n_rows)]
+            for place, name in enumerate(columns)
+        }
+    )
+
+
+def write_csv(table: pa.Table) -> bytes:
+    """Return a table as CSV."""
+    lines = [table.column_names, *(map(str, row.values()) for row in table.to_pylist())]
+    return "".join(",".join(line) + "\n" for line in lines).encode()
+
+
+def write_parquet(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
+    sink = io.BytesIO()
+    parquet.write_table(table, sink)
+    return sink.getvalue()
+
+
+def write_arrow(table: pa.Table) -> bytes:
+    """Return a table as an Arrow stream."""
+    sink = io.BytesIO()
+    with ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+WRITERS = {
+    CSV: write_csv,
+    PARQUET: write_parquet,
+    "application/x-parquet": write_parquet,
+    ARROW: write_arrow,
+}
+
+
+def part(name: str, data: bytes, filename: str | None = None, *lines: str) -> bytes:
+    """Return a part of a form, with further header lines."""
+    file = "" if filename is None else f'; filename="{filename}"'
+    head = "\r\n".join([f'Content-Disposition: form-data; name="{name}"{file}', *lines])
+    return head.encode("utf-8", "surrogateescape") + b"\r\n\r\n" + data
+
+
+def form(*parts: bytes) -> bytes:
+    """Return a form as it goes over the wire."""
+    edge = b"--" + BOUNDARY.encode()
+    return b"".join(edge + b"\r\n" + piece + b"\r\n" for piece in parts) + edge + b"--\r\n"
