@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,50 +41,114 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextmanager
-def running_server() -> Iterator[str]:
-    """Run a server of our own; yields the URL of its first database."""
-    binaries = server_binaries()
-    # PostgreSQL refuses to run as root.
-    user = "nobody" if os.name == "posix" and os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="webapp-postgres-"))
-    data, log, port = folder / "data", folder / "log", free_port()
-    if user:
-        shutil.chown(folder, user)
+class PostgresServer:
+    """A server of our own, in a new folder: ``url`` names its first database.
 
-    def run(name: str, *arguments: str) -> str:
-        command = [str(binaries / name), *arguments]
+    It can be stopped, started again, and frozen, on the same port and with the same data.
+    """
+
+    def __init__(self) -> None:
+        self._binaries = server_binaries()
+        # PostgreSQL refuses to run as root.
+        self._user = "nobody" if os.name == "posix" and os.geteuid() == 0 else None
+        self._folder = Path(tempfile.mkdtemp(prefix="webapp-postgres-"))
+        self._data, self._log = self._folder / "data", self._folder / "log"
+        self._pid_file = self._data / "postmaster.pid"
+        self._frozen = False
+        self._port = free_port()
+        self.url = f"postgresql://tester@127.0.0.1:{self._port}/postgres"
+
+    def create(self) -> None:
+        """Make the folder of its data."""
+        if self._user:
+            shutil.chown(self._folder, self._user)
+        # A locale in which letters do not sort by code point, as most servers in the world have.
+        linguistic = ("--locale-provider=icu", "--icu-locale=en-US")
+        locale = linguistic if "--icu-locale" in self._run("initdb", "--help") else ()
+        self._run(
+            *("initdb", "-D", str(self._data), "-U", "tester", "-A", "trust", "-E", "UTF8"),
+            *("--no-sync", *locale),
+        )
+
+    def start(self) -> None:
+        """Start the server, and wait until it accepts connections."""
+        options = (
+            f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' "
+            "-c fsync=off -c max_connections=200"
+        )
+        self._control("start", "-l", str(self._log), "-t", str(START_TIMEOUT), "-o", options)
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop the server: ``immediate`` as a crash does, ``fast`` as an operator does."""
+        if self._frozen:
+            self.thaw()
+        if self._pid_file.exists():
+            self._control("stop", "-m", mode)
+
+    def freeze(self) -> None:
+        """Halt every process of the server: the kernel keeps its connections, nobody answers."""
+        self._frozen = True
+        stopped: set[int] = set()
+        # The first one starts all others: once it is halted, there are no new ones.
+        while remaining := [pid for pid in self._processes() if pid not in stopped]:
+            for process in remaining:
+                self._signal(process, signal.SIGSTOP)
+                stopped.add(process)
+
+    def thaw(self) -> None:
+        """Let every process of the server go on."""
+        for process in reversed(self._processes()):
+            self._signal(process, signal.SIGCONT)
+        self._frozen = False
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _processes(self) -> list[int]:
+        """Return the server's processes, the first one first (Linux: read from /proc)."""
+        first = int(self._pid_file.read_text().split()[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, children)]
+
+    @staticmethod
+    def _signal(process: int, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # a connection's process may just have ended
+            os.kill(process, number)
+
+    def _control(self, *arguments: str) -> None:
+        self._run("pg_ctl", "-D", str(self._data), "-w", *arguments)
+
+    def _run(self, name: str, *arguments: str) -> str:
+        command = [str(self._binaries / name), *arguments]
+        environment = {**os.environ, "HOME": str(self._folder), "LC_ALL": "C"}
         result = subprocess.run(
-            command, user=user, cwd=folder, env=environment, capture_output=True, text=True
+            command,
+            user=self._user,
+            cwd=self._folder,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         if result.returncode:
-            details = log.read_text() if log.exists() else ""
+            details = self._log.read_text() if self._log.exists() else ""
             raise RuntimeError(f"{command} failed: {result.stderr}{result.stdout}{details}")
         return result.stdout
 
-    environment = {**os.environ, "HOME": str(folder), "LC_ALL": "C"}
-    options = (
-        f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' "
-        "-c fsync=off -c max_connections=200"
-    )
-    # A locale in which letters do not sort by code point, as most servers in the world have.
-    linguistic = ("--locale-provider=icu", "--icu-locale=en-US")
+
+@contextmanager
+def running_server() -> Iterator[PostgresServer]:
+    """Run a server of our own until the block ends."""
+    server = PostgresServer()
     try:
-        locale = linguistic if "--icu-locale" in run("initdb", "--help") else ()
-        run(
-            *("initdb", "-D", str(data), "-U", "tester", "-A", "trust", "-E", "UTF8"),
-            *("--no-sync", *locale),
-        )
-        run(
-            *("pg_ctl", "-D", str(data), "-l", str(log), "-w", "-t", str(START_TIMEOUT)),
-            *("-o", options, "start"),
-        )
+        server.create()
+        server.start()
         try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+            server.stop()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.remove()
 
 
 @contextmanager
@@ -93,5 +158,5 @@ def server_for_tests() -> Iterator[str]:
     if given:
         yield given
         return
-    with running_server() as url:
-        yield url
+    with running_server() as server:
+        yield server.url

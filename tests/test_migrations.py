@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from flask import Flask
 from flask_migrate import downgrade, upgrade
 
-from tests.conftest import Backend, dispose_app, make_app
+from tests.conftest import dispose_app, make_app
 from tests.postgres import free_port
 from webapp.database import Base
 from webapp.extensions import db
@@ -143,47 +143,3 @@ def test_a_database_that_is_away_is_one_clear_line() -> None:
     assert "not available" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stderr.count("\n") == 1
-
-
-def test_replicas_that_start_at_once_migrate_once(empty_database: str) -> None:
-    environment = {**os.environ, "DATABASE_URL": empty_database, "APP_ENV": "testing"}
-    command = [sys.executable, "-m", "flask", "db", "upgrade"]
-
-    replicas = [
-        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    logs = [replica.communicate(timeout=60)[1] for replica in replicas]
-
-    assert [replica.returncode for replica in replicas] == [0, 0, 0], logs
-    assert sum(log.count("Running upgrade") for log in logs) == len(REVISIONS)
-
-
-def test_a_killed_migrator_leaves_no_lock(empty_database: str, backend: Backend) -> None:
-    hold_the_lock = (
-        "import sys, time; from webapp import create_app; from webapp.extensions import db;"
-        "app = create_app(); context = app.app_context(); context.push();"
-        "connection = db.engine.connect().execution_options(writes=True);"
-        "begun = connection.exec_driver_sql(sys.argv[1]); print('held', flush=True);"
-        "time.sleep(60)"
-    )
-    lock = "SELECT 1" if backend.name == "sqlite" else "SELECT pg_advisory_lock(7463190552)"
-    environment = {**os.environ, "DATABASE_URL": empty_database, "APP_ENV": "testing"}
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold_the_lock, lock],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    holder.kill()
-    holder.communicate()
-    app = make_app(empty_database)
-
-    with app.app_context():
-        upgrade()
-        assert tables() == set(Base.metadata.tables)
-
-    dispose_app(app)

@@ -1,9 +1,13 @@
-"""What the tests of faults share: the recorder of figures."""
+"""What the tests of faults share: the recorder of figures, and processes to kill."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+from tests.faults.kill_points import KillPoints
 from tests.faults.record import PROPERTY, Record
 
 
@@ -20,3 +24,11 @@ def record(request: pytest.FixtureRequest) -> Record:
         request.node.user_properties.append((PROPERTY, row))
 
     return note
+
+
+@pytest.fixture
+def kill_points(tmp_path: Path) -> Iterator[KillPoints]:
+    """Return a process whose children die where they are told to."""
+    process = KillPoints(tmp_path / "kill_points.log")
+    yield process
+    process.close()

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ class NotConnected(Exception):
     """Nobody accepted the connection: the request was never sent."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """An answer: its status, headers and body, and the seconds that it took."""
 
@@ -179,6 +180,51 @@ class Load:
         if answer.status != status:
             self.ledger.refused.append((time.monotonic(), answer.status))
         return answer.status == status
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A request of a poller: when it was sent and answered, and by what; None is no answer."""
+
+    started: float
+    ended: float
+    answer: Answer | None
+
+    @property
+    def seconds(self) -> float:
+        """Return how long it took."""
+        return self.ended - self.started
+
+    def is_answered(self, status: int) -> bool:
+        """Say whether there was an answer with that status."""
+        return self.answer is not None and self.answer.status == status
+
+
+class Poller:
+    """A client of its own that sends a request several times a second, while it lasts."""
+
+    def __init__(self, url: str, send: Callable[[Client], Answer], *, every: float = 0.2) -> None:
+        self.probes: list[Probe] = []
+        self._client = Client(url, kept=False)
+        self._send = send
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll)
+
+    def __enter__(self) -> Poller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._stop.wait(self._every):
+            started, answer = time.monotonic(), None
+            with suppress(NotConnected, OSError, http.client.HTTPException):
+                answer = self._send(self._client)
+            self.probes.append(Probe(started, time.monotonic(), answer))
 
 
 def find_lost(url: str, ledger: Ledger) -> list[str]:

@@ -1,0 +1,76 @@
+"""Replicas that migrate one database at once, and migrators that are killed on the way."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+
+import sqlalchemy as sa
+from flask_migrate import upgrade
+
+from tests.conftest import Backend, dispose_app, make_app
+from tests.faults import scaled
+from tests.faults.kill_points import KillPoints
+from tests.faults.record import Record
+from tests.gunicorn_server import ROOT
+from webapp.database import Base
+from webapp.extensions import db
+
+REVISIONS = sorted(ROOT.glob("migrations/versions/*.py"))
+
+
+def has_schema() -> bool:
+    """Say whether the application's database has exactly the tables of the models."""
+    there = set(sa.inspect(db.engine).get_table_names())
+    return there - {"alembic_version", "sqlite_sequence"} == set(Base.metadata.tables)
+
+
+def test_replicas_that_start_at_once_migrate_once(backend: Backend, record: Record) -> None:
+    rounds, succeeded = scaled(1, 5), 0
+    command = [sys.executable, "-m", "flask", "db", "upgrade"]
+    for _ in range(rounds):
+        url = backend.make_empty()
+        environment = {**os.environ, "DATABASE_URL": url, "APP_ENV": "testing"}
+
+        replicas = [
+            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
+        logs = [replica.communicate(timeout=60)[1] for replica in replicas]
+
+        backend.drop(url)
+        assert [replica.returncode for replica in replicas] == [0, 0, 0], logs
+        assert sum(log.count("Running upgrade") for log in logs) == len(REVISIONS)
+        succeeded += 1
+    record("three replicas migrate at once", rounds, succeeded, 0)
+
+
+def test_a_killed_migrator_leaves_neither_a_lock_nor_half_a_schema(
+    backend: Backend, kill_points: KillPoints, record: Record
+) -> None:
+    # SQLite changes a table by making it anew: it passes four times as many boundaries.
+    step = scaled(33, 4) if backend.name == "postgresql" else scaled(130, 16)
+    kills, broken = 0, []
+    for boundary in itertools.count(3, step):
+        url = backend.make_empty()
+        killed = kill_points.run("upgrade_schema", boundary, database_url=url)
+        app = make_app(url)
+
+        with app.app_context():
+            left = sa.inspect(db.engine).get_table_names()
+            whole = not left or has_schema()
+            upgrade()
+            whole = whole and has_schema()
+
+        dispose_app(app)
+        backend.drop(url)
+        if not whole:
+            broken.append(f"boundary {boundary} left {left}")
+        if not killed:
+            break
+        kills += 1
+    record("migrator killed at a statement", kills, kills - len(broken), len(broken))
+    assert broken == []
+    assert kills >= scaled(3, 20)
