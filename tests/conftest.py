@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from config import SETTINGS
 from tests.faults.record import format_table
 from tests.postgres import server_for_tests
-from webapp import create_app
+from webapp import create_app, register_model_server
 from webapp.database import Base
 from webapp.extensions import db
 
@@ -133,10 +133,12 @@ def migrated_database(backend: Backend) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(backend: Backend, migrated_database: str, tmp_path: Path) -> str:
+def database_url(backend: Backend, migrated_database: str) -> str:
     """URL of a database at the newest revision, without rows."""
     if backend.name == "sqlite":
-        copy = tmp_path / "webapp.db"
+        copy = backend.folder / "webapp.db"
+        for left_over in backend.folder.glob("webapp.db-*"):
+            left_over.unlink()
         shutil.copyfile(str(sa.make_url(migrated_database).database), copy)
         return f"sqlite:///{copy}"
     tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
@@ -144,9 +146,30 @@ def database_url(backend: Backend, migrated_database: str, tmp_path: Path) -> st
     return migrated_database
 
 
+@pytest.fixture(scope="session")
+def made_apps() -> dict[str, Flask]:
+    """Return the applications that were made, by the URL of their database."""
+    return {}
+
+
 @pytest.fixture
-def app(database_url: str) -> Iterator[Flask]:
-    """Return an application on an empty, migrated database."""
+def app(database_url: str, made_apps: dict[str, Flask]) -> Iterator[Flask]:
+    """Return an application on an empty, migrated database.
+
+    It is made once for many tests, with a new model server for each: making one takes longer
+    than most tests. A test that alters its application makes one of its own (``own_app``).
+    """
+    if database_url not in made_apps:
+        made_apps[database_url] = make_app(database_url)
+    app = made_apps[database_url]
+    register_model_server(app)
+    yield app
+    dispose_app(app)
+
+
+@pytest.fixture
+def own_app(database_url: str) -> Iterator[Flask]:
+    """Return an application that a test may alter."""
     app = make_app(database_url)
     yield app
     dispose_app(app)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,9 @@ START_TIMEOUT = 60
 class GunicornServer:
     """A running gunicorn master; ``url`` is where it listens."""
 
-    def __init__(self, database_url: str, log: Path, **settings: str) -> None:
+    def __init__(
+        self, database_url: str, log: Path, *, prefix: Sequence[str] = (), **settings: str
+    ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
@@ -35,7 +37,7 @@ class GunicornServer:
         }
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn"],
+                [*prefix, sys.executable, "-m", "gunicorn"],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,
@@ -69,9 +71,14 @@ class GunicornServer:
 
 
 @contextmanager
-def running_gunicorn(database_url: str, log: Path, **settings: str) -> Iterator[GunicornServer]:
-    """Run gunicorn on a migrated database until the block ends."""
-    server = GunicornServer(database_url, log, **settings)
+def running_gunicorn(
+    database_url: str, log: Path, *, prefix: Sequence[str] = (), **settings: str
+) -> Iterator[GunicornServer]:
+    """Run gunicorn on a migrated database until the block ends.
+
+    ``prefix`` is a command that runs the rest of its arguments, with other rights, say.
+    """
+    server = GunicornServer(database_url, log, prefix=prefix, **settings)
     try:
         server.wait_until_ready()
         yield server

@@ -84,9 +84,10 @@ def test_a_body_without_a_length_is_refused(client: FlaskClient) -> None:
     assert_nothing_was_kept(client)
 
 
-def test_a_body_that_is_too_large_is_refused(app: Flask, client: FlaskClient) -> None:
+def test_a_body_that_is_too_large_is_refused(own_app: Flask) -> None:
     body = b'{"name": "a", "description": "' + b"x" * 1000 + b'"}'
-    app.config["MAX_CONTENT_LENGTH"] = len(body)
+    own_app.config["MAX_CONTENT_LENGTH"] = len(body)
+    client = own_app.test_client()
 
     largest = post(client, body)
     too_large = post(client, body + b" ")
@@ -239,27 +240,27 @@ def test_a_condition_that_does_not_hold_is_refused(client: FlaskClient) -> None:
     assert_problem(client.delete(location, headers={"If-Match": '"999"'}), 412)
 
 
-def test_an_outage_asks_to_come_back_later(app: Flask, client: FlaskClient) -> None:
+def test_an_outage_asks_to_come_back_later(own_app: Flask) -> None:
     def fail() -> str:
         raise DatabaseUnavailable
 
-    app.add_url_rule("/away", view_func=fail)
+    own_app.add_url_rule("/away", view_func=fail)
 
-    response = client.get("/away")
+    response = own_app.test_client().get("/away")
 
     assert_problem(response, 503)
     assert int(response.headers["Retry-After"]) > 0
 
 
 def test_a_fault_of_ours_gives_nothing_of_the_inside_away(
-    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+    own_app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> str:
         raise RuntimeError("the combination is 12345")
 
-    app.add_url_rule("/broken", view_func=fail)
+    own_app.add_url_rule("/broken", view_func=fail)
 
-    response = client.get("/broken")
+    response = own_app.test_client().get("/broken")
 
     problem = assert_problem(response, 500)
     assert "RuntimeError" not in response.text

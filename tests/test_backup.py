@@ -225,7 +225,7 @@ def sqlite_only(backend: Backend) -> None:
 
 def left_in(folder: Path) -> set[str]:
     """Return the names in a folder, without those of the tests' database."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith("webapp.db")}
+    return {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.usefixtures("sqlite_only")
@@ -265,17 +265,18 @@ def test_an_existing_file_is_overwritten_by_force_only(
 
 
 @pytest.mark.usefixtures("sqlite_only")
-@pytest.mark.parametrize("name", ["webapp.db", "link.db"])
 def test_the_database_itself_is_no_target(
-    runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path, name: str
+    runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path, database_url: str
 ) -> None:
     client.post("/api/v1/items", json={"name": "kept"})
-    (tmp_path / "link.db").symlink_to(tmp_path / "webapp.db")
+    path, link = Path(str(sa.make_url(database_url).database)), tmp_path / "link.db"
+    link.symlink_to(path)
 
-    result = runner.invoke(args=["backup", "--force", str(tmp_path / name)])
+    for target in (path, link):
+        result = runner.invoke(args=["backup", "--force", str(target)])
 
-    assert result.exit_code == 1
-    assert "is the database itself" in result.output
+        assert result.exit_code == 1
+        assert "is the database itself" in result.output
     assert client.get("/api/v1/items").json[0]["name"] == "kept"
 
 
@@ -325,15 +326,16 @@ def test_a_folder_that_is_not_there_is_one_clear_line(
 
 @pytest.mark.usefixtures("sqlite_only")
 def test_a_damaged_database_makes_no_backup(
-    app: Flask, runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path
+    app: Flask, runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path, database_url: str
 ) -> None:
+    path = Path(str(sa.make_url(database_url).database))
     for number in range(50):
         client.post("/api/v1/items", json={"name": str(number), "description": "d" * 10_000})
     with app.app_context():
         db.engine.dispose()  # brings the log into the file
-    content = bytearray((tmp_path / "webapp.db").read_bytes())
+    content = bytearray(path.read_bytes())
     content[-8192:-4096] = b"\xff" * 4096
-    (tmp_path / "webapp.db").write_bytes(content)
+    path.write_bytes(content)
 
     result = runner.invoke(args=["backup", str(tmp_path / "copy.db")])
 

@@ -59,21 +59,21 @@ def create_item(client: FlaskClient) -> TestResponse:
     ],
 )
 def test_a_refused_write_is_answered_clearly_and_leaves_nothing(
-    app: Flask,
-    client: FlaskClient,
+    own_app: Flask,
     backend: Backend,
     sqlite: str,
     sqlstate: str,
     status: int,
     words: str,
 ) -> None:
-    refuse_inserts(app, backend, sqlite=sqlite, sqlstate=sqlstate)
+    client = own_app.test_client()
+    refuse_inserts(own_app, backend, sqlite=sqlite, sqlstate=sqlstate)
     stored = 0
     # A file has some free pages before it must grow.
     while (response := create_item(client)).status_code == 201:
         stored += 1
     listed = client.get(ITEMS)
-    allow_inserts(app, backend)
+    allow_inserts(own_app, backend)
 
     assert response.status_code == status
     assert words in response.json["detail"]

@@ -14,12 +14,16 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Dialect, Engine
+from sqlalchemy.engine import URL, Dialect, Engine, ExceptionContext
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from webapp.errors import DatabaseReadOnly
+from webapp.outages import find_outage
 from webapp.postgresql import limit_waits
+from webapp.sqlite import WRITES, SQLiteFile
 
 IDLE_LIMIT_MS = 60_000  # milliseconds that PostgreSQL lets a transaction do nothing
 
@@ -129,7 +133,7 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
         "json_deserializer": orjson.loads,
     }
     if url.get_backend_name() == "sqlite":
-        # The driver opens no transaction of its own: `_begin_sqlite` decides which kind.
+        # The driver opens no transaction of its own: `webapp.sqlite` decides which kind.
         options["connect_args"] = {"isolation_level": None, "timeout": float(timeout)}
         return options
     return options | {
@@ -149,24 +153,33 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
 def configure_engine(engine: Engine, *, timeout: int) -> None:
     """Give an engine this service's transactions and time limits."""
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        SQLiteFile().attach(engine)
     else:
         limit_waits(engine, timeout=timeout)
+        event.listen(engine, "handle_error", _distrust_after_refused_write)
+        event.listen(engine, "checkin", _let_go_if_read_only)
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.close()
+# A session that began while its server could not be written stays read-only afterwards: kept in
+# the pool, it would refuse writes long after the fault is mended.
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes later fails when another has written in
-    # between; one that announces the write waits its turn instead.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _distrust_after_refused_write(context: ExceptionContext) -> None:
+    """Have every pooled connection replaced once a write was refused as read-only."""
+    error = context.sqlalchemy_exception
+    if error is not None and isinstance(find_outage(error), DatabaseReadOnly):
+        context.is_disconnect = True
+
+
+def _let_go_if_read_only(connection: Any, record: ConnectionPoolEntry) -> None:
+    """Keep no session that the server has told to be read-only (from PostgreSQL 14 on).
+
+    A standby is not meant: its sessions can write as soon as it is promoted.
+    """
+    if connection is None or connection.closed:
+        return
+    if connection.info.parameter_status("default_transaction_read_only") == "on":
+        record.invalidate()
 
 
 def begin_write(session: Session) -> None:
@@ -177,7 +190,7 @@ def begin_write(session: Session) -> None:
     the session has read before may be outdated by then, and is read again.
     """
     session.rollback()
-    session.connection(execution_options={"writes": True})
+    session.connection(execution_options={WRITES: True})
 
 
 def keep_nothing(_made: object) -> None:

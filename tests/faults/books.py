@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -35,13 +35,29 @@ class Answer(Protocol):
         """Return the headers, by name."""
 
 
+@dataclass(frozen=True)
+class NoAnswer:
+    """The connection ended before a request was answered."""
+
+    status_code: int = 0
+    text: str = "no answer"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 Call: TypeAlias = Callable[[str, str, object], Answer]
 """``call(method, path, json)`` sends a request to a service."""
 
 
 def over_http(url: str) -> Call:
     """Return a way to call a service; each request has a connection of its own."""
-    return lambda method, path, json: requests.request(method, url + path, json=json, timeout=60)
+
+    def call(method: str, path: str, json: object) -> Answer:
+        try:
+            return requests.request(method, url + path, json=json, timeout=60)
+        except requests.ConnectionError:
+            return NoAnswer()
+
+    return call
 
 
 def in_process(client: FlaskClient) -> Call:
@@ -66,6 +82,7 @@ class Books:
     refused: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     reads: int = 0
+    unanswered: int = 0
 
     def create_item(self, number: int) -> bool:
         """Create an item that takes some room; say whether it was acknowledged."""
@@ -93,6 +110,9 @@ class Books:
         ):
             answer = self.call(method, path, json)
             self.reads += 1
+            if isinstance(answer, NoAnswer):
+                self.unanswered += 1
+                continue
             # An answer may say that it is stale: other tests hold the lease to its time.
             right = answer.status_code == 200
             if right and "predict" in path:
@@ -122,6 +142,9 @@ class Books:
         self.tried += 1
         if answer.status_code == 201:
             return True
+        if isinstance(answer, NoAnswer):
+            self.unanswered += 1
+            return False
         self.refused[answer.status_code] += 1
         problem = body(answer)
         clear = (

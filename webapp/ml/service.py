@@ -326,15 +326,22 @@ def predict(
     """
     served = server.get_version(name, number)
     version = served.version
+    basis = version.interval_basis
+    if intervals and basis is None:
+        message = "needs a linear regression with more rows than independent features"
+        raise InvalidInput({"intervals": [message]})
+    bounds = None
     with faults_in(place) if place else nullcontext():
         X = _arrange_rows(version, rows)
         scores = score(version.scorer, X)
+        if intervals and basis is not None:
+            bounds = compute_intervals(basis, X, scores.values, level=level)
     return Predictions(
         scores=scores,
         version=version,
         stale=served.stale,
         extrapolated=_find_extrapolated(version, X),
-        intervals=_find_intervals(version, X, scores, level) if intervals else None,
+        intervals=bounds,
     )
 
 
@@ -421,13 +428,6 @@ def _find_extrapolated(version: LoadedVersion, X: Matrix) -> dict[int, list[str]
     for row, column in zip(*(indices.tolist() for indices in outside.nonzero()), strict=True):
         found.setdefault(row, []).append(version.feature_names[column])
     return found
-
-
-def _find_intervals(version: LoadedVersion, X: Matrix, scores: Scores, level: float) -> Intervals:
-    if version.interval_basis is None:
-        message = "needs a linear regression with more rows than independent features"
-        raise InvalidInput({"intervals": [message]})
-    return compute_intervals(version.interval_basis, X, scores.values, level=level)
 
 
 def _store_version(
