@@ -202,3 +202,14 @@ def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, A
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     session.execute(insert(model).values(**values).on_conflict_do_nothing())
+
+
+def insert_or_correct(session: Session, model: type[Base], values: Mapping[str, Any]) -> None:
+    """Insert a row; one that has its primary key but other values gets these."""
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement = insert(model).values(**values)
+    keys = [column.name for column in model.__table__.primary_key]
+    new = {name: statement.excluded[name] for name in values if name not in keys}
+    differs = sa.or_(*(getattr(model, name) != value for name, value in new.items()))
+    session.execute(statement.on_conflict_do_update(index_elements=keys, set_=new, where=differs))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TypeVar
 
+import pytest
+
 FULL = os.environ.get("FAULTS") == "full"
 
 T = TypeVar("T")
@@ -17,3 +19,12 @@ T = TypeVar("T")
 def scaled(bounded: T, full: T) -> T:
     """Return the amount for this run."""
     return full if FULL else bounded
+
+
+# A short run tries such a fault on one database, `make faults` on both.
+on_sqlite = pytest.mark.parametrize(
+    "backend", scaled(["sqlite"], ["sqlite", "postgresql"]), indirect=True
+)
+on_postgresql = pytest.mark.parametrize(
+    "backend", scaled(["postgresql"], ["sqlite", "postgresql"]), indirect=True
+)

@@ -17,6 +17,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
+from tests.faults import on_sqlite
 from tests.faults.books import (
     FULL,
     Books,
@@ -83,6 +84,7 @@ def check_full_disk(
     return books
 
 
+@on_sqlite
 @needs_mount
 def test_a_full_disk_of_the_database_costs_nothing_that_was_acknowledged(
     backend: Backend, tmp_path: Path, record: Record

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from tests.faults import scaled
+from tests.faults import on_postgresql, on_sqlite, scaled
 from tests.faults.record import Record
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 
@@ -50,6 +50,7 @@ def at_once(work: Callable[[int], object], times: int) -> list[object]:
         return list(pool.map(wait_and_work, range(times)))
 
 
+@on_postgresql
 def test_of_fifty_puts_with_one_etag_one_wins(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:
@@ -70,6 +71,7 @@ def test_of_fifty_puts_with_one_etag_one_wins(
     record("50 PUTs with one ETag: rounds with one winner", rounds, winners, rounds - winners)
 
 
+@on_sqlite
 def test_increments_by_etag_are_all_counted(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:
@@ -94,6 +96,7 @@ def test_increments_by_etag_are_all_counted(
     assert counted == acknowledged
 
 
+@on_postgresql
 def test_what_is_sent_until_it_is_acknowledged_is_created_once(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.faults import scaled
+from tests.faults import on_postgresql, scaled
 from tests.faults.kill_points import KillPoints
 from tests.faults.record import Record
 from webapp.extensions import db
@@ -129,6 +129,7 @@ def plan(operation: str, registry: Registry, attempt: int) -> tuple[str, str, di
     return model, "send_request", dict(zip(("method", "path", "json"), request, strict=True))
 
 
+@on_postgresql
 def test_a_change_that_is_killed_at_any_statement_is_whole_or_not_there(
     database_url: str,
     app: Flask,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Backend
-from tests.faults import scaled
+from tests.faults import on_postgresql, on_sqlite, scaled
 from tests.faults.load import (
     Answer,
     Client,
@@ -45,6 +45,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - started
 
 
+@on_postgresql
 def test_a_killed_worker_takes_only_the_requests_along_that_it_was_answering(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:
@@ -149,6 +150,7 @@ def signal_everyone(server: GunicornServer) -> None:
         os.kill(process, signal.SIGTERM)
 
 
+@on_sqlite
 def test_a_stop_answers_everybody_who_has_connected(
     backend: Backend, database_url: str, tmp_path: Path, record: Record
 ) -> None:

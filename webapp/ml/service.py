@@ -20,6 +20,7 @@ from webapp.database import (
     begin_write,
     fetch_page,
     insert_if_absent,
+    insert_or_correct,
     keep_nothing,
     utc_now,
 )
@@ -278,9 +279,13 @@ def get_version(session: Session, name: str, number: int) -> ModelVersion:
 
 
 def get_artifact(session: Session, name: str, number: int) -> Artifact:
-    """Return the bytes of a version; raises VersionNotFound."""
+    """Return the bytes of a version; raises VersionNotFound, and ArtifactUnusable."""
     version = get_version(session, name, number)
-    return session.get_one(Artifact, version.artifact_digest)
+    artifact = session.get(Artifact, version.artifact_digest)
+    if artifact is None:
+        raise ArtifactUnusable("its bytes are missing")
+    artifacts.check_digest(artifact.data, artifact.digest)
+    return artifact
 
 
 # Predicting
@@ -446,7 +451,8 @@ def _store_version(
     model = _lock_model(session, name)
     model.last_version += 1
     version.model, version.number = model, model.last_version
-    insert_if_absent(session, Artifact, {"digest": version.artifact_digest, "data": data})
+    # Bytes that are there already are compared: a new version must not rest on damaged ones.
+    insert_or_correct(session, Artifact, {"digest": version.artifact_digest, "data": data})
     session.add(version)
     session.flush()
     if activate:

@@ -163,6 +163,7 @@ class ModelServer:
             lease, fresh = self._renew(key, known)
         answer = lease.answer
         if isinstance(answer, Absence):
+            known.unusable = None
             raise answer.error(*answer.arguments)
         try:
             version = self._versions.get(answer)

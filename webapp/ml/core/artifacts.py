@@ -142,6 +142,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def check_digest(data: bytes, expected: str) -> None:
+    """Raise ArtifactUnusable where bytes are not those that were stored."""
+    if digest(data) != expected:
+        raise ArtifactUnusable("its bytes do not have the recorded digest")
+
+
 def dumps(estimator: Any) -> bytes:
     """Return a fitted estimator as the bytes of a skops file: equal ones, equal bytes.
 
@@ -169,8 +175,8 @@ def loads(data: bytes, expected_digest: str | None, *, max_bytes: int = MAX_BYTE
     """
     import skops.io
 
-    if expected_digest is not None and digest(data) != expected_digest:
-        raise ArtifactUnusable("its bytes do not have the recorded digest")
+    if expected_digest is not None:
+        check_digest(data, expected_digest)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as source:
             rewritten = _rewrite(source, zipfile.ZIP_STORED, max_bytes=max_bytes)[0]
