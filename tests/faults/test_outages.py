@@ -182,19 +182,20 @@ class Findings:
     def __init__(self, watch: Watch, probes: list[Probe], outage: Outage) -> None:
         self.name = watch.name
         first_moment = outage.gone_at + FIRST_MOMENT
+        touched = [p for p in probes if p.ended > outage.left_at and p.started < outage.returns_at]
         # An answer of before the outage may be relied upon for one lease.
-        within = [p for p in probes if outage.gone_at + 0.2 < p.started < outage.returns_at]
-        self.during = [p for p in within if p.ended < outage.returns_at]
+        began, ended = outage.gone_at + 0.2, outage.returns_at
+        self.during = [p for p in touched if began < p.started and p.ended < ended]
         self.bad = [p for p in probes if p.ended < outage.left_at and not watch.well(p)]
         self.bad += [p for p in self.during if not watch.away(p)]
         self.late = [
             p
-            for p in within
+            for p in touched
             if p.seconds > (watch.first_limit if p.started < first_moment else watch.limit)
         ]
         self.unanswered = [p for p in probes if p.answer is None]
-        self.worst_first = longest(p for p in within if p.started < first_moment)
-        self.worst = longest(p for p in within if p.started >= first_moment)
+        self.worst_first = longest(p for p in touched if p.started < first_moment)
+        self.worst = longest(p for p in touched if p.started >= first_moment)
         unwell = [p.started for p in probes if p.ended > outage.back_at and not watch.well(p)]
         self.well_after = max([0.0, *(at - outage.back_at for at in unwell)])
 
