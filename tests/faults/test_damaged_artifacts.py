@@ -233,7 +233,7 @@ def test_a_damaged_version_that_is_deleted_degrades_nothing_any_more(
 
 
 @pytest.mark.skipif(not FULL, reason="with FAULTS=full only")
-@each_damage
+@pytest.mark.parametrize("damage", [DAMAGES["a flipped bit"], DAMAGES["another valid artifact"]])
 def test_every_worker_refuses_and_heals(
     app: Flask,
     client: FlaskClient,
