@@ -188,6 +188,13 @@ class Census:
             described = api.spec.to_dict()["components"]["schemas"][schema]
         return set(described.get("required", []) if only_required else described["properties"])
 
+    def thin(self, values: Iterable[Any]) -> list[Any]:
+        """Return all values on SQLite, a third on PostgreSQL.
+
+        For what is refused, or computed, before a database is asked.
+        """
+        return list(values)[:: 1 if "sqlite" in self.name else 3]
+
     def begin(self) -> None:
         """Take down what is stored."""
         self.before = snapshot(self.app)
