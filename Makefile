@@ -43,7 +43,7 @@ fuzz: $(VENV)/installed-dev ## Make up calls from the OpenAPI document for some 
 
 .PHONY: faults
 faults: $(VENV)/installed-dev ## Inject every fault at full scale, on both databases, and print what survived
-	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 0
+	FAULTS=full $(BIN)/python -m pytest tests/faults tests/bad_input
 
 .PHONY: memory
 memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the README quotes it

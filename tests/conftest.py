@@ -23,7 +23,7 @@ from flask_migrate import upgrade
 from sqlalchemy.orm import Session
 
 from config import SETTINGS
-from tests.faults.record import format_table
+from tests.faults.record import PROPERTY, Record, format_table
 from tests.postgres import server_for_tests
 from webapp import create_app, register_model_server
 from webapp.database import Base
@@ -192,3 +192,18 @@ def session(app: Flask) -> Iterator[Session]:
     """Return a session of the application's database."""
     with app.app_context(), Session(db.engine, expire_on_commit=False) as session:
         yield session
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Return the function that puts a fault's figures into the table at the end of the run."""
+    database = "postgresql"
+    if "backend" in request.fixturenames:
+        database = request.getfixturevalue("backend").name
+
+    def note(fault: str, tried: int, survived: int, lost: int) -> None:
+        # Reports carry the properties from the process that ran the test to the one that prints.
+        row = (fault, database, tried, survived, lost)
+        request.node.user_properties.append((PROPERTY, row))
+
+    return note

@@ -26,6 +26,7 @@ class DrainingWorker(ThreadWorker):
     ``max_requests``). The others go on with the listener then, and it must stay as it is.
     """
 
+    sockets: list[Any]
     _stop_sign: mmap.mmap | None = None  # one byte, shared with the master
 
     @classmethod
@@ -55,7 +56,7 @@ class DrainingWorker(ThreadWorker):
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Enable or disable accepting; the last time, take in who has connected already."""
-        leaving = not enabled and not self.alive and bool(self.sockets)
+        leaving = bool(not enabled and not self.alive and self.sockets)
         if leaving:
             self._linger()
         super().set_accept_enabled(enabled)

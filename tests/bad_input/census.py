@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from pyarrow import ipc, parquet
 from werkzeug.test import TestResponse
 
+from tests.faults.record import Record
 from webapp import API_PREFIX
 from webapp.api import PROBLEM_CONTENT_TYPE, ProblemSchema
 from webapp.database import Base
@@ -148,7 +149,8 @@ def list_operations(app: Flask) -> list[Operation]:
 class Census:
     """Sends inputs, holds every answer to the rules, and counts."""
 
-    name: str
+    record: Record
+    database: str
     app: Flask
     client: FlaskClient
     operations: list[Operation]
@@ -193,15 +195,16 @@ class Census:
 
         For what is refused, or computed, before a database is asked.
         """
-        return list(values)[:: 1 if "sqlite" in self.name else 3]
+        return list(values)[:: 1 if self.database == "sqlite" else 3]
 
     def begin(self) -> None:
         """Take down what is stored."""
         self.before = snapshot(self.app)
 
     def conclude(self) -> None:
-        """Print the figures; fail where an answer broke a rule, or where something was kept."""
-        print(f"\nbad input, {self.name}: {self.inputs} tried, {self.server_errors} seen as 5xx")
+        """Record the figures; fail where an answer broke a rule, or where something was kept."""
+        good = self.inputs - self.server_errors
+        self.record("bad input: answers that are 5xx", self.inputs, good, self.server_errors)
         shown = "\n".join(self.complaints[:MOST_SHOWN])
         assert not self.complaints, f"{len(self.complaints)} of {self.inputs}:\n{shown}"
         if self.before is not None:

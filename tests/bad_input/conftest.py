@@ -8,13 +8,12 @@ import pytest
 
 from tests.bad_input.census import Census, list_operations
 from tests.conftest import Backend, dispose_app, make_app
+from tests.faults.record import Record
 from webapp import API_PREFIX
 
 
 @pytest.fixture
-def census(
-    database_url: str, backend: Backend, request: pytest.FixtureRequest
-) -> Iterator[Census]:
+def census(database_url: str, backend: Backend, record: Record) -> Iterator[Census]:
     """Return a census of an application that holds an item and a trained default model."""
     app = make_app(database_url)
     client = app.test_client()
@@ -22,6 +21,5 @@ def census(
     assert client.post(f"{API_PREFIX}/items", json={"name": "kept"}).status_code == 201
     assert client.post(f"{API_PREFIX}/ml/train", json=body).status_code == 201
     artifact = client.get(f"{API_PREFIX}/ml/models/default/versions/1/artifact").data
-    name = f"{request.node.originalname.removeprefix('test_')} on {backend.name}"
-    yield Census(name, app, client, list_operations(app), artifact)
+    yield Census(record, backend.name, app, client, list_operations(app), artifact)
     dispose_app(app)

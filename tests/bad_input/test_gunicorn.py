@@ -219,7 +219,7 @@ def stream_too_much(target: Target, request: bytes, expected: set[int]) -> None:
         target.judge("a stream", receive(connection), expected)
 
 
-def test_raw_bytes_do_no_harm(target: Target) -> None:
+def test_raw_bytes_do_no_harm(target: Target, record: Record) -> None:
     predicted = predict(target)
     for _ in range(20):
         assert predict(target) == predicted  # both workers are warm
@@ -262,4 +262,5 @@ def test_raw_bytes_do_no_harm(target: Target) -> None:
     grown = max(after[worker] - before[worker] for worker in before)
     assert grown < MOST_GROWTH
     assert "Traceback" not in target.server.log.read_text()
-    print(f"\nbad input, gunicorn: {target.inputs} tried, {target.server_errors} seen as 5xx")
+    good = target.inputs - target.server_errors
+    record("bad input: raw bytes", target.inputs, good, target.server_errors)
