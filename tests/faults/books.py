@@ -7,14 +7,18 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import requests
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
+from tests.conftest import dispose_app, make_app
+from tests.gunicorn_server import running_gunicorn
 from webapp.ml.core import artifacts
 
 FULL = os.environ.get("FAULTS") == "full"
@@ -62,7 +66,22 @@ def over_http(url: str) -> Call:
 
 def in_process(client: FlaskClient) -> Call:
     """Return a way to call an application without a server."""
-    return lambda method, path, json: client.open(path, method=method, json=json)
+    application = client.application  # a client is for one thread
+    return lambda method, path, json: application.test_client().open(
+        path, method=method, json=json
+    )
+
+
+@contextmanager
+def serving(url: str, log: Path, *, workers: bool) -> Iterator[Call]:
+    """Serve a database, with gunicorn's workers or in this process."""
+    if workers:
+        with running_gunicorn(url, log, WEB_CONCURRENCY="2") as server:
+            yield over_http(server.url)
+    else:
+        app = make_app(url)
+        yield in_process(app.test_client())
+        dispose_app(app)
 
 
 def body(answer: Answer) -> Any:
