@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.faults.record import Record
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from webapp import API_PREFIX
 
