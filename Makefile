@@ -2,6 +2,8 @@
 # `make help` lists the targets.
 
 PYTHON ?= python3
+# Calls that `make fuzz` makes up by chance for each operation.
+FUZZ_EXAMPLES ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -39,7 +41,7 @@ lease-test: $(VENV)/installed-dev ## Alternate activations under load for two mi
 
 .PHONY: fuzz
 fuzz: $(VENV)/installed-dev ## Make up calls from the OpenAPI document for some minutes on each database
-	FUZZ_EXAMPLES=40 $(BIN)/python -m pytest tests/test_fuzz.py -s
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/test_fuzz.py -s
 
 .PHONY: faults
 faults: $(VENV)/installed-dev ## Inject every fault at full scale, on both databases, and print what survived

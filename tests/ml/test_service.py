@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -182,3 +183,29 @@ def test_training_refuses_rows_that_cannot_be_split(session: Session, server: Mo
 
     with pytest.raises(InvalidInput, match="test_size"):
         train_constant(session, server, 7, dataset=dataset, spec=TrainingSpec(test_size=0.99))
+
+
+def test_bytes_that_a_training_is_about_to_share_are_not_deleted(
+    app: Flask, session: Session, server: ModelServer
+) -> None:
+    train_constant(session, server, 7, name="a", activate=False)
+    stored, deleting = threading.Event(), threading.Event()
+
+    def wait_for_deletion(_: ModelVersion) -> None:
+        stored.set()
+        deleting.wait(10)
+        time.sleep(0.1)  # the deletion is now waiting for this transaction
+
+    def train_the_same() -> None:
+        with app.app_context(), Session(db.engine, expire_on_commit=False) as own:
+            train_constant(own, server, 7, name="b", before_commit=wait_for_deletion)
+
+    training = threading.Thread(target=train_the_same)
+    training.start()
+    assert stored.wait(10)
+    deleting.set()
+    service.delete_version(session, server, name="a", number=1)
+    training.join()
+
+    assert service.get_artifact(session, "b", 1).data
+    assert count(session, Artifact) == count(session, ModelVersion) == 1

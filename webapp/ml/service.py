@@ -211,6 +211,8 @@ def delete_version(session: Session, server: ModelServer, *, name: str, number: 
     if active is not None and active.version_id == version.id:
         raise VersionActive(name, number)
     digest = version.artifact_digest
+    # Whoever stores a version of the same bytes holds them: wait, and then see that version.
+    session.execute(sa.select(Artifact.digest).where(Artifact.digest == digest).with_for_update())
     session.delete(version)
     session.flush()
     used = sa.select(ModelVersion.id).where(ModelVersion.artifact_digest == digest)
