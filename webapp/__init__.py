@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask
@@ -25,6 +25,17 @@ API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
 
 
+class Application(Flask):
+    """Flask, with this service's requests and JSON, and without asynchronous views."""
+
+    request_class = WholeRequest
+    json_provider_class = OrjsonProvider
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a view as it is; Flask would look, at every step of a request, what it is."""
+        return func
+
+
 def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     """Return the application.
 
@@ -32,7 +43,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     Raises config.ConfigError, naming the setting, when one is missing or unusable. Builds
     connections to nothing: the database is first asked when a request or command needs it.
     """
-    app = Flask(__name__, instance_path=str(config.ROOT / "instance"))
+    app = Application(__name__, instance_path=str(config.ROOT / "instance"))
     configure(app, overrides or {})
     register_extensions(app)
     register_model_server(app)
@@ -61,8 +72,6 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
     )
     known = {setting.name for setting in config.SETTINGS}
     app.config.update({name: value for name, value in overrides.items() if name not in known})
-    app.request_class = WholeRequest
-    app.json = OrjsonProvider(app)
     app.url_map.strict_slashes = False  # both forms answer, neither redirects
     app.url_map.merge_slashes = False
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")

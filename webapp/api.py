@@ -160,8 +160,7 @@ class Blueprint(flask_smorest.Blueprint):
         super().__init__(*args, **kwargs)
         self._query_names: dict[tuple[str, str], frozenset[str]] = {}
         self._takes_body: set[tuple[str, str]] = set()
-        self.before_request(self._refuse_unknown_query)
-        self.before_request(self._refuse_unread_body)
+        self.before_request(self._refuse_what_is_not_declared)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """Declare what a view takes; the schema is built once, not per request."""
@@ -180,6 +179,19 @@ class Blueprint(flask_smorest.Blueprint):
 
         return decorate
 
+    def alt_response(self, *args: Any, **kwargs: Any) -> Callable[[View], View]:
+        """Document another answer of a view.
+
+        flask-smorest's decorator also wraps the view, once for each answer, only to call it.
+        """
+        document = super().alt_response(*args, **kwargs)
+
+        def decorate(view: View) -> View:
+            view._apidoc = document(view)._apidoc  # type: ignore[attr-defined] # smorest's own
+            return view
+
+        return decorate
+
     def _store_endpoint_docs(
         self, endpoint: str, obj: Any, parameters: Any, tags: Any, **options: Any
     ) -> None:
@@ -191,7 +203,7 @@ class Blueprint(flask_smorest.Blueprint):
             responses = doc.setdefault("response", {}).setdefault("responses", {})
             responses.setdefault(422, [http.HTTPStatus.UNPROCESSABLE_ENTITY.name])
             declared = doc.get("arguments", {}).get("parameters", [])
-            call = (endpoint, method.upper())
+            call = (f"{self.name}.{endpoint}", method.upper())
             self._query_names[call] = frozenset(
                 name for parameter in declared for name in self.query_names(parameter)
             )
@@ -202,11 +214,20 @@ class Blueprint(flask_smorest.Blueprint):
         """Return the query parameters that a declared argument of a view allows."""
         return parameter["schema"].fields if parameter["in"] == "query" else ()
 
-    def _refuse_unknown_query(self) -> None:
-        if not request.query_string or request.method == "OPTIONS":
+    def _refuse_what_is_not_declared(self) -> None:
+        here = request._get_current_object()  # type: ignore[attr-defined] # not a proxy each time
+        method = "GET" if here.method == "HEAD" else here.method
+        if method == "OPTIONS":
             return
+        call = (here.endpoint, method)
+        if here.query_string:
+            self._refuse_unknown_query(call)
+        if call not in self._takes_body:
+            _refuse_body(here)
+
+    def _refuse_unknown_query(self, call: tuple[str, str]) -> None:
         _check_query_is_text(request.query_string)
-        known = self._query_names.get(_this_call(), frozenset())
+        known = self._query_names.get(call, frozenset())
         faults: dict[str, list[str]] = {
             name: ["Unknown field."] for name in request.args if name not in known
         }
@@ -216,18 +237,11 @@ class Blueprint(flask_smorest.Blueprint):
         if faults:
             raise InvalidInput(faults, source="query")
 
-    def _refuse_unread_body(self) -> None:
-        """Refuse a body where none is read: what it asks for would not happen."""
-        if not request.content_length and "Transfer-Encoding" not in request.headers:
-            return
-        if request.method != "OPTIONS" and _this_call() not in self._takes_body:
-            raise InvalidInput(["is not taken here"], source="body")
 
-
-def _this_call() -> tuple[str, str]:
-    """Return the endpoint, without its blueprint, and the method that answers the request."""
-    method = "GET" if request.method == "HEAD" else request.method
-    return str(request.endpoint).rpartition(".")[2], method
+def _refuse_body(req: Request) -> None:
+    """Refuse a body where none is read: what it asks for would not happen."""
+    if req.content_length or "Transfer-Encoding" in req.headers:
+        raise InvalidInput(["is not taken here"], source="body")
 
 
 def _check_query_is_text(query: bytes) -> None:

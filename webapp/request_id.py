@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 
 HEADER = "X-Request-ID"
+_KEY = "webapp.request_id"  # in the environment of the request
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def request_id() -> str:
     """Return this request's id: the caller's own where it is well-formed, else a new one."""
-    if "request_id" not in g:
-        given = request.headers.get(HEADER, "")
-        g.request_id = given if _WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
-    return str(g.request_id)
+    environ = request.environ
+    found = environ.get(_KEY)
+    if found is None:
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        found = given if _WELL_FORMED.fullmatch(given) else os.urandom(16).hex()
+        environ[_KEY] = found
+    return str(found)
 
 
 def _name_response(response: Response) -> Response:

@@ -19,6 +19,10 @@ from gunicorn.workers.gthread import ThreadWorker
 LINGER = 0.25  # seconds: a handshake's last round trip, and a master's way to its stop
 
 
+def _stay_closed(graceful: bool = False) -> None:
+    """Do nothing to a connection that is closed."""
+
+
 class DrainingWorker(ThreadWorker):
     """A worker that empties the listener's queue when the whole server stops.
 
@@ -52,6 +56,8 @@ class DrainingWorker(ThreadWorker):
         result = super().handle(conn)
         if result is False:
             conn.close(graceful=True)
+            # gunicorn closes again: a second time would fail, and count the connection twice.
+            conn.close = _stay_closed
         return result
 
     def set_accept_enabled(self, enabled: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import threading
 from collections import Counter
@@ -21,11 +20,8 @@ from tests.conftest import dispose_app, make_app
 from tests.gunicorn_server import running_gunicorn
 from webapp.ml.core import artifacts
 
-FULL = os.environ.get("FAULTS") == "full"
 ITEMS, ML = "/api/v1/items", "/api/v1/ml"
 CONSTANT = 7.0
-
-Record: TypeAlias = Callable[[str, int, int, int], None]
 
 
 class Answer(Protocol):

@@ -16,7 +16,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.conftest import dispose_app, make_app
-from tests.faults.books import FULL, ML, Record
+from tests.faults import FULL
+from tests.faults.books import ML
+from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from webapp.extensions import db
 from webapp.ml.models import Artifact

@@ -17,17 +17,16 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
-from tests.faults import on_sqlite
+from tests.faults import FULL, on_sqlite
 from tests.faults.books import (
-    FULL,
     Books,
     Call,
-    Record,
     find_differences,
     in_process,
     serving,
     train_default,
 )
+from tests.faults.record import Record
 from tests.faults.volumes import MEGABYTE, can_mount, fill, make_room, small_volume
 from tests.gunicorn_server import running_gunicorn
 from webapp.extensions import db

@@ -18,16 +18,16 @@ import sqlalchemy as sa
 from flask import Flask
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
+from tests.faults import FULL
 from tests.faults.books import (
-    FULL,
     Books,
     Call,
-    Record,
     find_differences,
     in_process,
     over_http,
     train_default,
 )
+from tests.faults.record import Record
 from tests.faults.volumes import MEGABYTE, can_mount, remount, small_volume
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from webapp.extensions import db

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from flask import Response, abort, request
+from flask import Response, abort, current_app, request
 
 from webapp.ml.core import tables
 from webapp.ml.service import Predictions
@@ -29,8 +29,12 @@ TABLE_HEADERS = {
 }
 
 
-def answer_one(predictions: Predictions) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the JSON answer for a single row, and its headers."""
+def answer_one(predictions: Predictions) -> Response:
+    """Return the JSON answer for a single row.
+
+    It is made of plain values, which ``PredictionResponse`` documents: dumping them through the
+    schema would take as long as predicting.
+    """
     scores = predictions.scores
     answer: dict[str, Any] = {
         "prediction": scores.values[:1].tolist()[0],  # labels that are strings have no item()
@@ -43,10 +47,10 @@ def answer_one(predictions: Predictions) -> tuple[dict[str, Any], dict[str, str]
         answer["intervals"] = _describe_intervals(predictions, row=0)
     if predictions.extrapolated:
         answer["extrapolated"] = predictions.extrapolated[0]
-    return answer, _headers(predictions)
+    return _answer_json(answer, predictions)
 
 
-def answer_batch(predictions: Predictions) -> Any:
+def answer_batch(predictions: Predictions) -> Response:
     """Return the answer for many rows, in the form that the client accepts."""
     accepted = request.accept_mimetypes
     media_type = accepted.best_match([JSON, *WRITERS]) if accepted else JSON
@@ -70,7 +74,13 @@ def answer_batch(predictions: Predictions) -> Any:
         answer["intervals"] = _describe_intervals(predictions, row=None)
     if predictions.extrapolated:
         answer["extrapolated"] = {str(row): n for row, n in predictions.extrapolated.items()}
-    return answer, _headers(predictions)
+    return _answer_json(answer, predictions)
+
+
+def _answer_json(answer: dict[str, Any], predictions: Predictions) -> Response:
+    response = current_app.json.response(answer)
+    response.headers.extend(_headers(predictions))
+    return response  # type: ignore[return-value] # Flask types it as Werkzeug's
 
 
 def _name_version(predictions: Predictions) -> dict[str, Any]:

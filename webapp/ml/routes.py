@@ -177,9 +177,7 @@ class Predict(MethodView):
     @blp.arguments(schemas.PredictionRequest, example={"features": [1.0, 2.0, 3.0]})
     @blp.response(200, schemas.PredictionResponse, headers=STALE_HEADER)
     @blp.problems(404, 409, 503)
-    def post(
-        self, request: dict[str, Any], name: str, number: int | None = None
-    ) -> tuple[Answer, Headers]:
+    def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Response:
         """Predict for one row.
 
         A feature outside the range that it had in training is answered, and named in
@@ -202,7 +200,7 @@ class PredictBatch(MethodView):
     @blp.alt_response(200, schema=BINARY, content_type=CSV, headers=TABLE_HEADERS, success=True)
     @blp.alt_response(200, schema=BINARY, content_type=ARROW, headers=TABLE_HEADERS, success=True)
     @blp.problems(404, 406, 409, 503)
-    def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Any:
+    def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Response:
         """Predict for many rows.
 
         Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
