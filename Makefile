@@ -51,6 +51,10 @@ faults: $(VENV)/installed-dev ## Inject every fault at full scale, on both datab
 memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the README quotes it
 	$(BIN)/python -m benchmarks.memory
 
+.PHONY: latency
+latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activations, as the README quotes it
+	$(BIN)/python -m benchmarks.latency
+
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Check style and types
 	$(BIN)/ruff check .

@@ -118,7 +118,7 @@ SETTINGS = (
         "DATABASE_TIMEOUT",
         integer(1, 3600),
         "15",
-        "Seconds that one statement, or making a connection, may take.",
+        "Seconds that one statement may take; on SQLite, that a writer waits for another.",
     ),
     Setting(
         "MODEL_LEASE_MS",
