@@ -42,8 +42,7 @@ class ServerSilent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 
 class Server:
     """What this process knows of one PostgreSQL server: how to connect, and whether it talks.
 
-    ``timeout`` is the number of seconds that a statement may take. ``dialect``, ``arguments``
-    and ``parameters`` are what SQLAlchemy connects with.
+    ``timeout`` is the number of seconds that a statement may take.
     """
 
     def __init__(self, *, timeout: float) -> None:
@@ -54,7 +53,10 @@ class Server:
         self._next_try = 0.0
 
     def connect(self, dialect: Dialect, arguments: list[Any], parameters: dict[str, Any]) -> Any:
-        """Return a new connection; raises ServerSilent, at once where silence is known."""
+        """Return a new connection, made with what SQLAlchemy's ``do_connect`` event gives.
+
+        Raises ServerSilent, at once where silence is known.
+        """
         mine = self._begin_try()
         limit = min(GREETING, math.inf if _limits.seconds is None else _limits.seconds)
         silent = self._silent
@@ -106,6 +108,8 @@ class _Connection(psycopg2.extensions.connection):  # type: ignore[misc] # the s
         if self.greet is None:
             return True  # it is being made, and has its own limit
         try:
+            # A full greeting's time, whatever the limit of whoever waits: only then is it known
+            # to be silent, and connecting anew, which SQLAlchemy tries next, refused at once.
             with time_limit(GREETING):
                 self.greet()
         except ServerSilent:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").exists(), reason="finds PostgreSQL's processes in /proc"
 )
 
-AWAY = scaled(4, 30)  # seconds
+AWAY = scaled(6, 30)  # seconds
 WORKERS, THREADS = 2, 4
 SILENCE_DEADLINE = 5.0
 """Seconds within which a write is answered, whatever the database does."""
