@@ -6,11 +6,9 @@ import http.client
 import os
 import random
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -243,25 +241,3 @@ def test_a_retired_worker_leaves_the_door_open(
     assert lost == []
     assert refused == 0
     assert {answer.status for stream in streams for _, answer in stream.answered} == {200}
-
-
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)  # it matters to neither
-def test_clients_that_are_slow_to_hang_up_hold_nobody_up(
-    database_url: str, tmp_path: Path
-) -> None:
-    with running_gunicorn(database_url, tmp_path / "log", WEB_CONCURRENCY="1") as server:
-        host, port = server.url.removeprefix("http://").split(":")
-        with ExitStack() as stack:
-            for _ in range(3):
-                dawdler = stack.enter_context(socket.create_connection((host, int(port))))
-                dawdler.sendall(
-                    b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-                )
-                assert dawdler.recv(1024).startswith(b"HTTP/1.1 200")
-            started = time.monotonic()
-            with Client(server.url) as client:
-                assert client.call("GET", "/health/live").status == 200
-            seconds = time.monotonic() - started
-
-    assert seconds < 1
-    assert "Traceback" not in (tmp_path / "log").read_text()
