@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import http
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from itertools import islice
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 import flask_smorest
@@ -28,6 +29,7 @@ from webapp.errors import MOST_FAULTS, InvalidInput
 View = TypeVar("View", bound=Callable[..., Any])
 
 OPENAPI_VERSION = "3.1.0"
+JSON = "application/json"
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 LARGEST_ID = 2**63 - 1
 
@@ -96,10 +98,29 @@ class StrictParser(FlaskParser):
         "query": ma.EXCLUDE,
     }
 
+    def parse(
+        self,
+        argmap: Any,
+        req: Request | None = None,
+        *,
+        location: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the checked arguments of a view; a JSON body without webargs' further steps."""
+        if location != "json":
+            return super().parse(argmap, req, location=location, **kwargs)
+        try:
+            return argmap.load(self.load_json(req or current_request(), argmap))
+        except ma.ValidationError as error:
+            raise InvalidInput(error.normalized_messages(), source="json") from None  # type: ignore[no-untyped-call]
+
+    def get_default_request(self) -> Request:
+        """Return the request to read."""
+        return current_request()
+
     def load_json(self, req: Request, schema: ma.Schema) -> Any:
         """Return the value of the JSON body; raises 400, 411, 413 or 415."""
-        charset = req.mimetype_params.get("charset", "utf-8").lower()
-        if req.mimetype != "application/json" or charset != "utf-8":
+        if req.environ.get("CONTENT_TYPE") != JSON and not _is_json(req):
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
         check_body(req)
         try:
@@ -120,15 +141,26 @@ class StrictParser(FlaskParser):
         raise InvalidInput(faults, source=source) from None
 
 
+def current_request() -> Request:
+    """Return the request itself: through Flask's proxy, each look at it costs another search."""
+    return request._get_current_object()  # type: ignore[attr-defined,no-any-return]
+
+
+def _is_json(req: Request) -> bool:
+    charset = req.mimetype_params.get("charset", "utf-8").lower()
+    return req.mimetype == JSON and charset == "utf-8"
+
+
 def check_body(req: Request) -> None:
     """Refuse a body that could not be read whole.
 
     Without a Content-Length (411): Werkzeug would cut a chunked body off at the limit without a
     word. Compressed (415): rather than guessed at.
     """
-    if req.content_length is None and "Transfer-Encoding" in req.headers:
+    headers = req.environ
+    if "HTTP_TRANSFER_ENCODING" in headers and req.content_length is None:
         abort(411, "The body must be sent with a Content-Length.")
-    if req.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if headers.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         abort(415, "The body must be sent without a Content-Encoding.")
 
 
@@ -163,11 +195,25 @@ class Blueprint(flask_smorest.Blueprint):
         self.before_request(self._refuse_what_is_not_declared)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
-        """Declare what a view takes; the schema is built once, not per request."""
-        decorate = super().arguments(resolve_schema_instance(schema), location=location, **kwargs)
-        if location not in self.DEFAULT_LOCATION_CONTENT_TYPE_MAPPING:
-            return decorate
-        return lambda view: self.problems(400, 411, 413, 415)(decorate(view))
+        """Declare what a view takes; the schema is built once, not per request.
+
+        flask-smorest's and webargs' decorators would wrap the view twice.
+        """
+        schema = resolve_schema_instance(schema)
+        document = super().arguments(schema, location=location, **kwargs)
+        parse = self.ARGUMENTS_PARSER.parse
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def parse_and_view(*args: Any, **kwargs: Any) -> Any:
+                return view(*args, parse(schema, location=location), **kwargs)
+
+            parse_and_view._apidoc = document(view)._apidoc  # type: ignore[attr-defined] # smorest's own
+            if location in self.DEFAULT_LOCATION_CONTENT_TYPE_MAPPING:
+                return cast(View, self.problems(400, 411, 413, 415)(parse_and_view))
+            return cast(View, parse_and_view)
+
+        return decorate
 
     def problems(self, *codes: int) -> Callable[[View], View]:
         """Document the errors that a view may answer with."""
@@ -215,11 +261,11 @@ class Blueprint(flask_smorest.Blueprint):
         return parameter["schema"].fields if parameter["in"] == "query" else ()
 
     def _refuse_what_is_not_declared(self) -> None:
-        here = request._get_current_object()  # type: ignore[attr-defined] # not a proxy each time
+        here = current_request()
         method = "GET" if here.method == "HEAD" else here.method
         if method == "OPTIONS":
             return
-        call = (here.endpoint, method)
+        call = (str(here.endpoint), method)
         if here.query_string:
             self._refuse_unknown_query(call)
         if call not in self._takes_body:

@@ -1,0 +1,300 @@
+"""A gunicorn worker for an application whose requests are short, and now and then very long.
+
+Its threads share one epoll. Whichever is free takes the next connection that has something to
+read, answers its request and gives it back: no request is handed from thread to thread, and none
+waits behind a training while a thread is free. A connection has a thread only once its request
+has come (with its body, if that is small), so that clients who dawdle hold none.
+
+    accepted ──▶ ARMED ──readable──▶ a thread has it ──answered──▶ ARMED   (kept alive)
+                   │                       │
+                   │ deadline              │ last answer
+                   ▼                       ▼
+                 closed ◀──ended──────── LINGERING
+
+A stop loses nobody who has connected: the listener's queue is emptied before it is closed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from gunicorn.workers.base import Worker
+
+from webapp.server.connection import ClientGone, Connection
+from webapp.server.protocol import (
+    Answer,
+    Environ,
+    Limits,
+    Refused,
+    Request,
+    base_environ,
+    make_refusal,
+)
+
+TICK = 1.0  # seconds between looks at deadlines
+REQUEST_DEADLINE = 15.0  # seconds for a request's head, and its body if small
+HANG_UP_DEADLINE = 2.0  # seconds for a client to hang up after its last answer
+STOP_DEADLINE = 2.0  # seconds for a kept-alive client to send one more request at a stop
+LINGER = 0.25  # seconds: a handshake's last round trip, and a master's way to its stop
+
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+_LISTEN = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+
+class EpollWorker(Worker):
+    """Threads that share one epoll, under gunicorn's master.
+
+    A worker is told to leave by the same signal when the server stops and when it alone is
+    retired (a reload, fewer workers, ``max_requests``). The others go on with the listener then,
+    and it must stay as it is.
+    """
+
+    sockets: list[Any]
+    _stop_sign: mmap.mmap | None = None  # one byte, shared with the master
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Refuse what gunicorn offers and this worker has not."""
+        if cfg.is_ssl:
+            raise SystemExit("Configuration error: TLS is for the proxy in front")
+
+    @classmethod
+    def watch(cls, server: Any) -> None:
+        """Have the workers told when this master stops as a whole; gunicorn has no hook for it."""
+        sign = cls._stop_sign = mmap.mmap(-1, 1)
+        stop = server.stop
+
+        def tell_and_stop(graceful: bool = True) -> None:
+            # Others listen on after us: the master of an upgrade (SIGUSR2), or systemd.
+            if graceful and server.reexec_pid == server.master_pid == 0 and not server.systemd:
+                sign[0] = 1
+            stop(graceful)
+
+        server.stop = tell_and_stop
+
+    # The main thread: deadlines, and the stop
+
+    def run(self) -> None:
+        """Serve until told to leave, then answer who is still there."""
+        cfg = self.cfg
+        self._limits = Limits(
+            line=cfg.limit_request_line,
+            header=cfg.limit_request_field_size,
+            headers=cfg.limit_request_fields,
+        )
+        self._epoll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        # Those that no thread has. Who takes one out of here has it.
+        self._armed: dict[int, Connection] = {}
+        self._listeners = {listener.fileno(): listener for listener in self.sockets}
+        for listener in self.sockets:
+            listener.setblocking(False)
+        self._bases = {fd: self._describe(found) for fd, found in self._listeners.items()}
+        self._accepting = False
+        for number in range(cfg.threads):
+            threading.Thread(target=self._serve, name=f"serve-{number}", daemon=True).start()
+        while self.alive and self.ppid == os.getppid():
+            self._accept_unless_full()
+            self._tick(TICK)
+        self._stop()
+
+    def _tick(self, seconds: float) -> None:
+        """Show that the worker lives, wait (a signal ends that), and see to deadlines."""
+        self.notify()
+        poller = select.poll()
+        poller.register(self.PIPE[0], select.POLLIN)
+        if poller.poll(seconds * 1000):
+            with suppress(OSError):
+                os.read(self.PIPE[0], 4096)
+        now = time.monotonic()
+        for fd, connection in list(self._armed.items()):
+            if connection.deadline < now and self._armed.pop(fd, None) is connection:
+                self._give_up(connection)
+
+    def _give_up(self, connection: Connection) -> None:
+        if connection.has_more():
+            connection.deadline = time.monotonic() + TICK  # no thread was free to look
+            self._arm(connection)
+        elif connection.idle or connection.lingering:
+            self._close(connection)
+        else:
+            self._refuse(connection, Refused(408, "The request did not come to its end in time."))
+
+    def _stop(self) -> None:
+        self.alive = False
+        ends = time.monotonic() + self.cfg.graceful_timeout
+        self._close_the_door()
+        cap = time.monotonic() + STOP_DEADLINE
+        while self._connections and time.monotonic() < ends:
+            for connection in list(self._armed.values()):
+                connection.deadline = min(connection.deadline, cap)
+            self._tick(0.05)
+        for listener in self._listeners.values():
+            listener.close()
+
+    def _close_the_door(self) -> None:
+        """Take in who has connected; the listener is closed where nobody else goes on with it.
+
+        For a moment accepting goes on: what has begun to connect ends doing so, and where a
+        supervisor signals master and workers alike, the master has time to say that all stops.
+        """
+        ends = time.monotonic() + LINGER
+        while (remaining := ends - time.monotonic()) > 0:
+            self._tick(remaining)
+        self._stop_accepting()
+        if self._stop_sign is None or not self._stop_sign[0]:
+            return
+        for fd, listener in self._listeners.items():
+            while self._accept(fd):
+                pass
+            listener.close()
+
+    # Accepting
+
+    def _describe(self, listener: Any) -> Environ:
+        name = listener.getsockname()
+        host, port = name[:2] if isinstance(name, tuple) else (str(name), 0)
+        return base_environ(host, port, multiprocess=self.cfg.workers > 1)
+
+    def _accept_unless_full(self) -> None:
+        if not self._accepting and len(self._connections) < self.cfg.worker_connections:
+            self._accepting = True
+            for fd in self._listeners:
+                with suppress(FileExistsError):
+                    self._epoll.register(fd, _LISTEN)
+
+    def _stop_accepting(self) -> None:
+        self._accepting = False
+        for fd in self._listeners:
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def _accept(self, fd: int) -> bool:
+        """Take in the next client of a listener; say whether there was one."""
+        try:
+            sock, peer = self._listeners[fd].accept()
+        except BlockingIOError:
+            return False
+        except ConnectionAbortedError:
+            return True
+        except OSError as error:
+            self.log.error("Cannot accept connections for a moment: %s", error)
+            self._stop_accepting()  # until the next tick
+            return False
+        host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
+        base = {**self._bases[fd], "REMOTE_ADDR": host, "REMOTE_PORT": str(port)}
+        connection = Connection(sock, base, deadline=time.monotonic() + REQUEST_DEADLINE)
+        self._connections[connection.fd] = self._armed[connection.fd] = connection
+        self._epoll.register(connection.fd, _ONCE)
+        if len(self._connections) >= self.cfg.worker_connections:
+            self._stop_accepting()
+        return True
+
+    # The threads
+
+    def _serve(self) -> None:
+        poll, armed, listeners = self._epoll.poll, self._armed, self._listeners
+        while True:
+            for fd, _ in poll(-1, 1):
+                if fd in listeners:
+                    self._accept(fd)
+                elif connection := armed.pop(fd, None):
+                    try:
+                        self._attend_to(connection)
+                    except Exception:  # the thread must go on
+                        self.log.exception("A connection failed")
+                        self._close(connection)
+
+    def _attend_to(self, connection: Connection) -> None:
+        """Answer what has come of a connection, then give it back, or close it."""
+        begins = connection.idle  # a request's time counts from its first byte
+        connection.receive()
+        try:
+            while request := connection.next_request(self._limits):
+                begins = True
+                if not self._answer(connection, request):
+                    connection.linger(deadline=time.monotonic() + HANG_UP_DEADLINE)
+                    self._arm(connection)
+                    return
+        except Refused as refused:
+            self._refuse(connection, refused)
+        except ClientGone:
+            self._close(connection)
+        else:
+            if connection.ended:
+                self._close(connection)
+                return
+            if begins:
+                patience = self.cfg.keepalive if connection.idle else REQUEST_DEADLINE
+                connection.deadline = time.monotonic() + patience
+            self._arm(connection)
+
+    def _arm(self, connection: Connection) -> None:
+        self._armed[connection.fd] = connection
+        try:
+            self._epoll.modify(connection.fd, _ONCE)
+        except OSError:
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        fd = connection.fd  # which the next connection may have, once this one is closed
+        if self._connections.get(fd) is connection:
+            self._armed.pop(fd, None)
+            del self._connections[fd]
+            connection.close()
+
+    def _refuse(self, connection: Connection, refused: Refused) -> None:
+        self.log.info("Refused bytes that are no request: %s", refused.detail)
+        try:
+            connection.send(make_refusal(refused))
+        except ClientGone:
+            self._close(connection)
+            return
+        connection.linger(deadline=time.monotonic() + HANG_UP_DEADLINE)
+        self._arm(connection)
+
+    def _answer(self, connection: Connection, request: Request) -> bool:
+        """Have the application answer a request; say whether another may follow."""
+        self._count_request()
+        started = time.monotonic()
+        environ = request.environ
+        environ["wsgi.input"], body = connection.open_body(request)
+        answer = Answer(
+            send=connection.send,
+            method=environ["REQUEST_METHOD"],
+            protocol=environ["SERVER_PROTOCOL"],
+            keep_alive=request.keep_alive and not request.chunked and self.alive,
+        )
+        try:
+            parts = self.wsgi(environ, answer.start)
+            try:
+                answer.write_all(parts)
+            finally:
+                if hasattr(parts, "close"):
+                    parts.close()
+        except ClientGone:
+            raise
+        except Exception:
+            self.log.exception("Error handling request %s", environ["RAW_URI"])
+            if not answer.head_sent:
+                connection.send(make_refusal(Refused(500, "The request could not be answered.")))
+            return False
+        finally:
+            if self.log.access_log_enabled:
+                spent = timedelta(seconds=time.monotonic() - started)
+                self.log.access(answer, {}, environ, spent)
+        return answer.keep_alive and (body is None or body.remaining == 0)
+
+    def _count_request(self) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+            os.write(self.PIPE[1], b"1")
