@@ -1,5 +1,6 @@
 """gunicorn's settings, from the same table as the application's (`config.py`)."""
 
+import gc
 import importlib
 import math
 import os
@@ -65,3 +66,6 @@ def on_starting(server: object) -> None:
         EpollWorker.watch(server)
     for library in ("skops.io", "sklearn.linear_model", "sklearn.model_selection"):
         importlib.import_module(library)
+    # What is here now stays: workers need not look through it for garbage, nor copy its pages.
+    gc.collect()
+    gc.freeze()

@@ -13,13 +13,14 @@ from itertools import islice
 from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
+import flask.views
 import flask_smorest
 import marshmallow as ma
 from flask import Flask, Request, abort, request
 from flask_smorest.utils import resolve_schema_instance
 from marshmallow import fields
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter
 
@@ -75,6 +76,21 @@ class MalformedBody(HTTPException):
     code = 400
 
 
+class MethodView(flask.views.MethodView):
+    """A view that is made once, and calls the method of a request without a detour.
+
+    Flask would look at each step whether what it calls is a coroutine.
+    """
+
+    init_every_request = False
+
+    def dispatch_request(self, **kwargs: Any) -> Any:
+        """Return the answer of the method that a request asks for; HEAD is a GET."""
+        name = current_request().method.lower()
+        method = getattr(self, name, None) or self.get  # type: ignore[attr-defined] # allowed only with a GET
+        return method(**kwargs)
+
+
 class WholeRequest(Request):
     """A request whose body is read whole, or answered 400.
 
@@ -86,6 +102,17 @@ class WholeRequest(Request):
         if environ.get("CONTENT_LENGTH"):
             environ.pop("wsgi.input_terminated", None)
         super().__init__(environ, *args, **kwargs)
+
+    def read_body(self) -> bytes:
+        """Return the body, read in one go; raises 400 where it ends early, and 413."""
+        length = self.content_length or 0
+        limit = self.max_content_length
+        if limit is not None and length > limit:
+            abort(413)
+        body: bytes = self.environ["wsgi.input"].read(length)
+        if len(body) < length:
+            raise ClientDisconnected
+        return body
 
 
 class StrictParser(FlaskParser):
@@ -124,7 +151,7 @@ class StrictParser(FlaskParser):
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
         check_body(req)
         try:
-            value = jsonio.loads(req.get_data(cache=False))
+            value = jsonio.loads(cast(WholeRequest, req).read_body())
         except jsonio.MalformedJSON as error:
             raise MalformedBody(f"The body is not valid JSON: {error}.") from None
         if isinstance(value, dict) and len(value) > len(schema.fields) + MOST_FAULTS:

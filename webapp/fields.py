@@ -39,15 +39,14 @@ class StrictSchema(ma.Schema):
         return super().load(data, **kwargs)
 
     def _load_good(self, data: dict[str, Any]) -> dict[str, Any]:
-        fields_by_name = self.load_fields
-        if not data.keys() <= fields_by_name.keys():
-            raise ma.ValidationError(self.error_messages["unknown"])
-        return {
-            name: value
-            for name, field in fields_by_name.items()
-            if (value := field.deserialize(data.get(name, ma.missing), name, data))
-            is not ma.missing
-        }
+        if not data.keys() <= self.load_fields.keys():
+            raise ma.ValidationError("")
+        loaded = {}
+        for name, field in self.load_fields.items():
+            value = field.deserialize(data.get(name, ma.missing), name, data)
+            if value is not ma.missing:
+                loaded[name] = value
+        return loaded
 
 
 class Text(fields.String):

@@ -71,4 +71,4 @@ class OrjsonProvider(JSONProvider):
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """Return a JSON answer made of the arguments, as ``jsonify`` takes them."""
         body = orjson.dumps(self._prepare_response_obj(args, kwargs), option=self._WRITE)
-        return Response(body, mimetype="application/json")
+        return Response(body, content_type="application/json")

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flask import Response, request, url_for
-from flask.views import MethodView
 
-from webapp.api import Blueprint
+from webapp.api import Blueprint, MethodView
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.items import service
@@ -78,8 +77,6 @@ def answer_not_modified(response: Response) -> Response:
 class Items(MethodView):
     """The collection."""
 
-    init_every_request = False
-
     @blp.arguments(ItemQuery, location="query")
     @blp.response(200, ItemSchema(many=True), headers=HEADERS)
     @blp.problems(503)
@@ -102,8 +99,6 @@ class Items(MethodView):
 @blp.route("/<id:item_id>")
 class ItemById(MethodView):
     """One item."""
-
-    init_every_request = False
 
     @blp.response(200, ItemSchema, headers={"ETag": ETAG})
     @blp.alt_response(

@@ -13,8 +13,9 @@ from webapp.ml.service import Predictions
 CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"
 WRITERS = {CSV: tables.write_csv, ARROW: tables.write_arrow}
 
+STALE = "X-Model-Stale"
 STALE_HEADER = {
-    "X-Model-Stale": {
+    STALE: {
         "description": "`true` when the database could not be asked which version is active, and "
         "the last known one answered.",
         "schema": {"type": "string"},
@@ -59,7 +60,8 @@ def answer_batch(predictions: Predictions) -> Response:
     if media_type in WRITERS:
         body = WRITERS[media_type](make_columns(predictions))
         response = Response(body, content_type=media_type)
-        response.headers.extend(_headers(predictions))
+        if predictions.stale:
+            response.headers[STALE] = "true"
         version = predictions.version
         response.headers["X-Model"] = f"{version.model}; version={version.number}"
         return response
@@ -79,16 +81,13 @@ def answer_batch(predictions: Predictions) -> Response:
 
 def _answer_json(answer: dict[str, Any], predictions: Predictions) -> Response:
     response = current_app.json.response(answer)
-    response.headers.extend(_headers(predictions))
+    if predictions.stale:
+        response.headers[STALE] = "true"
     return response  # type: ignore[return-value] # Flask types it as Werkzeug's
 
 
 def _name_version(predictions: Predictions) -> dict[str, Any]:
     return {"name": predictions.version.model, "version": predictions.version.number}
-
-
-def _headers(predictions: Predictions) -> dict[str, str]:
-    return {"X-Model-Stale": "true"} if predictions.stale else {}
 
 
 def _json_array(values: Any) -> Any:

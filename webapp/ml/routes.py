@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flask import Response, current_app, url_for
-from flask.views import MethodView
 
+from webapp.api import MethodView
 from webapp.extensions import db, model_server
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml import schemas, service
@@ -101,8 +101,6 @@ def wait_until_served() -> None:
 class SampleData(MethodView):
     """Data to try the service with."""
 
-    init_every_request = False
-
     @blp.arguments(schemas.SampleDataQuery, location="query")
     @blp.response(200, schemas.SampleDataSchema)
     def get(self, query: Mapping[str, Any]) -> Answer:
@@ -118,8 +116,6 @@ class SampleData(MethodView):
 class Estimators(MethodView):
     """The catalogue."""
 
-    init_every_request = False
-
     @blp.response(200, schemas.EstimatorSchema(many=True))
     def get(self) -> Sequence[Answer]:
         """List the estimators that can be trained, and their parameters."""
@@ -130,8 +126,6 @@ class Estimators(MethodView):
 @blp.route("/models/<name:name>/train")
 class Train(MethodView):
     """Training of a model."""
-
-    init_every_request = False
 
     @blp.arguments(schemas.TrainingRequest, location="rows", example=TRAINING_EXAMPLE)
     @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
@@ -172,10 +166,8 @@ class Train(MethodView):
 class Predict(MethodView):
     """Predictions one by one."""
 
-    init_every_request = False
-
     @blp.arguments(schemas.PredictionRequest, example={"features": [1.0, 2.0, 3.0]})
-    @blp.response(200, schemas.PredictionResponse, headers=STALE_HEADER)
+    @blp.alt_response(200, schema=schemas.PredictionResponse, headers=STALE_HEADER, success=True)
     @blp.problems(404, 409, 503)
     def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Response:
         """Predict for one row.
@@ -192,8 +184,6 @@ class Predict(MethodView):
 @blp.route("/models/<name:name>/versions/<id:number>/predict/batch", endpoint="BatchVersion")
 class PredictBatch(MethodView):
     """Predictions many at once."""
-
-    init_every_request = False
 
     @blp.arguments(schemas.BatchRequest, location="rows", example=BATCH_EXAMPLE)
     @blp.response(200, schemas.BatchResponse, headers=STALE_HEADER)
@@ -215,8 +205,6 @@ class PredictBatch(MethodView):
 class ModelInfo(MethodView):
     """What serves as the default model."""
 
-    init_every_request = False
-
     @blp.response(200, schemas.ModelInfoSchema)
     @blp.problems(503)
     def get(self) -> Answer:
@@ -236,8 +224,6 @@ class ModelInfo(MethodView):
 class Models(MethodView):
     """All models."""
 
-    init_every_request = False
-
     @blp.arguments(PageQuery, location="query")
     @blp.response(200, schemas.ModelSchema(many=True), headers=HEADERS)
     @blp.problems(503)
@@ -250,8 +236,6 @@ class Models(MethodView):
 class ModelByName(MethodView):
     """One model."""
 
-    init_every_request = False
-
     @blp.response(200, schemas.ModelSchema)
     @blp.problems(404, 503)
     def get(self, name: str) -> Model:
@@ -262,8 +246,6 @@ class ModelByName(MethodView):
 @blp.route("/models/<name:name>/versions")
 class Versions(MethodView):
     """The versions of a model."""
-
-    init_every_request = False
 
     @blp.arguments(PageQuery, location="query")
     @blp.response(200, schemas.VersionSchema(many=True), headers=HEADERS)
@@ -303,8 +285,6 @@ class Versions(MethodView):
 class Version(MethodView):
     """One version of a model."""
 
-    init_every_request = False
-
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 503)
     def get(self, name: str, number: int) -> ModelVersion:
@@ -321,8 +301,6 @@ class Version(MethodView):
 @blp.route("/models/<name:name>/versions/<id:number>/artifact")
 class VersionArtifact(MethodView):
     """The file of a version."""
-
-    init_every_request = False
 
     @blp.response(200, BINARY, content_type="application/octet-stream", headers=ARTIFACT_HEADERS)
     @blp.problems(404, 503)
@@ -342,8 +320,6 @@ class VersionArtifact(MethodView):
 class Active(MethodView):
     """Which version of a model serves."""
 
-    init_every_request = False
-
     @blp.arguments(schemas.ActivationRequest, example={"version": 1})
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 409, 503)
@@ -362,8 +338,6 @@ class Active(MethodView):
 class Rollback(MethodView):
     """The way back."""
 
-    init_every_request = False
-
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 409, 503)
     def post(self, name: str) -> ModelVersion:
@@ -377,8 +351,6 @@ class Rollback(MethodView):
 @blp.route("/models/<name:name>/activations")
 class Activations(MethodView):
     """What was active when."""
-
-    init_every_request = False
 
     @blp.arguments(PageQuery, location="query")
     @blp.response(200, schemas.ActivationSchema(many=True), headers=HEADERS)

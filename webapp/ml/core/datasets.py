@@ -188,7 +188,7 @@ def _finite_numbers(cells: list[Any]) -> Vector | None:
         flat = np.fromiter(cells, dtype=np.float64, count=len(cells))
     except OverflowError:  # a whole number beyond float64
         return None
-    return flat if np.isfinite(flat).all() else None
+    return flat if np.count_nonzero(np.isfinite(flat)) == len(flat) else None
 
 
 def _faults_by_place(values: Sequence[Any], describe: Any) -> Faults:
