@@ -10,6 +10,16 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
 from webapp.ml.core.intervals import IntervalBasis, compute_intervals, make_interval_basis
+from webapp.ml.core.least_squares import fit_least_squares
+
+
+def make_basis(
+    X: np.ndarray, y: np.ndarray, predictions: np.ndarray, *, fit_intercept: bool
+) -> IntervalBasis | None:
+    """Return the basis of a fit of X and y that predicts so."""
+    fit = fit_least_squares(X, y, fit_intercept=fit_intercept, rcond=1e-16)
+    residual_sum = float(((y - predictions) ** 2).sum())
+    return make_interval_basis(fit, residual_sum=residual_sum, fit_intercept=fit_intercept)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
@@ -20,7 +30,7 @@ def test_intervals_equal_those_of_statsmodels(level: float, fit_intercept: bool)
     model = LinearRegression(fit_intercept=fit_intercept).fit(X, y)
     predictions = model.predict(X)
 
-    basis = make_interval_basis(X, y, predictions, fit_intercept=fit_intercept)
+    basis = make_basis(X, y, predictions, fit_intercept=fit_intercept)
     assert basis is not None
     found = compute_intervals(basis, X, predictions, level=level)
 
@@ -38,7 +48,7 @@ def test_intervals_equal_the_textbook_formula_of_a_line() -> None:
     x, y = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([2.1, 3.9, 6.2, 7.8, 10.1])
     slope, intercept = np.polyfit(x, y, 1)
     fitted = intercept + slope * x
-    basis = make_interval_basis(x[:, None], y, fitted, fit_intercept=True)
+    basis = make_basis(x[:, None], y, fitted, fit_intercept=True)
     at = 6.0
 
     found = compute_intervals(
@@ -57,7 +67,7 @@ def test_intervals_equal_the_textbook_formula_of_a_line() -> None:
 def test_a_basis_survives_json_bit_for_bit() -> None:
     X, y = load_diabetes(return_X_y=True)
     predictions = LinearRegression().fit(X, y).predict(X)
-    basis = make_interval_basis(X, y, predictions, fit_intercept=True)
+    basis = make_basis(X, y, predictions, fit_intercept=True)
 
     again = IntervalBasis.from_json(basis.to_json())
 
@@ -77,7 +87,7 @@ def test_a_basis_survives_json_bit_for_bit() -> None:
 def test_intervals_that_are_undefined_have_no_basis(X: np.ndarray) -> None:
     y = np.arange(float(len(X)))
 
-    assert make_interval_basis(X, y, np.zeros(len(X)), fit_intercept=True) is None
+    assert make_basis(X, y, np.zeros(len(X)), fit_intercept=True) is None
 
 
 def test_an_ill_conditioned_design_keeps_its_digits() -> None:
@@ -86,7 +96,7 @@ def test_an_ill_conditioned_design_keeps_its_digits() -> None:
     y = random.randn(200)
     scaled = sm.add_constant((X - X.mean(axis=0)) / X.std(axis=0))
     exact = sm.OLS(y, scaled).fit()
-    basis = make_interval_basis(X, y, exact.fittedvalues, fit_intercept=True)
+    basis = make_basis(X, y, exact.fittedvalues, fit_intercept=True)
 
     found = compute_intervals(basis, X, exact.fittedvalues, level=0.95)
 

@@ -14,6 +14,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from sklearn.model_selection import train_test_split
 
 from webapp.errors import InvalidInput
+from webapp.ml.core import training
 from webapp.ml.core.datasets import Dataset, make_dataset
 from webapp.ml.core.training import TrainedModel, TrainingSpec, measure_regression, train
 
@@ -66,6 +67,35 @@ def test_the_numbers_are_those_of_scikit_learn_called_directly(
         "hold-out",
         len(fit_y),
         len(test_y),
+    )
+
+
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_many_rows_are_fitted_without_copies_to_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, diabetes: Dataset, fit_intercept: bool, refit: bool
+) -> None:
+    spec = {"params": {"fit_intercept": fit_intercept}, "refit": refit}
+    expected = fit(diabetes, **spec)
+    monkeypatch.setattr(training, "MANY_CELLS", 1)
+    monkeypatch.setattr(LinearRegression, "fit", None)  # it is not called
+
+    found = fit(diabetes, **spec)
+
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-9)
+    assert found.estimator.predict(diabetes.X) == pytest.approx(
+        expected.estimator.predict(diabetes.X), rel=1e-9
+    )
+    assert vars(found.estimator).keys() == vars(expected.estimator).keys()
+    for name, values in expected.profile.items():
+        assert found.profile[name] == pytest.approx(values, rel=1e-9)
+    basis, other = found.interval_basis, expected.interval_basis
+    assert basis.residual_variance == pytest.approx(other.residual_variance, rel=1e-9)
+    assert np.allclose(abs(basis.root), abs(other.root), rtol=1e-9)
+    assert (found.n_train, found.n_test, found.data_digest) == (
+        expected.n_train,
+        expected.n_test,
+        expected.data_digest,
     )
 
 

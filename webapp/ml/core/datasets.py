@@ -46,6 +46,32 @@ class Dataset:
     feature_names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a dataset: those of ``index``, in its order; all where there is none."""
+
+    dataset: Dataset
+    index: NDArray[np.intp] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset.y) if self.index is None else len(self.index)
+
+    def take(self) -> Dataset:
+        """Return the rows as a dataset of their own."""
+        if self.index is None:
+            return self.dataset
+        dataset = self.dataset
+        return Dataset(dataset.X[self.index], dataset.y[self.index], dataset.feature_names)
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Return which rows they are: (all rows,); None for all of them."""
+        if self.index is None:
+            return None
+        mask = np.zeros(len(self.dataset.y), dtype=np.bool_)
+        mask[self.index] = True
+        return mask
+
+
 def default_feature_names(count: int) -> tuple[str, ...]:
     """Return ``x1``, ``x2``, … for columns that came without names."""
     return tuple(f"x{number}" for number in range(1, count + 1))

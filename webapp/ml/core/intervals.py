@@ -12,6 +12,7 @@ triangular factor of X, centred where there is an intercept: XᵀX itself would 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,8 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import Matrix, Vector
+from webapp.ml.core.least_squares import LeastSquares
 
-ROWS_AT_A_TIME = 65_536
 MOST_FEATURES = 200  # the basis grows with their square, and is kept with the version
 
 
@@ -68,39 +69,31 @@ class Intervals:
 
 
 def make_interval_basis(
-    X: Matrix, y: Vector, predictions: Vector, *, fit_intercept: bool
+    fit: LeastSquares, *, residual_sum: float, fit_intercept: bool
 ) -> IntervalBasis | None:
-    """Return the basis of a least-squares fit; None where intervals are undefined.
+    """Return the basis of a fit whose squared residuals have that sum; None where undefined.
 
-    They are where no degree of freedom is left, or where features depend on each other.
+    Intervals are undefined where no degree of freedom is left, or where features depend on each
+    other; and where the numbers are beyond float64.
     """
-    n_rows, n_features = X.shape
-    degrees_of_freedom = n_rows - n_features - int(fit_intercept)
-    if degrees_of_freedom < 1 or n_features > MOST_FEATURES:
+    n_features = len(fit.center)
+    degrees_of_freedom = fit.n_rows - n_features - int(fit_intercept)
+    if degrees_of_freedom < 1 or n_features > MOST_FEATURES or fit.rank < n_features:
         return None
-    center = X.mean(axis=0) if fit_intercept else np.zeros(n_features)
-    factor = _triangular_factor(X, center)
-    pivots = np.abs(np.diag(factor))
-    if pivots.min() <= pivots.max() * np.finfo(float).eps * n_rows:
+    pivots = np.abs(np.diag(fit.factor))
+    if pivots.min() <= pivots.max() * np.finfo(float).eps * fit.n_rows:
         return None
-    residuals = y - predictions
+    variance = residual_sum / degrees_of_freedom
+    root = np.linalg.inv(fit.factor).astype(np.float64, copy=False)
+    if not (math.isfinite(variance) and np.isfinite(root).all()):
+        return None
     return IntervalBasis(
         degrees_of_freedom=degrees_of_freedom,
-        residual_variance=float(residuals @ residuals) / degrees_of_freedom,
-        base_leverage=1 / n_rows if fit_intercept else 0.0,
-        center=center,
-        root=np.linalg.inv(factor).astype(np.float64, copy=False),
+        residual_variance=variance,
+        base_leverage=1 / fit.n_rows if fit_intercept else 0.0,
+        center=fit.center,
+        root=root,
     )
-
-
-def _triangular_factor(X: Matrix, center: Vector) -> Matrix:
-    """Return R of X − center = QR, some rows at a time: a copy of X would cost as much as X."""
-    factor: Matrix = np.empty((0, X.shape[1]))
-    for start in range(0, len(X), ROWS_AT_A_TIME):
-        block = X[start : start + ROWS_AT_A_TIME] - center
-        stacked = np.vstack([factor, block])
-        factor = np.asarray(np.linalg.qr(stacked, mode="r"), dtype=np.float64)
-    return factor
 
 
 def compute_intervals(

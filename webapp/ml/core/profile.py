@@ -24,19 +24,26 @@ def digest_dataset(dataset: Dataset) -> str:
 
 
 def profile_features(X: Matrix) -> dict[str, list[Any]]:
-    """Return mean, spread, minimum and maximum per feature; X: (n_rows, n_features).
+    """Return the profile of the rows X: (n_rows, n_features)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return describe_profile(
+            mean=X.mean(axis=0),
+            # Column by column: all at once would take as much memory as X again.
+            std=np.array([_spread(column) for column in X.T]),
+            minimum=X.min(axis=0),
+            maximum=X.max(axis=0),
+        )
+
+
+def describe_profile(
+    *, mean: Vector, std: Vector, minimum: Vector, maximum: Vector
+) -> dict[str, list[Any]]:
+    """Return mean, spread, minimum and maximum by feature, each (n_features,), as JSON values.
 
     The spread is the standard deviation of the sample (n − 1), 0 for a single row; what is
     beyond float64 is None.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        columns = {
-            "mean": X.mean(axis=0),
-            # Column by column: all at once would take as much memory as X again.
-            "std": np.array([_spread(column) for column in X.T]),
-            "min": X.min(axis=0),
-            "max": X.max(axis=0),
-        }
+    columns = {"mean": mean, "std": std, "min": minimum, "max": maximum}
     return {
         name: [value if np.isfinite(value) else None for value in column.tolist()]
         for name, column in columns.items()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.datasets import Dataset, Labels, Vector
+from webapp.ml.core.datasets import Dataset, Labels, Rows, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
     DEFAULT_ESTIMATOR,
@@ -20,14 +21,17 @@ from webapp.ml.core.estimators import (
     split_pipeline,
 )
 from webapp.ml.core.intervals import IntervalBasis, make_interval_basis
+from webapp.ml.core.least_squares import fit_least_squares
 from webapp.ml.core.metrics import measure_classification, measure_regression
-from webapp.ml.core.profile import digest_dataset, profile_features
+from webapp.ml.core.profile import describe_profile, digest_dataset, profile_features
 from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model
 
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
 MOST_FOLDS = 20
 MOST_CLASSES = 1000  # the confusion matrix grows with their square
+MANY_CELLS = 250_000  # of the rows to fit: from here on LinearRegression's copies cost more
+EPSILON = float(np.finfo(np.float64).eps)
 LONGEST_REASON = 200  # characters of scikit-learn's own words that are passed on
 
 
@@ -72,6 +76,16 @@ class TrainedModel:
     converged: bool | None
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted estimator, the seconds it took, and what is known of the rows it was fitted to."""
+
+    estimator: Any
+    seconds: float
+    profile: Mapping[str, Any]
+    interval_basis: IntervalBasis | None
+
+
 def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -> TrainedModel:
     """Fit an estimator, and judge it on rows that it has not seen.
 
@@ -86,37 +100,26 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
     if entry.task == "classification" and (count := len(np.unique(dataset.y))) > MOST_CLASSES:
         raise InvalidInput({"y": [f"has {count} classes, at most {MOST_CLASSES} are allowed"]})
     fitted_rows, test_rows = _hold_out(dataset, spec)
-    held_out = test_rows is not fitted_rows
-
-    def fit(rows: Dataset) -> tuple[Any, float]:
-        if entry.task == "classification" and len(np.unique(rows.y)) < 2:
-            raise InvalidInput({"y": ["has one class only among the rows to fit"]})
-        unfitted = _build(entry, params, spec)  # imports, which are no part of the fit's time
-        started = clock()
-        return _fit(unfitted, rows), clock() - started
-
-    estimator, fit_seconds = fit(fitted_rows)
-    metrics = _measure(entry, estimator, test_rows)
+    served = judged = _fit(entry, params, spec, fitted_rows, clock)
+    metrics = _measure(entry, judged.estimator, (test_rows or fitted_rows).take())
     if spec.cv:
         metrics["cross_validation"] = _cross_validate(entry, params, dataset, spec)
-    served_rows = fitted_rows
-    if held_out and spec.refit:
-        served_rows = dataset
-        estimator, fit_seconds = fit(dataset)
+    if test_rows is not None and spec.refit:
+        served = _fit(entry, params, spec, Rows(dataset), clock)
     return TrainedModel(
-        estimator=estimator,
+        estimator=served.estimator,
         params=params,
         metrics=metrics,
-        evaluated_on="hold-out" if held_out else "training",
-        n_train=len(fitted_rows.y),
-        n_test=len(test_rows.y) if held_out else 0,
-        fit_seconds=fit_seconds,
-        classes=list_classes(estimator),
-        coefficients=describe_coefficients(estimator, dataset.feature_names),
-        profile=profile_features(served_rows.X),
+        evaluated_on="training" if test_rows is None else "hold-out",
+        n_train=len(fitted_rows),
+        n_test=0 if test_rows is None else len(test_rows),
+        fit_seconds=served.seconds,
+        classes=list_classes(served.estimator),
+        coefficients=describe_coefficients(served.estimator, dataset.feature_names),
+        profile=served.profile,
         data_digest=digest_dataset(dataset),
-        interval_basis=_make_basis(spec, params, estimator, served_rows),
-        converged=_has_converged(estimator, params),
+        interval_basis=served.interval_basis,
+        converged=_has_converged(served.estimator, params),
     )
 
 
@@ -157,42 +160,111 @@ def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dic
     }
 
 
-def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Dataset, Dataset]:
-    """Return rows to fit and rows to judge by: the same object where none are held out."""
-    from sklearn.model_selection import train_test_split
+def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Rows, Rows | None]:
+    """Return rows to fit and rows to judge by: None of these where none are held out."""
+    from sklearn.model_selection import ShuffleSplit
 
     n_rows = len(dataset.y)
     n_test = math.ceil(spec.test_size * n_rows)
     if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
-        return dataset, dataset
+        return Rows(dataset), None
     if n_test == n_rows:
         raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
-    fit_X, test_X, fit_y, test_y = train_test_split(
-        dataset.X, dataset.y, test_size=n_test, random_state=spec.random_state
+    # train_test_split takes its rows from this split.
+    split = ShuffleSplit(
+        1, test_size=n_test, train_size=n_rows - n_test, random_state=spec.random_state
     )
-    names = dataset.feature_names
-    return Dataset(fit_X, fit_y, names), Dataset(test_X, test_y, names)
+    fitted, test = next(split.split(dataset.X))
+    return Rows(dataset, fitted), Rows(dataset, test)
 
 
 def _build(entry: Estimator, params: Mapping[str, Any], spec: TrainingSpec) -> Any:
     return build_estimator(entry, params, random_state=spec.random_state, scale=spec.scale)
 
 
-def _fit(estimator: Any, rows: Dataset) -> Any:
-    # Finite rows can still overflow on the way (1e308 squared); scikit-learn then raises, or
-    # returns what is no number. So it does where rows and parameters do not go together, such
-    # as a Poisson loss and negative y. All that is the request's fault.
+def _fit(
+    entry: Estimator,
+    params: Mapping[str, Any],
+    spec: TrainingSpec,
+    rows: Rows,
+    clock: Callable[[], float],
+) -> _Fit:
+    least_squares = entry.name == DEFAULT_ESTIMATOR and not params["positive"]
+    many = len(rows) * rows.dataset.X.shape[1] >= MANY_CELLS
+    if least_squares and many and not spec.scale:
+        return _fit_least_squares(_build(entry, params, spec), rows, clock)
+    dataset = rows.take()
+    if entry.task == "classification" and len(np.unique(dataset.y)) < 2:
+        raise InvalidInput({"y": ["has one class only among the rows to fit"]})
+    estimator = _build(entry, params, spec)  # imports, which are no part of the fit's time
+    started = clock()
+    with _overflow_refused():
+        estimator.fit(dataset.X, dataset.y)
+        _check_scores(estimator, dataset)
+    seconds = clock() - started
+    basis = _find_basis(estimator, dataset, params, spec) if least_squares else None
+    return _Fit(estimator, seconds, profile_features(dataset.X), basis)
+
+
+def _find_basis(
+    estimator: Any, rows: Dataset, params: Mapping[str, Any], spec: TrainingSpec
+) -> IntervalBasis | None:
+    y, fit_intercept = cast(Vector, rows.y), params["fit_intercept"]
+    with _overflow_refused():
+        residuals = y - compile_scorer(estimator).score(rows.X).values
+        # Features that were standardised first are centred, intercept or not.
+        found = fit_least_squares(
+            rows.X, y, fit_intercept=fit_intercept or spec.scale, rcond=EPSILON
+        )
+        return make_interval_basis(
+            found, residual_sum=float(residuals @ residuals), fit_intercept=fit_intercept
+        )
+
+
+def _fit_least_squares(unfitted: Any, rows: Rows, clock: Callable[[], float]) -> _Fit:
+    """Fit a LinearRegression to what its own ``fit`` finds, but without copies of the rows."""
+    X, y = rows.dataset.X, cast(Vector, rows.dataset.y)
+    started = clock()
+    with _overflow_refused():
+        found = fit_least_squares(
+            X, y, mask=rows.mask(), fit_intercept=unfitted.fit_intercept, rcond=unfitted.tol
+        )
+        estimator = unfitted
+        estimator.n_features_in_ = X.shape[1]
+        estimator.coef_, estimator.intercept_ = found.coefficients, found.intercept
+        estimator.rank_, estimator.singular_ = found.rank, found.singular
+        _check_scores(estimator, rows.dataset)
+        seconds = clock() - started
+        basis = make_interval_basis(
+            found, residual_sum=found.residual_sum, fit_intercept=unfitted.fit_intercept
+        )
+    profile = describe_profile(
+        mean=found.mean, std=found.std, minimum=found.minimum, maximum=found.maximum
+    )
+    return _Fit(estimator, seconds, profile, basis)
+
+
+@contextmanager
+def _overflow_refused() -> Iterator[None]:
+    """Turn what arithmetic complains of into a fault of the rows.
+
+    Finite rows can still overflow on the way (1e308 squared); scikit-learn then raises, or
+    returns what is no number. So it does where rows and parameters do not go together, such as
+    a Poisson loss and negative y. All that is the request's fault.
+    """
     try:
         with np.errstate(all="ignore"):
-            estimator.fit(rows.X, rows.y)
-            scores = compile_scorer(estimator).score(rows.X[:1])
+            yield
     except (ValueError, np.linalg.LinAlgError) as error:
         reason = next(iter(str(error).splitlines()), "")[:LONGEST_REASON]
         raise InvalidInput({"X": [f"cannot be fitted: {reason}"]}) from None
+
+
+def _check_scores(estimator: Any, dataset: Dataset) -> None:
+    scores = compile_scorer(estimator).score(dataset.X[:1])
     numbers = scores.values if scores.probabilities is None else scores.probabilities
     if not np.isfinite(numbers).all():
         raise InvalidInput({"X": ["holds values too large or too small to fit"]})
-    return estimator
 
 
 def _measure(entry: Estimator, estimator: Any, rows: Dataset) -> dict[str, Any]:
@@ -244,21 +316,6 @@ def _cross_validate(
         "mean": float(scores.mean()) if finite else None,
         "std": float(scores.std()) if finite else None,
     }
-
-
-def _make_basis(
-    spec: TrainingSpec, params: Mapping[str, Any], estimator: Any, rows: Dataset
-) -> IntervalBasis | None:
-    if spec.estimator != DEFAULT_ESTIMATOR or params["positive"]:
-        return None  # only ordinary least squares has these intervals
-    with np.errstate(all="ignore"):
-        predictions = compile_scorer(estimator).score(rows.X).values
-        basis = make_interval_basis(
-            rows.X, cast(Vector, rows.y), predictions, fit_intercept=params["fit_intercept"]
-        )
-    if basis is None or not np.isfinite(basis.root).all():
-        return None
-    return basis if math.isfinite(basis.residual_variance) else None
 
 
 def _has_converged(estimator: Any, params: Mapping[str, Any]) -> bool | None:
