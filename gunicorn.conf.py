@@ -64,7 +64,7 @@ def on_starting(server: object) -> None:
         from webapp.server.worker import EpollWorker
 
         EpollWorker.watch(server)
-    for library in ("skops.io", "sklearn.linear_model", "sklearn.model_selection"):
+    for library in ("skops.io", "sklearn.linear_model", "sklearn.metrics"):
         importlib.import_module(library)
     # What is here now stays: workers need not look through it for garbage, nor copy its pages.
     gc.collect()

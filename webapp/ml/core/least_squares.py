@@ -19,7 +19,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from webapp.ml.core.datasets import Matrix, Vector
 
@@ -105,18 +104,20 @@ def fit_least_squares(
         if not fit_intercept:
             means = np.sqrt(n_rows) * np.append(mean, y_mean)
             factor, projected = _add_means(factor, projected, means)
-        coefficients, _, rank, singular = linalg.lstsq(factor, projected, cond=rcond)
+        coefficients, _, rank, singular = np.linalg.lstsq(factor, projected, rcond=rcond)
         if rank == len(mean):
             break  # columns that depend on each other are left to the reflections
     refinable = find_factor is _factor_by_cholesky
     coefficients, residual_sum = _refine(
-        rows.centred(center, y_center), coefficients, factor if refinable else None
+        rows.centred(center, y_center),
+        np.asarray(coefficients, dtype=np.float64),
+        factor if refinable else None,
     )
     return LeastSquares(
         coefficients=coefficients,
         intercept=float(y_center - center @ coefficients),
         rank=int(rank),
-        singular=singular,
+        singular=np.asarray(singular, dtype=np.float64),
         n_rows=n_rows,
         factor=factor,
         center=center,
@@ -167,13 +168,12 @@ def _factor_by_cholesky(rows: _Rows, mean: Vector, y_mean: float) -> tuple[Matri
         return None
     scaled = products[:-1, :-1] / np.outer(lengths, lengths)
     try:
-        factor = linalg.cholesky(scaled)
+        factor: Matrix = np.linalg.cholesky(scaled).T.astype(np.float64)
     except np.linalg.LinAlgError:
         return None
-    reciprocal, _ = linalg.lapack.dtrcon(factor)
-    if reciprocal * WORST_CONDITION < 1:
+    if not np.linalg.cond(factor, 1) <= WORST_CONDITION:
         return None
-    projected = linalg.solve_triangular(factor, products[:-1, -1] / lengths, trans="T")
+    projected: Vector = np.linalg.solve(factor.T, products[:-1, -1] / lengths).astype(np.float64)
     return factor * lengths, projected
 
 
@@ -216,7 +216,7 @@ def _refine(
             gradient += residuals @ Z
     if factor is None:
         return coefficients, residual_sum
-    towards = linalg.solve_triangular(factor, gradient, trans="T")
-    step = linalg.solve_triangular(factor, towards)
+    towards = np.linalg.solve(factor.T, gradient)
+    step = np.linalg.solve(factor, towards)
     # The step is orthogonal to the residuals that it leaves.
     return coefficients + step, max(residual_sum - float(towards @ towards), 0.0)

@@ -162,20 +162,15 @@ def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dic
 
 def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Rows, Rows | None]:
     """Return rows to fit and rows to judge by: None of these where none are held out."""
-    from sklearn.model_selection import ShuffleSplit
-
     n_rows = len(dataset.y)
     n_test = math.ceil(spec.test_size * n_rows)
     if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
         return Rows(dataset), None
     if n_test == n_rows:
         raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
-    # train_test_split takes its rows from this split.
-    split = ShuffleSplit(
-        1, test_size=n_test, train_size=n_rows - n_test, random_state=spec.random_state
-    )
-    fitted, test = next(split.split(dataset.X))
-    return Rows(dataset, fitted), Rows(dataset, test)
+    # As train_test_split draws them, whose import takes as long as training on many rows.
+    drawn = np.random.RandomState(spec.random_state).permutation(n_rows)
+    return Rows(dataset, drawn[n_test:]), Rows(dataset, drawn[:n_test])
 
 
 def _build(entry: Estimator, params: Mapping[str, Any], spec: TrainingSpec) -> Any:
