@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from benchmarks.ratios import Kind
 from benchmarks.report import SIGNS, format_ratio
 
-WIDTH, LEFT, RIGHT = 900, 430, 90  # pixels: all, the labels, the figures
+WIDTH, LEFT, RIGHT = 900, 430, 100  # pixels: all, the labels, the figures
 LINE, HEAD, FOOT, MARGIN = 24, 46, 30, 12
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 HEADINGS = {
@@ -105,9 +105,14 @@ def _draw_panel(kind: Kind, lines: Sequence[tuple[str, Any]], top: float) -> lis
     return parts
 
 
+def label_line(title: str, of: str, against: str) -> str:
+    """Return what a line is called; a kind of this service that is not the usual one is named."""
+    _, _, special = of.partition(", ")
+    return f"{title} ({special}): {against}" if special else f"{title}: {against}"
+
+
 def _draw_line(title: str, found: Mapping[str, Any], y: float, x: Any) -> list[str]:
-    whose = "" if found["of"] == "this service" else f" ({found['of']})"
-    label = f"{title}{whose.replace('this service, ', '')}: {found['against']}"
+    label = label_line(title, found["of"], found["against"])
     style = CLASSES[found["reached"]]
     least, median, most = (x(found[name]) for name in ("least", "median", "most"))
     parts = [

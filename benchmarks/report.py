@@ -29,6 +29,7 @@ def describe_machine(rivals: Path) -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
+        "load_before": round(os.getloadavg()[0], 2),  # of one minute: was it quiet?
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "rivals": {
@@ -78,6 +79,20 @@ def _describe_row(result: RowResult) -> dict[str, Any]:
             for found in result.compare()
         ],
     }
+
+
+def format_section(document: Mapping[str, Any]) -> str:
+    """Return what the README shows of a document: where and when, and the table."""
+    machine = document["machine"]
+    rivals = {name: pins[name] for name, pins in machine["rivals"].items() if name in pins}
+    load = machine["load_before"]
+    quiet = "load not recorded" if load is None else f"load {load:g} beforehand"
+    versions = ", ".join(f"{name} {version}" for name, version in rivals.items())
+    return (
+        f"Measured on {document['date']}: {machine['cores']} cores, {machine['architecture']}, "
+        f"{quiet}, Python {machine['python']}, {document['rounds']} rounds; {versions}.\n\n"
+        + format_table(document)
+    )
 
 
 def format_table(document: Mapping[str, Any]) -> str:

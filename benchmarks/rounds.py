@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ FAILURES = (
     WrongAnswer,
     Unavailable,
     OSError,
+    http.client.HTTPException,
     requests.RequestException,
     subprocess.SubprocessError,
     psycopg2.Error,
@@ -100,11 +102,11 @@ SPIN += "while time.monotonic() < ends and os.getppid() == parent:\n    sum(rang
 
 
 @contextmanager
-def busy_process(python: str) -> Iterator[None]:
+def busy_process(python: str) -> Iterator[subprocess.Popen[bytes]]:
     """Keep one core busy until the block ends, or its process is gone."""
     process = subprocess.Popen([python, "-c", SPIN])
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -298,7 +298,7 @@ def prepare_training(name: str, _: None) -> Any:
     X, y = sample.make_rows(form.n_rows)
     n_fit = int(len(X) * 0.8)
     ones = np.ones((n_fit, 1))
-    expected, *_ = np.linalg.lstsq(np.hstack([X[:n_fit], ones]), y[:n_fit], rcond=None)
+    expected = np.linalg.lstsq(np.hstack([X[:n_fit], ones]), y[:n_fit], rcond=None)[0]
     check_close(form.read_and_solve(body), expected)
     return partial(form.read_and_solve, body)
 
@@ -366,7 +366,7 @@ def make_item_row(name: str, title: str) -> Row:
 
     def load(service: str) -> Load:
         reset = partial(remove_new_items, service) if name == "create" else None
-        return Load(service, lambda: exchange, ITEM_CONNECTIONS, reset)
+        return Load(f"{service}, items", lambda: exchange, ITEM_CONNECTIONS, reset)
 
     return Row(
         f"items-{name}",

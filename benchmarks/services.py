@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,8 @@ def _last_line(text: str) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server as an operator does; what is left of its session then, without asking."""
-    process.terminate()
+    """End a server, which need not wait for anybody; what is left of its session, unasked."""
+    process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=STOP_TIMEOUT)
     with suppress(ProcessLookupError):
@@ -171,18 +171,17 @@ def make_address() -> tuple[str, str]:
 
 @contextmanager
 def run_ours(fleet: Fleet, name: str = "ours", **settings: str) -> Iterator[str]:
-    """Run this service on PostgreSQL, as in production, with its models and items."""
+    """Run this service on PostgreSQL, as in production, with its models."""
     with fleet.database(name) as database_url:
         migrate(database_url)
         with run_gunicorn(fleet, name, DATABASE_URL=database_url, **settings) as url:
             train_models(url)
-            create_items(url)
             yield url
 
 
 def run_ours_with_short_lease(fleet: Fleet) -> Any:
     """Run this service with a lease of one millisecond."""
-    return run_ours(fleet, "short", MODEL_LEASE_MS="1")
+    return run_ours(fleet, "ours_short_lease", MODEL_LEASE_MS="1")
 
 
 def run_bare(fleet: Fleet) -> Any:
@@ -290,7 +289,7 @@ def run_rival(
 
 @contextmanager
 def run_fastapi(fleet: Fleet) -> Iterator[str]:
-    """Run FastAPI under uvicorn on the same PostgreSQL, with its items."""
+    """Run FastAPI under uvicorn on the same PostgreSQL."""
 
     def make_command(programs: Path, port: str) -> Sequence[str]:
         uvicorn = [str(programs / "uvicorn"), "service:app", "--host", "127.0.0.1"]
@@ -310,7 +309,6 @@ def run_fastapi(fleet: Fleet) -> Iterator[str]:
             fleet, "fastapi", make_command, ready="/health", DATABASE_URL=database_url
         )
         with service as address:
-            create_items(address)
             yield address
 
 
@@ -366,11 +364,21 @@ def run_litserve(fleet: Fleet) -> Any:
     )
 
 
+@contextmanager
+def with_items(run: Callable[[Fleet], Any], fleet: Fleet) -> Iterator[str]:
+    """Run a service with the items that lists and readings find."""
+    with run(fleet) as url:
+        create_items(url)
+        yield url
+
+
 SERVICES: Mapping[str, Callable[[Fleet], Any]] = {
     "ours": run_ours,
     "ours, short lease": run_ours_with_short_lease,
+    "ours, items": partial(with_items, run_ours),
     "bare": run_bare,
     "fastapi": run_fastapi,
+    "fastapi, items": partial(with_items, run_fastapi),
     "mlserver": run_mlserver,
     "bentoml": run_bentoml,
     "litserve": run_litserve,
@@ -400,7 +408,7 @@ def train_models(url: str) -> None:
 
 
 def create_items(url: str) -> None:
-    """Create as many items as the lists and readings find."""
+    """Create the items one by one, so that their ids and names go together."""
     with requests.Session() as session:
         for number in range(1, N_ITEMS + 1):
             item = {"name": f"Item {number}", "description": "Made to be read."}
