@@ -26,7 +26,7 @@ from tests.postgres import free_port, server_for_tests
 
 ROOT = Path(__file__).resolve().parent.parent
 RIVALS = ROOT / "benchmarks" / "rivals"
-VENVS = ROOT / "benchmarks" / ".venvs"
+VENVS = ROOT / ".venv" / "rivals"  # `make clean` removes it, and no tool looks into it
 WORKERS = "2"
 N_ITEMS = 1_000
 SAMPLE_PREDICTION = 4.960877268071006  # of the sample data's model, for (1, 2, 3)
