@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Calls that `make fuzz` makes up by chance for each operation.
 FUZZ_EXAMPLES ?= 40
+# For `make bench`: --only NAME, --busy, --quick (see its --help).
+BENCH_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -54,6 +56,10 @@ memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as
 .PHONY: latency
 latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activations, as the README quotes it
 	$(BIN)/python -m benchmarks.latency
+
+.PHONY: bench
+bench: $(VENV)/installed-dev ## Measure this service beside its rivals, as the README quotes it
+	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Check style and types
