@@ -9,6 +9,7 @@ from flask import current_app
 
 from webapp.database import UTCDateTime
 from webapp.errors import Unavailable
+from webapp.items.models import TEXT_INDEX
 from webapp.outages import driver_message, outages_translated
 from webapp.postgresql import time_limit
 
@@ -27,6 +28,11 @@ def render_item(type_, obj, autogen_context):
     return False
 
 
+def include_name(name, type_, parent_names):
+    """Leave out of a comparison with the models what no model can describe."""
+    return not (name or "").startswith(TEXT_INDEX)
+
+
 def drop_empty_revision(context_, revision, directives):
     """Make no revision when the models and the schema agree already."""
     drafting = getattr(context.config.cmd_opts, "autogenerate", False)
@@ -41,6 +47,7 @@ def options():
         **migrate.configure_args,
         "target_metadata": migrate.db.metadata,
         "render_item": render_item,
+        "include_name": include_name,
         "process_revision_directives": drop_empty_revision,
         # SQLite changes a table by making it anew.
         "render_as_batch": True,

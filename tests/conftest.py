@@ -28,6 +28,7 @@ from tests.postgres import server_for_tests
 from webapp import create_app, register_model_server
 from webapp.database import Base
 from webapp.extensions import db
+from webapp.items.models import TEXT_INDEX
 
 # What the person at the keyboard has set must not change what the tests see.
 for _setting in SETTINGS:
@@ -46,6 +47,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def make_app(database_url: str, **overrides: object) -> Flask:
     """Return an application for tests; whoever makes one calls ``dispose_app``."""
     return create_app({"APP_ENV": "testing", "DATABASE_URL": database_url, **overrides})
+
+
+def table_names() -> set[str]:
+    """Return the tables in the application's database that models describe, or should."""
+    present = set(sa.inspect(db.engine).get_table_names())
+    of_text_index = {name for name in present if name.startswith(TEXT_INDEX)}
+    return present - {"alembic_version", "sqlite_sequence"} - of_text_index
 
 
 def dispose_app(app: Flask) -> None:

@@ -81,6 +81,9 @@ BEYOND_SCHEMAS = {
     "a key stands for one request, and is used up by it": [
         r"headers\.Idempotency-Key: was used before, with another request: .*",
     ],
+    "a place in a list is one that the list has named": [
+        r"query\.after: Is not from a `next` link of a list in this order\.",
+    ],
     "what is in a file": [
         r"\w+: has no column .*",
         r"form\.artifact: The model version cannot be loaded: it is not a skops file\.",

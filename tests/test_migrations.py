@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from flask import Flask
-from flask_migrate import downgrade, upgrade
+from flask_migrate import check, downgrade, upgrade
 
-from tests.conftest import dispose_app, make_app
+from tests.conftest import Backend, dispose_app, execute_on_server, make_app, table_names
 from tests.postgres import free_port
 from webapp.database import Base
 from webapp.extensions import db
+from webapp.items.models import TEXT_INDEX
 
 ROOT = Path(__file__).parent.parent
 REVISIONS = sorted(ROOT.glob("migrations/versions/*.py"))
@@ -33,28 +34,22 @@ def fresh_app(empty_database: str) -> Iterator[Flask]:
     dispose_app(app)
 
 
-def tables() -> set[str]:
-    return set(sa.inspect(db.engine).get_table_names()) - {"alembic_version", "sqlite_sequence"}
-
-
 def test_models_and_migrations_agree(fresh_app: Flask) -> None:
     upgrade()
 
-    with db.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"render_as_batch": True})
-        assert compare_metadata(context, Base.metadata) == []
+    check()  # exits, naming what differs
 
 
 def test_every_revision_goes_down_and_up_again(fresh_app: Flask) -> None:
     upgrade()
-    everything = tables()
+    everything = table_names()
 
     downgrade(revision="base")
-    assert tables() == set()
+    assert table_names() == set()
     for _ in REVISIONS:
         upgrade(revision="+1")
 
-    assert tables() == everything == set(Base.metadata.tables)
+    assert table_names() == everything == set(Base.metadata.tables)
 
 
 def test_upgrading_again_changes_nothing(fresh_app: Flask) -> None:
@@ -71,6 +66,99 @@ def test_upgrading_again_changes_nothing(fresh_app: Flask) -> None:
 
     with db.engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT name FROM model")) == "kept"
+
+
+ITEM = (
+    "INSERT INTO item (name, description, created_at, updated_at, revision) "
+    "VALUES (:name, 'as it was', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1)"
+)
+
+
+def insert_items(*names: str) -> None:
+    """Insert items by plain SQL."""
+    with db.engine.begin() as connection:
+        connection.execute(sa.text(ITEM), [{"name": name} for name in names])
+
+
+def search(app: Flask, text: str) -> tuple[list[str], int]:
+    """Return the names of the items that hold a text, and how many items there are."""
+    client = app.test_client()
+    total = json.loads(client.get("/api/v1/items").headers["X-Pagination"])["total"]
+    found = client.get("/api/v1/items", query_string={"q": text}).json
+    db.session.remove()  # the context outlives the request: what it has read must not stay locked
+    return [item["name"] for item in found], total
+
+
+def test_items_that_are_there_are_counted_and_found_after_going_up_and_down(
+    fresh_app: Flask,
+) -> None:
+    upgrade(revision="6c0f4e7a91d2")
+    insert_items("one of old", "another")
+
+    upgrade()
+    insert_items("one of new")
+    first = search(fresh_app, "one of")
+    downgrade(revision="6c0f4e7a91d2")
+    insert_items("one in between")
+    upgrade()
+
+    assert first == (["one of old", "one of new"], 3)
+    assert search(fresh_app, "one ") == (["one of old", "one of new", "one in between"], 4)
+
+
+def test_a_search_needs_no_index_of_letters(fresh_app: Flask) -> None:
+    upgrade()
+    insert_items("one of old", "another")
+    with db.engine.begin() as connection:
+        if db.engine.dialect.name == "sqlite":
+            for change in ("inserted", "deleted", "updated"):
+                connection.execute(sa.text(f"DROP TRIGGER {TEXT_INDEX}_{change}"))
+            connection.execute(sa.text(f"DROP TABLE {TEXT_INDEX}"))
+        else:
+            connection.execute(sa.text(f"DROP INDEX IF EXISTS {TEXT_INDEX}"))
+
+    insert_items("one of new")
+
+    assert search(fresh_app, "one of") == (["one of old", "one of new"], 3)
+
+
+@pytest.fixture
+def plain_role(backend: Backend) -> Iterator[str]:
+    """Name a role of PostgreSQL that owns nothing yet and may create no extension."""
+    role = f"plain_{uuid.uuid4().hex}"
+    if backend.server_url is None:
+        yield role
+        return
+    execute_on_server(backend.server_url, f"CREATE ROLE {role}")
+    yield role
+    execute_on_server(backend.server_url, f"DROP ROLE {role}")
+
+
+def test_where_no_index_of_letters_can_be_made_all_else_works(
+    backend: Backend,
+    plain_role: str,
+    empty_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if backend.name == "sqlite":
+        monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 33, 0))
+    else:
+        name = sa.make_url(empty_database).database
+        execute_on_server(empty_database, f"GRANT ALL ON SCHEMA public TO {plain_role}")
+        execute_on_server(empty_database, f"ALTER DATABASE {name} SET role = {plain_role}")
+    app = make_app(empty_database)
+
+    with app.app_context():
+        upgrade()
+        inspector = sa.inspect(db.engine)
+        indexes = {index["name"] for index in inspector.get_indexes("item")}
+        insert_items("one of old", "another")
+        found = search(app, "one of")
+        downgrade(revision="6c0f4e7a91d2")
+
+    dispose_app(app)
+    assert TEXT_INDEX not in {*indexes, *inspector.get_table_names()}
+    assert found == (["one of old"], 2)
 
 
 def test_the_database_itself_allows_one_active_version_per_model(fresh_app: Flask) -> None:

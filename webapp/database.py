@@ -15,10 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect, Engine, ExceptionContext
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from webapp.errors import DatabaseReadOnly
 from webapp.outages import find_outage
@@ -86,35 +84,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some objects of a collection, and where they stand in it. Pages count from 1."""
+    """Some objects of a collection, and where they stand in it. Pages count from 1.
+
+    ``total`` is None where counting all would take too long. ``end`` is the place of the last
+    object in the collection's order, for a collection that can be read on from a place.
+    """
 
     objects: Sequence[T]
     number: int
     size: int
-    total: int
+    total: int | None
+    more: bool
+    end: Sequence[Any] | None = None
 
 
 def fetch_page(session: Session, statement: sa.Select[T], *, number: int, size: int) -> Page[T]:
-    """Return one page of the objects that an ordered SELECT finds."""
+    """Return one page of the objects that an ordered SELECT finds, counting them all.
+
+    For collections that stay small: the time grows with the collection.
+    """
     everything = statement.order_by(None).subquery()
     total = session.scalar(sa.select(sa.func.count()).select_from(everything)) or 0
     objects = session.scalars(statement.limit(size).offset((number - 1) * size)).all()
-    return Page(objects, number=number, size=size, total=total)
-
-
-class strpos(sa.sql.functions.GenericFunction[int]):  # noqa: N801 (it is the SQL name)
-    """Where a text holds another, from 1; 0 where it does not. Letter for letter.
-
-    Unlike LIKE it has no wildcards, and tells letters apart alike on both databases.
-    """
-
-    type = sa.Integer()
-    inherit_cache = True
-
-
-@compiles(strpos, "sqlite")
-def _compile_instr(element: strpos, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return f"instr({compiler.process(element.clauses, **kwargs)})"
+    return Page(objects, number=number, size=size, total=total, more=number * size < total)
 
 
 def utc_now() -> datetime:
@@ -191,6 +183,16 @@ def begin_write(session: Session) -> None:
     """
     session.rollback()
     session.connection(execution_options={WRITES: True})
+
+
+def begin_snapshot(session: Session) -> None:
+    """Start the session's transaction as one whose queries all see the same moment.
+
+    SQLite's always do; PostgreSQL's read anew with every query unless told not to.
+    """
+    session.rollback()
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
 
 
 def keep_nothing(_made: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -21,7 +22,7 @@ T = TypeVar("T")
 HEADERS = {
     "X-Pagination": {
         "description": "JSON object: total, total_pages, first_page, last_page, page, "
-        "previous_page, next_page.",
+        "previous_page, next_page; of them those that there are, and that are known.",
         "schema": {"type": "string"},
     },
     "Link": {
@@ -56,24 +57,49 @@ def answer_page(page: Page[T]) -> tuple[Sequence[T], dict[str, str]]:
     return page.objects, _page_headers(page)
 
 
+def encode_place(place: Sequence[Any]) -> str:
+    """Return the text that stands in a URL for a place in a collection's order."""
+    return urlsafe_b64encode(orjson.dumps(place)).rstrip(b"=").decode()
+
+
+def decode_place(text: str) -> list[Any]:
+    """Return what ``encode_place`` was given, times as text; raises ValueError for other texts.
+
+    Not for all: whoever calls checks the values, and that they encode to the same text again.
+    """
+    place = orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    if not isinstance(place, list):
+        raise ValueError(f"{text} stands for no place")
+    return place
+
+
 def _page_headers(page: Page[Any]) -> dict[str, str]:
-    last = max(1, -(-page.total // page.size))
-    summary: dict[str, int] = {"total": page.total, "total_pages": last if page.total else 0}
-    links = {"first": 1, "last": last}
-    if page.total:
-        summary |= {"first_page": 1, "last_page": last}
-    if page.number <= last:
+    summary, links = dict[str, int](), {"first": _page_url(1)}
+    if page.total is None:
+        summary["first_page"] = 1
+    else:
+        last = max(1, -(-page.total // page.size))
+        summary |= {"total": page.total, "total_pages": last if page.total else 0}
+        links["last"] = _page_url(last)
+        if page.total:
+            summary |= {"first_page": 1, "last_page": last}
+    if page.objects or page.number == 1:
         summary["page"] = page.number
         if page.number > 1:
-            summary["previous_page"] = links["prev"] = page.number - 1
-        if page.number < last:
-            summary["next_page"] = links["next"] = page.number + 1
+            summary["previous_page"] = page.number - 1
+            links["prev"] = _page_url(page.number - 1)
+    if page.more:
+        summary["next_page"] = page.number + 1
+        links["next"] = _page_url(page.number + 1, page.end)
     return {
         "X-Pagination": orjson.dumps(summary).decode(),
-        "Link": ", ".join(f'<{_page_url(number)}>; rel="{rel}"' for rel, number in links.items()),
+        "Link": ", ".join(f'<{url}>; rel="{rel}"' for rel, url in links.items()),
     }
 
 
-def _page_url(number: int) -> str:
+def _page_url(number: int, after: Sequence[Any] | None = None) -> str:
     query = {**request.args, "page": str(number)}
+    query.pop("after", None)
+    if after is not None:
+        query["after"] = encode_place(after)
     return f"{request.script_root}{request.path}?{urlencode(query)}"

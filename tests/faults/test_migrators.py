@@ -10,7 +10,7 @@ import sys
 import sqlalchemy as sa
 from flask_migrate import upgrade
 
-from tests.conftest import Backend, dispose_app, make_app
+from tests.conftest import Backend, dispose_app, make_app, table_names
 from tests.faults import scaled
 from tests.faults.kill_points import KillPoints
 from tests.faults.record import Record
@@ -23,8 +23,7 @@ REVISIONS = sorted(ROOT.glob("migrations/versions/*.py"))
 
 def has_schema() -> bool:
     """Say whether the application's database has exactly the tables of the models."""
-    there = set(sa.inspect(db.engine).get_table_names())
-    return there - {"alembic_version", "sqlite_sequence"} == set(Base.metadata.tables)
+    return table_names() == set(Base.metadata.tables)
 
 
 def test_replicas_that_start_at_once_migrate_once(backend: Backend, record: Record) -> None:
