@@ -132,7 +132,6 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": timeout,
-        "pool_pre_ping": True,
         "connect_args": {
             "application_name": "webapp",
             # A host that vanished in the midst of a transaction must not keep its locks.
@@ -183,6 +182,16 @@ def begin_write(session: Session) -> None:
     """
     session.rollback()
     session.connection(execution_options={WRITES: True})
+
+
+def begin_read(session: Session) -> None:
+    """Start reading with queries that each see their own moment: no transaction is about them.
+
+    PostgreSQL is then spared the messages that would begin and end one.
+    """
+    session.rollback()
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
 
 
 def begin_snapshot(session: Session) -> None:

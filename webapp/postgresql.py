@@ -28,10 +28,13 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 PATIENCE = 1.0  # seconds of silence after which a server must show that it talks
 GREETING = 2.0  # seconds that a new connection may take
 PAUSE = 1.0  # seconds between two attempts to reach a silent server
+LONG_UNUSED = 10.0  # seconds after which a pooled connection is tried before it is used
 LATER_PATIENCE = 5.0  # seconds between two such proofs during one long statement
 
 
@@ -147,8 +150,39 @@ def limit_waits(engine: Engine, *, timeout: float) -> None:
     def connect(dialect: Dialect, _record: object, arguments: Any, parameters: Any) -> Any:
         return server.connect(dialect, arguments, parameters)
 
+    def try_before_use(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        unused = time.monotonic() - record.info.get(_USED, math.inf)
+        if _has_hung_up(connection) or (unused > LONG_UNUSED and not _answers(engine, connection)):
+            raise InvalidatePoolError
+
     event.listen(engine, "do_connect", connect)
+    event.listen(engine, "checkout", try_before_use)
+    event.listen(engine, "checkin", _note_use)
     psycopg2.extensions.set_wait_callback(_wait_for_server)
+
+
+_USED = "used"  # when a pooled connection was used last, in monotonic seconds
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_USED] = time.monotonic()
+
+
+def _has_hung_up(connection: Any) -> bool:
+    """Say whether the server has said something unasked: it does when it ends a connection.
+
+    That costs no message, unlike the question whether it is still there.
+    """
+    reading = psycopg2.extensions.POLL_READ
+    return connection.closed or _wait_for_socket(connection.fileno(), reading, 0)
+
+
+def _answers(engine: Engine, connection: Any) -> bool:
+    """Ask: a firewall on the way may have forgotten a connection that was long unused."""
+    try:
+        return bool(engine.dialect.do_ping(connection))
+    except psycopg2.Error:
+        return False
 
 
 def _wait_for_server(connection: Any) -> None:
@@ -169,13 +203,13 @@ def _wait_for_server(connection: Any) -> None:
         _wait_for_socket(connection.fileno(), state, min(ends, proof_due) - time.monotonic())
 
 
-def _wait_for_socket(descriptor: int, state: int, seconds: float) -> None:
+def _wait_for_socket(descriptor: int, state: int, seconds: float) -> bool:
+    """Say whether a socket can be read, or written, within these seconds."""
     reading = state == psycopg2.extensions.POLL_READ
     seconds = max(0.0, seconds)
     if hasattr(select, "poll"):  # unlike select(), not limited to the first 1,024 descriptors
         poller = select.poll()
         poller.register(descriptor, select.POLLIN if reading else select.POLLOUT)
-        poller.poll(math.ceil(seconds * 1000))
-    else:
-        sockets = ([descriptor], []) if reading else ([], [descriptor])
-        select.select(*sockets, [], seconds)
+        return bool(poller.poll(math.ceil(seconds * 1000)))
+    sockets = ([descriptor], []) if reading else ([], [descriptor])
+    return any(select.select(*sockets, [], seconds))

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from webapp.database import begin_write, keep_nothing, utc_now
+from webapp.database import begin_read, begin_write, keep_nothing, utc_now
 from webapp.errors import ItemChanged, ItemNotFound
 from webapp.items.models import Item, ItemBlock
 
@@ -34,6 +34,7 @@ def create_item(
 
 def get_item(session: Session, item_id: int) -> Item:
     """Return an item; raises ItemNotFound."""
+    begin_read(session)
     item = session.get(Item, item_id)
     if item is None:
         raise ItemNotFound(item_id)

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, undefer
 
 from webapp.database import (
     Page,
+    begin_read,
     begin_write,
     fetch_page,
     insert_if_absent,
@@ -377,6 +378,7 @@ def find_version(session: Session, name: str, number: int | None) -> VersionRef 
 
     A number of None means the active version.
     """
+    begin_read(session)
     wanted = Activation.ended_at.is_(None) if number is None else ModelVersion.number == number
     query = sa.select(ModelVersion.id, ModelVersion.number).where(
         ModelVersion.model_id == _model_id(name), wanted
