@@ -1,6 +1,6 @@
 """How long pages and searches of 1,000,000 items take, and how fast they are seeded.
 
-On each database: `flask seed`, then GET requests over HTTP in process, one
+Run by `make items`. On each database: `flask seed`, then GET requests over HTTP in process, one
 after the other; medians in milliseconds, and as multiples of the first page's. Takes two to three
 minutes, more on a machine that is busy.
 """

@@ -9,6 +9,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from webapp.items import listing
 from webapp.items.models import SORTS, Item, ItemBlock
 
 ITEMS = "/api/v1/items"
+EARLY, LATE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
 NAMES = ("apple", "Äpfel", "pear", "pear tree", "🍐", "100%", "a_b")
 
 
@@ -112,6 +114,24 @@ def test_next_links_meet_every_item_once(
         summary = json.loads(page.headers["X-Pagination"])
         assert summary["page"] == number
         assert summary.get("next_page") == (number + 1 if page is not pages[-1] else None)
+
+
+def test_finds_far_apart_among_equals_are_not_passed_over(
+    client: FlaskClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MOST_COUNTED", 60)
+    monkeypatch.setattr(listing, "LONGEST_WAY", 60)
+    rare = [
+        Item(name="rare" if number % 20 == 0 else "no", created_at=EARLY) for number in range(200)
+    ]
+    session.add_all([*rare, *(Item(name="rare", created_at=LATE) for _ in range(100))])
+    session.commit()
+    everything = list(session.scalars(sa.select(Item)))
+
+    pages = follow(client, q="rare", sort="created_at", page_size=5)
+
+    found = [found for page in pages for found in ids(page)]
+    assert found == sorted_items(everything, "created_at", "rare")
 
 
 @pytest.mark.parametrize("sort", SORTS)

@@ -150,11 +150,15 @@ def _read_on(session: Session, order: Order, window: _Window, text: str = "") ->
     With a text, of those that hold it among the next ``LONGEST_WAY`` items.
     """
     stretches = [[]] if window.after is None else order.beyond(window.after)
-    parts = []
+    parts, reached = [], list[sa.ColumnElement[bool]]()
     for conditions in stretches:
-        part = sa.select(*order.columns).where(*conditions).order_by(*order.by(Item))
+        stretch = sa.select(*order.columns).where(*conditions)
+        part = stretch.where(*reached).order_by(*order.by(Item))
         if text:
             part = _keep_near(session, part, text)
+            # What follows a stretch that is longer than the way is not reached.
+            further = stretch.offset(LONGEST_WAY).limit(1).correlate(None)
+            reached.append(~further.exists())
         parts.append(sa.select(window.apply(part).subquery()))
     met = sa.union_all(*parts).subquery()
     return sa.select(met.c.id).order_by(*order.by(met.c)).limit(window.limit)
