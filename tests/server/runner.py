@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 OPTIONS = ("-c", "python:tests.server.runner", "--bind", "127.0.0.1:0")
 REQUEST_DEADLINE = 1.0
 HANG_UP_DEADLINE = 0.5
+STOP_DEADLINE = 1.0
 PATIENCE = 1.0
 
 
@@ -94,5 +95,6 @@ def on_starting(server: object) -> None:
     worker.EpollWorker.watch(server)
     worker.REQUEST_DEADLINE = REQUEST_DEADLINE
     worker.HANG_UP_DEADLINE = HANG_UP_DEADLINE
+    worker.STOP_DEADLINE = STOP_DEADLINE
     worker.TICK = 0.2
     connection.PATIENCE = PATIENCE

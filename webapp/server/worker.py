@@ -259,13 +259,9 @@ class EpollWorker(Worker):
 
     def _arm(self, connection: Connection) -> None:
         """Give a connection back; from here on it is not the caller's any more."""
-        fd = connection.fd
         self._armed.add(connection)
-        try:
-            self._epoll.modify(fd, _ONCE)
-        except OSError:  # others were quicker to take and to close it; or it cannot be watched
-            if self._take(connection):
-                self._close(connection)
+        with suppress(OSError):  # others have closed it already, or are about to watch it first
+            self._epoll.modify(connection.fd, _ONCE)
 
     def _close(self, connection: Connection) -> None:
         del self._connections[connection.fd]  # before another one may have its number
