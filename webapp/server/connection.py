@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import select
 import socket
+import time
+from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
 from webapp.server.protocol import (
@@ -19,7 +21,8 @@ from webapp.server.protocol import (
 
 RECEIVE = 65_536  # bytes asked for at once
 SMALL_BODY = 65_536  # bytes: up to here a body is waited for without a thread
-PATIENCE = 30.0  # seconds that a client may let a thread wait for a byte, or for room to send
+PATIENCE = 30.0  # seconds that a client may let a thread wait in all; bytes that pass renew it
+SLOWEST = 4096  # bytes that renew a second of it
 MOST_LINGERING = 2**20  # bytes that are thrown away to let a client read its last answer
 
 
@@ -45,6 +48,7 @@ class Connection:
         self._buffer = b""
         self._request: Request | None = None  # one whose small body is still coming
         self._lingering: int | None = None  # bytes thrown away since the last answer
+        self._patience = PATIENCE
 
     @property
     def idle(self) -> bool:
@@ -98,27 +102,27 @@ class Connection:
 
     def open_body(self, request: Request) -> tuple[BinaryIO, Body | None]:
         """Return a request's body to read, and what is read from the network of it, if any."""
+        self._patience = PATIENCE
         if len(self._buffer) < request.length and not self.ended:
-            self._say_continue(request)
-            body = Body(self, request.length)
+            body = Body(self, request)
             return cast(BinaryIO, io.BufferedReader(body, RECEIVE)), body
         data = self._buffer[: request.length]
         self._buffer = self._buffer[request.length :]
         return io.BytesIO(data), None
 
-    def read_into(self, view: memoryview) -> int:
-        """Fill a part of ``view`` with what comes; return its bytes, 0 at the end."""
+    def read_into(self, view: memoryview, request: Request) -> int:
+        """Fill a part of ``view`` with what comes of a body; return its bytes, 0 at the end."""
         if self._buffer:
             count = min(len(view), len(self._buffer))
             view[:count] = self._buffer[:count]
             self._buffer = self._buffer[count:]
             return count
         count = 0
-        try:
+        with suppress(OSError, ClientGone):
+            self._say_continue(request)
             self._wait(select.POLLIN)
             count = self._sock.recv_into(view)
-        except OSError:
-            pass
+        self._renew_patience(count)
         self.ended = count == 0
         return count
 
@@ -134,16 +138,26 @@ class Connection:
                 if sent == len(view):
                     return
                 view = view[sent:]
+                self._renew_patience(sent)
                 self._wait(select.POLLOUT)
         except OSError as error:
             raise ClientGone from error
+
+    def send_at_once(self, data: bytes) -> None:
+        """Send bytes without waiting; raises ClientGone where there is no room for them."""
+        try:
+            if self._sock.send(data) == len(data):
+                return
+        except OSError as error:
+            raise ClientGone from error
+        raise ClientGone
 
     def linger(self, *, deadline: float) -> None:
         """Send no more, and let the client read: closed at once, the answer could be lost to it.
 
         (RFC 9112, 9.6.)
         """
-        self._lingering, self._buffer, self.deadline = 0, b"", deadline
+        self._lingering, self._buffer, self._request, self.deadline = 0, b"", None, deadline
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -151,17 +165,17 @@ class Connection:
 
     def close(self) -> None:
         """Hang up."""
-        self._sock.close()
+        with suppress(OSError):
+            self._sock.close()
 
     def _take_head(self, limits: Limits) -> Request | None:
-        if self._buffer[:2] == b"\r\n":
-            self._buffer = self._buffer.lstrip(b"\r\n")  # RFC 9112, 2.2
-        end = self._buffer.find(END_OF_HEAD)
+        begin = 2 if self._buffer[:2] == b"\r\n" else 0  # RFC 9112, 2.2
+        end = self._buffer.find(END_OF_HEAD, begin)
         if end < 0:
             check_unfinished_head(self._buffer, limits)
             return None
         end += len(END_OF_HEAD)
-        head, self._buffer = self._buffer[:end], self._buffer[end:]
+        head, self._buffer = self._buffer[begin:end], self._buffer[end:]
         return parse_head(head, self._base, limits)
 
     def _say_continue(self, request: Request) -> None:
@@ -172,17 +186,26 @@ class Connection:
     def _wait(self, event: int) -> None:
         poller = select.poll()
         poller.register(self.fd, event)
-        if not poller.poll(PATIENCE * 1000):
+        began = time.monotonic()
+        if not poller.poll(max(self._patience, 0.0) * 1000):
             raise TimeoutError
+        self._patience -= time.monotonic() - began
+
+    def _renew_patience(self, passed: int) -> None:
+        self._patience = min(PATIENCE, self._patience + passed / SLOWEST)
 
 
 class Body(io.RawIOBase):
-    """A body of ``length`` bytes, read from the connection as it comes."""
+    """A request's body, read from the connection as it comes.
 
-    def __init__(self, connection: Connection, length: int) -> None:
+    That it may come is said (100 Continue) only once the application wants it: it may refuse.
+    """
+
+    def __init__(self, connection: Connection, request: Request) -> None:
         super().__init__()
         self._connection = connection
-        self.remaining = length
+        self._request = request
+        self.remaining = request.length
 
     def readable(self) -> bool:
         """Say that it can be read."""
@@ -191,6 +214,6 @@ class Body(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a part of ``buffer``; return its bytes, 0 at the end of body or client."""
         view = memoryview(buffer)[: self.remaining]
-        count = self._connection.read_into(view) if len(view) else 0
+        count = self._connection.read_into(view, self._request) if len(view) else 0
         self.remaining -= count
         return count

@@ -31,7 +31,11 @@ MOST_JOINED = 65_536  # bytes of body that are sent in one go with the head
 _ONLY_ONCE = frozenset({"HTTP_HOST", "HTTP_AUTHORIZATION", "HTTP_EXPECT", "CONTENT_TYPE"})
 _UNPREFIXED = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
 _WITHOUT_BODY = ("204", "304")
-_ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
+_OURS = frozenset({"connection", "transfer-encoding"})
+# Tunnels are not dug: what follows a CONNECT would be no request.
+_LINE = re.compile(rb"(?!CONNECT )([A-Z-]+) ([!-~]+) HTTP/1\.([01])\r\n")
+_OTHER_VERSION = re.compile(rb"[^\r\n]* HTTP/[2-9]\.[0-9]\r\n")
+_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?][^#]*|)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,12 @@ class Request:
 
 
 class _Head:
-    """Collects what the parser finds; the names of its methods are httptools'."""
+    """Collects the headers that the parser finds; the name of its method is httptools'."""
 
-    __slots__ = ("headers", "target")
+    __slots__ = ("headers",)
 
     def __init__(self) -> None:
-        self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
@@ -104,19 +104,19 @@ def parse_head(data: bytes, base: Environ, limits: Limits) -> Request:
         pass  # an offer, which is not taken
     except httptools.HttpParserError as error:
         raise Refused(400, f"The request is not HTTP: {error}.") from None
-    version = parser.get_http_version()
-    if version not in ("1.0", "1.1"):
-        status = 400 if version == "0.9" else 505
-        raise Refused(status, "The request is not HTTP/1.0 or HTTP/1.1.")
-    # httptools lets more than one blank stand between the parts of the line.
-    if data.count(b" ", 0, data.find(b"\r\n")) != 2:
-        raise Refused(400, "The request line is not a method, a target and a version.")
+    # httptools also takes RTSP, line ends before the line, and many blanks for one.
+    line = _LINE.match(data)
+    if line is None:
+        status = 505 if _OTHER_VERSION.match(data) else 400
+        raise Refused(status, "The request line is not a method, a target and HTTP/1.0 or 1.1.")
+    method, target, minor = line.groups()
+    version = "HTTP/1.1" if minor == b"1" else "HTTP/1.0"
     environ = base.copy()
-    environ["REQUEST_METHOD"] = parser.get_method().decode("ascii")
-    environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
+    environ["REQUEST_METHOD"] = method.decode("ascii")
+    environ["SERVER_PROTOCOL"] = version
     _add_headers(environ, head.headers, limits)
-    _add_target(environ, head.target)
-    if version == "1.1" and "HTTP_HOST" not in environ:
+    _add_target(environ, target)
+    if version == "HTTP/1.1" and "HTTP_HOST" not in environ:
         raise Refused(400, "The request names no host.")
     expectation = environ.get("HTTP_EXPECT")
     if expectation is not None and expectation.lower() != "100-continue":
@@ -126,9 +126,20 @@ def parse_head(data: bytes, base: Environ, limits: Limits) -> Request:
         environ=environ,
         length=0 if chunked else int(environ.get("CONTENT_LENGTH", 0)),
         chunked=chunked,
-        keep_alive=parser.should_keep_alive(),
-        expects_continue=expectation is not None and version == "1.1",
+        keep_alive=_may_follow_another(version, environ.get("HTTP_CONNECTION")),
+        expects_continue=expectation is not None and version == "HTTP/1.1",
     )
+
+
+def _may_follow_another(version: str, connection: str | None) -> bool:
+    """Say whether the client lets the connection go on after the answer (RFC 9112, 9.3).
+
+    Not httptools' own judgement: it has forgotten the headers once it has seen their end.
+    """
+    if connection is None:
+        return version == "HTTP/1.1"
+    options = {option.strip(" \t") for option in connection.lower().split(",")}
+    return "close" not in options and (version == "HTTP/1.1" or "keep-alive" in options)
 
 
 def _add_headers(environ: Environ, headers: list[tuple[bytes, bytes]], limits: Limits) -> None:
@@ -151,12 +162,12 @@ def _add_headers(environ: Environ, headers: list[tuple[bytes, bytes]], limits: L
 
 def _add_target(environ: Environ, target: bytes) -> None:
     environ["RAW_URI"] = environ["REQUEST_URI"] = target.decode("ascii")
-    if target[:1] != b"/" and target != b"*":
+    if target[:1] != b"/" and (target != b"*" or environ["REQUEST_METHOD"] != "OPTIONS"):
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
             raise Refused(400, "The request's target is neither a path nor a URL of this service.")
         environ["HTTP_HOST"] = absolute[1].decode("ascii")
-        target = absolute[2]
+        target = absolute[2] if absolute[2][:1] == b"/" else b"/" + absolute[2]
     path, _, query = target.partition(b"#")[0].partition(b"?")
     environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
     environ["QUERY_STRING"] = query.decode("ascii")
@@ -182,13 +193,13 @@ class Clock:
     """The time as HTTP writes it, formatted once a second."""
 
     def __init__(self) -> None:
-        self._second, self._text = 0, b""
+        self._second, self._text = 0, ""
 
-    def date(self) -> bytes:
+    def date(self) -> str:
         """Return the value of a Date header."""
         now = int(time.time())
         if now != self._second:
-            self._text = formatdate(now, usegmt=True).encode("ascii")
+            self._text = formatdate(now, usegmt=True)
             self._second = now
         return self._text
 
@@ -201,17 +212,21 @@ class Answer:
     """One answer on its way: WSGI's ``start_response``, and the bytes that come of it.
 
     ``send`` takes bytes to the client. ``status``, ``headers`` and ``sent`` (bytes of body) are
-    also what gunicorn's access log reads. ``keep_alive`` says whether the connection may go on.
+    also what gunicorn's access log reads. ``keep_alive`` says whether the connection may go on:
+    as the client wishes, until the head is written; ``may_go_on`` is asked then.
     """
 
     send: Callable[[bytes], None]
     method: str
     protocol: str
     keep_alive: bool
+    may_go_on: Callable[[], bool]
     status: str = "500 Internal Server Error"
     headers: Headers = field(default_factory=list)
     sent: int = 0
     head_sent: bool = False
+    _started: bool = False
+    _dated: bool = False  # by the application
     _announced: int | None = None  # bytes of body
     _bodiless: bool = False
     _chunked: bool = False
@@ -220,14 +235,20 @@ class Answer:
         self, status: str, headers: Headers, exc_info: Any = None
     ) -> Callable[[bytes], None]:
         """Take status and headers (PEP 3333's ``start_response``)."""
-        if self.head_sent:
-            if exc_info:
-                raise exc_info[1]
+        if self.head_sent and exc_info:
+            raise exc_info[1]
+        if self._started and not exc_info:
             raise RuntimeError("The answer has been started before.")
-        self.status, self.headers = status, headers
-        for name, value in headers:
-            if name.lower() == "content-length":
+        self._announced, self._dated = None, False
+        for given, value in headers:
+            name = given.lower()
+            if name == "content-length":
                 self._announced = int(value)
+            elif name == "date":
+                self._dated = True
+            elif name in _OURS:
+                raise ValueError(f"It is the server that says {given}.")
+        self._started, self.status, self.headers = True, status, headers
         self._bodiless = self.method == "HEAD" or status[:3] in _WITHOUT_BODY
         self._chunked = self._announced is None and not self._bodiless
         if self._chunked and self.protocol == "HTTP/1.0":
@@ -262,17 +283,31 @@ class Answer:
         if not self._bodiless and self._announced not in (None, self.sent):
             self.keep_alive = False  # the client waits for more: it must see an end
 
-    def _head(self) -> bytes:
+    def refuse(self, refused: Refused) -> None:
+        """Send, in place of the application's answer, what went wrong."""
+        self.status, self.headers, self.keep_alive = f"{refused.status} ", [], False
+        data = make_refusal(refused)
+        end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
         self.head_sent = True
+        self.send(data[:end] if self.method == "HEAD" else data)
+
+    def _head(self) -> bytes:
+        if not self._started:
+            raise RuntimeError("The answer has no status and no headers.")
+        self.keep_alive = self.keep_alive and self.may_go_on()
         lines = [f"HTTP/1.1 {self.status}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         lines.append("Connection: keep-alive" if self.keep_alive else "Connection: close")
         if self._chunked:
             lines.append("Transfer-Encoding: chunked")
+        if not self._dated:
+            lines.append(f"Date: {_clock.date()}")
         text = "\r\n".join(lines)
         if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
             raise ValueError("A header of the answer holds a line end.")
-        return b"%b\r\nDate: %b\r\n\r\n" % (text.encode("latin-1"), _clock.date())
+        data = f"{text}\r\n\r\n".encode("latin-1")
+        self.head_sent = True
+        return data
 
 
 def make_refusal(refused: Refused) -> bytes:
@@ -292,6 +327,7 @@ def make_refusal(refused: Refused) -> bytes:
         "Content-Type: application/problem+json\r\n"
         f"X-Request-ID: {problem['request_id']}\r\n"
         f"Content-Length: {len(body)}\r\n"
+        f"Date: {_clock.date()}\r\n"
         "Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body

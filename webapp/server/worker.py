@@ -11,6 +11,10 @@ has come (with its body, if that is small), so that clients who dawdle hold none
                    ▼                       ▼
                  closed ◀──ended──────── LINGERING
 
+Whoever takes a connection out of the set of the armed has it, and nobody else touches it. What
+epoll says is but a hint: it may be about a connection that is closed, whose number another one
+has by now, or that the main thread has just taken for its deadline.
+
 A stop loses nobody who has connected: the listener's queue is emptied before it is closed.
 """
 
@@ -29,6 +33,7 @@ from gunicorn.workers.base import Worker
 
 from webapp.server.connection import ClientGone, Connection
 from webapp.server.protocol import (
+    LARGEST_HEAD,
     Answer,
     Environ,
     Limits,
@@ -85,14 +90,14 @@ class EpollWorker(Worker):
         """Serve until told to leave, then answer who is still there."""
         cfg = self.cfg
         self._limits = Limits(
-            line=cfg.limit_request_line,
-            header=cfg.limit_request_field_size,
-            headers=cfg.limit_request_fields,
+            line=cfg.limit_request_line or LARGEST_HEAD,
+            header=cfg.limit_request_field_size or LARGEST_HEAD,
+            headers=cfg.limit_request_fields or LARGEST_HEAD,
         )
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
-        # Those that no thread has. Who takes one out of here has it.
-        self._armed: dict[int, Connection] = {}
+        self._armed: set[Connection] = set()
+        self._door = threading.Lock()  # for what is done to listeners
         self._listeners = {listener.fileno(): listener for listener in self.sockets}
         for listener in self.sockets:
             listener.setblocking(False)
@@ -100,9 +105,10 @@ class EpollWorker(Worker):
         self._accepting = False
         for number in range(cfg.threads):
             threading.Thread(target=self._serve, name=f"serve-{number}", daemon=True).start()
+        tick = min(TICK, self.timeout or TICK)
         while self.alive and self.ppid == os.getppid():
             self._accept_unless_full()
-            self._tick(TICK)
+            self._tick(tick)
         self._stop()
 
     def _tick(self, seconds: float) -> None:
@@ -114,15 +120,15 @@ class EpollWorker(Worker):
             with suppress(OSError):
                 os.read(self.PIPE[0], 4096)
         now = time.monotonic()
-        for fd, connection in list(self._armed.items()):
-            if connection.deadline < now and self._armed.pop(fd, None) is connection:
+        for connection in self._armed.copy():
+            if connection.deadline < now and self._take(connection):
                 self._give_up(connection)
 
     def _give_up(self, connection: Connection) -> None:
-        if connection.has_more():
+        if not connection.lingering and connection.has_more():
             connection.deadline = time.monotonic() + TICK  # no thread was free to look
             self._arm(connection)
-        elif connection.idle or connection.lingering:
+        elif connection.idle:
             self._close(connection)
         else:
             self._refuse(connection, Refused(408, "The request did not come to its end in time."))
@@ -131,16 +137,14 @@ class EpollWorker(Worker):
         self.alive = False
         ends = time.monotonic() + self.cfg.graceful_timeout
         self._close_the_door()
-        cap = time.monotonic() + STOP_DEADLINE
         while self._connections and time.monotonic() < ends:
-            for connection in list(self._armed.values()):
+            cap = time.monotonic() + STOP_DEADLINE
+            for connection in self._armed.copy():
                 connection.deadline = min(connection.deadline, cap)
             self._tick(0.05)
-        for listener in self._listeners.values():
-            listener.close()
 
     def _close_the_door(self) -> None:
-        """Take in who has connected; the listener is closed where nobody else goes on with it.
+        """Stop accepting; take in who has connected, where nobody else goes on with the listener.
 
         For a moment accepting goes on: what has begun to connect ends doing so, and where a
         supervisor signals master and workers alike, the master has time to say that all stops.
@@ -149,12 +153,14 @@ class EpollWorker(Worker):
         while (remaining := ends - time.monotonic()) > 0:
             self._tick(remaining)
         self._stop_accepting()
-        if self._stop_sign is None or not self._stop_sign[0]:
-            return
-        for fd, listener in self._listeners.items():
-            while self._accept(fd):
-                pass
-            listener.close()
+        if self._stop_sign is not None and self._stop_sign[0]:
+            for fd in self._listeners:
+                while self._accept(fd):
+                    pass
+        with self._door:
+            for listener in self._listeners.values():
+                listener.close()
+            self._listeners.clear()
 
     # Accepting
 
@@ -164,35 +170,40 @@ class EpollWorker(Worker):
         return base_environ(host, port, multiprocess=self.cfg.workers > 1)
 
     def _accept_unless_full(self) -> None:
-        if not self._accepting and len(self._connections) < self.cfg.worker_connections:
-            self._accepting = True
-            for fd in self._listeners:
-                with suppress(FileExistsError):
+        with self._door:
+            if not self._accepting and len(self._connections) < self.cfg.worker_connections:
+                self._accepting = True
+                for fd in self._listeners:
                     self._epoll.register(fd, _LISTEN)
 
     def _stop_accepting(self) -> None:
-        self._accepting = False
-        for fd in self._listeners:
-            with suppress(OSError):
-                self._epoll.unregister(fd)
+        with self._door:
+            if self._accepting:
+                self._accepting = False
+                for fd in self._listeners:
+                    self._epoll.unregister(fd)
 
     def _accept(self, fd: int) -> bool:
         """Take in the next client of a listener; say whether there was one."""
         try:
-            sock, peer = self._listeners[fd].accept()
+            with self._door:  # who shuts it knows of everybody who is in
+                if fd not in self._listeners:
+                    return False
+                sock, peer = self._listeners[fd].accept()
+                host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
+                base = {**self._bases[fd], "REMOTE_ADDR": host, "REMOTE_PORT": str(port)}
+                connection = Connection(sock, base, deadline=time.monotonic() + REQUEST_DEADLINE)
+                self._connections[connection.fd] = connection
+                self._armed.add(connection)
+                self._epoll.register(connection.fd, _ONCE)
         except BlockingIOError:
             return False
         except ConnectionAbortedError:
             return True
         except OSError as error:
             self.log.error("Cannot accept connections for a moment: %s", error)
-            self._stop_accepting()  # until the next tick
+            self._stop_accepting()  # until one is closed, or the next tick
             return False
-        host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
-        base = {**self._bases[fd], "REMOTE_ADDR": host, "REMOTE_PORT": str(port)}
-        connection = Connection(sock, base, deadline=time.monotonic() + REQUEST_DEADLINE)
-        self._connections[connection.fd] = self._armed[connection.fd] = connection
-        self._epoll.register(connection.fd, _ONCE)
         if len(self._connections) >= self.cfg.worker_connections:
             self._stop_accepting()
         return True
@@ -200,28 +211,30 @@ class EpollWorker(Worker):
     # The threads
 
     def _serve(self) -> None:
-        poll, armed, listeners = self._epoll.poll, self._armed, self._listeners
+        poll, listeners, connections = self._epoll.poll, self._listeners, self._connections
         while True:
-            for fd, _ in poll(-1, 1):
-                if fd in listeners:
-                    self._accept(fd)
-                elif connection := armed.pop(fd, None):
-                    try:
+            connection = None
+            try:
+                for fd, _ in poll(-1, 1):
+                    if fd in listeners:
+                        self._accept(fd)
+                    elif (found := connections.get(fd)) and self._take(found):
+                        connection = found
                         self._attend_to(connection)
-                    except Exception:  # the thread must go on
-                        self.log.exception("A connection failed")
-                        self._close(connection)
+            except BaseException:  # the thread must go on, whatever an application raises
+                self.log.exception("A connection failed")
+                if connection:
+                    self._close(connection)
 
     def _attend_to(self, connection: Connection) -> None:
         """Answer what has come of a connection, then give it back, or close it."""
-        begins = connection.idle  # a request's time counts from its first byte
+        was_idle, answered = connection.idle, False
         connection.receive()
         try:
             while request := connection.next_request(self._limits):
-                begins = True
+                answered = True
                 if not self._answer(connection, request):
-                    connection.linger(deadline=time.monotonic() + HANG_UP_DEADLINE)
-                    self._arm(connection)
+                    self._linger(connection)
                     return
         except Refused as refused:
             self._refuse(connection, refused)
@@ -231,34 +244,47 @@ class EpollWorker(Worker):
             if connection.ended:
                 self._close(connection)
                 return
-            if begins:
+            # A request's time counts from its first byte, and no later one renews it.
+            if answered or (was_idle and not connection.idle):
                 patience = self.cfg.keepalive if connection.idle else REQUEST_DEADLINE
                 connection.deadline = time.monotonic() + patience
             self._arm(connection)
 
-    def _arm(self, connection: Connection) -> None:
-        self._armed[connection.fd] = connection
+    def _take(self, connection: Connection) -> bool:
         try:
+            self._armed.remove(connection)
+        except KeyError:
+            return False
+        return True
+
+    def _arm(self, connection: Connection) -> None:
+        """Give a connection back; from here on it is not the caller's any more."""
+        self._armed.add(connection)
+        with suppress(OSError):  # others have closed it already, or are about to watch it first
             self._epoll.modify(connection.fd, _ONCE)
-        except OSError:
-            self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        fd = connection.fd  # which the next connection may have, once this one is closed
-        if self._connections.get(fd) is connection:
-            self._armed.pop(fd, None)
-            del self._connections[fd]
-            connection.close()
+        del self._connections[connection.fd]  # before another one may have its number
+        connection.close()
+        if not self._accepting:
+            self._wake()
+
+    def _linger(self, connection: Connection) -> None:
+        connection.linger(deadline=time.monotonic() + HANG_UP_DEADLINE)
+        self._arm(connection)
 
     def _refuse(self, connection: Connection, refused: Refused) -> None:
         self.log.info("Refused bytes that are no request: %s", refused.detail)
         try:
-            connection.send(make_refusal(refused))
+            connection.send_at_once(make_refusal(refused))  # the main thread must not wait
         except ClientGone:
             self._close(connection)
-            return
-        connection.linger(deadline=time.monotonic() + HANG_UP_DEADLINE)
-        self._arm(connection)
+        else:
+            self._linger(connection)
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):
+            os.write(self.PIPE[1], b"1")
 
     def _answer(self, connection: Connection, request: Request) -> bool:
         """Have the application answer a request; say whether another may follow."""
@@ -270,7 +296,8 @@ class EpollWorker(Worker):
             send=connection.send,
             method=environ["REQUEST_METHOD"],
             protocol=environ["SERVER_PROTOCOL"],
-            keep_alive=request.keep_alive and not request.chunked and self.alive,
+            keep_alive=request.keep_alive and not request.chunked,
+            may_go_on=lambda: self.alive and (body is None or body.remaining == 0),
         )
         try:
             parts = self.wsgi(environ, answer.start)
@@ -284,17 +311,17 @@ class EpollWorker(Worker):
         except Exception:
             self.log.exception("Error handling request %s", environ["RAW_URI"])
             if not answer.head_sent:
-                connection.send(make_refusal(Refused(500, "The request could not be answered.")))
+                answer.refuse(Refused(500, "The request could not be answered."))
             return False
         finally:
             if self.log.access_log_enabled:
                 spent = timedelta(seconds=time.monotonic() - started)
                 self.log.access(answer, {}, environ, spent)
-        return answer.keep_alive and (body is None or body.remaining == 0)
+        return answer.keep_alive
 
     def _count_request(self) -> None:
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
-            os.write(self.PIPE[1], b"1")
+            self._wake()

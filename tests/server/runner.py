@@ -1,0 +1,100 @@
+"""A real gunicorn under the tests' own application, with short deadlines."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from webapp.server import connection, worker
+
+ROOT = Path(__file__).parent.parent.parent
+OPTIONS = ("-c", "python:tests.server.runner", "--bind", "127.0.0.1:0")
+REQUEST_DEADLINE = 1.0
+HANG_UP_DEADLINE = 0.5
+STOP_DEADLINE = 1.0
+PATIENCE = 1.0
+
+
+class Server:
+    """A running gunicorn; ``port`` is where it listens on 127.0.0.1."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", *OPTIONS, *arguments, "tests.server.app:app"],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+            )
+        self.port = int(self.wait_for(r"127\.0\.0\.1:(\d+)"))
+        self.wait_for(r"Booting worker")
+        with self.connect() as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            client.recv(1)
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> str:
+        """Return the first group of a pattern (or nothing) once the log has it."""
+        deadline = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.log.read_text())):
+            assert time.monotonic() < deadline, f"no {pattern}:\n{self.log.read_text()}"
+            time.sleep(0.01)
+        return found[1] if found.groups() else ""
+
+    def connect(self) -> socket.socket:
+        """Return a connection; ten seconds is the longest wait for anything."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def workers(self) -> list[int]:
+        """Return the processes of the workers."""
+        master = self.process.pid
+        return [int(p) for p in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+
+    def sockets(self) -> int:
+        """Return how many sockets the only worker has: its listeners, and its clients."""
+        (process,) = self.workers()
+        sockets = 0
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                sockets += os.readlink(link).startswith("socket:")
+        return sockets
+
+
+@contextmanager
+def running(log: Path, *arguments: str) -> Iterator[Server]:
+    """Run a server until the block ends."""
+    server = Server(log, *arguments)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()  # its workers see that they are alone, and leave
+            server.process.wait()
+
+
+# What follows is read by gunicorn, as its settings.
+
+worker_class = "webapp.server.worker.EpollWorker"
+preload_app = True
+threads = 2
+keepalive = 30
+graceful_timeout = 10
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+def on_starting(server: object) -> None:
+    """Shorten the deadlines, which workers inherit."""
+    worker.EpollWorker.watch(server)
+    worker.REQUEST_DEADLINE = REQUEST_DEADLINE
+    worker.HANG_UP_DEADLINE = HANG_UP_DEADLINE
+    worker.STOP_DEADLINE = STOP_DEADLINE
+    worker.TICK = 0.2
+    connection.PATIENCE = PATIENCE
