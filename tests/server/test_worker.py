@@ -21,6 +21,7 @@ import pytest
 
 from tests.server.app import BIG
 from tests.server.runner import PATIENCE, Server, running
+from webapp.server.door import turn_away_newcomers
 from webapp.server.worker import EpollWorker
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="epoll is Linux's")
@@ -376,6 +377,24 @@ def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Pa
             assert read_all(stuck) == b""
         assert server.process.wait(timeout=30) == 0
         assert time.monotonic() - began < LATE
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_door_that_closes_turns_newcomers_away_and_nobody_else(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as listener, ExitStack() as opened:
+        where = listener.getsockname()[:2]
+        first = opened.enter_context(socket.create_connection(where, timeout=10))
+
+        turn_away_newcomers(listener)
+
+        with pytest.raises(TimeoutError):
+            socket.create_connection(where, timeout=0.2)
+        accepted = opened.enter_context(listener.accept()[0])
+        first.sendall(b"asked")
+        assert accepted.recv(10) == b"asked"
+        accepted.sendall(b"told")
+        assert first.recv(10) == b"told"
 
 
 def test_workers_come_and_go_and_nobody_notices(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 from gunicorn.workers.base import Worker
 
 from webapp.server.connection import ClientGone, Connection
+from webapp.server.door import turn_away_newcomers
 from webapp.server.protocol import (
     LARGEST_HEAD,
     Answer,
@@ -97,7 +98,7 @@ class EpollWorker(Worker):
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._armed: set[Connection] = set()
-        self._door = threading.Lock()  # for what is done to listeners
+        self._door = threading.RLock()  # for what is done to listeners
         self._listeners = {listener.fileno(): listener for listener in self.sockets}
         for listener in self.sockets:
             listener.setblocking(False)
@@ -146,21 +147,26 @@ class EpollWorker(Worker):
     def _close_the_door(self) -> None:
         """Stop accepting; take in who has connected, where nobody else goes on with the listener.
 
-        For a moment accepting goes on: what has begun to connect ends doing so, and where a
-        supervisor signals master and workers alike, the master has time to say that all stops.
+        For a moment accepting goes on: where a supervisor signals master and workers alike, the
+        master has time to say that all stops.
         """
-        ends = time.monotonic() + LINGER
+        self._tick_for(LINGER)
+        all_stop = self._stop_sign is not None and self._stop_sign[0]
+        if all_stop:
+            for listener in self._listeners.values():
+                turn_away_newcomers(listener)
+            self._tick_for(LINGER)  # what has begun to connect ends doing so
+        self._stop_accepting()
+        with self._door:
+            for fd in list(self._listeners):
+                while all_stop and self._accept(fd):
+                    pass
+                self._listeners.pop(fd).close()
+
+    def _tick_for(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
         while (remaining := ends - time.monotonic()) > 0:
             self._tick(remaining)
-        self._stop_accepting()
-        if self._stop_sign is not None and self._stop_sign[0]:
-            for fd in self._listeners:
-                while self._accept(fd):
-                    pass
-        with self._door:
-            for listener in self._listeners.values():
-                listener.close()
-            self._listeners.clear()
 
     # Accepting
 
