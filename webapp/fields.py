@@ -38,6 +38,12 @@ class StrictSchema(ma.Schema):
                 pass
         return super().load(data, **kwargs)
 
+    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+        """Return an attribute, or the value of a key, without trying both where one will do."""
+        if type(obj) is dict or "." in attr:
+            return super().get_attribute(obj, attr, default)
+        return getattr(obj, attr, default)
+
     def _load_good(self, data: dict[str, Any]) -> dict[str, Any]:
         if not data.keys() <= self.load_fields.keys():
             raise ma.ValidationError("")

@@ -48,10 +48,10 @@ TICK = 1.0  # seconds between looks at deadlines
 REQUEST_DEADLINE = 15.0  # seconds for a request's head, and its body if small
 HANG_UP_DEADLINE = 2.0  # seconds for a client to hang up after its last answer
 STOP_DEADLINE = 2.0  # seconds for a kept-alive client to send one more request at a stop
+TURN = 0.0003  # seconds in which the other workers may take the next client
 LINGER = 0.25  # seconds: a handshake's last round trip, and a master's way to its stop
 
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
-_LISTEN = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
 class EpollWorker(Worker):
@@ -180,7 +180,7 @@ class EpollWorker(Worker):
             if not self._accepting and len(self._connections) < self.cfg.worker_connections:
                 self._accepting = True
                 for fd in self._listeners:
-                    self._epoll.register(fd, _LISTEN)
+                    self._epoll.register(fd, _ONCE)
 
     def _stop_accepting(self) -> None:
         with self._door:
@@ -188,6 +188,20 @@ class EpollWorker(Worker):
                 self._accepting = False
                 for fd in self._listeners:
                     self._epoll.unregister(fd)
+
+    def _accept_in_turn(self, fd: int) -> None:
+        """Take in a client, then look away for a moment.
+
+        A worker that is awake would else take all who come at once, and the cores of the others
+        would have nothing to do.
+        """
+        try:
+            if self._accept(fd) and self.cfg.workers > 1:
+                time.sleep(TURN)
+        finally:
+            with self._door:
+                if self._accepting and fd in self._listeners:
+                    self._epoll.modify(fd, _ONCE)
 
     def _accept(self, fd: int) -> bool:
         """Take in the next client of a listener; say whether there was one."""
@@ -223,7 +237,7 @@ class EpollWorker(Worker):
             try:
                 for fd, _ in poll(-1, 1):
                     if fd in listeners:
-                        self._accept(fd)
+                        self._accept_in_turn(fd)
                     elif (found := connections.get(fd)) and self._take(found):
                         connection = found
                         self._attend_to(connection)
