@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from webapp.database import Page, begin_snapshot
+from webapp.database import Page, begin_read, begin_snapshot
 from webapp.items.models import Item, ItemBlock
 from webapp.items.search import holds, select_items_with
 from webapp.items.service import count_items
@@ -26,6 +26,7 @@ from webapp.items.service import count_items
 MOST_COUNTED = (
     1_000  # finds of a search: more are not counted, which would take longer than all else
 )
+NEAR = 1_000  # items before a window that are simply passed over
 LONGEST_WAY = 20_000  # entries of an index that are read to meet a page of finds
 
 Place: TypeAlias = Sequence[Any]
@@ -82,11 +83,16 @@ def list_items(
     what follows there, and ``page`` is merely its number. The total is None for a search that
     finds more than ``MOST_COUNTED``.
     """
-    begin_snapshot(session)
     order, window = Order(sort), _Window((page - 1) * page_size, page_size + 1, after)
+    total: int | None
     if q:
+        begin_snapshot(session)
         total, items = _search(session, order, q, window)
+    elif after is not None or window.offset <= NEAR:
+        begin_read(session)
+        total, items = _fetch_and_count(session, order, window)
     else:
+        begin_snapshot(session)
         total = count_items(session)
         items = _fetch(session, order, _choose(session, order, total, window))
     objects, more = items[:page_size], len(items) > page_size
@@ -111,10 +117,22 @@ def _fetch(session: Session, order: Order, ids: sa.Select[int] | Sequence[int]) 
     return session.scalars(sa.select(Item).where(Item.id.in_(ids)).order_by(*order.by(Item))).all()
 
 
+def _fetch_and_count(
+    session: Session, order: Order, window: _Window
+) -> tuple[int, Sequence[Item]]:
+    """Return how many items there are, and those of a window near its beginning: one query."""
+    total = sa.select(sa.func.sum(ItemBlock.items)).scalar_subquery()
+    wanted = sa.select(Item, total).order_by(*order.by(Item))
+    if window.after is None:
+        wanted = window.apply(wanted)
+    else:
+        wanted = wanted.where(Item.id.in_(_read_on(session, order, window)))
+    rows = session.execute(wanted).all()
+    return int(rows[0][1]) if rows else count_items(session), [row[0] for row in rows]
+
+
 def _choose(session: Session, order: Order, total: int, window: _Window) -> sa.Select[int]:
     """Return the SELECT of the ids of a window of all items."""
-    if window.after is not None:
-        return _read_on(session, order, window)
     offset = min(window.offset, total)
     limit = min(window.limit, total - offset)
     behind = total - offset - limit
