@@ -99,6 +99,19 @@ def test_many_rows_are_fitted_without_copies_to_the_same_numbers(
     )
 
 
+@pytest.mark.parametrize("many_cells", [1, 10**9])
+def test_features_that_the_model_counts_as_dependent_have_no_intervals_however_many_rows(
+    monkeypatch: pytest.MonkeyPatch, diabetes: Dataset, many_cells: int
+) -> None:
+    monkeypatch.setattr(training, "MANY_CELLS", many_cells)
+    X = diabetes.X.copy()
+    X[:, 0] *= 1e-9  # LinearRegression takes no notice of it beside the others
+
+    assert fit(diabetes).interval_basis is not None
+    assert fit(make_dataset(X, diabetes.y)).interval_basis is None
+    assert fit(make_dataset(X, diabetes.y), scale=True).interval_basis is not None
+
+
 def test_the_model_that_serves_is_the_one_that_the_hold_out_judged(diabetes: Dataset) -> None:
     _, test_X, _, test_y = train_test_split(diabetes.X, diabetes.y, test_size=0.2, random_state=42)
 

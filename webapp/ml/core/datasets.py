@@ -47,7 +47,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Subset:
     """Some rows of a dataset: those of ``index``, in its order; all where there is none."""
 
     dataset: Dataset

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.datasets import Dataset, Labels, Rows, Vector
+from webapp.ml.core.datasets import Dataset, Labels, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
     DEFAULT_ESTIMATOR,
@@ -100,12 +100,13 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
     if entry.task == "classification" and (count := len(np.unique(dataset.y))) > MOST_CLASSES:
         raise InvalidInput({"y": [f"has {count} classes, at most {MOST_CLASSES} are allowed"]})
     fitted_rows, test_rows = _hold_out(dataset, spec)
-    served = judged = _fit(entry, params, spec, fitted_rows, clock)
-    metrics = _measure(entry, judged.estimator, (test_rows or fitted_rows).take())
+    served = _fit(entry, params, spec, fitted_rows, clock)
+    judging_rows = fitted_rows if test_rows is None else test_rows
+    metrics = _measure(entry, served.estimator, judging_rows.take())
     if spec.cv:
         metrics["cross_validation"] = _cross_validate(entry, params, dataset, spec)
     if test_rows is not None and spec.refit:
-        served = _fit(entry, params, spec, Rows(dataset), clock)
+        served = _fit(entry, params, spec, Subset(dataset), clock)
     return TrainedModel(
         estimator=served.estimator,
         params=params,
@@ -160,17 +161,17 @@ def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dic
     }
 
 
-def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Rows, Rows | None]:
+def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Subset, Subset | None]:
     """Return rows to fit and rows to judge by: None of these where none are held out."""
     n_rows = len(dataset.y)
     n_test = math.ceil(spec.test_size * n_rows)
     if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
-        return Rows(dataset), None
+        return Subset(dataset), None
     if n_test == n_rows:
         raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
     # As train_test_split draws them, whose import takes as long as training on many rows.
     drawn = np.random.RandomState(spec.random_state).permutation(n_rows)
-    return Rows(dataset, drawn[n_test:]), Rows(dataset, drawn[:n_test])
+    return Subset(dataset, drawn[n_test:]), Subset(dataset, drawn[:n_test])
 
 
 def _build(entry: Estimator, params: Mapping[str, Any], spec: TrainingSpec) -> Any:
@@ -181,7 +182,7 @@ def _fit(
     entry: Estimator,
     params: Mapping[str, Any],
     spec: TrainingSpec,
-    rows: Rows,
+    rows: Subset,
     clock: Callable[[], float],
 ) -> _Fit:
     least_squares = entry.name == DEFAULT_ESTIMATOR and not params["positive"]
@@ -205,6 +206,8 @@ def _find_basis(
     estimator: Any, rows: Dataset, params: Mapping[str, Any], spec: TrainingSpec
 ) -> IntervalBasis | None:
     y, fit_intercept = cast(Vector, rows.y), params["fit_intercept"]
+    if split_pipeline(estimator)[1].rank_ < rows.X.shape[1]:
+        return None  # the features depend on each other, as the model itself counts
     with _overflow_refused():
         residuals = y - compile_scorer(estimator).score(rows.X).values
         # Features that were standardised first are centred, intercept or not.
@@ -216,7 +219,7 @@ def _find_basis(
         )
 
 
-def _fit_least_squares(unfitted: Any, rows: Rows, clock: Callable[[], float]) -> _Fit:
+def _fit_least_squares(unfitted: Any, rows: Subset, clock: Callable[[], float]) -> _Fit:
     """Fit a LinearRegression to what its own ``fit`` finds, but without copies of the rows."""
     X, y = rows.dataset.X, cast(Vector, rows.dataset.y)
     started = clock()
