@@ -3,74 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, Request, Response
-from flask.sessions import NullSession, SessionInterface, SessionMixin
+from flask import Flask
 from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import MapAdapter
 
 import config
 from webapp import cli, docs, health, problems, request_id
-from webapp.api import OPENAPI_VERSION, WholeRequest
+from webapp.api import OPENAPI_VERSION
+from webapp.application import Application
 from webapp.database import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
-from webapp.jsonio import OrjsonProvider
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml import service as ml_service
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
-
-
-class NoSessions(SessionInterface):
-    """One session for all requests, which nobody can write to: the service has no cookies."""
-
-    _session = NullSession()
-
-    def open_session(self, app: Flask, request: Request) -> NullSession:
-        """Return the session of no one."""
-        return self._session
-
-    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Never be called: Flask saves no NullSession."""
-        raise NotImplementedError
-
-
-class Application(Flask):
-    """Flask, with this service's requests and JSON, and without asynchronous views."""
-
-    request_class = WholeRequest
-    json_provider_class = OrjsonProvider
-    session_interface = NoSessions()
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Return what matches the URL of a request.
-
-        Flask's own looks for the host twice, and for what a map of several hosts would need.
-        """
-        if request is None:
-            return super().create_url_adapter(None)
-        request.trusted_hosts = self.config["TRUSTED_HOSTS"]
-        environ = request.environ
-        return MapAdapter(
-            self.url_map,
-            server_name=request.host,
-            script_name=request.root_path + "/",
-            subdomain="",
-            url_scheme=request.scheme,
-            path_info=request.path,
-            default_method=environ["REQUEST_METHOD"],
-            query_args=request.query_string.decode("latin-1"),
-        )
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a view as it is; Flask would look, at every step of a request, what it is."""
-        return func
 
 
 def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:

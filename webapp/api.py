@@ -20,11 +20,12 @@ from flask import Flask, Request, abort, request
 from flask_smorest.utils import resolve_schema_instance
 from marshmallow import fields
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import ClientDisconnected, HTTPException
+from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter
 
 from webapp import jsonio
+from webapp.application import WholeRequest
 from webapp.errors import MOST_FAULTS, InvalidInput
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -84,35 +85,19 @@ class MethodView(flask.views.MethodView):
 
     init_every_request = False
 
-    def dispatch_request(self, **kwargs: Any) -> Any:
-        """Return the answer of the method that a request asks for; HEAD is a GET."""
-        name = current_request().method.lower()
-        method = getattr(self, name, None) or self.get  # type: ignore[attr-defined] # allowed only with a GET
-        return method(**kwargs)
+    @classmethod
+    def as_view(cls, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return the view as a function, for a URL rule."""
+        described = super().as_view(name, *args, **kwargs)
+        made = cls(*args, **kwargs)
+        methods = {method: getattr(made, method.lower()) for method in cls.methods or ()}
+        methods.setdefault("HEAD", methods.get("GET"))
 
+        @wraps(described)
+        def view(**kwargs: Any) -> Any:
+            return methods[current_request().method](**kwargs)
 
-class WholeRequest(Request):
-    """A request whose body is read whole, or answered 400.
-
-    gunicorn says of its input that it ends by itself, and Werkzeug then takes the end of the
-    connection for the end of the body: half a table would be trained on as if it were all.
-    """
-
-    def __init__(self, environ: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        if environ.get("CONTENT_LENGTH"):
-            environ.pop("wsgi.input_terminated", None)
-        super().__init__(environ, *args, **kwargs)
-
-    def read_body(self) -> bytes:
-        """Return the body, read in one go; raises 400 where it ends early, and 413."""
-        length = self.content_length or 0
-        limit = self.max_content_length
-        if limit is not None and length > limit:
-            abort(413)
-        body: bytes = self.environ["wsgi.input"].read(length)
-        if len(body) < length:
-            raise ClientDisconnected
-        return body
+        return view
 
 
 class StrictParser(FlaskParser):

@@ -49,9 +49,11 @@ class StrictSchema(ma.Schema):
             raise ma.ValidationError("")
         loaded = {}
         for name, field in self.load_fields.items():
-            value = field.deserialize(data.get(name, ma.missing), name, data)
-            if value is not ma.missing:
-                loaded[name] = value
+            if name in data or field.required:
+                loaded[name] = field.deserialize(data.get(name, ma.missing), name, data)
+            elif field.load_default is not ma.missing:
+                default = field.load_default
+                loaded[name] = default() if callable(default) else default
         return loaded
 
 

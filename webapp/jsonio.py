@@ -8,12 +8,18 @@ or Infinity.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Response
 from flask.json.provider import JSONProvider
+from werkzeug.datastructures import Headers
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_WRITE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 _NON_FINITE_TOKENS = (b"NaN", b"Infinity")
 
 
@@ -54,10 +60,34 @@ def _parse_int(literal: str) -> int | float:
     return int(literal) if abs(number) < 2**63 else number
 
 
-class OrjsonProvider(JSONProvider):
-    """Flask's JSON interface on orjson: arrays as they are, non-finite floats as null."""
+class JSONResponse(Response):
+    """A JSON answer whose body is there, and goes out as it is.
 
-    _WRITE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    Of any response, Werkzeug copies the headers, and looks for what it must correct in them.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        headers = Headers()
+        headers.add("Content-Type", "application/json")
+        headers.add("Content-Length", str(len(body)))
+        super().__init__([body], 200, headers)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Send the answer (PEP 3333)."""
+        as_it_is = self._status_code == 200 and not self._on_close
+        if not as_it_is or environ["REQUEST_METHOD"] == "HEAD":
+            return super().__call__(environ, start_response)
+        start_response(self._status, self.headers.to_wsgi_list())
+        return self.response  # type: ignore[return-value] # bytes, as they were given
+
+
+def answer(value: Any) -> JSONResponse:
+    """Return a JSON answer: arrays as they are, non-finite floats as null."""
+    return JSONResponse(orjson.dumps(value, option=_WRITE))
+
+
+class OrjsonProvider(JSONProvider):
+    """Flask's JSON interface on orjson."""
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
         """Return the JSON text of an object; ``indent`` is the only argument heeded."""
@@ -68,7 +98,6 @@ class OrjsonProvider(JSONProvider):
         """Return the value of a JSON document; raises MalformedJSON."""
         return loads(s.encode() if isinstance(s, str) else s)
 
-    def response(self, *args: Any, **kwargs: Any) -> Response:
+    def response(self, *args: Any, **kwargs: Any) -> JSONResponse:
         """Return a JSON answer made of the arguments, as ``jsonify`` takes them."""
-        body = orjson.dumps(self._prepare_response_obj(args, kwargs), option=self._WRITE)
-        return Response(body, content_type="application/json")
+        return answer(self._prepare_response_obj(args, kwargs))

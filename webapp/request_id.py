@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 
 from flask import Flask, Response, request
@@ -18,13 +18,19 @@ def request_id() -> str:
     found = environ.get(_KEY)
     if found is None:
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        found = given if _WELL_FORMED.fullmatch(given) else os.urandom(16).hex()
+        found = given if _WELL_FORMED.fullmatch(given) else _make_id()
         environ[_KEY] = found
     return str(found)
 
 
+def _make_id() -> str:
+    # Unlikely to come twice is enough, and each worker draws from a seed of its own; the system's
+    # secret numbers would cost a switch of threads.
+    return f"{random.getrandbits(128):032x}"
+
+
 def _name_response(response: Response) -> Response:
-    response.headers[HEADER] = request_id()
+    response.headers.add(HEADER, request_id())
     return response
 
 

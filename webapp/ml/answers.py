@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from flask import Response, abort, current_app, request
+from flask import Response, abort, request
 
+from webapp import jsonio
 from webapp.ml.core import tables
 from webapp.ml.service import Predictions
 
@@ -80,10 +81,10 @@ def answer_batch(predictions: Predictions) -> Response:
 
 
 def _answer_json(answer: dict[str, Any], predictions: Predictions) -> Response:
-    response = current_app.json.response(answer)
+    response = jsonio.answer(answer)
     if predictions.stale:
         response.headers[STALE] = "true"
-    return response  # type: ignore[return-value] # Flask types it as Werkzeug's
+    return response
 
 
 def _name_version(predictions: Predictions) -> dict[str, Any]:

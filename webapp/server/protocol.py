@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -150,14 +151,19 @@ def _add_headers(environ: Environ, headers: list[tuple[bytes, bytes]], limits: L
             raise Refused(431, f"A header is longer than {limits.header} bytes.")
         if b"_" in raw_name:
             continue  # to WSGI it would be the same as a name with a dash
-        name = "HTTP_" + raw_name.decode("ascii").upper().replace("-", "_")
-        name = _UNPREFIXED.get(name, name)
+        name = _name_in_environ(raw_name)
         value = raw_value.decode("latin-1").strip(" \t")
         if name in environ:
             if name in _ONLY_ONCE:
                 raise Refused(400, "A header is given twice that can stand but once.")
             value = f"{environ[name]},{value}"
         environ[name] = value
+
+
+@lru_cache(maxsize=256)  # clients send the same names all the time
+def _name_in_environ(name: bytes) -> str:
+    prefixed = "HTTP_" + name.decode("ascii").upper().replace("-", "_")
+    return _UNPREFIXED.get(prefixed, prefixed)
 
 
 def _add_target(environ: Environ, target: bytes) -> None:
