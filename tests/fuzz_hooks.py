@@ -64,7 +64,7 @@ BEYOND_SCHEMAS = {
         r".*\.X: (cannot be fitted: .*|holds values too (large|small) .*)",
         r".*\.test_size: leaves none of \d+ rows to fit",
         r".*\.cv: .* (rows|folds) .*",
-        r".*: gives a prediction beyond the range of float64",
+        r".*: gives (a prediction|an interval) beyond the range of float64",
         r".*: has values beyond the range that the estimator takes",
     ],
     "which characters are printable": [

@@ -35,9 +35,8 @@ class KeyHeader(ma.Schema):
 
     key = fields.String(
         data_key="Idempotency-Key",
-        load_default=None,
         validate=validate.Regexp(
-            rf"[!-~]{{1,{KEY_LENGTH}}}\Z", error="Must be 1 to 255 visible ASCII characters."
+            f"^[!-~]{{1,{KEY_LENGTH}}}$", error="Must be 1 to 255 visible ASCII characters."
         ),
         metadata={
             "description": "Any text of your own. For 24 hours, a repeat with the same key and "
@@ -102,7 +101,7 @@ def idempotent(
     def decorate(view: View) -> View:
         @wraps(view)
         def create(self: Any, arguments: Any, header: dict[str, Any], **path: Any) -> Any:
-            if header["key"] is not None:
+            if "key" in header:
                 return create_once(view, self, header["key"], arguments, path)
             return announce(view(self, arguments, before_commit=keep_nothing, **path))
 
