@@ -22,12 +22,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 import psycopg2.extensions
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.engine.characteristics import IsolationLevelCharacteristic
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -155,10 +157,31 @@ def limit_waits(engine: Engine, *, timeout: float) -> None:
         if _has_hung_up(connection) or (unused > LONG_UNUSED and not _answers(engine, connection)):
             raise InvalidatePoolError
 
+    PlainReset.attach(engine)
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkout", try_before_use)
     event.listen(engine, "checkin", _note_use)
     psycopg2.extensions.set_wait_callback(_wait_for_server)
+
+
+class PlainReset(IsolationLevelCharacteristic):
+    """Gives a connection back its transactions without a message to the server.
+
+    SQLAlchemy sets the default level by its name. psycopg2 then tells it to the server, each
+    time anew; and of its own default it says nothing.
+    """
+
+    def reset_characteristic(self, dialect: Dialect, dbapi_conn: Any) -> None:
+        """Return to transactions of the server's default level."""
+        dbapi_conn.set_session(isolation_level="DEFAULT", autocommit=False)
+
+    @classmethod
+    def attach(cls, engine: Engine) -> None:
+        """Have an engine's connections reset so."""
+        dialect = cast(DefaultDialect, engine.dialect)
+        dialect.connection_characteristics = dialect.connection_characteristics.union(
+            {"isolation_level": cls()}
+        )
 
 
 _USED = "used"  # when a pooled connection was used last, in monotonic seconds
