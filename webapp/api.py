@@ -103,13 +103,6 @@ class MethodView(flask.views.MethodView):
 class StrictParser(FlaskParser):
     """Reads JSON bodies by the rules of ``webapp.jsonio`` and refuses everything else."""
 
-    # Unknown query parameters are refused before the view, for all views alike.
-    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 (declared so by webargs)
-        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
-        "json": None,
-        "query": ma.EXCLUDE,
-    }
-
     def parse(
         self,
         argmap: Any,
@@ -118,13 +111,22 @@ class StrictParser(FlaskParser):
         location: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the checked arguments of a view; a JSON body without webargs' further steps."""
-        if location != "json":
+        """Return the checked arguments of a view.
+
+        Of a JSON body or a query, without webargs' further steps.
+        """
+        req = req or current_request()
+        if location == "json":
+            found = self.load_json(req, argmap)
+        elif location == "query":
+            # What is unknown, or given twice, is refused before the view, for all views alike.
+            found = {name: req.args[name] for name in argmap.fields if name in req.args}
+        else:
             return super().parse(argmap, req, location=location, **kwargs)
         try:
-            return argmap.load(self.load_json(req or current_request(), argmap))
+            return argmap.load(found)
         except ma.ValidationError as error:
-            raise InvalidInput(error.normalized_messages(), source="json") from None  # type: ignore[no-untyped-call]
+            raise InvalidInput(error.normalized_messages(), source=location) from None  # type: ignore[no-untyped-call]
 
     def get_default_request(self) -> Request:
         """Return the request to read."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import marshmallow as ma
@@ -38,11 +40,29 @@ class StrictSchema(ma.Schema):
                 pass
         return super().load(data, **kwargs)
 
-    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        """Return an attribute, or the value of a key, without trying both where one will do."""
-        if type(obj) is dict or "." in attr:
-            return super().get_attribute(obj, attr, default)
-        return getattr(obj, attr, default)
+    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
+        """Return an object, or many, as plain values.
+
+        Objects that have all attributes are read field by field. For others, and for
+        dictionaries, marshmallow looks in each place where a value may be.
+        """
+        many = self.many if many is None else many
+        if not any(self._hooks.values()):
+            try:
+                return [self._dump_whole(o) for o in obj] if many else self._dump_whole(obj)
+            except AttributeError:
+                pass
+        return super().dump(obj, many=many)
+
+    def _dump_whole(self, obj: Any) -> dict[str, Any]:
+        return {name: write(read(obj), name, obj) for name, read, write in self._dumped}
+
+    @cached_property
+    def _dumped(self) -> list[tuple[str, Callable[[Any], Any], Callable[..., Any]]]:
+        return [
+            (name, attrgetter(field.attribute or name), field._serialize)
+            for name, field in self.dump_fields.items()
+        ]
 
     def _load_good(self, data: dict[str, Any]) -> dict[str, Any]:
         if not data.keys() <= self.load_fields.keys():

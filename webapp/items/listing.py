@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -121,14 +121,24 @@ def _fetch_and_count(
     session: Session, order: Order, window: _Window
 ) -> tuple[int, Sequence[Item]]:
     """Return how many items there are, and those of a window near its beginning: one query."""
-    total = sa.select(sa.func.sum(ItemBlock.items)).scalar_subquery()
-    wanted = sa.select(Item, total).order_by(*order.by(Item))
     if window.after is None:
-        wanted = window.apply(wanted)
+        wanted, values = _near_beginning(order), {"rows": window.limit, "passed": window.offset}
     else:
-        wanted = wanted.where(Item.id.in_(_read_on(session, order, window)))
-    rows = session.execute(wanted).all()
+        on = _read_on(session, order, window)
+        wanted, values = _with_count(order).where(Item.id.in_(on)), {}
+    rows = session.execute(wanted, values).all()
     return int(rows[0][1]) if rows else count_items(session), [row[0] for row in rows]
+
+
+def _with_count(order: Order) -> sa.Select[Any]:
+    """Return the SELECT of all items in an order, each with how many there are."""
+    total = sa.select(sa.func.sum(ItemBlock.items)).scalar_subquery()
+    return sa.select(Item, total).order_by(*order.by(Item))
+
+
+@cache  # of as many as there are orders; most lists are this one
+def _near_beginning(order: Order) -> sa.Select[Any]:
+    return _with_count(order).limit(sa.bindparam("rows")).offset(sa.bindparam("passed"))
 
 
 def _choose(session: Session, order: Order, total: int, window: _Window) -> sa.Select[int]:

@@ -74,9 +74,9 @@ class ItemQuery(PageQuery):
         },
     )
 
-    @ma.post_load
-    def read_place(self, query: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """Replace ``after`` by the place that it stands for."""
+    def load(self, data: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the checked query, with the place that ``after`` stands for."""
+        query: dict[str, Any] = super().load(data, **kwargs)
         if "after" in query:
             query["after"] = parse_place(query["after"], query["sort"])
         return query
