@@ -98,6 +98,13 @@ def predict_one(path: str = "/api/v1/ml/predict") -> Exchange:
     return Exchange("POST", path, check, dump(body))
 
 
+@cache
+def echo_one() -> Exchange:
+    """Return the same row, sent to a Flask view that answers what it is sent."""
+    check = check_value(200, lambda body: body["features"], FEATURES)
+    return Exchange("POST", "/echo", check, dump({"features": FEATURES}))
+
+
 def make_prediction_row(connections: int) -> Row:
     """Return the row of predictions over some connections."""
     load = partial(Load, connections=connections)
@@ -111,6 +118,7 @@ def make_prediction_row(connections: int) -> Row:
             "LitServe": load("litserve", native),
             "BentoML": load("bentoml", native),
             "MLServer": load("mlserver", partial(predict_one, "/v2/models/linear/infer")),
+            ECHO: load("served echo", echo_one),
             BARE: load("bare", predict_one),
         },
         (
@@ -118,6 +126,7 @@ def make_prediction_row(connections: int) -> Row:
             faster_than("LitServe"),
             faster_than("BentoML"),
             faster_than("MLServer"),
+            cost_of(ECHO),
             cost_of(BARE),
         ),
         by_rate=True,

@@ -189,6 +189,11 @@ def run_bare(fleet: Fleet) -> Any:
     return run_gunicorn(fleet, "bare", "benchmarks.floors.bare:app", DATABASE_URL="sqlite:///none")
 
 
+def run_echo(fleet: Fleet) -> Any:
+    """Run a plain Flask application under the same gunicorn settings."""
+    return run_gunicorn(fleet, "echo", "benchmarks.floors.echo:app", DATABASE_URL="sqlite:///none")
+
+
 def run_gunicorn(fleet: Fleet, name: str, *application: str, **settings: str) -> Any:
     """Run gunicorn with the service's own configuration file."""
     port, url = make_address()
@@ -377,6 +382,7 @@ SERVICES: Mapping[str, Callable[[Fleet], Any]] = {
     "ours, short lease": run_ours_with_short_lease,
     "ours, items": partial(with_items, run_ours),
     "bare": run_bare,
+    "served echo": run_echo,
     "fastapi": run_fastapi,
     "fastapi, items": partial(with_items, run_fastapi),
     "mlserver": run_mlserver,

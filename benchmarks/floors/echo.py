@@ -11,3 +11,9 @@ app = Flask(__name__)
 def echo() -> Response:
     """Answer what was sent."""
     return jsonify(request.get_json())
+
+
+@app.get("/health/ready")
+def ready() -> Response:
+    """Say that requests are answered."""
+    return jsonify(status="ready")

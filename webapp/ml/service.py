@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version as library_version
+from functools import cache
+from importlib import metadata
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -601,6 +602,9 @@ def _model_id(name: str) -> sa.ScalarSelect[int]:
     return sa.select(Model.id).where(Model.name == name).scalar_subquery()
 
 
+_find_version = cache(metadata.version)  # reads files, for what stays as it is
+
+
 def _library_versions() -> dict[str, str]:
-    versions = {name: library_version(name) for name in _RECORDED_LIBRARIES}
+    versions = {name: _find_version(name) for name in _RECORDED_LIBRARIES}
     return {"python": platform.python_version(), **versions}
