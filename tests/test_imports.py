@@ -73,7 +73,8 @@ def test_models_know_the_base_only(module: str) -> None:
 
 
 def test_serving_knows_core_and_is_given_its_loaders() -> None:
-    assert ours("webapp.ml.serving") <= {"webapp.errors", *CORE}
+    assert ours("webapp.ml.serving") <= {"webapp.errors", "webapp.leases", *CORE}
+    assert ours("webapp.leases") <= {"webapp.errors"}
     assert not libraries("webapp.ml.serving") & (WEB | {"sqlalchemy", "marshmallow", "config"})
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from webapp import leases
 from webapp.errors import ArtifactUnusable, DatabaseUnavailable, ModelNotTrained
 from webapp.ml import serving
 from webapp.ml.core.scoring import LinearScorer
@@ -127,6 +128,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock that leases are measured by, standing still."""
     clock = Clock()
     monkeypatch.setattr(serving, "lease_clock", clock)
+    monkeypatch.setattr(leases, "lease_clock", clock)
     return clock
 
 
@@ -727,7 +729,7 @@ def test_names_that_nobody_trained_are_forgotten_but_served_models_are_not(
     server = make_server(database)
     server.get_version("iris")
 
-    made_up = [f"made-up {number}" for number in range(serving.MOST_KEYS + 10)]
+    made_up = [f"made-up {number}" for number in range(leases.MOST_KEYS + 10)]
     for name in made_up:
         with pytest.raises(ModelNotTrained):
             server.get_version(name)
@@ -741,7 +743,7 @@ def test_names_that_nobody_trained_are_forgotten_but_served_models_are_not(
 
 
 def test_served_models_are_bounded_too(database: FakeDatabase, clock: Clock) -> None:
-    names = [f"model {number}" for number in range(serving.MOST_KEYS + 10)]
+    names = [f"model {number}" for number in range(leases.MOST_KEYS + 10)]
     server = make_server(database)
     for number, name in enumerate(names, start=1):
         database.activate(name, number)
@@ -755,8 +757,8 @@ def test_served_models_are_bounded_too(database: FakeDatabase, clock: Clock) -> 
 
 
 def test_the_lease_clock_never_goes_back_and_counts_a_suspended_machines_time() -> None:
-    readings = [serving.lease_clock() for _ in range(1000)]
+    readings = [leases.lease_clock() for _ in range(1000)]
 
     assert readings == sorted(readings)
     if hasattr(time, "CLOCK_BOOTTIME"):
-        assert abs(serving.lease_clock() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
+        assert abs(leases.lease_clock() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1

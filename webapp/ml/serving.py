@@ -1,50 +1,30 @@
 """Which version of a model is active, and its compiled scorer, known to this process.
 
-The database is the truth. A process may rely on its last answer ("model m's active version
-is v") for one lease, counted from before the question was sent:
-
-    ask ──answer──▶ FRESH ──lease over──▶ ask again (one thread; the others wait a little)
-                      ▲                     │
-                      │ answer              │ no answer in time
-                      └───────────────── STALE: the last known version keeps serving, marked
-                                         as stale; a thread beside the requests goes on asking
-
-An operation that changes the active version commits and then waits one lease before it
-answers. Every process's older knowledge has then run out: whoever has the operation's answer
-never meets the older version again. Between leases a prediction costs no query.
+What the database says of a model holds for one lease (``webapp.leases``). While it cannot be
+asked, the last known version keeps serving, marked as stale.
 
 What a version is never changes, so compiled versions are kept by id, the least used dropped.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from webapp.errors import DatabaseUnavailable, ServiceError, Unavailable
+from webapp.errors import ServiceError, Unavailable
+from webapp.leases import Leases, lease_clock
 from webapp.ml.core.datasets import Vector
 from webapp.ml.core.intervals import IntervalBasis
 from webapp.ml.core.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
-MOST_KEYS = 4096  # answers that a process keeps
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between questions while nobody answers
 LOAD_PAUSE = 2.0  # seconds until a version that could not be loaded is tried again
-
-# A clock that goes on while the machine is suspended, where there is one: a process that wakes
-# up must not take an hour-old answer for a fresh one.
-_CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", None)
-lease_clock: Callable[[], float] = (
-    time.monotonic if _CLOCK_ID is None else functools.partial(time.clock_gettime, _CLOCK_ID)
-)
 
 
 @dataclass(frozen=True)
@@ -94,35 +74,6 @@ Key: TypeAlias = tuple[str, int | None]
 """What a request asks for: a model's name, and a version's number or None for the active one."""
 
 
-@dataclass(frozen=True)
-class _Lease:
-    """An answer of the database, and when it was asked for."""
-
-    answer: VersionRef | Absence
-    asked_at: float
-    expires_at: float
-
-    def holds_for(self, arrived_at: float) -> bool:
-        """Say whether a request that arrived then may rely on the answer.
-
-        It may within the lease, and also afterwards where the question was sent only after
-        the request had come: a slow answer is as good as asking for itself.
-        """
-        return lease_clock() < self.expires_at or self.asked_at >= arrived_at
-
-
-class _Known:
-    """What this process knows of one key."""
-
-    def __init__(self) -> None:
-        self.condition = threading.Condition()
-        self.lease: _Lease | None = None
-        self.asking = False
-        self.unanswered = False  # the last question failed; the recovery thread goes on asking
-        self.last_served: VersionRef | None = None
-        self.unusable: VersionRef | None = None  # should serve, but cannot be loaded
-
-
 class ModelServer:
     """Hands out versions of any model, for all threads of this process.
 
@@ -141,13 +92,14 @@ class ModelServer:
         deadline: float,
         capacity: int,
     ) -> None:
-        self._find_version = find_version
-        self._lease = lease
-        self._deadline = deadline
-        self._keys: OrderedDict[Key, _Known] = OrderedDict()
-        self._keys_lock = threading.Lock()
-        self._recovering = False
-        self._closed = threading.Event()
+        self._leases = Leases[Key, VersionRef | Absence](
+            lambda key: find_version(*key),
+            lease=lease,
+            deadline=deadline,
+            is_nothing=lambda answer: isinstance(answer, Absence),
+        )
+        self._last_served: dict[str, VersionRef] = {}  # as the active one, by model
+        self._unusable: dict[Key, VersionRef] = {}  # should serve, but cannot be loaded
         self._versions = _VersionCache(load_version, capacity)
 
     def get_version(self, name: str, number: int | None = None) -> ServedVersion:
@@ -157,129 +109,45 @@ class ModelServer:
         Unavailable when the database cannot be asked and this process knows nothing from before.
         """
         key = (name, number)
-        known = self._know(key)
-        lease, fresh = known.lease, True
-        if lease is None or lease_clock() >= lease.expires_at:
-            lease, fresh = self._renew(key, known)
-        answer = lease.answer
+        answer, fresh = self._leases.get(key)
         if isinstance(answer, Absence):
-            known.unusable = None
+            self._unusable.pop(key, None)
             raise answer.error(*answer.arguments)
         try:
             version = self._versions.get(answer)
         except Unavailable:
             # A version that cannot be loaded must not take the one before out of service.
-            known.unusable, last = answer, known.last_served
+            self._unusable[key] = answer
+            last = self._last_served.get(name) if number is None else None
             before = None if last is None else self._versions.peek(last)
             if before is None:
                 raise
             return ServedVersion(before, stale=True)
-        known.last_served, known.unusable = answer, None
+        if number is None:
+            self._last_served[name] = answer
+        if self._unusable:
+            self._unusable.pop(key, None)
         return ServedVersion(version, stale=not fresh)
 
     def wait_out_leases(self) -> None:
         """Wait until no process can rely on what it was told before now."""
-        time.sleep(self._lease)
+        self._leases.wait_out()
 
     def describe_state(self) -> str:
         """Return ``ok``, or which models are stale, and which versions cannot be loaded."""
-        with self._keys_lock:
-            stale = {name for name, _ in self._unanswered_keys()}
-            unusable = {
-                f"{name} version {known.unusable.number}"
-                for (name, _), known in self._keys.items()
-                if known.unusable is not None
-            }
-        troubles = {"stale": stale, "cannot be loaded": unusable}
+        unusable = self._unusable.copy()
+        troubles = {
+            "stale": {name for name, _ in self._leases.stale_keys()},
+            "cannot be loaded": {
+                f"{name} version {v.number}" for (name, _), v in unusable.items()
+            },
+        }
         said = [f"{what}: {', '.join(sorted(names))}" for what, names in troubles.items() if names]
         return "; ".join(said) or "ok"
 
     def close(self) -> None:
         """Stop asking beside the requests."""
-        self._closed.set()
-
-    def _know(self, key: Key) -> _Known:
-        known = self._keys.get(key)
-        if known is not None:
-            return known
-        with self._keys_lock:
-            if len(self._keys) >= MOST_KEYS:
-                self._forget_a_key()
-            return self._keys.setdefault(key, _Known())
-
-    def _forget_a_key(self) -> None:
-        # Names that nobody trained go first: made-up names must not push out served models.
-        unused = (key for key, known in self._keys.items() if known.last_served is None)
-        del self._keys[next(unused, next(iter(self._keys)))]
-
-    def _unanswered_keys(self) -> list[Key]:
-        return [key for key, known in self._keys.items() if known.unanswered]
-
-    def _renew(self, key: Key, known: _Known) -> tuple[_Lease, bool]:
-        """Return an answer and whether it is fresh; ask, unless another thread is asking."""
-        arrived_at = lease_clock()
-        gives_up_at = time.monotonic() + self._deadline
-        with known.condition:
-            while known.asking and not known.unanswered:
-                if not known.condition.wait(gives_up_at - time.monotonic()):
-                    break
-            if known.lease is not None and known.lease.holds_for(arrived_at):
-                return known.lease, True
-            mine = not (known.asking or known.unanswered)
-            known.asking = known.asking or mine
-        if mine:
-            try:
-                return self._ask(key, known), True
-            except Unavailable:
-                if known.lease is None:
-                    raise
-        if known.lease is None:
-            raise DatabaseUnavailable
-        return known.lease, False
-
-    def _ask(self, key: Key, known: _Known) -> _Lease:
-        """Ask the database, and tell every thread that waits for the answer."""
-        lease, unanswered = None, True
-        try:
-            asked_at = lease_clock()
-            answer = self._find_version(*key)
-            lease, unanswered = _Lease(answer, asked_at, asked_at + self._lease), False
-            return lease
-        finally:
-            with known.condition:
-                known.lease = lease or known.lease
-                known.asking, known.unanswered = False, unanswered
-                known.condition.notify_all()
-            if unanswered:
-                self._start_recovery()
-
-    def _start_recovery(self) -> None:
-        with self._keys_lock:
-            if not self._recovering:
-                self._recovering = True
-                threading.Thread(target=self._recover, name="lease-recovery", daemon=True).start()
-
-    def _recover(self) -> None:
-        """Go on asking for every unanswered key, pausing longer each time, until all answer."""
-        pause = FIRST_PAUSE
-        while not self._closed.wait(pause):
-            with self._keys_lock:
-                keys = {key: self._keys[key] for key in self._unanswered_keys()}
-                if not keys:
-                    self._recovering = False
-                    return
-            answered = [self._ask_again(key, known) for key, known in keys.items()]
-            pause = FIRST_PAUSE if all(answered) else min(2 * pause, LONGEST_PAUSE)
-
-    def _ask_again(self, key: Key, known: _Known) -> bool:
-        try:
-            self._ask(key, known)
-        except Unavailable:
-            return False
-        except Exception:  # whatever it is, nobody else would go on asking
-            log.exception("Asking which version of %r serves failed", key[0])
-            return False
-        return True
+        self._leases.close()
 
 
 class _VersionCache:
