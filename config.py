@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,14 @@ SETTINGS = (
         one_of("development", "testing", "production"),
         "development",
         "Which defaults and checks apply: development, testing or production.",
+    ),
+    Setting(
+        "AUTH",
+        one_of("on", "off"),
+        "off",
+        "Whether requests need an API key. Off only for a service that listens on this machine "
+        "alone, and never in production.",
+        {"production": "on"},
     ),
     Setting(
         "DATABASE_URL",
@@ -236,6 +245,8 @@ def load_settings(
         values[setting.name] = _read(setting, given, values.get("APP_ENV", ""))
     if values["APP_ENV"] == "production":
         _check_production(values)
+    if values["AUTH"] == "off" and not _is_loopback(values["BIND"]):
+        raise ConfigError("AUTH must be on where BIND lets others than this machine in")
     return values
 
 
@@ -253,7 +264,21 @@ def _read(setting: Setting, given: Mapping[str, Any], app_env: str) -> Any:
         raise ConfigError(f"{setting.name} {error}") from None
 
 
+def _is_loopback(bind: str) -> bool:
+    host = bind.rpartition(":")[0].strip("[]")
+    return bind.startswith("unix:") or host == "localhost" or _is_loopback_address(host)
+
+
+def _is_loopback_address(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _check_production(values: Mapping[str, Any]) -> None:
+    if values["AUTH"] == "off":
+        raise ConfigError("AUTH must be on when APP_ENV is production")
     if values["FLASK_DEBUG"]:
         raise ConfigError("FLASK_DEBUG must be off when APP_ENV is production")
     url = make_url(values["DATABASE_URL"])

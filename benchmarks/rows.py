@@ -24,6 +24,7 @@ from benchmarks.timing import Contender, InProcess, Load, Single
 from tests.conftest import execute_on_server
 from webapp.ml.core.scoring import compile_scorer, score
 
+KEYS = "this service, AUTH=on"
 OURS, SHORT_LEASE = "this service", "this service, lease of 1 ms"
 COMPILED, SKLEARN = "compiled scorer", "scikit-learn"
 FASTAPI, BARE, ARITHMETIC, ECHO = "FastAPI", "bare WSGI", "arithmetic", "Flask echo"
@@ -173,19 +174,23 @@ def prepare_wsgi(path: str, find: Callable[[Any], Any], expected: Any, app: Any)
     return call
 
 
+def call_ours(service: str) -> InProcess:
+    """Return the contender that has this service, built in this process, predict."""
+    path = "/api/v1/ml/predict"
+    return InProcess(
+        partial(prepare_wsgi, path, FIND_PREDICTION[path], SAMPLE_PREDICTION), service
+    )
+
+
 IN_PROCESS = Row(
     "predict-wsgi",
     "predict 1 row, in process",
     {
-        OURS: InProcess(
-            partial(
-                prepare_wsgi, "/api/v1/ml/predict", lambda b: b["prediction"], SAMPLE_PREDICTION
-            ),
-            "ours in process",
-        ),
+        OURS: call_ours("ours in process"),
+        KEYS: call_ours("ours with keys"),
         ECHO: InProcess(partial(prepare_wsgi, "/echo", lambda b: b["features"], FEATURES), "echo"),
     },
-    (cost_of(ECHO, goal=1.3),),
+    (cost_of(ECHO, goal=1.3), cost_of(OURS, goal=1.1, of=KEYS)),
 )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
@@ -21,8 +22,10 @@ import sqlalchemy as sa
 from benchmarks.load import Answer, Exchange, WrongAnswer, send
 from benchmarks.rivals.common import sample
 from config import SETTINGS
+from tests.access.holders import make_holder
 from tests.conftest import dispose_app, execute_on_server, make_app, migrate
 from tests.postgres import free_port, server_for_tests
+from webapp.access.scopes import Scope
 
 ROOT = Path(__file__).resolve().parent.parent
 RIVALS = ROOT / "benchmarks" / "rivals"
@@ -33,10 +36,10 @@ SAMPLE_PREDICTION = 4.960877268071006  # of the sample data's model, for (1, 2, 
 
 INSTALL_TIMEOUT, START_TIMEOUT, STOP_TIMEOUT = 900, 90, 15  # seconds
 
-# Production, and no `.env`: every setting is given.
-PRODUCTION = {
+# As in production, but without keys, as the rivals are; and no `.env`: every setting is given.
+SERVING = {
     **{setting.name: str(setting.default) for setting in SETTINGS},
-    "APP_ENV": "production",
+    "AUTH": "off",
     "ACCESS_LOG": "false",
     "WEB_CONCURRENCY": WORKERS,
 }
@@ -204,27 +207,32 @@ def run_gunicorn(fleet: Fleet, name: str, *application: str, **settings: str) ->
         cwd=ROOT,
         url=url,
         ready="/health/ready",
-        environment={**os.environ, **PRODUCTION, "BIND": f"127.0.0.1:{port}", **settings},
+        environment={**os.environ, **SERVING, "BIND": f"127.0.0.1:{port}", **settings},
     )
 
 
 @contextmanager
-def open_ours_in_process(fleet: Fleet) -> Iterator[Any]:
+def open_ours_in_process(fleet: Fleet, **settings: str) -> Iterator[Any]:
     """Build this service's application, trained, with a lease that lasts."""
-    database_url = f"sqlite:///{fleet.folder / 'in-process.db'}"
+    database_url = f"sqlite:///{fleet.folder / uuid.uuid4().hex}.db"
     migrate(database_url)
-    app = make_app(
-        database_url, **{**PRODUCTION, "DATABASE_URL": database_url, "MODEL_LEASE_MS": "1"}
-    )
+    common = {**SERVING, "DATABASE_URL": database_url}
+    app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "1"})
     with app.test_client() as client:
         X, y = sample.make_sample()
         client.post("/api/v1/ml/train", json={"X": X.tolist(), "y": y.tolist()})
     dispose_app(app)
-    app = make_app(
-        database_url, **{**PRODUCTION, "DATABASE_URL": database_url, "MODEL_LEASE_MS": "60000"}
-    )
+    app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "60000", **settings})
     yield app
     dispose_app(app)
+
+
+@contextmanager
+def open_ours_with_keys(fleet: Fleet) -> Iterator[Any]:
+    """Build the same, asking for a key; what is returned sends it along."""
+    with open_ours_in_process(fleet, AUTH="on") as app:
+        key = make_holder(app, "bench", Scope.ML_PREDICT)
+        yield lambda environ, start: app({**environ, "HTTP_AUTHORIZATION": f"Bearer {key}"}, start)
 
 
 @contextmanager
@@ -389,6 +397,7 @@ SERVICES: Mapping[str, Callable[[Fleet], Any]] = {
     "bentoml": run_bentoml,
     "litserve": run_litserve,
     "ours in process": open_ours_in_process,
+    "ours with keys": open_ours_with_keys,
     "echo": open_echo,
 }
 

@@ -59,6 +59,7 @@ def table_names() -> set[str]:
 def dispose_app(app: Flask) -> None:
     """Close the application's connections, and stop what it does beside requests."""
     app.extensions["model_server"].close()
+    app.extensions["keyring"].close()
     with app.app_context():
         db.engine.dispose()
 

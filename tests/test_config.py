@@ -18,6 +18,7 @@ ROOT = config.ROOT
 GOOD_URL = "postgresql://webapp:Zk3vJw8q@db/webapp"
 BAD_VALUES = {
     "APP_ENV": ["prod", "Production", "development,testing"],
+    "AUTH": ["true", "On", "1"],
     "DATABASE_URL": ["mysql://localhost/webapp", "webapp.db", "://"],
     "DATABASE_TIMEOUT": ["0", "3601", "1.5", "-1", "ten"],
     "MODEL_LEASE_MS": ["0", "60001", "0.1", "1_0", "+5", "٣"],
@@ -94,7 +95,7 @@ def test_every_setting_has_a_default_and_a_line_of_help() -> None:
     ],
 )
 def test_a_setting_is_read_from_its_text(name: str, text: str, value: Any) -> None:
-    found = read(name, text)
+    found = load_settings({"APP_ENV": "testing", "AUTH": "on", name: text}, {})[name]
 
     assert (type(found), found) == (type(value), value)
 
@@ -253,6 +254,26 @@ def test_production_accepts_any_character_that_a_database_url_may_hold(password:
 def test_production_refuses_to_guess_the_database(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"^DATABASE_URL .*production"):
         load_production(**environ)
+
+
+def test_production_refuses_to_go_without_keys() -> None:
+    assert load_production(DATABASE_URL=GOOD_URL)["AUTH"] == "on"
+    with pytest.raises(ConfigError, match=r"^AUTH .*production"):
+        load_production(DATABASE_URL=GOOD_URL, AUTH="off")
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:8000", "[::]:8000", "192.0.2.7:80", "web:8000"])
+def test_nobody_listens_beyond_this_machine_without_keys(bind: str) -> None:
+    assert load_settings({"BIND": bind, "AUTH": "on"}, {"APP_ENV": "testing"})["BIND"] == bind
+    with pytest.raises(ConfigError, match=r"^AUTH .*BIND"):
+        load_settings({"BIND": bind}, {"APP_ENV": "testing"})
+
+
+@pytest.mark.parametrize(
+    "bind", ["127.0.0.1:8000", "127.0.0.2:80", "[::1]:80", "localhost:80", "unix:/run/webapp.sock"]
+)
+def test_this_machine_alone_may_be_served_without_keys(bind: str) -> None:
+    assert load_settings({"BIND": bind}, {"APP_ENV": "testing"})["AUTH"] == "off"
 
 
 def test_production_refuses_debug_mode() -> None:

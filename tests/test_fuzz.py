@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import Backend
+from tests.access.holders import bearer, make_holder
+from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import ROOT, running_gunicorn
+from webapp.access.scopes import Scope
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 SHORT = EXAMPLES < 20
@@ -40,16 +42,26 @@ phases.coverage.enabled = false
 """
 
 
-def prepare(url: str, artifact: Path) -> None:
+def make_key(database_url: str) -> str:
+    """Return an API key that allows everything."""
+    app = make_app(database_url, AUTH="on")
+    key = make_holder(app, "fuzz", *Scope)
+    dispose_app(app)
+    return key
+
+
+def prepare(url: str, artifact: Path, key: str) -> None:
     """Store the items, models and versions that ``fuzz.toml`` names; fetch one to upload."""
+    session = requests.Session()
+    session.headers.update(bearer(key))
 
     def post(path: str, body: object) -> None:
-        response = requests.post(f"{url}/api/v1{path}", json=body, timeout=30)
+        response = session.post(f"{url}/api/v1{path}", json=body, timeout=30)
         assert response.status_code == 201, response.text
 
     for number in range(1, 20):
         post("/items", {"name": f"item {number}"})
-    sample = requests.get(f"{url}/api/v1/ml/sample-data?n_samples=20", timeout=30).json()
+    sample = session.get(f"{url}/api/v1/ml/sample-data?n_samples=20", timeout=30).json()
     labels = ["high" if value > 0 else "low" for value in sample["y"]]
     for name, estimator, y in (
         ("default", "linear_regression", sample["y"]),
@@ -60,10 +72,10 @@ def prepare(url: str, artifact: Path) -> None:
             body = {"X": sample["X"], "y": y, "estimator": estimator}
             post(f"/ml/models/{name}/train", body)
     url += "/api/v1/ml/models/default/versions/1/artifact"
-    artifact.write_bytes(requests.get(url, timeout=30).content)
+    artifact.write_bytes(session.get(url, timeout=30).content)
 
 
-def call_all(url: str, folder: Path, seed: int) -> subprocess.CompletedProcess[str]:
+def call_all(url: str, folder: Path, seed: int, key: str) -> subprocess.CompletedProcess[str]:
     """Run Schemathesis."""
     rules = folder / "schemathesis.toml"
     rules.write_text(RULES + SHORTLY if SHORT else RULES)
@@ -72,6 +84,7 @@ def call_all(url: str, folder: Path, seed: int) -> subprocess.CompletedProcess[s
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(rules)),
             *("run", f"{url}/openapi.json", "--seed", str(seed)),
             *("--max-examples", str(EXAMPLES)),
+            *("--header", f"Authorization: {bearer(key)['Authorization']}"),
         ],
         cwd=ROOT,
         env={**os.environ, "FUZZ_ARTIFACT": str(folder / "model.skops")},
@@ -89,12 +102,11 @@ def call_all(url: str, folder: Path, seed: int) -> subprocess.CompletedProcess[s
 def test_every_answer_is_one_that_the_document_describes(
     backend: Backend, database_url: str, tmp_path: Path, seed: int
 ) -> None:
-    log = tmp_path / "gunicorn.log"
-    with running_gunicorn(
-        database_url, log, ACCESS_LOG="false", MODEL_LEASE_MS="1", WEB_CONCURRENCY="1"
-    ) as server:
-        prepare(server.url, tmp_path / "model.skops")
-        run = call_all(server.url, tmp_path, seed)
+    log, key = tmp_path / "gunicorn.log", make_key(database_url)
+    settings = {"ACCESS_LOG": "false", "MODEL_LEASE_MS": "1", "WEB_CONCURRENCY": "1"}
+    with running_gunicorn(database_url, log, AUTH="on", **settings) as server:
+        prepare(server.url, tmp_path / "model.skops", key)
+        run = call_all(server.url, tmp_path, seed, key)
 
     print(run.stdout, run.stderr, log.read_text(), sep="\n")
     assert run.returncode == 0, f"FUZZ_SEED={seed} repeats it, on {backend.name}"

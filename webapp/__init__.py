@@ -12,8 +12,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
 from webapp import cli, docs, health, problems, request_id
+from webapp.access import cli as access_cli
+from webapp.access import guard
 from webapp.api import OPENAPI_VERSION
 from webapp.application import Application
+from webapp.audit import cli as audit_cli
+from webapp.audit import routes as audit_routes
 from webapp.database import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
@@ -32,11 +36,12 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     Raises config.ConfigError, naming the setting, when one is missing or unusable. Builds
     connections to nothing: the database is first asked when a request or command needs it.
     """
-    app = Application(__name__, instance_path=str(config.ROOT / "instance"))
+    app = Application(__name__, instance_path=str(config.ROOT / "instance"), static_folder=None)
     configure(app, overrides or {})
     register_extensions(app)
     register_model_server(app)
     register_blueprints(app)
+    register_guard(app)
     register_commands(app)
     return app
 
@@ -94,11 +99,17 @@ def register_model_server(app: Flask) -> None:
 
 def register_blueprints(app: Flask) -> None:
     """Register the items and ml blueprints, health, and the pages for people."""
-    for blueprint in (items_routes.blp, ml_routes.blp):
+    for blueprint in (items_routes.blp, ml_routes.blp, audit_routes.blp):
         prefix = API_PREFIX + str(blueprint.url_prefix)
         api.register_blueprint(blueprint, url_prefix=prefix)
     api.register_blueprint(health.blp)
     app.register_blueprint(docs.blp)
+
+
+def register_guard(app: Flask) -> None:
+    """Let in whoever may, by the routes' own word; every route must have said it by now."""
+    with app.app_context():
+        guard.init_app(app, db.engine, lease=app.config["MODEL_LEASE_MS"] / 1000)
 
 
 def register_commands(app: Flask) -> None:
@@ -106,3 +117,5 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(cli.seed)
     app.cli.add_command(cli.backup)
     app.cli.add_command(ml_cli.commands)
+    app.cli.add_command(access_cli.commands)
+    app.cli.add_command(audit_cli.audit)

@@ -34,10 +34,13 @@ OPENAPI_VERSION = "3.1.0"
 JSON = "application/json"
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 LARGEST_ID = 2**63 - 1
+SECURITY_SCHEME = "ApiKey"
 
 
 _EXAMPLE_DETAILS = {
     400: "The body is not valid JSON: unexpected end of data (line 1, column 9).",
+    401: "An API key is needed: send it as `Authorization: Bearer KEY`.",
+    403: "The API key lacks the scope ml:train.",
     404: "There is no item 7.",
     409: "The model 'default' is not trained: train it before predicting.",
     411: "The body must be sent with a Content-Length.",
@@ -204,6 +207,7 @@ class Blueprint(flask_smorest.Blueprint):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.allowed: dict[tuple[str, str], frozenset[Any]] = {}
         self._query_names: dict[tuple[str, str], frozenset[str]] = {}
         self._takes_body: set[tuple[str, str]] = set()
         self.before_request(self._refuse_what_is_not_declared)
@@ -239,6 +243,22 @@ class Blueprint(flask_smorest.Blueprint):
 
         return decorate
 
+    def allow(self, *scopes: str) -> Callable[[View], View]:
+        """Let a view be called by those whose key has one of these scopes; by all without any.
+
+        To stand above all other decorators of the view. Which scopes each endpoint and method
+        asks for is then in ``allowed``.
+        """
+        document = self.doc(security=[{SECURITY_SCHEME: [scope]} for scope in scopes])
+
+        def decorate(view: View) -> View:
+            if scopes:
+                view = self.problems(401, 403)(view)
+            view._apidoc = {**document(view)._apidoc, "allowed": frozenset(scopes)}  # type: ignore[attr-defined] # smorest's own
+            return view
+
+        return decorate
+
     def alt_response(self, *args: Any, **kwargs: Any) -> Callable[[View], View]:
         """Document another answer of a view.
 
@@ -264,6 +284,9 @@ class Blueprint(flask_smorest.Blueprint):
             responses.setdefault(422, [http.HTTPStatus.UNPROCESSABLE_ENTITY.name])
             declared = doc.get("arguments", {}).get("parameters", [])
             call = (f"{self.name}.{endpoint}", method.upper())
+            allowed = doc.pop("allowed", None)
+            if allowed is not None:
+                self.allowed[call] = allowed
             self._query_names[call] = frozenset(
                 name for parameter in declared for name in self.query_names(parameter)
             )
@@ -338,6 +361,15 @@ class Api(flask_smorest.Api):
         for status in http.HTTPStatus:
             if status >= 400:
                 self._register_problem(status.name, status, HTTP_STATUS_CODES.get(status, ""))
+        self.spec.components.security_scheme(
+            SECURITY_SCHEME,
+            {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "An API key, as `flask keys create` makes it. Each call names the "
+                "scopes one of which the key needs.",
+            },
+        )
         self._register_problem("DEFAULT_ERROR", 500, "Any other error, in the same shape")
 
     def _register_problem(self, name: str, status: int, description: str) -> None:

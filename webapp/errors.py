@@ -6,14 +6,21 @@ ServiceError
 │   └── KeyReused
 ├── NotFound
 │   ├── ItemNotFound
+│   ├── KeyNotFound
 │   ├── ModelNotFound
 │   └── VersionNotFound
 ├── Conflict
 │   ├── KeyInFlight
+│   ├── KeyNameTaken
 │   ├── ModelNotTrained
 │   ├── NothingToRollBack
 │   ├── VersionActive
 │   └── VersionUnusable
+├── Unauthenticated
+│   ├── KeyMissing
+│   └── KeyRefused
+├── Forbidden
+│   └── ScopeMissing
 ├── PreconditionFailed
 │   └── ItemChanged
 └── Unavailable
@@ -74,6 +81,13 @@ class ItemNotFound(NotFound):
         super().__init__(f"There is no item {item_id}.")
 
 
+class KeyNotFound(NotFound):
+    """No API key that works has this name or id."""
+
+    def __init__(self, name_or_id: str) -> None:
+        super().__init__(f"There is no API key {name_or_id!r} that works.")
+
+
 class ModelNotFound(NotFound):
     """No model has this name."""
 
@@ -99,6 +113,13 @@ class KeyInFlight(Conflict):
 
     def __init__(self) -> None:
         super().__init__("A request with this Idempotency-Key is under way: try again later.")
+
+
+class KeyNameTaken(Conflict):
+    """The holder has an API key already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} has an API key that works: rotate or revoke that one.")
 
 
 class ModelNotTrained(Conflict):
@@ -142,6 +163,33 @@ class KeyReused(InvalidInput):
     def __init__(self) -> None:
         message = "was used before, with another request: a new request needs a new key"
         super().__init__({"Idempotency-Key": [message]}, source="headers")
+
+
+class Unauthenticated(ServiceError):
+    """Nobody knows who is asking."""
+
+
+class KeyMissing(Unauthenticated):
+    """The request carries no API key."""
+
+    def __init__(self) -> None:
+        super().__init__("An API key is needed: send it as `Authorization: Bearer KEY`.")
+
+
+class KeyRefused(Unauthenticated):
+    """The API key that the request carries is none, or works no more."""
+
+
+class Forbidden(ServiceError):
+    """Whoever is asking may not do this."""
+
+
+class ScopeMissing(Forbidden):
+    """The API key has none of the scopes that would do."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__(f"The API key lacks the scope {' or '.join(scopes)}.")
+        self.scopes = scopes
 
 
 class PreconditionFailed(ServiceError):

@@ -42,6 +42,7 @@ class ReadySchema(StrictSchema):
 
 
 @blp.route("/live")
+@blp.allow()
 @blp.response(200, LiveSchema)
 def live() -> dict[str, str]:
     """Say that the process answers."""
@@ -49,6 +50,7 @@ def live() -> dict[str, str]:
 
 
 @blp.route("/ready")
+@blp.allow()
 @blp.response(200, ReadySchema)
 @blp.alt_response(503, schema=ReadySchema, description="Cannot serve; names the failing part.")
 def ready() -> Response:

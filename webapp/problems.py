@@ -22,6 +22,8 @@ STATUS: dict[type, int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }
@@ -67,11 +69,25 @@ def _handle_service_error(error: errors.ServiceError) -> Response:
     status = status_of(type(error))
     if status >= 500:
         log.error("%s %s [request %s]", error, driver_message(error), request_id())
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    headers = _describe_challenge(error)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.InvalidInput):
         faults = {error.source or _SOURCES.get(request.mimetype, "request"): error.faults}
         return render_problem(status, errors.describe_faults(faults), faults=faults)
     return render_problem(status, str(error), headers=headers)
+
+
+def _describe_challenge(error: errors.ServiceError) -> dict[str, str]:
+    """Return the header that says which key is wanted (RFC 6750, 3)."""
+    challenge = 'Bearer realm="webapp"'
+    if isinstance(error, errors.KeyRefused):
+        challenge += f', error="invalid_token", error_description="{error}"'
+    elif isinstance(error, errors.ScopeMissing):
+        challenge += f', error="insufficient_scope", scope="{" ".join(error.scopes)}"'
+    elif not isinstance(error, errors.Unauthenticated):
+        return {}
+    return {"WWW-Authenticate": challenge}
 
 
 def _handle_http_error(error: HTTPException) -> Response:

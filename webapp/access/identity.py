@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import request
+from flask import Request, request
 
 _KEY = "webapp.identity"  # in the environment of the request
 
@@ -24,6 +24,6 @@ def current_identity() -> Identity | None:
     return found
 
 
-def remember_identity(identity: Identity) -> None:
-    """Keep who sent this request."""
+def remember_identity(request: Request, identity: Identity) -> None:
+    """Keep who sent a request."""
     request.environ[_KEY] = identity

@@ -12,6 +12,7 @@ import orjson
 from flask import Response, jsonify, request
 from marshmallow import fields, validate
 
+from webapp.access.identity import current_identity
 from webapp.api import Blueprint, View
 from webapp.database import keep_nothing
 from webapp.extensions import db
@@ -89,7 +90,7 @@ def idempotent(
     def create_once(view: View, self: Any, key: str, arguments: Any, path: Any) -> Response:
         session = db.session()
         fingerprint = _fingerprint(describe(arguments))
-        found = service.claim_key(session, caller="", key=key, fingerprint=fingerprint)
+        found = service.claim_key(session, caller=_caller(), key=key, fingerprint=fingerprint)
         if isinstance(found, KeptAnswer):
             before_repeat()
             return Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
@@ -109,6 +110,12 @@ def idempotent(
         return takes_key(blp.problems(409, 422)(create))  # type: ignore[no-any-return] # untyped
 
     return decorate
+
+
+def _caller() -> str:
+    """Return whose keys these are: two callers may choose the same one."""
+    identity = current_identity()
+    return "" if identity is None else identity.name
 
 
 def _fingerprint(arguments: Any) -> str:

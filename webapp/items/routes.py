@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from flask import Response, request, url_for
 
+from webapp.access.scopes import Scope
 from webapp.api import Blueprint, MethodView
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
@@ -77,6 +78,7 @@ def answer_not_modified(response: Response) -> Response:
 class Items(MethodView):
     """The collection."""
 
+    @blp.allow(Scope.ITEMS_READ)
     @blp.arguments(ItemQuery, location="query")
     @blp.response(200, ItemSchema(many=True), headers=HEADERS)
     @blp.problems(503)
@@ -88,6 +90,7 @@ class Items(MethodView):
         """
         return answer_page(listing.list_items(db.session(), **query))
 
+    @blp.allow(Scope.ITEMS_WRITE)
     @blp.arguments(NewItem, example={"name": "Test Item", "description": "Just testing"})
     @blp.response(201, ItemSchema, headers={"Location": LOCATION, "ETag": ETAG, **REPLAYED_HEADER})
     @blp.problems(503)
@@ -101,6 +104,7 @@ class Items(MethodView):
 class ItemById(MethodView):
     """One item."""
 
+    @blp.allow(Scope.ITEMS_READ)
     @blp.response(200, ItemSchema, headers={"ETag": ETAG})
     @blp.alt_response(
         304, description="The client already has this state.", headers={"ETag": ETAG}
@@ -112,6 +116,7 @@ class ItemById(MethodView):
         item = service.get_item(db.session(), item_id)
         return item, etag_header(item)
 
+    @blp.allow(Scope.ITEMS_WRITE)
     @blp.arguments(ItemChanges, example={"description": "Tested"})
     @blp.response(200, ItemSchema, headers={"ETag": ETAG})
     @blp.problems(404, 412, 503)
@@ -127,6 +132,7 @@ class ItemById(MethodView):
 
     patch = put
 
+    @blp.allow(Scope.ITEMS_WRITE)
     @blp.response(204)
     @blp.problems(404, 412, 503)
     @blp.doc(parameters=[IF_MATCH])

@@ -8,6 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from webapp.audit.service import record
 from webapp.database import begin_read, begin_write, keep_nothing, utc_now
 from webapp.errors import ItemChanged, ItemNotFound
 from webapp.items.models import Item, ItemBlock
@@ -27,6 +28,7 @@ def create_item(
     item = Item(name=name, description=description)
     session.add(item)
     session.flush()
+    record(session, "item.create", f"item {item.id}")
     before_commit(item)
     session.commit()
     return item
@@ -56,6 +58,7 @@ def update_item(
     item = _lock_item(session, item_id, expected)
     for field, value in changes.items():
         setattr(item, field, value)
+    record(session, "item.change", f"item {item_id}", {"fields": sorted(changes)})
     session.commit()
     return item
 
@@ -65,6 +68,7 @@ def delete_item(
 ) -> None:
     """Delete an item; ``expected`` and the errors are those of ``update_item``."""
     session.delete(_lock_item(session, item_id, expected))
+    record(session, "item.delete", f"item {item_id}")
     session.commit()
 
 
@@ -102,6 +106,8 @@ def seed_items(session: Session, count: int, *, on_progress: Callable[[int], obj
         last = min(first + SEED_BATCH - 1, count)
         session.execute(_insert_samples(first, last, now))
         on_progress(last - first + 1)
+    if count:
+        record(session, "items.seed", "items", {"count": count})
     session.commit()
 
 

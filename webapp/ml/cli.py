@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import sys
 import threading
 import time
@@ -114,7 +112,6 @@ def train(
             spec=TrainingSpec(params=parse_params(params), **spec),
             activate=activate,
             longest_fit=current_app.config["MAX_FIT_SECONDS"],
-            actor=actor(),
         )
     echo_version(version, as_json=as_json)
 
@@ -214,7 +211,7 @@ def info(name: str, as_json: bool) -> None:
 @clear_errors
 def activate(number: int, name: str) -> None:
     """Make a version serve; when the command returns, every worker serves it."""
-    service.activate_version(db.session(), model_server, name=name, number=number, actor=actor())
+    service.activate_version(db.session(), model_server, name=name, number=number)
     click.echo(f"Model {name!r}: version {number} serves.")
 
 
@@ -223,7 +220,7 @@ def activate(number: int, name: str) -> None:
 @clear_errors
 def rollback(name: str) -> None:
     """Make the version serve that was active before."""
-    version = service.roll_back(db.session(), model_server, name=name, actor=actor())
+    version = service.roll_back(db.session(), model_server, name=name)
     click.echo(f"Model {name!r}: version {version.number} serves.")
 
 
@@ -252,17 +249,8 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         name=name,
         data=file.read(),
         activate=activate,
-        actor=actor(),
     )
     echo_version(version, as_json=as_json)
-
-
-def actor() -> str:
-    """Return who runs the command, for the history."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user need not have a name
-        return f"cli:{os.getuid()}"
 
 
 def limits() -> Limits:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from flask import Response, current_app, url_for
 
+from webapp.access.scopes import ANY_ML, Scope
 from webapp.api import MethodView
 from webapp.extensions import db, model_server
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
@@ -101,6 +102,7 @@ def wait_until_served() -> None:
 class SampleData(MethodView):
     """Data to try the service with."""
 
+    @blp.allow(*ANY_ML)
     @blp.arguments(schemas.SampleDataQuery, location="query")
     @blp.response(200, schemas.SampleDataSchema)
     def get(self, query: Mapping[str, Any]) -> Answer:
@@ -116,6 +118,7 @@ class SampleData(MethodView):
 class Estimators(MethodView):
     """The catalogue."""
 
+    @blp.allow(*ANY_ML)
     @blp.response(200, schemas.EstimatorSchema(many=True))
     def get(self) -> Sequence[Answer]:
         """List the estimators that can be trained, and their parameters."""
@@ -127,6 +130,7 @@ class Estimators(MethodView):
 class Train(MethodView):
     """Training of a model."""
 
+    @blp.allow(Scope.ML_TRAIN)
     @blp.arguments(schemas.TrainingRequest, location="rows", example=TRAINING_EXAMPLE)
     @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
     @blp.problems(404, 503)
@@ -166,6 +170,7 @@ class Train(MethodView):
 class Predict(MethodView):
     """Predictions one by one."""
 
+    @blp.allow(Scope.ML_PREDICT)
     @blp.arguments(schemas.PredictionRequest, example={"features": [1.0, 2.0, 3.0]})
     @blp.alt_response(200, schema=schemas.PredictionResponse, headers=STALE_HEADER, success=True)
     @blp.problems(404, 409, 503)
@@ -185,6 +190,7 @@ class Predict(MethodView):
 class PredictBatch(MethodView):
     """Predictions many at once."""
 
+    @blp.allow(Scope.ML_PREDICT)
     @blp.arguments(schemas.BatchRequest, location="rows", example=BATCH_EXAMPLE)
     @blp.response(200, schemas.BatchResponse, headers=STALE_HEADER)
     @blp.alt_response(200, schema=BINARY, content_type=CSV, headers=TABLE_HEADERS, success=True)
@@ -205,6 +211,7 @@ class PredictBatch(MethodView):
 class ModelInfo(MethodView):
     """What serves as the default model."""
 
+    @blp.allow(*ANY_ML)
     @blp.response(200, schemas.ModelInfoSchema)
     @blp.problems(503)
     def get(self) -> Answer:
@@ -224,6 +231,7 @@ class ModelInfo(MethodView):
 class Models(MethodView):
     """All models."""
 
+    @blp.allow(*ANY_ML)
     @blp.arguments(PageQuery, location="query")
     @blp.response(200, schemas.ModelSchema(many=True), headers=HEADERS)
     @blp.problems(503)
@@ -236,6 +244,7 @@ class Models(MethodView):
 class ModelByName(MethodView):
     """One model."""
 
+    @blp.allow(*ANY_ML)
     @blp.response(200, schemas.ModelSchema)
     @blp.problems(404, 503)
     def get(self, name: str) -> Model:
@@ -247,6 +256,7 @@ class ModelByName(MethodView):
 class Versions(MethodView):
     """The versions of a model."""
 
+    @blp.allow(*ANY_ML)
     @blp.arguments(PageQuery, location="query")
     @blp.response(200, schemas.VersionSchema(many=True), headers=HEADERS)
     @blp.problems(404, 503)
@@ -254,6 +264,7 @@ class Versions(MethodView):
         """List the versions of a model, the newest first."""
         return answer_page(service.list_versions(db.session(), name=name, **query))
 
+    @blp.allow(Scope.ML_ADMIN)
     @blp.arguments(schemas.UploadRequest, location="form")
     @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
     @blp.problems(404, 503)
@@ -285,12 +296,14 @@ class Versions(MethodView):
 class Version(MethodView):
     """One version of a model."""
 
+    @blp.allow(*ANY_ML)
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 503)
     def get(self, name: str, number: int) -> ModelVersion:
         """Describe a version."""
         return service.get_version(db.session(), name, number)
 
+    @blp.allow(Scope.ML_ADMIN)
     @blp.response(204)
     @blp.problems(404, 409, 503)
     def delete(self, name: str, number: int) -> None:
@@ -302,6 +315,7 @@ class Version(MethodView):
 class VersionArtifact(MethodView):
     """The file of a version."""
 
+    @blp.allow(Scope.ML_ADMIN)
     @blp.response(200, BINARY, content_type="application/octet-stream", headers=ARTIFACT_HEADERS)
     @blp.problems(404, 503)
     def get(self, name: str, number: int) -> Response:
@@ -320,6 +334,7 @@ class VersionArtifact(MethodView):
 class Active(MethodView):
     """Which version of a model serves."""
 
+    @blp.allow(Scope.ML_ADMIN)
     @blp.arguments(schemas.ActivationRequest, example={"version": 1})
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 409, 503)
@@ -338,6 +353,7 @@ class Active(MethodView):
 class Rollback(MethodView):
     """The way back."""
 
+    @blp.allow(Scope.ML_ADMIN)
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 409, 503)
     def post(self, name: str) -> ModelVersion:
@@ -352,6 +368,7 @@ class Rollback(MethodView):
 class Activations(MethodView):
     """What was active when."""
 
+    @blp.allow(*ANY_ML)
     @blp.arguments(PageQuery, location="query")
     @blp.response(200, schemas.ActivationSchema(many=True), headers=HEADERS)
     @blp.problems(404, 503)

@@ -16,6 +16,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, undefer
 
+from webapp.access.actor import current_actor
+from webapp.audit.service import record
 from webapp.database import (
     Page,
     begin_read,
@@ -89,7 +91,6 @@ def train_model(
     spec: TrainingSpec,
     activate: bool = True,
     longest_fit: float = LONGEST_FIT,
-    actor: str | None = None,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Train a model and store it as the model's next version; return that.
@@ -103,7 +104,6 @@ def train_model(
     with fit_time_limit(longest_fit):
         trained = training.train(dataset, spec, clock=time.perf_counter)
     version = _describe_training(trained, dataset, spec)
-    version.created_by = actor
     data = artifacts.dumps(trained.estimator)
     return _store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
@@ -119,7 +119,6 @@ def register_version(
     feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
     activate: bool = False,
-    actor: str | None = None,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Store a model that was fitted elsewhere, a skops file, as the model's next version.
@@ -133,7 +132,6 @@ def register_version(
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
     version = _describe_upload(estimator, data, feature_names)
     version.metrics = dict(metrics or {})
-    version.created_by = actor
     return _store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
     )
@@ -157,7 +155,7 @@ def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | 
 
 
 def activate_version(
-    session: Session, server: ModelServer, *, name: str, number: int, actor: str | None = None
+    session: Session, server: ModelServer, *, name: str, number: int
 ) -> ModelVersion:
     """Make a version the one that serves; when this returns, every worker serves it.
 
@@ -170,15 +168,14 @@ def activate_version(
     _check_loads(session, version)
     active = _get_active_activation(session, model)
     if active is None or active.version_id != version.id:
-        _activate(session, version, reason="activate", predecessor=active, actor=actor)
+        _activate(session, version, reason="activate", predecessor=active)
+    record(session, "version.activate", f"model {name}", {"version": number})
     session.commit()
     server.wait_out_leases()
     return version
 
 
-def roll_back(
-    session: Session, server: ModelServer, *, name: str, actor: str | None = None
-) -> ModelVersion:
+def roll_back(session: Session, server: ModelServer, *, name: str) -> ModelVersion:
     """Make the version serve that was active before, and return it.
 
     Rolling back again goes further back. Versions that were deleted since are passed over.
@@ -195,7 +192,8 @@ def roll_back(
     predecessor = (
         None if target.predecessor_id is None else session.get(Activation, target.predecessor_id)
     )
-    _activate(session, version, reason="rollback", predecessor=predecessor, actor=actor)
+    _activate(session, version, reason="rollback", predecessor=predecessor)
+    record(session, "model.rollback", f"model {name}", {"version": version.number})
     session.commit()
     server.wait_out_leases()
     return version
@@ -219,6 +217,7 @@ def delete_version(session: Session, server: ModelServer, *, name: str, number: 
     session.flush()
     used = sa.select(ModelVersion.id).where(ModelVersion.artifact_digest == digest)
     session.execute(sa.delete(Artifact).where(Artifact.digest == digest, ~used.exists()))
+    record(session, "version.delete", f"model {name}", {"version": number})
     session.commit()
     server.wait_out_leases()
 
@@ -452,6 +451,8 @@ def _store_version(
 ) -> ModelVersion:
     """Store version, artifact and activation in one transaction; wait until it serves."""
     version.artifact_digest = artifacts.digest(data)
+    version.created_by = current_actor().name
+    reason = "train" if version.origin == "trained" else "upload"
     begin_write(session)
     model = _lock_model(session, name)
     model.last_version += 1
@@ -461,9 +462,10 @@ def _store_version(
     session.add(version)
     session.flush()
     if activate:
-        reason = "train" if version.origin == "trained" else "upload"
         active = _get_active_activation(session, model)
-        _activate(session, version, reason=reason, predecessor=active, actor=version.created_by)
+        _activate(session, version, reason=reason, predecessor=active)
+    details = {"version": version.number, "activated": activate}
+    record(session, f"version.{reason}", f"model {name}", details)
     before_commit(version)
     session.commit()
     if activate:
@@ -576,7 +578,6 @@ def _activate(
     *,
     reason: str,
     predecessor: Activation | None,
-    actor: str | None,
 ) -> None:
     now = utc_now()
     active = _get_active_activation(session, version.model)
@@ -591,7 +592,7 @@ def _activate(
             version_number=version.number,
             reason=reason,
             activated_at=now,
-            activated_by=actor,
+            activated_by=current_actor().name,
             previous_number=None if active is None else active.version_number,
             predecessor_id=None if predecessor is None else predecessor.id,
         )

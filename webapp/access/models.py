@@ -1,0 +1,28 @@
+"""The table of API keys. Of a key itself only its hash is kept."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.database import Base, BigIntPrimaryKey, utc_now
+
+NAME_LENGTH = 63
+
+
+class ApiKey(Base):
+    """A key of a holder, by name; a holder has two while one takes over from the other."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[BigIntPrimaryKey]
+    key_id: Mapped[str] = mapped_column(sa.String(12), unique=True)
+    digest: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH), index=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]

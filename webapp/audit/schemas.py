@@ -1,0 +1,42 @@
+"""The shapes of the audit on the wire."""
+
+from __future__ import annotations
+
+from marshmallow import fields
+
+from webapp.fields import StrictSchema, Text
+from webapp.paging import PageQuery
+
+
+class AuditQuery(PageQuery):
+    """Which part of the audit."""
+
+    subject = Text(
+        max_length=128,
+        metadata={
+            "description": "Only what was done to this: `item 7`, `model default`, `key …`."
+        },
+    )
+
+
+class AuditEntrySchema(StrictSchema):
+    """Who did what, when and from where."""
+
+    id = fields.Integer(required=True, metadata={"format": "int64", "example": 1})
+    at = fields.AwareDateTime(required=True, format="iso")
+    actor = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Name of an API key, or `cli:USER`; null where keys are not asked for."
+        },
+    )
+    address = fields.String(
+        required=True, allow_none=True, metadata={"description": "Where the request came from."}
+    )
+    request_id = fields.String(required=True, allow_none=True)
+    action = fields.String(required=True, metadata={"example": "version.activate"})
+    subject = fields.String(required=True, metadata={"example": "model default"})
+    details = fields.Dict(
+        keys=fields.String(), required=True, metadata={"example": {"version": 2}}
+    )

@@ -1,0 +1,53 @@
+"""Writing and reading the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from webapp.access.actor import current_actor
+from webapp.audit.models import AuditEntry
+from webapp.database import Page, begin_read
+
+
+def record(
+    session: Session, action: str, subject: str, details: Mapping[str, Any] | None = None
+) -> None:
+    """Write a deed of the current actor down, in the session's present transaction.
+
+    ``action`` is such as ``item.create``, ``subject`` such as ``item 7``. ``details`` are JSON,
+    and never hold what clients send as data.
+    """
+    actor = current_actor()
+    session.add(
+        AuditEntry(
+            actor=actor.name,
+            address=actor.address,
+            request_id=actor.request_id,
+            action=action,
+            subject=subject,
+            details=dict(details or {}),
+        )
+    )
+
+
+def list_entries(
+    session: Session, *, page: int, page_size: int, subject: str | None = None
+) -> Page[AuditEntry]:
+    """Return one page of the audit, the latest first; with ``subject``, of what was done to it."""
+    begin_read(session)
+    query = sa.select(AuditEntry).order_by(AuditEntry.id.desc())
+    if subject is not None:
+        query = query.where(AuditEntry.subject == subject)
+    offset = (page - 1) * page_size
+    found = session.scalars(query.offset(offset).limit(page_size + 1)).all()
+    return Page(
+        found[:page_size],
+        number=page,
+        size=page_size,
+        total=None,  # it only grows: counting would take longer and longer
+        more=len(found) > page_size,
+    )
