@@ -28,6 +28,7 @@ BAD_VALUES = {
     "MAX_FIT_SECONDS": ["0", "86401", "0.5"],
     "PROXY_HOPS": ["-1", "11", "true"],
     "LOG_LEVEL": ["debug", "TRACE", "10"],
+    "LOG_FORMAT": ["JSON", "plain", "1"],
     "FLASK_DEBUG": ["2", "y", "enabled"],
     "BIND": ["8000", ":8000", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "unix:"],
     "WEB_CONCURRENCY": ["-1", "1025", "auto"],

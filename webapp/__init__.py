@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
-from webapp import cli, docs, health, problems, request_id
+from webapp import cli, docs, health, logs, problems, request_id
 from webapp.api import OPENAPI_VERSION
 from webapp.application import Application
 from webapp.database import configure_engine, engine_options
@@ -20,6 +19,7 @@ from webapp.items import routes as items_routes
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml import service as ml_service
+from webapp.observation import Observer, Tell
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
@@ -38,6 +38,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     register_model_server(app)
     register_blueprints(app)
     register_commands(app)
+    register_observation(app)
     return app
 
 
@@ -63,8 +64,7 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
     app.config.update({name: value for name, value in overrides.items() if name not in known})
     app.url_map.strict_slashes = False  # both forms answer, neither redirects
     app.url_map.merge_slashes = False
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("webapp").setLevel(settings["LOG_LEVEL"])
+    logs.configure(level=settings["LOG_LEVEL"], form=settings["LOG_FORMAT"])
     if hops := settings["PROXY_HOPS"]:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign] # Flask's documented way
             app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops
@@ -106,3 +106,12 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(cli.seed)
     app.cli.add_command(cli.backup)
     app.cli.add_command(ml_cli.commands)
+
+
+def register_observation(app: Flask) -> None:
+    """Tell of every request; the last step, for nothing may answer without being seen."""
+    tell: list[Tell] = []
+    if app.config["ACCESS_LOG"]:
+        tell.append(logs.tell_request)
+    if tell:
+        app.wsgi_app = Observer(app.wsgi_app, tell)  # type: ignore[method-assign] # as above
