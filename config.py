@@ -219,6 +219,12 @@ SETTINGS = (
         "true",
         "Whether the log has a line for every request.",
     ),
+    Setting(
+        "METRICS",
+        boolean,
+        "true",
+        "Whether `/metrics` tells Prometheus what was counted.",
+    ),
 )
 
 

@@ -36,6 +36,7 @@ BAD_VALUES = {
     "WEB_TIMEOUT": ["0", "86401"],
     "WEB_GRACEFUL_TIMEOUT": ["0", "3601"],
     "ACCESS_LOG": ["-", "maybe"],
+    "METRICS": ["2", "prometheus"],
 }
 
 

@@ -16,6 +16,8 @@ from webapp.application import Application
 from webapp.database import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
+from webapp.metrics import routes as metrics_routes
+from webapp.metrics.counting import Counting
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml import service as ml_service
@@ -111,6 +113,15 @@ def register_commands(app: Flask) -> None:
 def register_observation(app: Flask) -> None:
     """Tell of every request; the last step, for nothing may answer without being seen."""
     tell: list[Tell] = []
+    if app.config["METRICS"]:
+        with app.app_context():
+            counting = app.extensions["counting"] = Counting(
+                db.engine,
+                lambda: app.extensions["model_server"],
+                workers=app.config["WEB_CONCURRENCY"],
+            )
+        app.register_blueprint(metrics_routes.blp)
+        tell.append(counting.count_request)
     if app.config["ACCESS_LOG"]:
         tell.append(logs.tell_request)
     if tell:

@@ -83,7 +83,7 @@ class JSONFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": hide_secrets(record.getMessage()),
+            "message": _message(record),
             "process": record.process,
             **_context(record),
         }
@@ -101,7 +101,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         said = " ".join(f"{name}={value}" for name, value in _context(record).items())
-        message = f"{hide_secrets(record.getMessage())}{said and f' [{said}]'}"
+        message = f"{_message(record)}{said and f' [{said}]'}"
         text = f"{_time(record)} {record.levelname} {record.name}: {_on_one_line(message)}"
         if error := _find_error(record):
             lines = describe_error(error).splitlines()
@@ -162,9 +162,15 @@ def _context(record: logging.LogRecord) -> dict[str, Any]:
     return said
 
 
+def _message(record: logging.LogRecord) -> str:
+    message = record.getMessage()
+    # What is said of each request is made of what has been checked.
+    return message if record.name == REQUESTS else hide_secrets(message)
+
+
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return f"{moment.isoformat(timespec='milliseconds')[: -len('+00:00')]}Z"
 
 
 def _on_one_line(text: str) -> str:
