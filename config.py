@@ -225,6 +225,12 @@ SETTINGS = (
         "true",
         "Whether `/metrics` tells Prometheus what was counted.",
     ),
+    Setting(
+        "OTEL",
+        boolean,
+        "false",
+        "Whether requests are traced by OpenTelemetry; needs `requirements-otel.txt`.",
+    ),
 )
 
 

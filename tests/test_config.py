@@ -37,6 +37,7 @@ BAD_VALUES = {
     "WEB_GRACEFUL_TIMEOUT": ["0", "3601"],
     "ACCESS_LOG": ["-", "maybe"],
     "METRICS": ["2", "prometheus"],
+    "OTEL": ["2", "http://collector:4318"],
 }
 
 

@@ -124,5 +124,19 @@ def register_observation(app: Flask) -> None:
         tell.append(counting.count_request)
     if app.config["ACCESS_LOG"]:
         tell.append(logs.tell_request)
-    if tell:
+    if tell or app.config["OTEL"]:
         app.wsgi_app = Observer(app.wsgi_app, tell)  # type: ignore[method-assign] # as above
+    if app.config["OTEL"]:
+        register_tracing(app)
+
+
+def register_tracing(app: Flask) -> None:
+    """Trace requests and their SQL; its packages are needed only where it is wanted."""
+    try:
+        from webapp import tracing
+    except ModuleNotFoundError:
+        raise config.ConfigError("OTEL needs the packages of requirements-otel.txt") from None
+    tracer = tracing.ProcessTracer()
+    with app.app_context():
+        tracing.trace_statements(db.engine, tracer)
+    app.wsgi_app = tracing.TracedApplication(app.wsgi_app, tracer)  # type: ignore[method-assign] # as above

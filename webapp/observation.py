@@ -23,7 +23,8 @@ Tell: TypeAlias = Callable[[Environ, int, float], object]
 
 UNMATCHED = "unmatched"  # the route of a request whose URL or method no view has
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_ROUTE = "webapp.route"  # in the environment of the request
+TRACE_ID = "webapp.trace_id"  # in the environment of the request, where it is traced
+_ROUTE = "webapp.route"  # the same
 _PREDICTION = "webapp.prediction"  # the same
 _TRAINING = "webapp.training"  # the same
 _IDENTITY = "webapp.identity"  # the same; see `webapp.access.identity`
@@ -100,6 +101,8 @@ def describe_request(environ: Environ) -> dict[str, Any]:
         "route": find_route(environ),
         "client": environ.get("REMOTE_ADDR") or None,
     }
+    if trace_id := environ.get(TRACE_ID):
+        described["trace_id"] = trace_id
     if identity := environ.get(_IDENTITY):
         described["key"] = identity.name
     if prediction := find_prediction(environ):
