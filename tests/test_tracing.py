@@ -44,9 +44,12 @@ class Collector(ThreadingHTTPServer):
 
 
 class Receiver(BaseHTTPRequestHandler):
+    """Answers one exporter; the name of its method is the standard library's."""
+
     server: Collector
 
     def do_POST(self) -> None:
+        """Keep what was sent."""
         self.server.received.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
         self.send_header("Content-Length", "0")
