@@ -9,10 +9,13 @@ FROM python:${PYTHON} AS builder
 # Ready-made wheels only, each checked against its hash: no compiler is needed. The base image's
 # pip fills the environment, so that the environment itself carries none. The packages' own tests
 # would be a tenth of the image.
-COPY requirements.txt /tmp/
+# `--build-arg TRACES=1` adds what the setting OTEL needs.
+ARG TRACES=
+COPY requirements.txt requirements-otel.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --only-binary :all: --require-hashes --requirement /tmp/requirements.txt \
+        ${TRACES:+--requirement /tmp/requirements-otel.txt} \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 
 WORKDIR /app

@@ -80,7 +80,7 @@ format: $(VENV)/installed-dev ## Put the code into the house style
 requirements: ## Pin every package anew from the two lists of direct ones (with uv)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	for name in requirements requirements-dev; do \
+	for name in requirements requirements-otel requirements-dev; do \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 			--fork-strategy fewest --generate-hashes \
 			--custom-compile-command "make requirements" $$name.in -o $$name.txt || exit 1; \

@@ -180,6 +180,13 @@ SETTINGS = (
         "Least severe level that is logged.",
     ),
     Setting(
+        "LOG_FORMAT",
+        one_of("json", "text"),
+        "text",
+        "How the log is written: json (an object a line; in production) or text.",
+        {"production": "json"},
+    ),
+    Setting(
         "FLASK_DEBUG",
         boolean,
         "false",
@@ -219,7 +226,19 @@ SETTINGS = (
         "ACCESS_LOG",
         boolean,
         "true",
-        "Whether gunicorn writes a line per request to standard output.",
+        "Whether the log has a line for every request.",
+    ),
+    Setting(
+        "METRICS",
+        boolean,
+        "true",
+        "Whether `/metrics` tells Prometheus what was counted.",
+    ),
+    Setting(
+        "OTEL",
+        boolean,
+        "false",
+        "Whether requests are traced by OpenTelemetry; needs `requirements-otel.txt`.",
     ),
 )
 

@@ -47,7 +47,8 @@ threads = _settings["WEB_THREADS"]
 timeout = _settings["WEB_TIMEOUT"]
 graceful_timeout = _settings["WEB_GRACEFUL_TIMEOUT"]
 keepalive = 75  # longer than the usual proxy's, so that it is the proxy that closes
-accesslog = "-" if _settings["ACCESS_LOG"] else None
+accesslog = None  # the application tells of its requests itself, whatever serves it
+logger_class = "webapp.server.log.ServerLog"
 loglevel = _settings["LOG_LEVEL"].lower()
 # It is on by default, in the user's home, where a second instance takes over the first one's.
 control_socket_disable = True

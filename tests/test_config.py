@@ -29,6 +29,7 @@ BAD_VALUES = {
     "MAX_FIT_SECONDS": ["0", "86401", "0.5"],
     "PROXY_HOPS": ["-1", "11", "true"],
     "LOG_LEVEL": ["debug", "TRACE", "10"],
+    "LOG_FORMAT": ["JSON", "plain", "1"],
     "FLASK_DEBUG": ["2", "y", "enabled"],
     "BIND": ["8000", ":8000", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "unix:"],
     "WEB_CONCURRENCY": ["-1", "1025", "auto"],
@@ -36,6 +37,8 @@ BAD_VALUES = {
     "WEB_TIMEOUT": ["0", "86401"],
     "WEB_GRACEFUL_TIMEOUT": ["0", "3601"],
     "ACCESS_LOG": ["-", "maybe"],
+    "METRICS": ["2", "prometheus"],
+    "OTEL": ["2", "http://collector:4318"],
 }
 
 

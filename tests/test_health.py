@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import dispose_app, make_app
-from tests.postgres import free_port
+from tests.conftest import dispose_app, make_app, migrate
+from tests.postgres import PostgresServer, free_port, running_server
+from webapp import postgresql
+from webapp.extensions import db
 from webapp.health import DATABASE_DEADLINE
 
 
@@ -71,3 +74,45 @@ def test_a_database_that_hangs_cannot_hang_the_service(silent_server: int) -> No
     dispose_app(app)
     assert (ready.status_code, predicted.status_code) == (503, 503)
     assert elapsed < 3 * DATABASE_DEADLINE
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[PostgresServer]:
+    """Return a migrated PostgreSQL server that nobody else uses."""
+    with running_server() as server:
+        migrate(server.url)
+        yield server
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the server in /proc")
+@pytest.mark.parametrize("connection", ["used just now", "long unused", "none"])
+def test_readiness_is_told_within_its_deadline_though_the_database_freezes(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, connection: str
+) -> None:
+    app = make_app(own_server.url)
+    client = app.test_client()
+    well = client.get("/health/ready")
+    if connection == "long unused":
+        monkeypatch.setattr(postgresql, "LONG_UNUSED", 0.0)
+    if connection == "none":
+        with app.app_context():
+            db.engine.dispose()
+
+    own_server.freeze()
+    answers = []
+    for _ in range(3):
+        started = time.monotonic()
+        answers.append((client.get("/health/ready"), time.monotonic() - started))
+    own_server.thaw()
+    time.sleep(postgresql.PAUSE)
+    well_again = client.get("/health/ready")
+
+    dispose_app(app)
+    assert (well.status_code, well_again.status_code) == (200, 200)
+    for answer, _ in answers:
+        assert answer.status_code == 503
+        assert answer.json["checks"]["database"] == "does not answer"
+    seconds = [spent for _, spent in answers]
+    assert max(seconds) < DATABASE_DEADLINE
+    assert seconds[0] > 1  # it has given the server time
+    assert seconds[1] < 0.5  # the server is known to be silent

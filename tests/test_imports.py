@@ -104,7 +104,7 @@ def test_routes_and_commands_know_their_own_feature(module: str) -> None:
     feature = module.rpartition(".")[0]
     shared = {
         *("webapp.access.scopes", "webapp.api", "webapp.commands", "webapp.errors"),
-        *("webapp.extensions", "webapp.idempotency.views", "webapp.paging"),
+        *("webapp.extensions", "webapp.idempotency.views", "webapp.observation", "webapp.paging"),
     }
     own = {name for name in MODULES if name.startswith(f"{feature}.")}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
-from webapp import cli, docs, health, problems, request_id
+from webapp import cli, docs, health, logs, problems, request_id
 from webapp.access import cli as access_cli
 from webapp.access import guard
 from webapp.api import OPENAPI_VERSION
@@ -21,9 +20,12 @@ from webapp.audit import routes as audit_routes
 from webapp.database import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
+from webapp.metrics import routes as metrics_routes
+from webapp.metrics.counting import Counting
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml import service as ml_service
+from webapp.observation import Observer, Tell
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
@@ -43,6 +45,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     register_blueprints(app)
     register_guard(app)
     register_commands(app)
+    register_observation(app)
     return app
 
 
@@ -68,8 +71,7 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
     app.config.update({name: value for name, value in overrides.items() if name not in known})
     app.url_map.strict_slashes = False  # both forms answer, neither redirects
     app.url_map.merge_slashes = False
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("webapp").setLevel(settings["LOG_LEVEL"])
+    logs.configure(level=settings["LOG_LEVEL"], form=settings["LOG_FORMAT"])
     if hops := settings["PROXY_HOPS"]:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign] # Flask's documented way
             app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops
@@ -104,6 +106,8 @@ def register_blueprints(app: Flask) -> None:
         api.register_blueprint(blueprint, url_prefix=prefix)
     api.register_blueprint(health.blp)
     app.register_blueprint(docs.blp)
+    if app.config["METRICS"]:
+        app.register_blueprint(metrics_routes.blp)
 
 
 def register_guard(app: Flask) -> None:
@@ -119,3 +123,34 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(ml_cli.commands)
     app.cli.add_command(access_cli.commands)
     app.cli.add_command(audit_cli.audit)
+
+
+def register_observation(app: Flask) -> None:
+    """Tell of every request; the last step, for nothing may answer without being seen."""
+    tell: list[Tell] = []
+    if app.config["METRICS"]:
+        with app.app_context():
+            counting = app.extensions["counting"] = Counting(
+                db.engine,
+                lambda: app.extensions["model_server"],
+                workers=app.config["WEB_CONCURRENCY"],
+            )
+        tell.append(counting.count_request)
+    if app.config["ACCESS_LOG"]:
+        tell.append(logs.tell_request)
+    if tell or app.config["OTEL"]:
+        app.wsgi_app = Observer(app.wsgi_app, tell)  # type: ignore[method-assign] # as above
+    if app.config["OTEL"]:
+        register_tracing(app)
+
+
+def register_tracing(app: Flask) -> None:
+    """Trace requests and their SQL; its packages are needed only where it is wanted."""
+    try:
+        from webapp import tracing
+    except ModuleNotFoundError:
+        raise config.ConfigError("OTEL needs the packages of requirements-otel.txt") from None
+    tracer = tracing.ProcessTracer()
+    with app.app_context():
+        tracing.trace_statements(db.engine, tracer)
+    app.wsgi_app = tracing.TracedApplication(app.wsgi_app, tracer)  # type: ignore[method-assign] # as above

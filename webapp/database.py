@@ -123,6 +123,7 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "json_serializer": lambda value: orjson.dumps(value).decode(),
         "json_deserializer": orjson.loads,
+        "hide_parameters": True,  # in messages: they are what clients have sent
     }
     if url.get_backend_name() == "sqlite":
         # The driver opens no transaction of its own: `webapp.sqlite` decides which kind.

@@ -9,6 +9,9 @@ a wait for it. psycopg2 therefore waits in a function of ours, which knows two l
   a new connection within ``GREETING``. A slow statement goes on; one that waits for a silent
   server ends.
 
+Who has less time says so (``time_limit``), and waits no longer in all, whatever is tried: what a
+statement has waited before the greeting counts for the proof of silence then.
+
 A process that knows its server to be silent lets one thread at a time try to connect, with a
 pause after each failure; all others are refused at once. So an outage costs a process no more
 than one thread, and its other threads go on with what needs no database.
@@ -38,6 +41,9 @@ GREETING = 2.0  # seconds that a new connection may take
 PAUSE = 1.0  # seconds between two attempts to reach a silent server
 LONG_UNUSED = 10.0  # seconds after which a pooled connection is tried before it is used
 LATER_PATIENCE = 5.0  # seconds between two such proofs during one long statement
+# The part of GREETING in which nothing must be heard of a server for it to be known as silent.
+# Who may wait for just that long would else prove nothing, for want of a few microseconds.
+PROOF = 0.8
 
 
 class ServerSilent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 has no types
@@ -62,18 +68,23 @@ class Server:
 
         Raises ServerSilent, at once where silence is known.
         """
+        return self._connect(dialect, arguments, parameters, time.monotonic())
+
+    def _connect(
+        self, dialect: Dialect, arguments: list[Any], parameters: dict[str, Any], since: float
+    ) -> Any:
+        """Connect to a server of which nothing was heard since a moment, in monotonic seconds."""
         mine = self._begin_try()
-        limit = min(GREETING, math.inf if _limits.seconds is None else _limits.seconds)
         silent = self._silent
         try:
-            with time_limit(limit):
+            with time_limit(GREETING, at_most=True):
                 connection = dialect.connect(
                     *arguments, **parameters, connection_factory=_Connection
                 )
             silent = False
         except ServerSilent:
             # Whoever waited for less than a greeting may take has proved nothing.
-            silent = silent or limit == GREETING
+            silent = silent or time.monotonic() - since >= PROOF * GREETING
             raise
         except psycopg2.Error:
             silent = False  # it has spoken, if only to refuse
@@ -81,7 +92,9 @@ class Server:
         finally:
             self._end_try(mine, silent=silent)
         assert isinstance(connection, _Connection)  # noqa: S101 (it was asked for above)
-        connection.greet = lambda: self.connect(dialect, arguments, parameters).close()
+        connection.greet = lambda since: self._connect(
+            dialect, arguments, parameters, since
+        ).close()
         connection.timeout = self.timeout
         return connection
 
@@ -108,15 +121,15 @@ class _Connection(psycopg2.extensions.connection):  # type: ignore[misc] # the s
     timeout: float | None = None
     greet: Any = None
 
-    def server_talks(self) -> bool:
-        """Say whether the server greets a new connection, be it with a refusal."""
+    def server_talks(self, since: float) -> bool:
+        """Say whether the server greets a new connection, be it with a refusal.
+
+        ``since`` is when this connection's silence began, in monotonic seconds.
+        """
         if self.greet is None:
             return True  # it is being made, and has its own limit
         try:
-            # A full greeting's time, whatever the limit of whoever waits: only then is it known
-            # to be silent, and connecting anew, which SQLAlchemy tries next, refused at once.
-            with time_limit(GREETING):
-                self.greet()
+            self.greet(since)
         except ServerSilent:
             return False
         except psycopg2.Error:
@@ -125,9 +138,9 @@ class _Connection(psycopg2.extensions.connection):  # type: ignore[misc] # the s
 
 
 class _Limits(threading.local):
-    """Seconds that a wait for PostgreSQL may take, for this thread; None is for ever."""
+    """When waits for PostgreSQL end, in this thread and in monotonic seconds; None is never."""
 
-    seconds: float | None = None
+    ends: float | None = None
     overridden = False
 
 
@@ -135,14 +148,20 @@ _limits = _Limits()
 
 
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Limit each wait for PostgreSQL in this block, on our own clock; None lifts the limit."""
-    before = (_limits.seconds, _limits.overridden)
-    _limits.seconds, _limits.overridden = seconds, True
+def time_limit(seconds: float | None, *, at_most: bool = False) -> Iterator[None]:
+    """Limit what this block waits for PostgreSQL in all, on our own clock; None lifts the limit.
+
+    With ``at_most``, a limit that ends sooner stays.
+    """
+    before = (_limits.ends, _limits.overridden)
+    ends = None if seconds is None else time.monotonic() + seconds
+    if at_most and _limits.ends is not None:
+        ends = _limits.ends if ends is None else min(ends, _limits.ends)
+    _limits.ends, _limits.overridden = ends, True
     try:
         yield
     finally:
-        _limits.seconds, _limits.overridden = before
+        _limits.ends, _limits.overridden = before
 
 
 def limit_waits(engine: Engine, *, timeout: float) -> None:
@@ -211,8 +230,9 @@ def _answers(engine: Engine, connection: Any) -> bool:
 def _wait_for_server(connection: Any) -> None:
     started = time.monotonic()
     own = getattr(connection, "timeout", None)
-    limit = _limits.seconds if _limits.overridden else own
-    ends = math.inf if limit is None else started + limit
+    ends = math.inf if own is None else started + own
+    if _limits.overridden:
+        ends = math.inf if _limits.ends is None else _limits.ends
     proof_due = started + PATIENCE
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
         now = time.monotonic()
@@ -220,7 +240,7 @@ def _wait_for_server(connection: Any) -> None:
         if now >= ends:
             raise ServerSilent("the server did not answer in time")
         if now >= proof_due and isinstance(connection, _Connection):
-            if not connection.server_talks():
+            if not connection.server_talks(since=now - PATIENCE):
                 raise ServerSilent("the server does not answer")
             proof_due = time.monotonic() + LATER_PATIENCE
         _wait_for_socket(connection.fileno(), state, min(ends, proof_due) - time.monotonic())

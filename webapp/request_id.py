@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Any
 
 from flask import Flask, Response, request
 
@@ -14,7 +15,11 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 def request_id() -> str:
     """Return this request's id: the caller's own where it is well-formed, else a new one."""
-    environ = request.environ
+    return find_request_id(request.environ)
+
+
+def find_request_id(environ: dict[str, Any]) -> str:
+    """Return the id of the request that has this environment."""
     found = environ.get(_KEY)
     if found is None:
         given = environ.get("HTTP_X_REQUEST_ID", "")

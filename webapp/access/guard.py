@@ -15,6 +15,7 @@ from webapp.access import service
 from webapp.access.actor import Actor, set_actor_source
 from webapp.access.identity import Identity, current_identity, remember_identity
 from webapp.access.keyring import Keyring, StoredKey
+from webapp.access.scopes import Scope
 from webapp.api import Blueprint, current_request
 from webapp.errors import KeyMissing, KeyRefused, ScopeMissing
 from webapp.outages import outages_translated
@@ -25,6 +26,8 @@ DEADLINE = 2.0  # seconds that a request waits for the database's word on its ke
 _BEARER = "Bearer "
 # Pages for people, which hold nothing but what the source code does.
 PUBLIC_BLUEPRINTS = frozenset({"docs"})
+# What has no place in the OpenAPI document, and so says nothing by itself.
+PLAIN = {("metrics.Metrics", "GET"): frozenset({Scope.METRICS_READ})}
 
 Call: TypeAlias = tuple[str, str]
 """An endpoint and a method."""
@@ -39,7 +42,7 @@ def classify_routes(app: Flask) -> Mapping[Call, frozenset[str]]:
 
     Raises Unclassified.
     """
-    declared = {
+    declared = PLAIN | {
         call: scopes
         for blueprint in app.blueprints.values()
         if isinstance(blueprint, Blueprint)

@@ -25,6 +25,7 @@ from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.models import Activation, Model, ModelVersion
 from webapp.ml.service import DEFAULT_MODEL
+from webapp.observation import Prediction, note_prediction, training_noted
 from webapp.paging import HEADERS, PageQuery, answer_page
 
 Answer: TypeAlias = dict[str, Any]
@@ -93,6 +94,12 @@ def describe_upload(request: Mapping[str, Any]) -> Answer:
     return {**request, "artifact": digest}
 
 
+def note(predictions: service.Predictions) -> None:
+    """Say what answered, to whoever is told of requests."""
+    version, rows = predictions.version, len(predictions.scores.values)
+    note_prediction(Prediction(version.model, version.number, rows, predictions.stale))
+
+
 def wait_until_served() -> None:
     """Wait until whoever activated a version before now may say that every worker serves it."""
     model_server.wait_out_leases()
@@ -152,16 +159,17 @@ class Train(MethodView):
         or a form with such a `file`. The other fields are then query parameters, and `target`
         names the column to predict.
         """
-        return service.train_model(
-            db.session(),
-            model_server,
-            name=name,
-            dataset=request.pop("dataset"),
-            activate=request.pop("activate"),
-            spec=TrainingSpec(**request),
-            longest_fit=current_app.config["MAX_FIT_SECONDS"],
-            before_commit=before_commit,
-        )
+        with training_noted():
+            return service.train_model(
+                db.session(),
+                model_server,
+                name=name,
+                dataset=request.pop("dataset"),
+                activate=request.pop("activate"),
+                spec=TrainingSpec(**request),
+                longest_fit=current_app.config["MAX_FIT_SECONDS"],
+                before_commit=before_commit,
+            )
 
 
 @blp.route("/predict", endpoint="PredictDefault", defaults=DEFAULTS)
@@ -181,6 +189,7 @@ class Predict(MethodView):
         `extrapolated`.
         """
         predictions = service.predict_one(model_server, name=name, number=number, **request)
+        note(predictions)
         return answer_one(predictions)
 
 
@@ -204,6 +213,7 @@ class PredictBatch(MethodView):
         names the version in `X-Model`.
         """
         predictions = service.predict_batch(model_server, name=name, number=number, **request)
+        note(predictions)
         return answer_batch(predictions)
 
 

@@ -269,6 +269,19 @@ def get_active_version(session: Session, name: str) -> ModelVersion | None:
     )
 
 
+def list_active_versions(session: Session, *, most: int) -> Sequence[tuple[str, int]]:
+    """Return name and active version's number of the first models by name."""
+    begin_read(session)
+    query = (
+        sa.select(Model.name, Activation.version_number)
+        .join(Activation, Activation.model_id == Model.id)
+        .where(Activation.ended_at.is_(None))
+        .order_by(Model.name)
+        .limit(most)
+    )
+    return [(name, number) for name, number in session.execute(query)]
+
+
 def get_version(session: Session, name: str, number: int) -> ModelVersion:
     """Return the metadata of a version; raises VersionNotFound."""
     version = session.scalar(

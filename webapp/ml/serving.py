@@ -145,6 +145,11 @@ class ModelServer:
         said = [f"{what}: {', '.join(sorted(names))}" for what, names in troubles.items() if names]
         return "; ".join(said) or "ok"
 
+    @property
+    def cache(self) -> _VersionCache:
+        """The loaded versions, for whoever counts them."""
+        return self._versions
+
     def close(self) -> None:
         """Stop asking beside the requests."""
         self._leases.close()
@@ -154,7 +159,8 @@ class _VersionCache:
     """Loaded versions by id: each is loaded once, by one thread; the least used go first.
 
     A version that could not be loaded is not tried again before ``LOAD_PAUSE`` is over: each
-    try reads and checks the whole artifact.
+    try reads and checks the whole artifact. ``hits``, ``misses`` and ``evictions`` are counts
+    since the start.
     """
 
     def __init__(self, load_version: Callable[[VersionRef], LoadedVersion], capacity: int) -> None:
@@ -164,6 +170,7 @@ class _VersionCache:
         self._loaded: OrderedDict[int, LoadedVersion] = OrderedDict()
         self._loading: dict[int, Future[LoadedVersion]] = {}
         self._failed: dict[int, tuple[float, Unavailable]] = {}
+        self.hits = self.misses = self.evictions = 0
 
     def get(self, ref: VersionRef) -> LoadedVersion:
         """Return a version, loading it where needed; raises what loading raises."""
@@ -171,11 +178,13 @@ class _VersionCache:
             version = self._loaded.get(ref.id)
             if version is not None:
                 self._loaded.move_to_end(ref.id)
+                self.hits += 1
                 return version
             retry_at, failure = self._failed.get(ref.id, (0.0, None))
             if failure is not None and lease_clock() < retry_at:
                 raise failure.with_traceback(None)
             theirs = self._loading.get(ref.id)
+            self.misses += theirs is None
             mine: Future[LoadedVersion] = self._loading.setdefault(ref.id, Future())
         # Loading happens outside the lock: requests for other versions go on meanwhile.
         return self._load(ref, mine) if theirs is None else theirs.result()
@@ -183,6 +192,10 @@ class _VersionCache:
     def peek(self, ref: VersionRef) -> LoadedVersion | None:
         """Return a version if it is loaded; never load it."""
         return self._loaded.get(ref.id)
+
+    def count_loaded(self) -> int:
+        """Return how many versions are loaded."""
+        return len(self._loaded)
 
     def _load(self, ref: VersionRef, future: Future[LoadedVersion]) -> LoadedVersion:
         try:
@@ -201,5 +214,6 @@ class _VersionCache:
             self._loaded[ref.id] = version
             if len(self._loaded) > self._capacity:
                 self._loaded.popitem(last=False)
+                self.evictions += 1
         future.set_result(version)
         return version

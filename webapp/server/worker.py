@@ -329,7 +329,7 @@ class EpollWorker(Worker):
         except ClientGone:
             raise
         except Exception:
-            self.log.exception("Error handling request %s", environ["RAW_URI"])
+            self.log.exception("Error handling a request")  # not its URL: that has the query
             if not answer.head_sent:
                 answer.refuse(Refused(500, "The request could not be answered."))
             return False

@@ -1,0 +1,190 @@
+"""The log: a line for each thing said, that names the request and holds nothing of its data."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy.orm import Session
+
+from tests.gunicorn_server import running_gunicorn
+from webapp.extensions import db
+from webapp.items.models import Item
+from webapp.logs import FORMATS, JSONFormatter, TextFormatter, describe_error, hide_secrets
+
+CANARY = "canary4711"
+SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
+
+
+def make_record(message: str, *args: object, error: BaseException | None = None) -> Any:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    return logging.LogRecord("webapp.test", logging.ERROR, "", 0, message, args, info)
+
+
+def caught(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as raised:
+        return raised
+
+
+def test_every_line_of_a_server_is_an_object_and_requests_are_named_but_not_quoted(
+    database_url: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "gunicorn.log"
+    with running_gunicorn(database_url, log, LOG_FORMAT="json", PROXY_HOPS="1") as server:
+        api = f"{server.url}/api/v1"
+        client = requests.Session()
+        client.headers.update({"Authorization": f"Bearer {CANARY}", "Cookie": CANARY})
+        client.headers["X-Forwarded-For"] = "203.0.113.7"
+        client.post(f"{api}/ml/train", json=SAMPLE)
+        body = {"features": [1, 2, 3]}
+        client.post(f"{api}/ml/predict", json=body, headers={"X-Request-ID": "mine"})
+        client.post(f"{api}/ml/predict", json={"features": [CANARY]})
+        client.get(f"{api}/items", params={"q": CANARY, "sort": CANARY})
+        client.get(f'{server.url}/{CANARY}%0A{{"level":"ERROR"}}', params={"a": CANARY})
+        made = client.get(f"{server.url}/health/live").headers["X-Request-ID"]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    by_id = {line["request_id"]: line for line in lines if "status" in line}
+
+    assert CANARY not in log.read_text()
+    for line in lines:
+        assert {"time", "level", "logger", "message", "process"} <= set(line)
+        assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+    assert {"gunicorn.error", "webapp.requests"} <= {line["logger"] for line in lines}
+    assert any("Shutting down" in line["message"] for line in lines)
+    predicted = by_id["mine"]
+    assert predicted["duration_ms"] > 0
+    assert {name: predicted[name] for name in ("method", "route", "status", "client")} == {
+        "method": "POST",
+        "route": "/api/v1/ml/predict",
+        "status": 200,
+        "client": "203.0.113.7",
+    }
+    assert (predicted["model"], predicted["version"]) == ("default", 1)
+    assert by_id[made]["route"] == "/health/live"
+    assert [line["status"] for line in by_id.values() if line["route"] == "unmatched"] == [404]
+
+
+def test_without_an_access_log_requests_are_not_told(database_url: str, tmp_path: Path) -> None:
+    log = tmp_path / "gunicorn.log"
+    with running_gunicorn(database_url, log, ACCESS_LOG="false"):
+        pass
+
+    assert "Listening at" in log.read_text()
+    assert "/health/ready" not in log.read_text()
+
+
+def test_an_error_within_a_request_names_it_and_its_traceback_is_one_field(
+    own_app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(JSONFormatter().format(record))
+
+    def fail(number: int) -> str:
+        raise RuntimeError("the combination is 12345")
+
+    own_app.add_url_rule("/broken/<int:number>", view_func=fail)
+    handler = Keep()
+    logging.getLogger("webapp.problems").addHandler(handler)
+    try:
+        response = own_app.test_client().get(f"/broken/7?q={CANARY}")
+    finally:
+        logging.getLogger("webapp.problems").removeHandler(handler)
+    line = json.loads(said[0])
+
+    assert response.status_code == 500
+    assert line["request_id"] == response.headers["X-Request-ID"]
+    assert line["route"] == "/broken/<int:number>"
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    assert "RuntimeError: the combination is 12345" in line["exception"]
+    assert CANARY not in said[0]
+
+
+def test_what_a_database_refuses_to_store_is_not_in_the_log(
+    app: Flask, session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    item = Item(id=1, name="a", description="d")
+    session.add(item)
+    session.commit()
+    with pytest.raises(sa.exc.DBAPIError) as raised:
+        session.execute(sa.insert(Item).values(id=1, name=CANARY, description=CANARY))
+    session.rollback()
+    with pytest.raises(sa.exc.DBAPIError) as misspelt, db.engine.connect() as connection:
+        connection.exec_driver_sql(f"SELECT nothing_of_this, '{CANARY}'")
+
+    for error in (raised.value, misspelt.value):
+        described = describe_error(error)
+        assert type(error).__name__ in described
+        assert "Traceback" in described
+        assert CANARY not in described
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"cannot reach postgresql://webapp:{CANARY}@db:5432/webapp",
+        f"cannot reach postgresql+psycopg2://webapp:p@{CANARY}@db/webapp at all",
+        f"invalid dsn: host=db password={CANARY} user=webapp",
+        f"invalid dsn: password = 'two {CANARY}' user=webapp",
+        f"Authorization: Bearer {CANARY}",
+    ],
+)
+def test_passwords_and_tokens_are_hidden_wherever_they_are_said(said: str) -> None:
+    error = caught(RuntimeError(said))
+
+    assert CANARY not in hide_secrets(said)
+    for form in FORMATS.values():
+        line = form().format(make_record("failed: %s", said, error=error))
+        assert "failed" in line
+        assert CANARY not in line
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_nothing_that_is_said_can_begin_a_line_of_its_own(name: str) -> None:
+    breaks = "\n\r\x0b\x0c\x1c\x85\u2028\u2029\x1b[2J"
+    said = f"first{breaks}2026-01-01T00:00:00.000Z ERROR webapp: forged"
+    record = make_record("%s", said, error=caught(ValueError(said)))
+
+    lines = FORMATS[name]().format(record).split("\n")
+
+    assert not [line for line in lines[1:] if not line.startswith("  | ")]
+    assert "\x1b" not in "".join(lines)
+    if name == "json":
+        assert json.loads("".join(lines))["message"] == said
+
+
+def test_text_that_is_no_unicode_is_said_nevertheless() -> None:
+    record = make_record("%s and %s", "\ud800", 2**70)
+
+    assert json.loads(JSONFormatter().format(record))["message"] == f"\ud800 and {2**70}"
+    assert "\\ud800" in TextFormatter().format(record)
+
+
+def test_errors_that_lead_to_each_other_are_told_and_come_to_an_end() -> None:
+    first, second = caught(KeyError("first")), caught(ValueError("second"))
+    second.__cause__, first.__cause__ = first, second
+
+    described = describe_error(second)
+
+    assert "KeyError: 'first'" in described
+    assert described.splitlines()[-1] == "builtins.ValueError: second"
+
+
+def test_werkzeugs_own_server_says_nothing_of_requests(app: Flask) -> None:
+    log = logging.getLogger("werkzeug")
+    line = log.makeRecord("werkzeug", 20, "", 0, '127.0.0.1 - - [x] "GET /?q=1" 200 -', (), None)
+    start = log.makeRecord("werkzeug", 20, "", 0, " * Running on http://127.0.0.1", (), None)
+
+    assert not log.filter(line)
+    assert log.filter(start)

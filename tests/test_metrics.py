@@ -1,0 +1,253 @@
+"""What is counted: exactly, over all workers, whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import Backend, dispose_app, make_app
+from tests.gunicorn_server import GunicornServer, running_gunicorn
+from tests.postgres import free_port
+from webapp.metrics.tally import BANK_SIZE, OTHER, Family, Tally
+
+SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
+BODY = {"features": [1, 2, 3]}
+PREDICT = "/api/v1/ml/predict"
+WORKERS = 4
+COUNTS = Family("counts", ("name",), 1, most=3)
+HELD = Family("held", (), 1, alive=True)
+
+
+def parse(text: str) -> dict[tuple[str, ...], float]:
+    """Return the samples of a scrape by their name and the values of their labels."""
+    return {
+        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def scrape(server: GunicornServer) -> dict[tuple[str, ...], float]:
+    answer = requests.get(f"{server.url}/metrics", timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    return parse(answer.text)
+
+
+def test_a_scrape_tells_of_requests_predictions_trainings_and_the_process(
+    own_app: Flask,
+) -> None:
+    client = own_app.test_client()
+    client.post("/api/v1/ml/train", json=SAMPLE)
+    one_class = {"X": SAMPLE["X"], "y": ["a", "a"], "estimator": "logistic_regression"}
+    client.post("/api/v1/ml/train", json=one_class)
+    client.post(PREDICT, json=BODY)
+    client.post("/api/v1/ml/predict/batch", json={"instances": SAMPLE["X"]})
+    client.post("/api/v1/ml/models/nothing/predict", json=BODY)
+    client.get("/made/up?by=a-client")
+    client.open("/health/live", method="BREW")
+
+    found = parse(client.get("/metrics").text)
+
+    assert found["webapp_requests_total", "POST", PREDICT, "200"] == 1
+    assert found["webapp_requests_total", "GET", "unmatched", "404"] == 1
+    assert found["webapp_requests_total", "other", "unmatched", "405"] == 1
+    assert found["webapp_request_duration_seconds_count", "POST", PREDICT, "200"] == 1
+    assert found["webapp_request_duration_seconds_bucket", "+Inf", "POST", PREDICT, "200"] == 1
+    assert found["webapp_request_duration_seconds_sum", "POST", PREDICT, "200"] > 0
+    assert found["webapp_predictions_total", "default", "1"] == 2
+    assert found["webapp_predicted_rows_total", "default", "1"] == 3
+    assert found["webapp_stale_predictions_total", "default", "1"] == 0
+    assert found["webapp_trainings_total", "done"] == 1
+    assert found["webapp_trainings_total", "refused"] == 1
+    assert found["webapp_training_duration_seconds_sum", "done"] > 0
+    assert found["webapp_model_active_version", "default"] == 1
+    assert found["webapp_artifact_cache_misses_total",] == 1
+    assert found["webapp_artifact_cache_hits_total",] == 1
+    assert found["webapp_artifact_cache_versions",] == 1
+    assert found["webapp_database_pool_in_use",] == 0
+    assert found["webapp_database_pool_size",] > 0
+    assert found["webapp_database_up",] == 1
+    assert not [labels for labels in found if "made" in str(labels) or "nothing" in str(labels)]
+
+
+def test_a_database_that_is_away_takes_no_scrape_away() -> None:
+    app = make_app(f"postgresql://nobody@127.0.0.1:{free_port()}/nothing")
+    client = app.test_client()
+    client.get("/health/live")
+
+    found = parse(client.get("/metrics").text)
+
+    dispose_app(app)
+    assert found["webapp_database_up",] == 0
+    assert found["webapp_requests_total", "GET", "/health/live", "200"] == 1
+
+
+def test_openmetrics_is_told_to_who_asks_for_it(client: FlaskClient) -> None:
+    answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+
+    assert answer.content_type.startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_without_metrics_there_is_nothing_at_their_url(database_url: str) -> None:
+    app = make_app(database_url, METRICS="false")
+    answer = app.test_client().get("/metrics")
+    dispose_app(app)
+
+    assert answer.status_code == 404
+
+
+def send_until(server: GunicornServer, stop: threading.Event, answered: Counter[str]) -> None:
+    with requests.Session() as session:
+        while not stop.is_set():
+            try:
+                answer = session.post(f"{server.url}{PREDICT}", json=BODY, timeout=10)
+                answered[str(answer.status_code)] += 1
+            except requests.ConnectionError:
+                answered["lost"] += 1
+
+
+def test_counts_of_four_workers_equal_what_was_answered_though_workers_come_and_go(
+    backend: Backend, database_url: str, tmp_path: Path
+) -> None:
+    settings = {"WEB_CONCURRENCY": str(WORKERS), "GUNICORN_CMD_ARGS": "--max-requests=150"}
+    log = tmp_path / "gunicorn.log"
+    with running_gunicorn(database_url, log, ACCESS_LOG="false", **settings) as server:
+        requests.post(f"{server.url}/api/v1/ml/train", json=SAMPLE, timeout=10)
+        stop, answered = threading.Event(), [Counter[str]() for _ in range(6)]
+        threads = [
+            threading.Thread(target=send_until, args=(server, stop, mine)) for mine in answered
+        ]
+        for thread in threads:
+            thread.start()
+        before, counts = server.workers(), []
+        for _ in range(8):
+            time.sleep(0.5)
+            counts.append(scrape(server)["webapp_predictions_total", "default", "1"])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        after_retirements = scrape(server)
+        told = sum(answered, Counter())
+        retired = before - server.workers()
+
+        for worker in server.workers():
+            os.kill(worker, signal.SIGKILL)
+        server.wait_until_ready()
+        after_kills = scrape(server)
+
+    assert told["200"] > 600
+    assert retired
+    assert set(told) <= {"200", "lost"}
+    assert counts == sorted(counts)
+    for found in (after_retirements, after_kills):
+        predicted = found["webapp_predictions_total", "default", "1"]
+        assert told["200"] <= predicted <= told["200"] + told["lost"]
+        assert found["webapp_requests_total", "POST", PREDICT, "200"] == predicted
+        assert found["webapp_request_duration_seconds_count", "POST", PREDICT, "200"] == predicted
+        assert 1 <= found["webapp_workers",] <= 2 * WORKERS
+    assert after_kills["webapp_predictions_total", "default", "1"] == predicted
+    assert told["lost"] == 0
+
+
+@pytest.fixture
+def tally() -> Tally:
+    """Return the counts of one process."""
+    return Tally([COUNTS, HELD], banks=2)
+
+
+def test_what_is_beyond_the_most_series_is_counted_as_one(tally: Tally) -> None:
+    for number in range(10):
+        tally.add(COUNTS, (f"name {number}",), (1,))
+    tally.add(COUNTS, ("name 0",), (1,))
+
+    found = tally.read()["counts"]
+
+    assert found == {
+        ("name 0",): [2],
+        ("name 1",): [1],
+        ("name 2",): [1],
+        (OTHER,): [7],
+    }
+
+
+def test_a_bank_that_is_full_loses_counts_and_nothing_else(tally: Tally) -> None:
+    many = Family("counts", ("name",), 1, most=10**6)
+    names = ["x" * 1000 + str(number) for number in range(BANK_SIZE // 1000)]
+    for name in names:
+        tally.add(many, (name,), (1,))
+    tally.add(many, (names[0],), (1,))
+
+    found = tally.read()["counts"]
+
+    assert found[names[0],] == [2]
+    assert 400 < len(found) < len(names)
+
+
+def run_in_child(tally: Tally, *, ends_by: signal.Signals) -> None:
+    """Count one of each in a process of its own, which then ends by a signal."""
+    child = os.fork()
+    if child == 0:
+        tally.add(COUNTS, ("child",), (1,))
+        tally.set(HELD, (), (1,))
+        os.kill(os.getpid(), ends_by)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_process_that_was_killed_leaves_its_counts_to_the_next_and_holds_nothing() -> None:
+    tally = Tally([COUNTS, HELD], banks=1)
+
+    for _ in range(5):
+        run_in_child(tally, ends_by=signal.SIGKILL)
+
+    assert tally.read() == {"counts": {("child",): [5]}, "held": {}}
+    tally.add(COUNTS, ("parent",), (1,))
+    tally.set(HELD, (), (7,))
+    run_in_child(tally, ends_by=signal.SIGKILL)  # the only bank is taken: it counts for nothing
+    assert tally.read()["counts"] == {("child",): [5], ("parent",): [1]}
+    assert tally.read()["held"] == {(): [7]}
+
+
+def test_threads_of_a_process_lose_no_count(tally: Tally) -> None:
+    def count() -> None:
+        for _ in range(5000):
+            tally.add(COUNTS, ("one",), (1,))
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert tally.read()["counts"] == {("one",): [40_000]}
+
+
+def test_a_tally_that_nobody_has_any_more_leaves_no_file_behind() -> None:
+    def count_files() -> int:
+        return len(re.findall("webapp-metrics", " ".join(links())))
+
+    def links() -> Iterator[str]:
+        for link in Path("/proc/self/fd").iterdir():
+            if link.is_symlink():
+                yield os.readlink(link)
+
+    before = count_files()
+    tally = Tally([COUNTS], banks=1)
+    assert count_files() > before
+    del tally
+
+    assert count_files() == before

@@ -1,0 +1,136 @@
+"""Traces: spans reach a collector from every worker, and nothing is imported where it is off."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.gunicorn_server import ROOT, running_gunicorn
+
+CANARY = "canary4711"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes in what an exporter sends by OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Receiver)
+        self.received: list[bytes] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def spans(self) -> list[tuple[str, Any]]:
+        """Return all spans that have come, each with the name of its service."""
+        exports = [ExportTraceServiceRequest.FromString(body) for body in self.received]
+        return [
+            (describe(resource.resource.attributes)["service.name"], span)
+            for export in exports
+            for resource in export.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Answers one exporter; the name of its method is the standard library's."""
+
+    server: Collector
+
+    def do_POST(self) -> None:
+        """Keep what was sent."""
+        self.server.received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def describe(attributes: Any) -> dict[str, Any]:
+    return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in attributes}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Return a collector that listens."""
+    with Collector() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_spans_of_requests_and_statements_reach_the_collector_from_forked_workers(
+    database_url: str, collector: Collector, tmp_path: Path
+) -> None:
+    settings = {"OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_FORMAT": "json"}
+    log = tmp_path / "gunicorn.log"
+    with running_gunicorn(database_url, log, **settings) as server:
+        session = requests.Session()
+        session.headers.update(
+            {"traceparent": f"00-{TRACE}-{PARENT}-01", "Authorization": f"Bearer {CANARY}"}
+        )
+        session.post(f"{server.url}/api/v1/ml/train", json=SAMPLE)
+        session.post(f"{server.url}/api/v1/ml/predict", json={"features": [1, 2, 3]})
+        session.post(f"{server.url}/api/v1/items", json={"name": CANARY})
+        session.get(f"{server.url}/api/v1/items", params={"q": CANARY})
+    # A worker that ends sends what it still has.
+    found = [
+        (service, span) for service, span in collector.spans() if span.trace_id.hex() == TRACE
+    ]
+    by_name = {span.name: span for _, span in found}
+
+    assert {service for service, _ in found} == {"webapp"}
+    predicted = by_name["POST /api/v1/ml/predict"]
+    assert predicted.parent_span_id.hex() == PARENT
+    said = describe(predicted.attributes)
+    assert said["http.response.status_code"] == 200
+    assert (said["webapp.model"], said["webapp.version"]) == ("default", 1)
+    trained = by_name["POST /api/v1/ml/train"]
+    statements = [span for _, span in found if span.parent_span_id == trained.span_id]
+    assert {"INSERT", "SELECT"} <= {span.name for span in statements}
+    assert all("db.query.text" in describe(span.attributes) for span in statements)
+    assert CANARY not in str(collector.spans())
+    assert TRACE in log.read_text()
+
+
+def run_python(code: str, tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    environ = {"APP_ENV": "testing", "DATABASE_URL": f"sqlite:///{tmp_path}/a.db", **settings}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_nothing_of_opentelemetry_is_imported_where_it_is_off(tmp_path: Path) -> None:
+    code = "import sys, wsgi; print([m for m in sys.modules if 'opentelemetry' in m])"
+
+    assert run_python(code, tmp_path).stdout == "[]\n"
+    assert "opentelemetry.sdk" in run_python(code, tmp_path, OTEL="true").stdout
+
+
+def test_without_its_packages_the_setting_is_refused_by_name(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['opentelemetry'] = None; import wsgi"
+
+    ended = run_python(code, tmp_path, OTEL="true")
+
+    assert ended.stderr.splitlines() == [
+        "Configuration error: OTEL needs the packages of requirements-otel.txt"
+    ]

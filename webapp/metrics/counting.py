@@ -1,0 +1,103 @@
+"""From a request that is answered to the counts, and from the counts to Prometheus."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
+
+from webapp.errors import Unavailable
+from webapp.metrics.families import (
+    CACHE,
+    METRICS,
+    PREDICTIONS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    TRAINING_SECONDS,
+    TRAININGS,
+    WORKERS,
+)
+from webapp.metrics.tally import Tally
+from webapp.ml.service import list_active_versions
+from webapp.ml.serving import ModelServer
+from webapp.observation import Environ, find_method, find_prediction, find_route, find_training
+from webapp.outages import outages_translated
+from webapp.postgresql import time_limit
+
+DATABASE_DEADLINE = 1.0  # seconds that a scrape waits for the database
+MOST_MODELS = 1000  # whose active version a scrape names
+
+
+class Counting(Collector):
+    """Counts what requests do, and tells what was counted by all processes of this server."""
+
+    def __init__(self, engine: Engine, server: Callable[[], ModelServer], *, workers: int) -> None:
+        self._engine = engine
+        self._server = server
+        # At a reload old and new workers live side by side; an operator may add some.
+        self._tally = Tally([row.family for row in METRICS], banks=max(64, 4 * workers))
+        self._lock = threading.Lock()
+        self._cache: Sequence[int] = (0, 0, 0)
+        self._state: Sequence[float] = ()
+
+    def count_request(self, environ: Environ, status: int, seconds: float) -> None:
+        """Count a request, and what it did."""
+        labels = (find_route(environ), find_method(environ), str(status))
+        self._tally.observe(REQUESTS.family, labels, seconds, REQUEST_SECONDS)
+        if made := find_prediction(environ):
+            version = (made.model, str(made.version))
+            self._tally.add(PREDICTIONS.family, version, (1, made.rows, made.stale))
+        if training := find_training(environ):
+            outcome = (training.outcome,)
+            self._tally.observe(TRAININGS.family, outcome, training.seconds, TRAINING_SECONDS)
+        self._note_process()
+
+    def _note_process(self) -> None:
+        """Note what this process holds, now that a request has let go of what it had."""
+        cache, pool = self._server().cache, self._engine.pool
+        now = (cache.hits, cache.misses, cache.evictions)
+        in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
+        size = pool.size() if isinstance(pool, QueuePool) else 0
+        with self._lock:
+            if now != self._cache:
+                grown = [max(0, new - old) for new, old in zip(now, self._cache, strict=True)]
+                self._tally.add(CACHE.family, (), grown)
+                self._cache = now
+            state = (1, in_use, size, cache.count_loaded())
+            if state != self._state:
+                self._tally.set(WORKERS.family, (), state)
+                self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        found = self._tally.read()
+        for row in METRICS:
+            yield from row.render(found[row.family.name])
+        yield from self._ask_database()
+
+    def _ask_database(self) -> Iterator[Metric]:
+        active = GaugeMetricFamily(
+            "webapp_model_active_version",
+            "Number of the version that is active, by model; none while the database is away.",
+            labels=("model",),
+        )
+        up = GaugeMetricFamily("webapp_database_up", "Whether the database answered this scrape.")
+        try:
+            with (
+                outages_translated(),
+                time_limit(DATABASE_DEADLINE),
+                Session(self._engine) as session,
+            ):
+                for name, number in list_active_versions(session, most=MOST_MODELS):
+                    active.add_metric((name,), number)
+            up.add_metric((), 1)
+        except Unavailable:
+            up.add_metric((), 0)
+        yield active
+        yield up
