@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from sqlalchemy.engine import make_url
@@ -86,6 +87,35 @@ def database_url(text: str) -> str:
     elif not url.database or ":memory:" in url.database or "memory" in url.query.values():
         raise ValueError("must name a file: each worker would have a memory of its own")
     return url.render_as_string(hide_password=False)
+
+
+def rate_limit(text: str) -> str | None:
+    """Read one limit such as `600 per minute`; `off` as None, for no limit."""
+    if text == "off":
+        return None
+    from limits import parse_many  # only where there is one: it takes long to import
+
+    try:
+        (limit,) = parse_many(text)
+    except ValueError:
+        limit = None
+    if limit is None or limit.amount < 1:
+        raise ValueError("must be off, or a limit such as 600 per minute")
+    return text
+
+
+def counter_store(text: str) -> str:
+    """Read the URL of a Redis database, or `memory://`."""
+    if text == "memory://":
+        return text
+    try:
+        url = urlsplit(text)
+        is_redis = url.scheme in ("redis", "rediss") and url.hostname and url.port != 0
+    except ValueError:
+        is_redis = False
+    if not is_redis or not re.fullmatch(r"(/[0-9]{0,4})?", url.path):
+        raise ValueError("must be memory:// or a URL such as redis://host:6379/0")
+    return text
 
 
 @dataclass(frozen=True)
@@ -163,6 +193,20 @@ SETTINGS = (
         integer(0, 10),
         "0",
         "Reverse proxies in front, whose X-Forwarded-* headers are trusted.",
+    ),
+    Setting(
+        "RATE_LIMIT",
+        rate_limit,
+        "off",
+        "Most requests of an API key, or of an address without one, such as `600 per minute`.",
+        {"production": "6000 per minute"},
+    ),
+    Setting(
+        "RATELIMIT_STORAGE_URI",
+        counter_store,
+        "memory://",
+        "Where requests are counted: `redis://host:6379/0` for all workers together, "
+        "`memory://` for each by itself.",
     ),
     Setting(
         "LOG_LEVEL",

@@ -27,6 +27,14 @@ BAD_VALUES = {
     "MAX_COLUMNS": ["0", str(10**6 + 1), "1e3"],
     "MAX_FIT_SECONDS": ["0", "86401", "0.5"],
     "PROXY_HOPS": ["-1", "11", "true"],
+    "RATE_LIMIT": [
+        *("600", "many", "Off", "0 per minute", "-1 per minute", "1e3 per minute"),
+        *("1 per fortnight", "5 per second; 60 per minute", "6 per minute, please"),
+    ],
+    "RATELIMIT_STORAGE_URI": [
+        *("memory", "redis://", "redis:///0", "http://cache:6379", "redis://cache:port"),
+        *("redis://cache:0", "redis://cache:99999", "redis://cache/name", "memcached://cache"),
+    ],
     "LOG_LEVEL": ["debug", "TRACE", "10"],
     "FLASK_DEBUG": ["2", "y", "enabled"],
     "BIND": ["8000", ":8000", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "unix:"],
@@ -85,6 +93,16 @@ def test_every_setting_has_a_default_and_a_line_of_help() -> None:
         ("FLASK_DEBUG", "false", False),
         ("FLASK_DEBUG", "No", False),
         ("FLASK_DEBUG", "off", False),
+        ("RATE_LIMIT", "off", None),
+        ("RATE_LIMIT", "600 per minute", "600 per minute"),
+        ("RATE_LIMIT", "10/2hours", "10/2hours"),
+        ("RATELIMIT_STORAGE_URI", "memory://", "memory://"),
+        ("RATELIMIT_STORAGE_URI", "redis://cache", "redis://cache"),
+        (
+            "RATELIMIT_STORAGE_URI",
+            "rediss://:pa%2Fss@cache:6380/1",
+            "rediss://:pa%2Fss@cache:6380/1",
+        ),
         ("BIND", "0.0.0.0:80", "0.0.0.0:80"),
         ("BIND", "[::1]:65535", "[::1]:65535"),
         ("BIND", "unix:/run/webapp.sock", "unix:/run/webapp.sock"),
@@ -225,6 +243,13 @@ def test_an_environments_own_default_gives_way_to_a_given_value() -> None:
     assert settings["MODEL_LEASE_MS"] == 35
 
 
+def test_a_message_about_redis_does_not_show_its_password() -> None:
+    with pytest.raises(ConfigError) as raised:
+        read("RATELIMIT_STORAGE_URI", "redis://:Zk3vJw8q@cache:port")
+
+    assert "Zk3vJw8q" not in str(raised.value)
+
+
 def load_production(**environ: str) -> dict[str, Any]:
     return load_settings(environ={"APP_ENV": "production", **environ})
 
@@ -235,6 +260,7 @@ def test_production_accepts_a_database_with_a_password_of_its_own() -> None:
     assert settings["DATABASE_URL"] == "postgresql+psycopg2://webapp:Zk3vJw8q@db/webapp"
     assert settings["FLASK_DEBUG"] is False
     assert settings["MODEL_LEASE_MS"] == 100
+    assert settings["RATE_LIMIT"] == "6000 per minute"
 
 
 @pytest.mark.parametrize("url", ["postgresql://db/webapp", "sqlite:////var/lib/webapp.db"])

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
-from webapp import cli, docs, health, problems, request_id
+from webapp import cli, docs, health, limits, problems, request_id
 from webapp.api import OPENAPI_VERSION
 from webapp.application import Application
 from webapp.database import configure_engine, engine_options
@@ -37,6 +37,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     register_extensions(app)
     register_model_server(app)
     register_blueprints(app)
+    limits.init_app(app)
     register_commands(app)
     return app
 
