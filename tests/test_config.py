@@ -27,6 +27,16 @@ BAD_VALUES = {
     "MAX_COLUMNS": ["0", str(10**6 + 1), "1e3"],
     "MAX_FIT_SECONDS": ["0", "86401", "0.5"],
     "PROXY_HOPS": ["-1", "11", "true"],
+    "TRUSTED_HOSTS": [
+        *("*", "https://api.example.com", "api.example.com:443", "a b", "-a.example", "a..b"),
+        *("API.example.com", "api.example.com,", "any,api.example.com/", "[::1]", "."),
+    ],
+    "CORS_ORIGINS": [
+        *("*", "null", "app.example.com", "https://app.example.com/", "https://*.example.com"),
+        *("https://App.example.com", "https://app.example.com:443", "http://app.example.com:80"),
+        *("https://app.example.com:0", "ftp://app.example.com", "https://u@app.example.com"),
+        *("https://app.example.com,", "none,https://app.example.com", "https://a.example;b"),
+    ],
     "RATE_LIMIT": [
         *("600", "many", "Off", "0 per minute", "-1 per minute", "1e3 per minute"),
         *("1 per fortnight", "5 per second; 60 per minute", "6 per minute, please"),
@@ -93,6 +103,18 @@ def test_every_setting_has_a_default_and_a_line_of_help() -> None:
         ("FLASK_DEBUG", "false", False),
         ("FLASK_DEBUG", "No", False),
         ("FLASK_DEBUG", "off", False),
+        ("TRUSTED_HOSTS", "any", None),
+        (
+            "TRUSTED_HOSTS",
+            "localhost, .example.com,10.0.0.1",
+            ("localhost", ".example.com", "10.0.0.1"),
+        ),
+        ("CORS_ORIGINS", "none", frozenset()),
+        (
+            "CORS_ORIGINS",
+            "https://app.example.com, http://localhost:5173,http://[::1]:8080",
+            frozenset({"https://app.example.com", "http://localhost:5173", "http://[::1]:8080"}),
+        ),
         ("RATE_LIMIT", "off", None),
         ("RATE_LIMIT", "600 per minute", "600 per minute"),
         ("RATE_LIMIT", "10/2hours", "10/2hours"),

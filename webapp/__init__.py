@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
-from webapp import cli, docs, health, limits, problems, request_id
+from webapp import browser, cli, docs, health, limits, problems, request_id
 from webapp.api import OPENAPI_VERSION
 from webapp.application import Application
 from webapp.database import configure_engine, engine_options
@@ -80,6 +80,7 @@ def register_extensions(app: Flask) -> None:
     with app.app_context():
         configure_engine(db.engine, timeout=app.config["DATABASE_TIMEOUT"])
     request_id.init_app(app)
+    browser.init_app(app)
     problems.init_app(app)
 
 
