@@ -90,8 +90,8 @@ def ask_for_a_key(route: Route) -> None:
     """Pass the document on, with the scheme that the Authorize button needs."""
     response = route.fetch()
     document = response.json()
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"key": []}]
+    document["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"ApiKey": []}]
     route.fulfill(response=response, json=document)
 
 
@@ -105,7 +105,7 @@ def test_the_whole_page_works_under_its_policy(server: GunicornServer, page: Pag
     page.fill(".auth-container input", "a-key")
     page.click(".auth-btn-wrapper button.authorize")
     page.click(".btn-done")
-    operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/ml/sample-data"]'))
+    operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/ml/predict"]'))
     operation.locator(".opblock-summary-control").click()
     operation.locator("button.execute").click()
     with page.expect_download() as download:

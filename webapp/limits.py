@@ -21,6 +21,7 @@ from webapp.errors import TooManyRequests
 STORE_DEADLINE = 0.25  # seconds that a request waits for Redis
 STORE_PAUSE = 5.0  # seconds without Redis after it has not answered
 MEMORY = "memory://"
+UNLIMITED = "health."  # supervisors and balancers must know
 
 log = logging.getLogger(__name__)
 
@@ -37,22 +38,32 @@ class Counter:
         self._limit = parse(limit)
         self._shared = FixedWindowRateLimiter(store) if store else None
         self._own = FixedWindowRateLimiter(MemoryStorage())
-        self._retry_at = 0.0
+        self._retry_at = 0.0  # 0 while the store answers
 
     def count(self, caller: str) -> None:
         """Count a request; raises TooManyRequests beyond the limit."""
-        if self._shared is None or time.monotonic() < self._retry_at:
-            self._count_in(self._own, caller)
-            return
         try:
-            self._count_in(self._shared, caller)
+            self._count_in(self._choose(), caller)
         except StorageError as error:
             log.warning("Requests are counted by each worker for itself: %r", error.storage_error)
             self._retry_at = time.monotonic() + STORE_PAUSE
             self._count_in(self._own, caller)
 
+    def _choose(self) -> FixedWindowRateLimiter:
+        if self._shared is None:
+            return self._own
+        if self._retry_at:
+            now = time.monotonic()
+            if now < self._retry_at:
+                return self._own
+            self._retry_at = now + STORE_PAUSE  # one request finds out, the others do not wait
+        return self._shared
+
     def _count_in(self, counts: FixedWindowRateLimiter, caller: str) -> None:
-        if not counts.hit(self._limit, caller):
+        may = counts.hit(self._limit, caller)
+        if counts is self._shared:
+            self._retry_at = 0.0
+        if not may:
             seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
             raise TooManyRequests(self._text, max(1, math.ceil(seconds)))
 
@@ -68,7 +79,7 @@ def init_app(app: Flask) -> None:
     counter = Counter(limit, open_store(app.config["RATELIMIT_STORAGE_URI"]))
 
     def count_request() -> None:
-        if current_request().blueprint != "health":  # supervisors and balancers must know
+        if not (current_request().endpoint or "").startswith(UNLIMITED):
             counter.count(name_caller())
 
     def count_refused(response: Response) -> Response:
