@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from sqlalchemy.engine import make_url
@@ -87,6 +88,65 @@ def database_url(text: str) -> str:
     elif not url.database or ":memory:" in url.database or "memory" in url.query.values():
         raise ValueError("must name a file: each worker would have a memory of its own")
     return url.render_as_string(hide_password=False)
+
+
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
+_ORIGIN = re.compile(rf"(https?)://(?:{_HOST_NAME}|\[[0-9a-f:.]+\])(:[1-9][0-9]{{0,4}})?")
+_DEFAULT_PORTS = {("http", ":80"), ("https", ":443")}
+
+
+def origins(text: str) -> frozenset[str]:
+    """Read origins as browsers send them, with commas between; `none` as no origin."""
+    found = _split(text, none="none")
+    for origin in found:
+        # One that no browser would ever send, such as a URL with a path, stands for a mistake.
+        match = _ORIGIN.fullmatch(origin)
+        if match is None or match.groups() in _DEFAULT_PORTS:
+            raise ValueError("must be none, or origins such as https://app.example.com")
+    return frozenset(found)
+
+
+def host_names(text: str) -> tuple[str, ...] | None:
+    """Read names of hosts, with commas between; `any` as None, for all hosts."""
+    found = _split(text, none="any")
+    for name in found:
+        if not re.fullmatch(rf"\.?{_HOST_NAME}", name):
+            raise ValueError("must be any, or names such as api.example.com or .example.com")
+    return tuple(found) or None
+
+
+def _split(text: str, *, none: str) -> list[str]:
+    return [] if text == none else [part.strip() for part in text.split(",")]
+
+
+def rate_limit(text: str) -> str | None:
+    """Read one limit such as `600 per minute`; `off` as None, for no limit."""
+    if text == "off":
+        return None
+    from limits import parse_many  # only where there is one: it takes long to import
+
+    try:
+        (limit,) = parse_many(text)
+    except ValueError:
+        limit = None
+    if limit is None or limit.amount < 1:
+        raise ValueError("must be off, or a limit such as 600 per minute")
+    return text
+
+
+def counter_store(text: str) -> str:
+    """Read the URL of a Redis database, or `memory://`."""
+    if text == "memory://":
+        return text
+    try:
+        url = urlsplit(text)
+        is_redis = url.scheme in ("redis", "rediss") and url.hostname and url.port != 0
+    except ValueError:
+        is_redis = False
+    if not is_redis or not re.fullmatch(r"(/[0-9]{0,4})?", url.path):
+        raise ValueError("must be memory:// or a URL such as redis://host:6379/0")
+    return text
 
 
 @dataclass(frozen=True)
@@ -172,6 +232,34 @@ SETTINGS = (
         integer(0, 10),
         "0",
         "Reverse proxies in front, whose X-Forwarded-* headers are trusted.",
+    ),
+    Setting(
+        "TRUSTED_HOSTS",
+        host_names,
+        "any",
+        "Names that requests may call this service by, with commas between; `.example.com` also "
+        "means those below it. The others are refused.",
+    ),
+    Setting(
+        "CORS_ORIGINS",
+        origins,
+        "none",
+        "Origins whose pages browsers let call this service, with commas between, such as "
+        "`https://app.example.com`.",
+    ),
+    Setting(
+        "RATE_LIMIT",
+        rate_limit,
+        "off",
+        "Most requests of an API key, or of an address without one, such as `600 per minute`.",
+        {"production": "6000 per minute"},
+    ),
+    Setting(
+        "RATELIMIT_STORAGE_URI",
+        counter_store,
+        "memory://",
+        "Where requests are counted: `redis://host:6379/0` for all workers together, "
+        "`memory://` for each by itself.",
     ),
     Setting(
         "LOG_LEVEL",

@@ -34,12 +34,18 @@ TABLE = b"x1,x2,x3,y\n1,2,3,4\n2,3,4,5\n"
 # They belong to HTTP itself, or stand in every answer.
 COMMON_HEADERS = {
     "allow",
+    "cache-control",
     "connection",
     "content-length",
+    "content-security-policy",
     "content-type",
+    "cross-origin-resource-policy",
     "date",
+    "referrer-policy",
     "retry-after",
     "server",
+    "x-content-type-options",
+    "x-frame-options",
     "x-request-id",
 }
 

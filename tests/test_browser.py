@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 
@@ -19,6 +21,13 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and "CI" not in os.environ, reason="needs Chromium (apt install chromium)"
 )
+
+
+TELL_OF_VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", (violation) =>
+  console.error("refused", violation.violatedDirective, violation.blockedURI));
+"""
+OPEN_SOME = "names => [...document.querySelectorAll(names)].slice(0, 8).forEach(e => e.click())"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +63,7 @@ def page(browser: Browser) -> Iterator[Page]:
     page.on("request", lambda request: page.requested.append(request.url))
     page.on("console", lambda message: page.complaints.append(message.text))
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.add_init_script(TELL_OF_VIOLATIONS)
     yield page
     page.close()
 
@@ -74,3 +84,117 @@ def test_a_person_executes_a_prediction_in_the_page(server: GunicornServer, page
     local = (server.url, "data:", "blob:")
     assert [url for url in page.requested if not url.startswith(local)] == []
     assert page.complaints == []
+
+
+def ask_for_a_key(route: Route) -> None:
+    """Pass the document on, with the scheme that the Authorize button needs."""
+    response = route.fetch()
+    document = response.json()
+    document["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"ApiKey": []}]
+    route.fulfill(response=response, json=document)
+
+
+def test_the_whole_page_works_under_its_policy(server: GunicornServer, page: Page) -> None:
+    page.route("**/openapi.json", ask_for_a_key)
+    sent: list[str | None] = []
+    page.on("request", lambda r: "/api/" in r.url and sent.append(r.headers.get("authorization")))
+    page.goto(f"{server.url}/docs")
+
+    page.click("button.authorize")
+    page.fill(".auth-container input", "a-key")
+    page.click(".auth-btn-wrapper button.authorize")
+    page.click(".btn-done")
+    operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/ml/predict"]'))
+    operation.locator(".opblock-summary-control").click()
+    operation.locator("button.execute").click()
+    with page.expect_download() as download:
+        operation.locator(".download-contents").first.click()
+    page.evaluate(OPEN_SOME, ".opblock-summary-control")
+    page.evaluate(OPEN_SOME, ".json-schema-2020-12-accordion, .tablinks")
+    page.locator(".opblock.is-open .model-example").nth(3).wait_for()
+
+    assert download.value.suggested_filename.endswith(".json")
+    assert sent == ["Bearer a-key"]
+    assert page.complaints == []
+
+
+def test_the_policy_of_the_page_refuses_what_is_not_its_own(
+    server: GunicornServer, page: Page
+) -> None:
+    page.goto(f"{server.url}/docs")
+    page.wait_for_selector(".opblock")
+
+    for script in (
+        "document.body.innerHTML += '<img src=x onerror=alert(1)>'",
+        "document.head.append(Object.assign(document.createElement('script'), {text: '1'}))",
+        "fetch('https://evil.example/').catch(() => {})",
+    ):
+        page.complaints.clear()
+        page.evaluate(script)
+        page.wait_for_timeout(200)
+        assert any(text.startswith("refused") for text in page.complaints), script
+
+
+class EmptyPage(BaseHTTPRequestHandler):
+    """Answers every request with a page that does nothing."""
+
+    def do_GET(self) -> None:
+        """Send the page."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><link rel=icon href=data:,>")
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def other_origin() -> Iterator[str]:
+    """Return an origin that is not the service's, and has a page."""
+    with HTTPServer(("127.0.0.1", 0), EmptyPage) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+CREATE_AND_CHANGE = """async (api) => {
+  const headers = {"Content-Type": "application/json", "Authorization": "Bearer a-key"};
+  const made = await fetch(`${api}/items`, {
+    method: "POST", body: '{"name": "a"}', headers: {...headers, "Idempotency-Key": "one"},
+  });
+  const changed = await fetch(new URL(made.headers.get("Location"), made.url), {
+    method: "PATCH", body: '{"name": "b"}',
+    headers: {...headers, "If-Match": made.headers.get("ETag"), "X-Request-ID": "mine"},
+  });
+  const lost = await fetch(`${api}/items/nothing`, {method: "DELETE", headers});
+  return [made.status, (await changed.json()).name, changed.headers.get("X-Request-ID"),
+          lost.status];
+}"""
+
+
+def test_a_page_of_a_listed_origin_calls_the_service(
+    database_url: str, tmp_path: Path, other_origin: str, page: Page
+) -> None:
+    log = tmp_path / "gunicorn.log"
+    page.goto(other_origin)
+
+    with running_gunicorn(database_url, log, CORS_ORIGINS=other_origin) as server:
+        found = page.evaluate(CREATE_AND_CHANGE, f"{server.url}/api/v1")
+
+    assert found == [201, "b", "mine", 404]
+
+
+def test_a_page_of_another_origin_does_not(
+    server: GunicornServer, other_origin: str, page: Page
+) -> None:
+    page.goto(other_origin)
+
+    found = page.evaluate(
+        "url => fetch(url).then(() => 'read', () => 'refused')", f"{server.url}/api/v1/items"
+    )
+
+    assert found == "refused"

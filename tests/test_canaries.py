@@ -11,6 +11,7 @@ from pathlib import Path
 import requests
 import sqlalchemy as sa
 
+from config import load_settings
 from tests.access.holders import bearer, make_holder
 from tests.conftest import Backend, dispose_app, make_app, migrate
 from tests.faults.record import Record
@@ -108,7 +109,7 @@ def test_no_secret_comes_out_anywhere(backend: Backend, tmp_path: Path, record: 
     app = make_app(address, AUTH="on")
     key = make_holder(app, "canary", *Scope)
     dispose_app(app)
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = sa.create_engine(load_settings({"DATABASE_URL": address}, {})["DATABASE_URL"])
     log = tmp_path / "gunicorn.log"
     settings = {"AUTH": "on", "LOG_LEVEL": "DEBUG", "ACCESS_LOG": "true", "WEB_CONCURRENCY": "2"}
     with running_gunicorn(address, log, **settings) as server:

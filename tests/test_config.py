@@ -28,6 +28,24 @@ BAD_VALUES = {
     "MAX_COLUMNS": ["0", str(10**6 + 1), "1e3"],
     "MAX_FIT_SECONDS": ["0", "86401", "0.5"],
     "PROXY_HOPS": ["-1", "11", "true"],
+    "TRUSTED_HOSTS": [
+        *("*", "https://api.example.com", "api.example.com:443", "a b", "-a.example", "a..b"),
+        *("API.example.com", "api.example.com,", "any,api.example.com/", "[::1]", "."),
+    ],
+    "CORS_ORIGINS": [
+        *("*", "null", "app.example.com", "https://app.example.com/", "https://*.example.com"),
+        *("https://App.example.com", "https://app.example.com:443", "http://app.example.com:80"),
+        *("https://app.example.com:0", "ftp://app.example.com", "https://u@app.example.com"),
+        *("https://app.example.com,", "none,https://app.example.com", "https://a.example;b"),
+    ],
+    "RATE_LIMIT": [
+        *("600", "many", "Off", "0 per minute", "-1 per minute", "1e3 per minute"),
+        *("1 per fortnight", "5 per second; 60 per minute", "6 per minute, please"),
+    ],
+    "RATELIMIT_STORAGE_URI": [
+        *("memory", "redis://", "redis:///0", "http://cache:6379", "redis://cache:port"),
+        *("redis://cache:0", "redis://cache:99999", "redis://cache/name", "memcached://cache"),
+    ],
     "LOG_LEVEL": ["debug", "TRACE", "10"],
     "LOG_FORMAT": ["JSON", "plain", "1"],
     "FLASK_DEBUG": ["2", "y", "enabled"],
@@ -89,6 +107,28 @@ def test_every_setting_has_a_default_and_a_line_of_help() -> None:
         ("FLASK_DEBUG", "false", False),
         ("FLASK_DEBUG", "No", False),
         ("FLASK_DEBUG", "off", False),
+        ("TRUSTED_HOSTS", "any", None),
+        (
+            "TRUSTED_HOSTS",
+            "localhost, .example.com,10.0.0.1",
+            ("localhost", ".example.com", "10.0.0.1"),
+        ),
+        ("CORS_ORIGINS", "none", frozenset()),
+        (
+            "CORS_ORIGINS",
+            "https://app.example.com, http://localhost:5173,http://[::1]:8080",
+            frozenset({"https://app.example.com", "http://localhost:5173", "http://[::1]:8080"}),
+        ),
+        ("RATE_LIMIT", "off", None),
+        ("RATE_LIMIT", "600 per minute", "600 per minute"),
+        ("RATE_LIMIT", "10/2hours", "10/2hours"),
+        ("RATELIMIT_STORAGE_URI", "memory://", "memory://"),
+        ("RATELIMIT_STORAGE_URI", "redis://cache", "redis://cache"),
+        (
+            "RATELIMIT_STORAGE_URI",
+            "rediss://:pa%2Fss@cache:6380/1",
+            "rediss://:pa%2Fss@cache:6380/1",
+        ),
         ("BIND", "0.0.0.0:80", "0.0.0.0:80"),
         ("BIND", "[::1]:65535", "[::1]:65535"),
         ("BIND", "unix:/run/webapp.sock", "unix:/run/webapp.sock"),
@@ -229,6 +269,13 @@ def test_an_environments_own_default_gives_way_to_a_given_value() -> None:
     assert settings["MODEL_LEASE_MS"] == 35
 
 
+def test_a_message_about_redis_does_not_show_its_password() -> None:
+    with pytest.raises(ConfigError) as raised:
+        read("RATELIMIT_STORAGE_URI", "redis://:Zk3vJw8q@cache:port")
+
+    assert "Zk3vJw8q" not in str(raised.value)
+
+
 def load_production(**environ: str) -> dict[str, Any]:
     return load_settings(environ={"APP_ENV": "production", **environ})
 
@@ -239,6 +286,7 @@ def test_production_accepts_a_database_with_a_password_of_its_own() -> None:
     assert settings["DATABASE_URL"] == "postgresql+psycopg2://webapp:Zk3vJw8q@db/webapp"
     assert settings["FLASK_DEBUG"] is False
     assert settings["MODEL_LEASE_MS"] == 100
+    assert settings["RATE_LIMIT"] == "6000 per minute"
 
 
 @pytest.mark.parametrize("url", ["postgresql://db/webapp", "sqlite:////var/lib/webapp.db"])

@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
-from webapp import cli, docs, health, logs, problems, request_id
+from webapp import browser, cli, docs, health, limits, logs, problems, request_id
 from webapp.access import cli as access_cli
 from webapp.access import guard
 from webapp.api import OPENAPI_VERSION
@@ -44,6 +44,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     register_model_server(app)
     register_blueprints(app)
     register_guard(app)
+    limits.init_app(app)  # behind the guard, which knows whose limit it is
     register_commands(app)
     register_observation(app)
     return app
@@ -86,6 +87,7 @@ def register_extensions(app: Flask) -> None:
     with app.app_context():
         configure_engine(db.engine, timeout=app.config["DATABASE_TIMEOUT"])
     request_id.init_app(app)
+    browser.init_app(app)
     problems.init_app(app)
 
 

@@ -17,6 +17,7 @@ from flask import (
     send_from_directory,
 )
 
+from webapp.browser import PAGE
 from webapp.extensions import api
 
 DESCRIPTION = """\
@@ -37,16 +38,23 @@ def swagger_ui_files() -> Path:
     return Path(spec.origin).parent / "dist"
 
 
+def show_page(template: str, **values: object) -> Response:
+    """Return a page, with what it may load and do."""
+    response = Response(render_template(template, **values))
+    response.headers.extend(PAGE)
+    return response
+
+
 @blp.get("/")
-def index() -> str:
+def index() -> Response:
     """Lead a person to the documentation."""
-    return render_template("index.html", version=api.spec.version)
+    return show_page("index.html", version=api.spec.version)
 
 
 @blp.get("/docs")
-def swagger_ui() -> str:
+def swagger_ui() -> Response:
     """Show the OpenAPI document as a page to try the service with."""
-    return render_template("swagger_ui.html")
+    return show_page("swagger_ui.html")
 
 
 @blp.get("/docs/<path:name>")

@@ -23,6 +23,7 @@ ServiceError
 │   └── ScopeMissing
 ├── PreconditionFailed
 │   └── ItemChanged
+├── TooManyRequests
 └── Unavailable
     ├── DatabaseUnavailable
     ├── DatabaseReadOnly
@@ -201,6 +202,14 @@ class ItemChanged(PreconditionFailed):
 
     def __init__(self, item_id: int) -> None:
         super().__init__(f"Item {item_id} has changed: read it again, then repeat the request.")
+
+
+class TooManyRequests(ServiceError):
+    """A caller has sent more requests than it may for now."""
+
+    def __init__(self, limit: str, retry_after: int) -> None:
+        super().__init__(f"More requests were sent than are allowed: {limit}.")
+        self.retry_after = retry_after
 
 
 class Unavailable(ServiceError):

@@ -24,6 +24,7 @@ STATUS: dict[type, int] = {
     errors.PreconditionFailed: 412,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
+    errors.TooManyRequests: 429,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }

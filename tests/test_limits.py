@@ -1,0 +1,264 @@
+"""Limits: how many requests a caller may send, who counts as one, and where they are counted."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from flask import Flask, abort, request
+from flask.testing import FlaskClient
+
+from tests.conftest import dispose_app, make_app
+from tests.gunicorn_server import running_gunicorn
+from tests.redis import BINARY, RedisServer, running_redis
+from tests.test_api import ITEMS, ML, assert_problem
+from webapp import limits
+from webapp.access.identity import Identity, remember_identity
+
+LIMIT = 5
+RATE_LIMIT = f"{LIMIT} per hour"
+
+# In CI the server is installed, and its absence is a failure; elsewhere it may be missing.
+needs_redis = pytest.mark.skipif(
+    BINARY is None and "CI" not in os.environ, reason="needs Redis (apt install redis-server)"
+)
+
+
+@pytest.fixture
+def limited_app(database_url: str) -> Iterator[Flask]:
+    """Return an application that lets each caller send five requests an hour.
+
+    Its callers are who they say they are in `X-Key`, and none that is named `bad` gets in.
+    """
+    yield from make_limited_app(database_url)
+
+
+def make_limited_app(database_url: str, **settings: str) -> Iterator[Flask]:
+    app = make_app(database_url, RATE_LIMIT=RATE_LIMIT, **settings)
+    app.before_request_funcs[None].insert(0, believe_key)
+    yield app
+    dispose_app(app)
+
+
+def believe_key() -> None:
+    """Stand in for the guard."""
+    key = request.headers.get("X-Key")
+    if key == "bad":
+        abort(401)
+    if key:
+        remember_identity(Identity(key_id=key, name="a name", scopes=frozenset()))
+
+
+def statuses(client: FlaskClient, number: int, path: str = ITEMS, **options: object) -> list[int]:
+    return [client.get(path, **options).status_code for _ in range(number)]
+
+
+def from_address(address: str) -> dict[str, dict[str, str]]:
+    return {"environ_overrides": {"REMOTE_ADDR": address}}
+
+
+ALL_BUT_ONE = [200] * LIMIT + [429]
+
+
+def test_a_request_beyond_the_limit_is_refused_until_the_window_ends(limited_app: Flask) -> None:
+    client = limited_app.test_client()
+
+    assert statuses(client, LIMIT) == [200] * LIMIT
+    response = client.get(ITEMS)
+
+    problem = assert_problem(response, 429)
+    assert problem["detail"] == f"More requests were sent than are allowed: {RATE_LIMIT}."
+    assert 3590 <= int(response.headers["Retry-After"]) <= 3600
+
+
+def test_after_what_retry_after_says_requests_are_answered_again(database_url: str) -> None:
+    app = make_app(database_url, RATE_LIMIT="2 per second")
+    client = app.test_client()
+
+    refused = next(r for r in iter(lambda: client.get(ITEMS), None) if r.status_code == 429)
+    time.sleep(int(refused.headers["Retry-After"]))
+
+    assert client.get(ITEMS).status_code == 200
+    dispose_app(app)
+
+
+def test_all_routes_count_together_and_what_is_wrong_counts_too(limited_app: Flask) -> None:
+    client = limited_app.test_client()
+
+    assert client.get(ITEMS).status_code == 200
+    assert client.get(f"{ITEMS}/1").status_code == 404
+    assert client.get("/nothing").status_code == 404
+    assert client.get("/docs").status_code == 200
+    assert client.post(f"{ML}/predict", json={}).status_code == 422
+    assert client.get(ITEMS).status_code == 429
+
+
+def test_each_key_has_a_limit_of_its_own_wherever_it_comes_from(limited_app: Flask) -> None:
+    client = limited_app.test_client()
+
+    assert statuses(client, LIMIT, headers={"X-Key": "a"}) == [200] * LIMIT
+    elsewhere = client.get(ITEMS, headers={"X-Key": "a"}, **from_address("203.0.113.9"))
+    assert elsewhere.status_code == 429
+    assert statuses(client, LIMIT, headers={"X-Key": "b"}) == [200] * LIMIT
+    assert statuses(client, LIMIT) == [200] * LIMIT
+
+
+def test_each_address_without_a_key_has_a_limit_of_its_own(limited_app: Flask) -> None:
+    client = limited_app.test_client()
+
+    assert statuses(client, LIMIT + 1, **from_address("203.0.113.1")) == ALL_BUT_ONE
+    assert statuses(client, LIMIT + 1, **from_address("203.0.113.2")) == ALL_BUT_ONE
+
+
+def test_the_addresses_of_one_ipv6_network_are_one_caller(limited_app: Flask) -> None:
+    client = limited_app.test_client()
+
+    for host in range(LIMIT):
+        assert client.get(ITEMS, **from_address(f"2001:db8::{host:x}")).status_code == 200
+    assert client.get(ITEMS, **from_address("2001:db8::ffff:1")).status_code == 429
+    assert client.get(ITEMS, **from_address("2001:db8:0:1::1")).status_code == 200
+
+
+def test_whoever_the_guard_refuses_counts_by_address(limited_app: Flask) -> None:
+    client = limited_app.test_client()
+
+    assert statuses(client, LIMIT, headers={"X-Key": "bad"}) == [401] * LIMIT
+    response = client.get(ITEMS, headers={"X-Key": "bad"})
+
+    assert_problem(response, 429)
+    assert int(response.headers["Retry-After"]) > 0
+    assert client.get(ITEMS, headers={"X-Key": "good"}).status_code == 200
+
+
+def test_health_is_told_without_a_limit(limited_app: Flask) -> None:
+    client = limited_app.test_client()
+
+    for path in ("/health/live", "/health/ready"):
+        assert statuses(client, 2 * LIMIT, path) == [200] * 2 * LIMIT
+    assert client.get(ITEMS).status_code == 200
+
+
+def test_without_proxies_an_address_that_a_client_names_is_not_believed(
+    limited_app: Flask,
+) -> None:
+    client = limited_app.test_client()
+
+    for number in range(LIMIT):
+        header = {"X-Forwarded-For": f"203.0.113.{number}"}
+        assert client.get(ITEMS, headers=header).status_code == 200
+    assert client.get(ITEMS, headers={"X-Forwarded-For": "203.0.113.99"}).status_code == 429
+
+
+def test_behind_a_proxy_the_address_that_it_saw_counts_and_none_before(database_url: str) -> None:
+    app = make_app(database_url, RATE_LIMIT=RATE_LIMIT, PROXY_HOPS="1")
+    client = app.test_client()
+
+    for number in range(LIMIT):
+        header = {"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"}
+        assert client.get(ITEMS, headers=header).status_code == 200
+    for address, status in (("203.0.113.1", 429), ("203.0.113.2", 200), ("\xff::", 200)):
+        header = {"X-Forwarded-For": f"198.51.100.77, {address}"}
+        assert client.get(ITEMS, headers=header).status_code == status
+    dispose_app(app)
+
+
+def test_without_a_limit_nothing_is_counted(app: Flask) -> None:
+    hooks = [*app.before_request_funcs.get(None, []), *app.after_request_funcs[None]]
+
+    assert not [hook for hook in hooks if hook.__module__ == "webapp.limits"]
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """Return a Redis with nothing in it."""
+    with running_redis() as server:
+        yield server
+
+
+@needs_redis
+def test_workers_that_share_a_redis_count_together(
+    database_url: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    settings = {"RATE_LIMIT": "40 per hour", "RATELIMIT_STORAGE_URI": redis_server.url}
+    with running_gunicorn(
+        database_url, tmp_path / "gunicorn.log", WEB_CONCURRENCY="2", **settings
+    ) as server:
+        # Each on a connection of its own, so that both workers get some.
+        found = [requests.get(server.url + ITEMS, timeout=10).status_code for _ in range(60)]
+
+    assert found == [200] * 40 + [429] * 20
+
+
+def test_workers_without_one_count_each_for_itself(database_url: str, tmp_path: Path) -> None:
+    with running_gunicorn(
+        database_url, tmp_path / "gunicorn.log", WEB_CONCURRENCY="2", RATE_LIMIT="20 per hour"
+    ) as server:
+        found = [requests.get(server.url + ITEMS, timeout=10).status_code for _ in range(60)]
+
+    assert 20 <= found.count(200) <= 40
+    assert set(found) == {200, 429}
+
+
+@pytest.fixture
+def app_with_redis(database_url: str, redis_server: RedisServer) -> Iterator[Flask]:
+    """Return an application that counts in Redis."""
+    yield from make_limited_app(database_url, RATELIMIT_STORAGE_URI=redis_server.url)
+
+
+@needs_redis
+def test_a_redis_that_is_away_turns_nobody_away_and_the_limit_stays(
+    app_with_redis: Flask, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = app_with_redis.test_client()
+    assert client.get(ITEMS).status_code == 200
+
+    redis_server.stop()
+
+    assert statuses(client, LIMIT + 1) == ALL_BUT_ONE
+    assert caplog.text.count("counted by each worker for itself") == 1
+
+
+@needs_redis
+def test_a_redis_that_says_nothing_costs_a_moment_once(
+    app_with_redis: Flask, redis_server: RedisServer
+) -> None:
+    client = app_with_redis.test_client()
+    assert client.get(ITEMS).status_code == 200
+    redis_server.freeze()
+
+    started = time.monotonic()
+    found = statuses(client, LIMIT + 1)
+    elapsed = time.monotonic() - started
+
+    redis_server.thaw()
+    assert found == ALL_BUT_ONE
+    assert elapsed < 4 * limits.STORE_DEADLINE
+
+
+@needs_redis
+def test_a_redis_that_comes_back_is_used_again(
+    app_with_redis: Flask, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STORE_PAUSE", 0.2)
+    client = app_with_redis.test_client()
+    redis_server.stop()
+    assert statuses(client, LIMIT + 1) == ALL_BUT_ONE
+
+    redis_server.start()
+    time.sleep(0.3)
+
+    assert statuses(client, LIMIT + 1) == ALL_BUT_ONE
+
+
+@needs_redis
+def test_a_redis_that_is_away_at_the_start_does_not_hinder_it(
+    database_url: str, redis_server: RedisServer
+) -> None:
+    redis_server.stop()
+
+    for app in make_limited_app(database_url, RATELIMIT_STORAGE_URI=redis_server.url):
+        assert statuses(app.test_client(), LIMIT + 1) == ALL_BUT_ONE

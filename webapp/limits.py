@@ -1,0 +1,127 @@
+"""How many requests a caller may send: one limit per API key, or per address without one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from functools import lru_cache
+from ipaddress import ip_network
+
+from flask import Flask, Response, current_app
+from limits import parse
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, RedisStorage, Storage
+from limits.strategies import FixedWindowRateLimiter
+
+from webapp.access.identity import current_identity
+from webapp.api import current_request
+from webapp.errors import TooManyRequests
+
+STORE_DEADLINE = 0.25  # seconds that a request waits for Redis
+STORE_PAUSE = 5.0  # seconds without Redis after it has not answered
+MEMORY = "memory://"
+UNLIMITED = "health."  # supervisors and balancers must know
+
+log = logging.getLogger(__name__)
+
+
+class Counter:
+    """Counts the requests of each caller, in windows that begin with the first one.
+
+    In a store that all workers share, where there is one. While that cannot be reached, this
+    process counts for itself: a caller may then send more, but nobody is turned away for it.
+    """
+
+    def __init__(self, limit: str, store: Storage | None) -> None:
+        self._text = limit
+        self._limit = parse(limit)
+        self._shared = FixedWindowRateLimiter(store) if store else None
+        self._own = FixedWindowRateLimiter(MemoryStorage())
+        self._retry_at = 0.0  # 0 while the store answers
+
+    def count(self, caller: str) -> None:
+        """Count a request; raises TooManyRequests beyond the limit."""
+        try:
+            self._count_in(self._choose(), caller)
+        except StorageError as error:
+            log.warning("Requests are counted by each worker for itself: %r", error.storage_error)
+            self._retry_at = time.monotonic() + STORE_PAUSE
+            self._count_in(self._own, caller)
+
+    def _choose(self) -> FixedWindowRateLimiter:
+        if self._shared is None:
+            return self._own
+        if self._retry_at:
+            now = time.monotonic()
+            if now < self._retry_at:
+                return self._own
+            self._retry_at = now + STORE_PAUSE  # one request finds out, the others do not wait
+        return self._shared
+
+    def _count_in(self, counts: FixedWindowRateLimiter, caller: str) -> None:
+        may = counts.hit(self._limit, caller)
+        if counts is self._shared:
+            self._retry_at = 0.0
+        if not may:
+            seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
+            raise TooManyRequests(self._text, max(1, math.ceil(seconds)))
+
+
+def init_app(app: Flask) -> None:
+    """Hold every caller of an application to its limit, if it has one.
+
+    To be called after the guard's: it has found out who asks.
+    """
+    limit = app.config["RATE_LIMIT"]
+    if limit is None:
+        return
+    counter = Counter(limit, open_store(app.config["RATELIMIT_STORAGE_URI"]))
+
+    def count_request() -> None:
+        if not (current_request().endpoint or "").startswith(UNLIMITED):
+            counter.count(name_caller())
+
+    def count_refused(response: Response) -> Response:
+        """Count a request that the guard has refused, before it could be counted."""
+        if response.status_code != 401:
+            return response
+        try:
+            counter.count(name_caller())
+        except TooManyRequests as error:
+            return current_app.make_response(current_app.handle_user_exception(error))
+        return response
+
+    app.before_request(count_request)
+    app.after_request(count_refused)
+
+
+def open_store(url: str) -> Storage | None:
+    """Return the store at a URL, not yet connected to; None for the memory of each process."""
+    if url == MEMORY:
+        return None
+    return RedisStorage(
+        url,
+        wrap_exceptions=True,
+        socket_connect_timeout=STORE_DEADLINE,
+        socket_timeout=STORE_DEADLINE,
+    )
+
+
+def name_caller() -> str:
+    """Return whose request this is: that of a key, or of whoever is at an address."""
+    identity = current_identity()
+    if identity is not None:
+        return f"key:{identity.key_id}"
+    return f"address:{_network(current_request().remote_addr or '')}"
+
+
+@lru_cache(maxsize=1024)
+def _network(address: str) -> str:
+    """Return an address; of IPv6 the network, in which one client has as many as it likes."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ip_network(f"{address}/64", strict=False))
+    except ValueError:  # a proxy may tell anything
+        return address
