@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from flask import request
 
@@ -30,8 +30,7 @@ _TRAINING = "webapp.training"  # the same
 _IDENTITY = "webapp.identity"  # the same; see `webapp.access.identity`
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):  # quicker to make than a frozen dataclass
     """What answered a prediction, and for how many rows; stale as in ``ServedVersion``."""
 
     model: str
