@@ -228,9 +228,9 @@ def open_ours_in_process(fleet: Fleet, **settings: str) -> Iterator[Any]:
 
 
 @contextmanager
-def open_ours_with_keys(fleet: Fleet) -> Iterator[Any]:
-    """Build the same, asking for a key; what is returned sends it along."""
-    with open_ours_in_process(fleet, AUTH="on") as app:
+def open_ours_with_keys(fleet: Fleet, auth: str = "on") -> Iterator[Any]:
+    """Build the same, asking for a key or not; what is returned sends one along."""
+    with open_ours_in_process(fleet, AUTH=auth) as app:
         key = make_holder(app, "bench", Scope.ML_PREDICT)
         yield lambda environ, start: app({**environ, "HTTP_AUTHORIZATION": f"Bearer {key}"}, start)
 
@@ -398,6 +398,7 @@ SERVICES: Mapping[str, Callable[[Fleet], Any]] = {
     "litserve": run_litserve,
     "ours in process": open_ours_in_process,
     "ours with keys": open_ours_with_keys,
+    "ours, keys unread": partial(open_ours_with_keys, auth="off"),
     "echo": open_echo,
 }
 

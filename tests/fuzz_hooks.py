@@ -44,6 +44,7 @@ COMMON_HEADERS = {
     "referrer-policy",
     "retry-after",
     "server",
+    "www-authenticate",
     "x-content-type-options",
     "x-frame-options",
     "x-request-id",

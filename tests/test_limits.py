@@ -50,7 +50,7 @@ def believe_key() -> None:
     if key == "bad":
         abort(401)
     if key:
-        remember_identity(Identity(key_id=key, name="a name", scopes=frozenset()))
+        remember_identity(request, Identity(key_id=key, name="a name", scopes=frozenset()))
 
 
 def statuses(client: FlaskClient, number: int, path: str = ITEMS, **options: object) -> list[int]:

@@ -77,7 +77,7 @@ def test_a_scrape_tells_of_requests_predictions_trainings_and_the_process(
     assert found["webapp_artifact_cache_misses_total",] == 1
     assert found["webapp_artifact_cache_hits_total",] == 1
     assert found["webapp_artifact_cache_versions",] == 1
-    assert found["webapp_database_pool_in_use",] == 0
+    assert found["webapp_database_pool_in_use",] <= 1  # the scrape may have one itself
     assert found["webapp_database_pool_size",] > 0
     assert found["webapp_database_up",] == 1
     assert not [labels for labels in found if "made" in str(labels) or "nothing" in str(labels)]

@@ -234,6 +234,7 @@ REFUSED_QUERY = {
         "x" * 5000,
     ],
     "after": ["", "\0", "é", "1", "W10", "WyJpZCJd", "WyJpZCIsMF0", "WyItaWQiLDFd", "A" * 5000],
+    "subject": ["\0", "a\0b", "a\nb", "\x7f", "x" * 129],
     "n_samples": [*NO_INTEGERS, "0", "100001"],
     "noise": [*NO_NUMBERS, "-1", "1e7"],
     "seed": [*NO_INTEGERS, "4294967296"],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flask import Request, request
 
-_KEY = "webapp.identity"  # in the environment of the request
+ENVIRON_KEY = "webapp.identity"  # in the environment of the request
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Identity:
 
 def current_identity() -> Identity | None:
     """Return who sent this request; None for a caller without a key that is good."""
-    found: Identity | None = request.environ.get(_KEY)
+    found: Identity | None = request.environ.get(ENVIRON_KEY)
     return found
 
 
 def remember_identity(request: Request, identity: Identity) -> None:
     """Keep who sent a request."""
-    request.environ[_KEY] = identity
+    request.environ[ENVIRON_KEY] = identity

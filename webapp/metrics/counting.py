@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
@@ -31,6 +32,7 @@ from webapp.outages import outages_translated
 from webapp.postgresql import time_limit
 
 DATABASE_DEADLINE = 1.0  # seconds that a scrape waits for the database
+NOTE_EVERY = 0.1  # seconds between two looks at what a process holds: each costs some microseconds
 MOST_MODELS = 1000  # whose active version a scrape names
 
 
@@ -45,6 +47,7 @@ class Counting(Collector):
         self._lock = threading.Lock()
         self._cache: Sequence[int] = (0, 0, 0)
         self._state: Sequence[float] = ()
+        self._note_at, self._busy = 0.0, False
 
     def count_request(self, environ: Environ, status: int, seconds: float) -> None:
         """Count a request, and what it did."""
@@ -56,10 +59,12 @@ class Counting(Collector):
         if training := find_training(environ):
             outcome = (training.outcome,)
             self._tally.observe(TRAININGS.family, outcome, training.seconds, TRAINING_SECONDS)
-        self._note_process()
+        if self._busy or time.monotonic() >= self._note_at:
+            self._note_process()
 
     def _note_process(self) -> None:
         """Note what this process holds, now that a request has let go of what it had."""
+        self._note_at = time.monotonic() + NOTE_EVERY
         cache, pool = self._server().cache, self._engine.pool
         now = (cache.hits, cache.misses, cache.evictions)
         in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
@@ -69,6 +74,7 @@ class Counting(Collector):
                 grown = [max(0, new - old) for new, old in zip(now, self._cache, strict=True)]
                 self._tally.add(CACHE.family, (), grown)
                 self._cache = now
+            self._busy = in_use > 0  # who ends last must not leave it said
             state = (1, in_use, size, cache.count_loaded())
             if state != self._state:
                 self._tally.set(WORKERS.family, (), state)
@@ -76,6 +82,7 @@ class Counting(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
+        self._note_process()
         found = self._tally.read()
         for row in METRICS:
             yield from row.render(found[row.family.name])
