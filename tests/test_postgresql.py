@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from webapp import postgresql
-from webapp.database import configure_engine, engine_options
+from webapp.database import begin_read, begin_snapshot, configure_engine, engine_options
 from webapp.postgresql import ServerSilent, time_limit
 
 PATIENCE, GREETING, PAUSE = 0.2, 0.3, 0.3
@@ -26,6 +27,7 @@ class Line:
     def __init__(self, host: str, port: int) -> None:
         self.target = (host, port)
         self.greeted = 0
+        self.said = 0  # messages to the server
         self.talks = threading.Event()
         self.talks.set()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -51,6 +53,7 @@ class Line:
         try:
             while data := source.recv(65536):
                 self.talks.wait()
+                self.said += sink.getpeername() == self.target
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
@@ -165,3 +168,31 @@ def test_who_waits_less_than_a_greeting_may_take_says_nothing_about_the_server(
 def test_a_host_that_vanished_does_not_keep_its_locks(engine: Engine) -> None:
     assert ask(engine, "SHOW idle_in_transaction_session_timeout") == "1min"
     assert ask(engine, "SHOW statement_timeout") == f"{TIMEOUT // 60}min"
+
+
+LEVEL = sa.text("SHOW transaction_isolation")
+
+
+def test_a_read_costs_one_message(engine: Engine, line: Line) -> None:
+    ask(engine)
+    before = line.said
+
+    for _ in range(3):
+        with Session(engine) as session:
+            begin_read(session)
+            assert session.scalar(sa.text("SELECT 1")) == 1
+
+    assert line.said - before == 3
+
+
+def test_a_connection_comes_back_with_transactions_of_the_default_level(engine: Engine) -> None:
+    for begin, level in ((begin_read, "read committed"), (begin_snapshot, "repeatable read")):
+        with Session(engine) as session:
+            begin(session)
+            assert session.scalar(LEVEL) == level
+        with Session(engine) as session:
+            assert session.scalar(LEVEL) == "read committed"
+            assert not session.connection().connection.dbapi_connection.autocommit
+            session.execute(sa.text("CREATE TABLE undone (id int)"))
+        with Session(engine) as session:
+            assert session.scalar(sa.text("SELECT to_regclass('undone')")) is None
