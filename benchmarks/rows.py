@@ -24,7 +24,7 @@ from benchmarks.timing import Contender, InProcess, Load, Single
 from tests.conftest import execute_on_server
 from webapp.ml.core.scoring import compile_scorer, score
 
-KEYS = "this service, AUTH=on"
+KEYS, METRICS = "this service, AUTH=on", "this service, METRICS=true"
 OURS, SHORT_LEASE = "this service", "this service, lease of 1 ms"
 COMPILED, SKLEARN = "compiled scorer", "scikit-learn"
 FASTAPI, BARE, ARITHMETIC, ECHO = "FastAPI", "bare WSGI", "arithmetic", "Flask echo"
@@ -191,11 +191,15 @@ IN_PROCESS = Row(
     },
     (cost_of(ECHO, goal=1.3),),
 )
-WITH_KEYS = Row(
-    "predict-keys",
-    "predict 1 row with a key, in process",
-    {KEYS: call_ours("ours with keys"), OURS: call_ours("ours, keys unread")},
-    (cost_of(OURS, goal=1.1, of=KEYS),),
+WITH_MORE = Row(
+    "predict-more",
+    "predict 1 row, in process",
+    {
+        KEYS: call_ours("ours with keys"),
+        METRICS: call_ours("ours with metrics"),
+        OURS: call_ours("ours, keys unread"),
+    },
+    (cost_of(OURS, goal=1.1, of=KEYS), cost_of(OURS, of=METRICS)),
 )
 
 
@@ -430,7 +434,7 @@ ROWS = (
     make_prediction_row(1),
     make_prediction_row(32),
     IN_PROCESS,
-    WITH_KEYS,
+    WITH_MORE,
     BATCH,
     make_training_row("json", times=3, goal=1.6, rivals=True),
     make_training_row("parquet", times=1, goal=1.5),

@@ -36,10 +36,12 @@ SAMPLE_PREDICTION = 4.960877268071006  # of the sample data's model, for (1, 2, 
 
 INSTALL_TIMEOUT, START_TIMEOUT, STOP_TIMEOUT = 900, 90, 15  # seconds
 
-# As in production, but without keys, as the rivals are; and no `.env`: every setting is given.
+# As in production, but without keys and metrics, which the rivals have not; and no `.env`: every
+# setting is given.
 SERVING = {
     **{setting.name: str(setting.default) for setting in SETTINGS},
     "AUTH": "off",
+    "METRICS": "false",
     "ACCESS_LOG": "false",
     "WEB_CONCURRENCY": WORKERS,
 }
@@ -399,6 +401,7 @@ SERVICES: Mapping[str, Callable[[Fleet], Any]] = {
     "ours in process": open_ours_in_process,
     "ours with keys": open_ours_with_keys,
     "ours, keys unread": partial(open_ours_with_keys, auth="off"),
+    "ours with metrics": partial(open_ours_in_process, METRICS="true"),
     "echo": open_echo,
 }
 
