@@ -12,12 +12,14 @@ import requests
 from flask import Flask, abort, request
 from flask.testing import FlaskClient
 
+from tests.access.holders import bearer, make_holder
 from tests.conftest import dispose_app, make_app
 from tests.gunicorn_server import running_gunicorn
 from tests.redis import BINARY, RedisServer, running_redis
 from tests.test_api import ITEMS, ML, assert_problem
 from webapp import limits
 from webapp.access.identity import Identity, remember_identity
+from webapp.access.scopes import Scope
 
 LIMIT = 5
 RATE_LIMIT = f"{LIMIT} per hour"
@@ -132,6 +134,18 @@ def test_whoever_the_guard_refuses_counts_by_address(limited_app: Flask) -> None
     assert_problem(response, 429)
     assert int(response.headers["Retry-After"]) > 0
     assert client.get(ITEMS, headers={"X-Key": "good"}).status_code == 200
+
+
+def test_a_key_that_may_not_counts_too(database_url: str) -> None:
+    app = make_app(database_url, AUTH="on", RATE_LIMIT=RATE_LIMIT)
+    client = app.test_client()
+    reader, other = (
+        {"headers": bearer(make_holder(app, name, Scope.ML_PREDICT))} for name in ("ann", "bob")
+    )
+
+    assert statuses(client, LIMIT + 1, **reader) == [403] * LIMIT + [429]
+    assert client.get(ITEMS, **other).status_code == 403
+    dispose_app(app)
 
 
 def test_health_is_told_without_a_limit(limited_app: Flask) -> None:

@@ -84,7 +84,7 @@ def init_app(app: Flask) -> None:
 
     def count_refused(response: Response) -> Response:
         """Count a request that the guard has refused, before it could be counted."""
-        if response.status_code != 401:
+        if response.status_code not in (401, 403):
             return response
         try:
             counter.count(name_caller())

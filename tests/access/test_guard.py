@@ -137,6 +137,20 @@ def test_who_may_not_is_told_so_before_anything_else(guarded: Flask) -> None:
     assert client.post("/health/live").status_code == 405
 
 
+def test_the_log_names_the_key_of_each_request_and_never_shows_it(
+    guarded: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = make_holder(guarded, "ann", Scope.ITEMS_READ)
+
+    with caplog.at_level("INFO", logger="webapp.requests"):
+        for method, path in (("GET", "/api/v1/items"), ("POST", "/api/v1/items")):
+            guarded.test_client().open(path, method=method, headers=bearer(key))
+
+    said = [record.said for record in caplog.records if record.name == "webapp.requests"]
+    assert [(line["key"], line["status"]) for line in said] == [("ann", 200), ("ann", 403)]
+    assert key not in caplog.text
+
+
 def test_the_scheme_may_be_written_in_any_case(guarded: Flask) -> None:
     key = make_holder(guarded, "ann", Scope.ITEMS_READ)
 

@@ -78,9 +78,9 @@ def init_app(app: Flask, engine: sa.Engine, *, lease: float) -> None:
         if not asked:  # public, or no route: that is said later
             return
         identity = keyring.identify(_read_key(here.environ.get("HTTP_AUTHORIZATION")))
+        remember_identity(here, identity)  # also of whoever may not: for the log and the limits
         if asked.isdisjoint(identity.scopes):
             raise ScopeMissing(sorted(asked))
-        remember_identity(here, identity)
 
     if app.config["AUTH"] == "on":
         app.before_request(guard)
