@@ -193,8 +193,8 @@ SETTINGS = (
         "MODEL_LEASE_MS",
         integer(1, 60_000),
         "100",
-        "Milliseconds a worker may rely on what it last heard about a model's active version; "
-        "every activation takes that long. The same on all hosts.",
+        "Milliseconds a worker may rely on what it last heard about a model's active version, or "
+        "an API key; every activation takes that long. The same on all hosts.",
         {"testing": "20"},
     ),
     Setting(

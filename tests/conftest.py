@@ -185,6 +185,14 @@ def own_app(database_url: str) -> Iterator[Flask]:
 
 
 @pytest.fixture
+def guarded(database_url: str) -> Iterator[Flask]:
+    """Return an application that asks for keys."""
+    app = make_app(database_url, AUTH="on")
+    yield app
+    dispose_app(app)
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
     """Return an HTTP client of the application."""
     return app.test_client()

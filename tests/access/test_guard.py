@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy.exc import OperationalError
 from werkzeug.routing import Rule
 
 from tests.access.holders import bearer, make_holder
-from tests.conftest import dispose_app, make_app
 from tests.faults.record import Record
 from webapp import create_app
 from webapp.access import guard
@@ -30,16 +30,8 @@ NO_KEYS = {
     "no shape": bearer("ann"),
     "not even ASCII": {"Authorization": "Bearer ключ".encode().decode("latin-1")},
 }
-PUBLIC = {"/", "/docs", "/docs/<path:name>", "/health/live", "/health/ready", "/openapi.json"}
-PUBLIC_TOO = {"/static/<path:filename>"}
-
-
-@pytest.fixture
-def guarded(database_url: str) -> Iterator[Flask]:
-    """Return an application that asks for keys."""
-    app = make_app(database_url, AUTH="on")
-    yield app
-    dispose_app(app)
+PAGES = {"/", "/docs", "/docs/<path:name>", "/openapi.json", "/static/<path:filename>"}
+HEALTH = {"/health/live", "/health/ready"}
 
 
 def calls_of(app: Flask) -> Iterator[tuple[Rule, str, str]]:
@@ -92,7 +84,7 @@ def test_only_pages_and_health_are_open_to_all(guarded: Flask) -> None:
         for rule, method, _ in calls_of(guarded)
         if method != "OPTIONS" and not table[rule.endpoint, method]
     }
-    assert open_to_all == PUBLIC | PUBLIC_TOO
+    assert open_to_all == PAGES | HEALTH
 
 
 def test_an_application_with_a_route_that_says_nothing_does_not_start(
@@ -220,8 +212,6 @@ def test_keys_go_on_working_while_the_database_is_away(
 
 
 def _refuse(*_: object) -> None:
-    from sqlalchemy.exc import OperationalError
-
     raise OperationalError("", {}, Exception("away"))
 
 

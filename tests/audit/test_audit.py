@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,21 +10,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.access.holders import bearer, make_holder
-from tests.conftest import dispose_app, make_app
 from webapp.access.scopes import Scope
 from webapp.errors import ItemNotFound
 from webapp.extensions import db
 from webapp.items import service
 
 ROWS = {"X": [[1], [2], [3]], "y": [1, 2, 3]}
-
-
-@pytest.fixture
-def guarded(database_url: str) -> Iterator[Flask]:
-    """Return an application that asks for keys."""
-    app = make_app(database_url, AUTH="on")
-    yield app
-    dispose_app(app)
 
 
 def read(client: FlaskClient, query: str = "", **arguments: Any) -> list[dict[str, Any]]:
