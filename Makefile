@@ -35,7 +35,7 @@ run: $(VENV)/installed ## Serve on http://127.0.0.1:8000: schema to head, seed, 
 
 .PHONY: test
 test: $(VENV)/installed-dev ## Run all tests, on SQLite and on a PostgreSQL of their own
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
 
 .PHONY: lease-test
 lease-test: $(VENV)/installed-dev ## Alternate activations under load for two minutes on each database

@@ -12,7 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,15 @@ from flask_migrate import upgrade
 from sqlalchemy.orm import Session
 
 from config import SETTINGS
-from tests.faults.record import PROPERTY, Record, format_table
+from tests.faults.attacks import Cost
+from tests.faults.record import (
+    ATTACK,
+    PROPERTY,
+    Record,
+    RecordAttack,
+    format_attacks,
+    format_table,
+)
 from tests.postgres import server_for_tests
 from webapp import create_app, register_model_server
 from webapp.database import Base
@@ -38,10 +46,11 @@ for _setting in SETTINGS:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the tests of faults have found, whichever process ran them."""
     everything = [report for reports in terminalreporter.stats.values() for report in reports]
-    table = format_table(r for r in everything if isinstance(r, pytest.TestReport))
-    if table:
-        terminalreporter.section("faults")
-        terminalreporter.write("\n".join([*table, ""]))
+    tests = [report for report in everything if isinstance(report, pytest.TestReport)]
+    for title, table in {"faults": format_table(tests), "attacks": format_attacks(tests)}.items():
+        if table:
+            terminalreporter.section(title)
+            terminalreporter.write("\n".join([*table, ""]))
 
 
 def make_app(database_url: str, **overrides: object) -> Flask:
@@ -222,5 +231,15 @@ def record(request: pytest.FixtureRequest) -> Record:
         # Reports carry the properties from the process that ran the test to the one that prints.
         row = (fault, database, tried, survived, lost)
         request.node.user_properties.append((PROPERTY, row))
+
+    return note
+
+
+@pytest.fixture
+def record_attack(request: pytest.FixtureRequest) -> RecordAttack:
+    """Return the function that puts what an attack cost into the table at the end of the run."""
+
+    def note(attack: str, cost: Cost) -> None:
+        request.node.user_properties.append((ATTACK, (attack, *astuple(cost))))
 
     return note

@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 import pytest
 
+from tests.faults.attacks import Cost
+
 Record: TypeAlias = Callable[[str, int, int, int], None]
 """``record(fault, tried, survived, lost)``.
 
@@ -14,8 +16,13 @@ Record: TypeAlias = Callable[[str, int, int, int], None]
 work that was not there afterwards, wrong predictions, and requests that should have had an answer.
 """
 
+RecordAttack: TypeAlias = Callable[[str, Cost], None]
+"""``record_attack(attack, cost)``: puts what an attack cost into a table of its own."""
+
 PROPERTY = "fault"
 COLUMNS = ("fault", "database", "tried", "survived", "lost")
+ATTACK = "attack"
+ATTACK_COLUMNS = ("attack", "sent", "answered", "seconds", "memory", "slowest health")
 
 
 def format_table(reports: Iterable[pytest.TestReport]) -> list[str]:
@@ -29,6 +36,32 @@ def format_table(reports: Iterable[pytest.TestReport]) -> list[str]:
                 sums[fault, database] = [a + b for a, b in zip(before, figures, strict=True)]
     if not sums:
         return []
-    rows = [(*key, *figures) for key, figures in sorted(sums.items())]
-    head = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    return [f"| {line} |" for line in [*head, *(" | ".join(map(str, row)) for row in rows)]]
+    return _format(COLUMNS, [(*key, *figures) for key, figures in sorted(sums.items())])
+
+
+def format_attacks(reports: Iterable[pytest.TestReport]) -> list[str]:
+    """Return the lines of a Markdown table of what attacks cost; none where there were none."""
+    rows = [
+        (
+            name,
+            _megabytes(sent),
+            _megabytes(got),
+            f"{seconds:.1f}",
+            _megabytes(peak),
+            f"{health:.2f}",
+        )
+        for report in reports
+        for key, value in report.user_properties
+        if key == ATTACK and report.when == "call"
+        for name, sent, got, seconds, peak, health in [value]
+    ]
+    return _format(ATTACK_COLUMNS, sorted(rows)) if rows else []
+
+
+def _format(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    head = [list(columns), ["---" for _ in columns]]
+    return [f"| {' | '.join(map(str, row))} |" for row in [*head, *rows]]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
