@@ -32,6 +32,7 @@ from tests.faults.record import (
     format_attacks,
     format_table,
 )
+from tests.ports import hold_port, port_of
 from tests.postgres import server_for_tests
 from webapp import create_app, register_model_server
 from webapp.database import Base
@@ -131,6 +132,13 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "sqlite":
         return Backend("sqlite", folder)
     return Backend("postgresql", folder, request.getfixturevalue("postgres_server"))
+
+
+@pytest.fixture
+def absent_database() -> Iterator[str]:
+    """URL of a database at a port where nothing listens."""
+    with hold_port() as held:
+        yield f"postgresql://nobody@127.0.0.1:{port_of(held)}/nothing"
 
 
 @pytest.fixture

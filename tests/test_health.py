@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.conftest import dispose_app, make_app, migrate
-from tests.postgres import PostgresServer, free_port, running_server
+from tests.postgres import PostgresServer, running_server
 from webapp import postgresql
 from webapp.extensions import db
 from webapp.health import DATABASE_DEADLINE
@@ -39,8 +39,8 @@ def test_a_service_without_its_schema_is_alive_but_not_ready(empty_database: str
     assert "flask db upgrade" in items.json["detail"]
 
 
-def test_a_database_that_is_away_is_named_and_answered_with_503() -> None:
-    app = make_app(f"postgresql://nobody@127.0.0.1:{free_port()}/nothing")
+def test_a_database_that_is_away_is_named_and_answered_with_503(absent_database: str) -> None:
+    app = make_app(absent_database)
     client = app.test_client()
 
     live, ready = client.get("/health/live"), client.get("/health/ready")

@@ -59,7 +59,7 @@ def test_a_killed_worker_takes_only_the_requests_along_that_it_was_answering(
             for _ in range(kills):
                 time.sleep(0.5)
                 victim = random.choice(sorted(server.workers()))  # noqa: S311 (any will do)
-                os.kill(victim, signal.SIGKILL)
+                server.kill_worker(victim)
                 killed_at.append(time.monotonic())
                 refilled_after.append(wait_until(lambda: is_full(server, victim), 5))  # noqa: B023
             time.sleep(0.5)
