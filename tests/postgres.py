@@ -69,7 +69,7 @@ class PostgresServer:
         """Start the server, and wait until it accepts connections."""
         options = (
             f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' "
-            "-c fsync=off -c max_connections=200"
+            "-c fsync=off -c full_page_writes=off -c max_connections=200"
         )
         self._control("start", "-l", str(self._log), "-t", str(START_TIMEOUT), "-o", options)
 

@@ -15,15 +15,19 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.access.holders import make_holder
 from tests.conftest import dispose_app, make_app
+from tests.faults import on_sqlite
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from webapp.access.scopes import Scope
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 # In CI the browser is installed, and its absence is a failure; elsewhere it may be missing.
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ, reason="needs Chromium (apt install chromium)"
-)
+pytestmark = [
+    on_sqlite,
+    pytest.mark.skipif(
+        CHROMIUM is None and "CI" not in os.environ, reason="needs Chromium (apt install chromium)"
+    ),
+]
 
 
 TELL_OF_VIOLATIONS = """
@@ -89,6 +93,7 @@ def test_a_person_executes_a_prediction_in_the_page(server: GunicornServer, page
     assert page.complaints == []
 
 
+@pytest.mark.slow
 def test_a_person_authorizes_and_the_whole_page_works_under_its_policy(
     database_url: str, tmp_path: Path, page: Page
 ) -> None:
@@ -122,6 +127,7 @@ def predict_with_a_key(page: Page, url: str, key: str) -> None:
     assert page.complaints == []
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_page_refuses_what_is_not_its_own(
     server: GunicornServer, page: Page
 ) -> None:
@@ -179,6 +185,7 @@ CREATE_AND_CHANGE = """async (api) => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_page_of_a_listed_origin_calls_the_service(
     database_url: str, tmp_path: Path, other_origin: str, page: Page
 ) -> None:
@@ -191,6 +198,7 @@ def test_a_page_of_a_listed_origin_calls_the_service(
     assert found == [201, "b", "mine", 404]
 
 
+@pytest.mark.slow
 def test_a_page_of_another_origin_does_not(
     server: GunicornServer, other_origin: str, page: Page
 ) -> None:

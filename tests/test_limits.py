@@ -14,12 +14,15 @@ from flask.testing import FlaskClient
 
 from tests.access.holders import bearer, make_holder
 from tests.conftest import dispose_app, make_app
+from tests.faults import on_sqlite
 from tests.gunicorn_server import running_gunicorn
 from tests.redis import BINARY, RedisServer, running_redis
 from tests.test_api import ITEMS, ML, assert_problem
 from webapp import limits
 from webapp.access.identity import Identity, remember_identity
 from webapp.access.scopes import Scope
+
+pytestmark = on_sqlite
 
 LIMIT = 5
 RATE_LIMIT = f"{LIMIT} per hour"
@@ -193,6 +196,7 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.slow
 @needs_redis
 def test_workers_that_share_a_redis_count_together(
     database_url: str, redis_server: RedisServer, tmp_path: Path
@@ -207,6 +211,7 @@ def test_workers_that_share_a_redis_count_together(
     assert found == [200] * 40 + [429] * 20
 
 
+@pytest.mark.slow
 def test_workers_without_one_count_each_for_itself(database_url: str, tmp_path: Path) -> None:
     with running_gunicorn(
         database_url, tmp_path / "gunicorn.log", WEB_CONCURRENCY="2", RATE_LIMIT="20 per hour"

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.faults import on_sqlite
 from tests.faults.record import Record
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from webapp import API_PREFIX
+
+pytestmark = [pytest.mark.slow, on_sqlite]
 
 LIMIT = 1_000_000  # bytes of a body
 MOST_GROWTH = 30 * 2**20  # bytes that a worker may keep of all this

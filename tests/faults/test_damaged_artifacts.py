@@ -16,12 +16,14 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.conftest import dispose_app, make_app
-from tests.faults import FULL
+from tests.faults import FULL, full_only, on_sqlite
 from tests.faults.books import ML
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from webapp.extensions import db
 from webapp.ml.models import Artifact
+
+pytestmark = on_sqlite
 
 MODEL = f"{ML}/models/constant"
 HEALED_WITHIN = 5.0  # seconds
@@ -40,17 +42,16 @@ def flip(place: float) -> Callable[[bytes, bytes], bytes]:
 
 DAMAGES: dict[str, Callable[[bytes, bytes], bytes]] = {
     "a flipped bit": flip(0.5),
-    "cut short": lambda data, _other: data[:-100],
-    "empty": lambda _data, _other: b"",
     "another valid artifact": lambda _data, other: other,
 }
-if FULL:
-    DAMAGES |= {f"a flipped bit at {share:.0%}": flip(share) for share in (0, 0.1, 0.9, 1)}
-    DAMAGES |= {f"cut to {kept}": lambda data, _, n=kept: data[:n] for kept in (1, 30, 500)}
-    DAMAGES |= {
-        "a byte too many": lambda data, _: data + b"\0",
-        "no archive": lambda data, _: bytes(len(data)),
-    }
+MORE_DAMAGES = {
+    "cut short": lambda data, _other: data[:-100],
+    "empty": lambda _data, _other: b"",
+    **{f"a flipped bit at {share:.0%}": flip(share) for share in (0, 0.1, 0.9, 1)},
+    **{f"cut to {kept}": lambda data, _, n=kept: data[:n] for kept in (1, 30, 500)},
+    "a byte too many": lambda data, _: data + b"\0",
+    "no archive": lambda data, _: bytes(len(data)),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,14 @@ def _shorter_pause(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("webapp.ml.serving.LOAD_PAUSE", 0.2)
 
 
-each_damage = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+each_damage = pytest.mark.parametrize(
+    "damage",
+    [
+        *DAMAGES.values(),
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in MORE_DAMAGES.values()),
+    ],
+    ids=[*DAMAGES, *MORE_DAMAGES],
+)
 
 
 def train(client: FlaskClient, value: float, *, activate: bool = True) -> str:
@@ -234,8 +242,9 @@ def test_a_damaged_version_that_is_deleted_degrades_nothing_any_more(
     record("artifact damaged: deleted", 1, 1, 0)
 
 
-@pytest.mark.skipif(not FULL, reason="with FAULTS=full only")
-@pytest.mark.parametrize("damage", [DAMAGES["a flipped bit"], DAMAGES["another valid artifact"]])
+@pytest.mark.slow
+@full_only
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_every_worker_refuses_and_heals(
     app: Flask,
     client: FlaskClient,

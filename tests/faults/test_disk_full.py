@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
@@ -14,10 +13,9 @@ import pytest
 import requests
 import sqlalchemy as sa
 from flask import Flask
-from flask.testing import FlaskClient
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
-from tests.faults import FULL, on_sqlite
+from tests.faults import FULL, full_only, on_sqlite, only_sqlite, scaled
 from tests.faults.books import (
     Books,
     Call,
@@ -31,8 +29,10 @@ from tests.faults.volumes import MEGABYTE, can_mount, fill, make_room, small_vol
 from tests.gunicorn_server import running_gunicorn
 from webapp.extensions import db
 
-ROUNDS = 15 if FULL else 1
-WRITES = 200 if FULL else 40  # at each full disk
+pytestmark = pytest.mark.slow
+
+ROUNDS = scaled(1, 15)
+WRITES = scaled(40, 200)  # at each full disk
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and leave to mount a tmpfs")
 
 
@@ -109,11 +109,10 @@ def test_a_full_disk_of_the_database_costs_nothing_that_was_acknowledged(
     assert not log.exists() or "Traceback" not in log.read_text()
 
 
+@only_sqlite  # PostgreSQL has no such limit
 def test_a_database_that_may_not_grow_costs_nothing_that_was_acknowledged(
-    backend: Backend, own_app: Flask, record: Record
+    own_app: Flask, record: Record
 ) -> None:
-    if backend.name == "postgresql":
-        pytest.skip("PostgreSQL has no such limit")
     most_pages = {"now": 2**30}
 
     def limit(connection: sa.Connection, *_: object) -> None:
@@ -153,13 +152,12 @@ def upload(call_url: str, rows: int) -> requests.Response:
     )
 
 
+@only_sqlite  # the database has no part in it
 @needs_mount
-@pytest.mark.skipif(not FULL, reason="with FAULTS=full only")
+@full_only
 def test_a_full_temporary_folder_refuses_large_uploads_only(
-    backend: Backend, database_url: str, tmp_path: Path, record: Record
+    database_url: str, tmp_path: Path, record: Record
 ) -> None:
-    if backend.name == "postgresql":
-        pytest.skip("the database has no part in it")
     log, tries = tmp_path / "gunicorn.log", 40
     with (
         small_volume(size=2 * MEGABYTE) as volume,
@@ -181,30 +179,3 @@ def test_a_full_temporary_folder_refuses_large_uploads_only(
     assert (small, after) == (201, 201)
     assert left == []
     assert "Traceback" not in log.read_text()
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.ENOENT])
-def test_no_temporary_folder_at_all_is_no_room(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        # ENOENT is what Python's tempfile raises where no folder can be written.
-        raise OSError(code, "No usable temporary directory found in ['/tmp']")
-
-    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
-
-    response = client.get("/api/v1/items")
-
-    assert response.status_code == 507
-    assert int(response.headers["Retry-After"]) > 0
-
-
-def test_another_file_that_is_not_there_is_a_fault_of_ours(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOENT, "No such file or directory")
-
-    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
-
-    assert client.get("/api/v1/items").status_code == 500

@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 import requests
 
 from tests.faults import on_postgresql, on_sqlite, scaled
 from tests.faults.record import Record
 from tests.gunicorn_server import GunicornServer, running_gunicorn
+
+pytestmark = pytest.mark.slow
 
 CLIENTS = 20
 

@@ -31,9 +31,12 @@ from tests.gunicorn_server import running_gunicorn
 from tests.postgres import PostgresServer, running_server
 from webapp.health import DATABASE_DEADLINE
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="finds PostgreSQL's processes in /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/task").exists(), reason="finds PostgreSQL's processes in /proc"
+    ),
+]
 
 AWAY = scaled(6, 30)  # seconds
 WORKERS, THREADS = 2, 4

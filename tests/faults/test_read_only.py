@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
-from tests.faults import FULL
+from tests.faults import FULL, full_only, only_postgresql, only_sqlite, scaled
 from tests.faults.books import (
     Books,
     Call,
@@ -32,9 +32,10 @@ from tests.faults.volumes import MEGABYTE, can_mount, remount, small_volume
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from webapp.extensions import db
 
-ROUNDS = 8 if FULL else 1
-WRITES = 60 if FULL else 12  # while nothing can be written
-full_only = pytest.mark.skipif(not FULL, reason="with FAULTS=full only")
+pytestmark = pytest.mark.slow
+
+ROUNDS = scaled(1, 8)
+WRITES = scaled(12, 60)  # while nothing can be written
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and leave to mount a tmpfs")
 
 # Permissions do not bind root, unless it has given up the right to pass over them.
@@ -51,8 +52,6 @@ needs_permissions = pytest.mark.skipif(
 @pytest.fixture
 def sqlite_url(backend: Backend, tmp_path: Path) -> str:
     """URL of a migrated SQLite database that is alone in a folder."""
-    if backend.name == "postgresql":
-        pytest.skip("about files of SQLite")
     folder = tmp_path / "data"
     folder.mkdir()
     url = f"sqlite:///{folder / 'webapp.db'}"
@@ -118,6 +117,7 @@ def settle(
     assert set(books.refused) <= {503}
 
 
+@only_sqlite
 @needs_permissions
 def test_files_without_permission_refuse_writes_only(
     sqlite_url: str, tmp_path: Path, record: Record
@@ -149,6 +149,7 @@ def test_files_without_permission_refuse_writes_only(
     assert "Traceback" not in log.read_text()
 
 
+@only_sqlite
 @needs_permissions
 @full_only
 @pytest.mark.parametrize("part", ["file", "folder"])
@@ -175,12 +176,11 @@ def test_a_copy_that_cannot_be_written_is_served(
     settle(books, sqlite_url, record, f"copy without permission: {part}")
 
 
+@only_sqlite
 @needs_mount
 def test_a_volume_mounted_read_only_refuses_writes_only(
     backend: Backend, tmp_path: Path, record: Record
 ) -> None:
-    if backend.name == "postgresql":
-        pytest.skip("about files of SQLite")
     with small_volume(size=8 * MEGABYTE) as volume:
         url = f"sqlite:///{volume / 'webapp.db'}"
         migrate(url)
@@ -212,6 +212,7 @@ def made_immutable(folder: Path) -> Iterator[None]:
         subprocess.run(["chattr", "-i", *files], check=True)
 
 
+@only_sqlite
 @full_only
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 def test_open_files_that_cannot_be_written_any_more_refuse_writes_only(
@@ -252,11 +253,10 @@ def check_read_only(call: Call, forbid: Callable[[], None], allow: Callable[[], 
     return books
 
 
+@only_postgresql
 def test_a_server_set_read_only_refuses_writes_only(
     backend: Backend, app: Flask, database_url: str, record: Record
 ) -> None:
-    if backend.server_url is None:
-        pytest.skip("about servers")
     name = str(sa.make_url(database_url).database)
     sessions = f"FROM pg_stat_activity WHERE datname = '{name}'"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Backend
-from tests.faults import on_postgresql, on_sqlite, scaled
+from tests.faults import on_postgresql, on_sqlite, only_sqlite, scaled
 from tests.faults.load import (
     Answer,
     Client,
@@ -27,9 +27,12 @@ from tests.faults.load import (
 from tests.faults.record import Record
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="finds gunicorn's workers in /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/task").exists(), reason="finds gunicorn's workers in /proc"
+    ),
+]
 
 WORKERS = 2
 CUT_OFF = ("BrokenPipe", "ConnectionReset", "IncompleteRead", "RemoteDisconnected")
@@ -212,7 +215,7 @@ def start_streams(server: GunicornServer) -> list[Stream]:
     ]
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)  # it matters to neither
+@only_sqlite  # it matters to neither
 def test_a_retired_worker_leaves_the_door_open(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:

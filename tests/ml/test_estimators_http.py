@@ -10,7 +10,10 @@ from sklearn.model_selection import cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tests.faults import on_sqlite
 from webapp.ml.core.estimators import CATALOGUE, load_class
+
+pytestmark = on_sqlite
 
 ML = "/api/v1/ml/models/trial"
 REGRESSORS = [row.name for row in CATALOGUE.values() if row.task == "regression"]

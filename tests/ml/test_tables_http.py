@@ -15,6 +15,9 @@ from sklearn.datasets import load_diabetes, load_iris
 from werkzeug.test import TestResponse
 
 from tests.conftest import dispose_app, make_app
+from tests.faults import on_sqlite
+
+pytestmark = on_sqlite
 
 ML = "/api/v1/ml"
 CSV = "text/csv"

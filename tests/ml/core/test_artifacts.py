@@ -441,6 +441,7 @@ for name, row in CATALOGUE.items():
 """
 
 
+@pytest.mark.slow
 def test_training_twice_in_two_processes_gives_the_same_digests() -> None:
     command = [sys.executable, "-c", TRAIN_ALL]
     processes = [
@@ -874,6 +875,7 @@ print(refused)
 """
 
 
+@pytest.mark.slow
 def test_flipped_bits_are_refused_or_harmless() -> None:
     done = subprocess.run(
         [sys.executable, "-c", FUZZ], cwd=config.ROOT, capture_output=True, text=True, check=False
