@@ -36,8 +36,8 @@ def test_what_was_trained_serves_in_every_worker_and_after_a_restart(
 
     assert untrained.status_code == 409
     assert trained["model"]["version"] == 1
-    assert answers[0]["prediction"] == pytest.approx(4.960877268, abs=1e-8)
-    assert all(answer == answers[0] for answer in [*answers, after])
+    expected = {**answers[0], "prediction": pytest.approx(4.960877268, abs=1e-8)}
+    assert all(answer == expected for answer in [*answers, after])
     said = log.read_text()
     assert "Listening at" in said
     assert "/health/ready" not in said  # there is no access log
