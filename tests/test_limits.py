@@ -77,7 +77,7 @@ def test_a_request_beyond_the_limit_is_refused_until_the_window_ends(limited_app
 
     problem = assert_problem(response, 429)
     assert problem["detail"] == f"More requests were sent than are allowed: {RATE_LIMIT}."
-    assert 3590 <= int(response.headers["Retry-After"]) <= 3600
+    assert 0 < int(response.headers["Retry-After"]) <= 3600
 
 
 def test_after_what_retry_after_says_requests_are_answered_again(database_url: str) -> None:
@@ -230,8 +230,12 @@ def app_with_redis(database_url: str, redis_server: RedisServer) -> Iterator[Fla
 
 @needs_redis
 def test_a_redis_that_is_away_turns_nobody_away_and_the_limit_stays(
-    app_with_redis: Flask, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    app_with_redis: Flask,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(limits, "STORE_PAUSE", 600.0)
     client = app_with_redis.test_client()
     assert client.get(ITEMS).status_code == 200
 
@@ -242,20 +246,22 @@ def test_a_redis_that_is_away_turns_nobody_away_and_the_limit_stays(
 
 
 @needs_redis
-def test_a_redis_that_says_nothing_costs_a_moment_once(
-    app_with_redis: Flask, redis_server: RedisServer
+def test_a_redis_that_says_nothing_is_waited_for_once(
+    app_with_redis: Flask,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(limits, "STORE_PAUSE", 600.0)
     client = app_with_redis.test_client()
     assert client.get(ITEMS).status_code == 200
     redis_server.freeze()
 
-    started = time.monotonic()
     found = statuses(client, LIMIT + 1)
-    elapsed = time.monotonic() - started
 
     redis_server.thaw()
     assert found == ALL_BUT_ONE
-    assert elapsed < 4 * limits.STORE_DEADLINE
+    assert caplog.text.count("counted by each worker for itself") == 1
 
 
 @needs_redis
