@@ -21,7 +21,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 
 from tests.conftest import Backend, dispose_app, make_app
 from tests.faults import only_postgresql, only_sqlite
-from tests.faults.books import Call, body, serving
+from tests.faults.load import Connect, create_item, serving
 from tests.gunicorn_server import ROOT
 from tests.postgres import server_binaries
 from webapp.database import Base
@@ -62,22 +62,23 @@ def run_flask(line: str, url: str) -> str:
 
 
 @contextmanager
-def writers(call: Call) -> Iterator[list[int]]:
+def writers(connect: Connect) -> Iterator[list[int]]:
     """Create items and train models until the block ends; yields the ids of what was created."""
     stop, items = threading.Event(), list[int]()
 
     def create() -> None:
+        client = connect()
         while not stop.is_set():
-            wanted = {"name": "written under load", "description": "d" * 2_000}
-            answer = call("POST", "/api/v1/items", wanted)
-            assert answer.status_code == 201, answer.text
-            items.append(body(answer)["id"])
+            answer = create_item(client, "written under load", "d" * 2_000)
+            assert answer.status == 201, answer
+            items.append(answer.body["id"])
 
     def train() -> None:
+        client = connect()
         for count in itertools.count(1):
             rows = {"X": [[1, 2], [3, 5], [4, count]], "y": [count, 2, 3]}
-            answer = call("POST", f"/api/v1/ml/models/m{count % 3}/train", rows)
-            assert answer.status_code == 201, answer.text
+            answer = client.call("POST", f"/api/v1/ml/models/m{count % 3}/train", rows)
+            assert answer.status == 201, answer
             if stop.wait(0.2):
                 break
 
@@ -154,8 +155,8 @@ def test_a_backup_taken_under_load_serves_what_was_acknowledged(
 ) -> None:
     with (
         # SQLite is locked by processes; PostgreSQL does not mind who writes.
-        serving(database_url, tmp_path / "log", workers=backend.name == "sqlite") as call,
-        writers(call) as items,
+        serving(database_url, tmp_path / "log", workers=backend.name == "sqlite") as connect,
+        writers(connect) as items,
     ):
         while len(items) < 50:
             threading.Event().wait(0.01)

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from tests.conftest import dispose_app, make_app
 from tests.faults import FULL, full_only, on_sqlite
-from tests.faults.books import ML
+from tests.faults.load import ML
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from webapp.extensions import db

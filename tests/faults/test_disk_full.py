@@ -16,14 +16,8 @@ from flask import Flask
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
 from tests.faults import FULL, full_only, on_sqlite, only_sqlite, scaled
-from tests.faults.books import (
-    Books,
-    Call,
-    find_differences,
-    in_process,
-    serving,
-    train_default,
-)
+from tests.faults.load import Connect, InProcess, Ledger, serving, train_default
+from tests.faults.losses import find_differences, find_unclear
 from tests.faults.record import Record
 from tests.faults.volumes import MEGABYTE, can_mount, fill, make_room, small_volume
 from tests.gunicorn_server import running_gunicorn
@@ -61,26 +55,36 @@ def database_on(volume: Path, backend: Backend) -> Iterator[str]:
         execute_on_server(backend.server_url, f"DROP TABLESPACE {name}")
 
 
-def check_full_disk(
-    call: Call, take_room: Callable[[], None], give_room: Callable[[], None]
-) -> Books:
-    """Take a service through full disks; return its books."""
-    train_default(call)
-    books = Books(call)
+def write_on_full_disk(
+    connect: Connect, take_room: Callable[[], None], give_room: Callable[[], None]
+) -> Ledger:
+    """Take a service through full disks; return what its clients were told."""
+    client, ledger = connect(), Ledger()
+    train_default(client)
     for number in range(8):
-        assert (books.train if number % 4 == 0 else books.create_item)(number), books.faults
+        assert ledger.write(client, number), ledger.refused
     for round_ in range(1, ROUNDS + 1):
         take_room()
-        refused_before = books.refused.total()
+        refused_before = len(ledger.refused)
         first = 1000 * round_
-        books.write(range(first, first + WRITES))
-        books.read()
-        assert books.refused.total() - refused_before > WRITES / 2, "the disk was not full"
+        ledger.write_many(connect, range(first, first + WRITES))
+        ledger.read(client)
+        assert len(ledger.refused) - refused_before > WRITES / 2, "the disk was not full"
         give_room()
         # The very next write succeeds, in whichever worker.
         for number in range(first + 900, first + 908):
-            assert (books.train if number % 4 == 0 else books.create_item)(number), books.faults
-    return books
+            assert ledger.write(client, number), ledger.refused[-1]
+    return ledger
+
+
+def settle(ledger: Ledger, differences: list[str], record: Record, fault: str) -> None:
+    """Put down the figures; fail where anything was lost, or refused in another way."""
+    faults = ledger.faults + find_unclear(ledger.refused, "no room")
+    lost = len(differences) + len(faults) + len(ledger.unanswered)
+    record(fault, ledger.tried(), ledger.tried() - lost, lost)
+    assert differences == []
+    assert (faults, ledger.unanswered) == ([], [])
+    assert {answer.status for answer in ledger.refused} == {507}
 
 
 @on_sqlite
@@ -94,18 +98,13 @@ def test_a_full_disk_of_the_database_costs_nothing_that_was_acknowledged(
         volume = stack.enter_context(small_volume(size=size))
         url = stack.enter_context(database_on(volume, backend))
         # Starting workers takes seconds, and PostgreSQL does not mind who asks.
-        with serving(url, log, workers=FULL or backend.name == "sqlite") as call:
-            books = check_full_disk(call, lambda: fill(volume), lambda: make_room(volume))
+        with serving(url, log, workers=FULL or backend.name == "sqlite") as connect:
+            ledger = write_on_full_disk(connect, lambda: fill(volume), lambda: make_room(volume))
         app = make_app(url)
         with app.app_context():
-            differences = find_differences(books, db.engine)
+            differences = find_differences(ledger, db.engine)
         dispose_app(app)
-    lost = len(differences) + len(books.faults) + books.unanswered
-    record("disk of the database full: writes", books.tried, books.tried - lost, lost)
-    record("disk of the database full: reads", books.reads, books.reads - len(books.faults), 0)
-    assert differences == []
-    assert (books.faults, books.unanswered) == ([], 0)
-    assert set(books.refused) == {507}
+    settle(ledger, differences, record, "disk of the database full: writes and reads")
     assert not log.exists() or "Traceback" not in log.read_text()
 
 
@@ -122,19 +121,15 @@ def test_a_database_that_may_not_grow_costs_nothing_that_was_acknowledged(
     with own_app.app_context():
         sa.event.listen(db.engine, "before_cursor_execute", limit)
 
-    books = check_full_disk(
-        in_process(own_app.test_client()),
+    ledger = write_on_full_disk(
+        lambda: InProcess(own_app),
         lambda: most_pages.update(now=1),
         lambda: most_pages.update(now=2**30),
     )
 
     with own_app.app_context():
-        differences = find_differences(books, db.engine)
-    lost = len(differences) + len(books.faults) + books.unanswered
-    record("database may not grow: writes", books.tried, books.tried - lost, lost)
-    assert differences == []
-    assert (books.faults, books.unanswered) == ([], 0)
-    assert set(books.refused) == {507}
+        differences = find_differences(ledger, db.engine)
+    settle(ledger, differences, record, "database may not grow: writes and reads")
 
 
 def table(rows: int) -> bytes:

@@ -20,10 +20,10 @@ from tests.faults.load import (
     Client,
     Load,
     NotConnected,
-    find_lost,
     predict,
     train_default,
 )
+from tests.faults.losses import find_lost
 from tests.faults.record import Record
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 
