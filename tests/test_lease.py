@@ -7,9 +7,7 @@ it as long as wanted (`make lease-test`).
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import os
 import threading
 import time
@@ -17,11 +15,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.conftest import Backend
+from tests.faults.load import Client
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 
 pytestmark = pytest.mark.slow
@@ -35,15 +33,11 @@ ML = "/api/v1/ml"
 
 def call(url: str, method: str, path: str, body: object) -> dict:
     """Send one request over a connection of its own."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-    headers = {"Content-Type": "application/json"}
-    connection.request(method, ML + path, json.dumps(body), headers)
-    response = connection.getresponse()
-    answer = json.loads(response.read())
-    connection.close()
-    assert response.status < 300, answer
-    assert response.headers.get("X-Model-Stale") is None
-    return answer
+    with Client(url, kept=False) as client:
+        answer = client.call(method, ML + path, body)
+    assert answer.status < 300, answer
+    assert answer.headers.get("X-Model-Stale") is None
+    return answer.body
 
 
 class Watch:

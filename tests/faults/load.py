@@ -56,7 +56,7 @@ class Client:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
         self._kept = kept
 
-    def call(self, method: str, path: str, body: object = None) -> Answer:
+    def call(self, method: str, path: str, body: object = None, **more_headers: str) -> Answer:
         """Send a request and return its answer, whatever its status.
 
         Raises NotConnected before it was sent, OSError or HTTPException afterwards.
@@ -67,7 +67,7 @@ class Client:
                 self._connection.connect()
             except OSError as error:
                 raise NotConnected from error
-        headers = {} if self._kept else {"Connection": "close"}
+        headers = dict(more_headers) if self._kept else {"Connection": "close", **more_headers}
         if body is not None:
             headers["Content-Type"] = "application/json"
         data = None if body is None else json.dumps(body)
