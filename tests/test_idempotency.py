@@ -6,9 +6,10 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from webapp.database import utc_now
 from webapp.errors import KeyInFlight, KeyReused
 from webapp.extensions import db
 from webapp.idempotency import service
+from webapp.idempotency.models import IdempotencyKey
 from webapp.idempotency.service import Claim, KeptAnswer, claim_held, claim_key, keep_answer
 
 ITEMS = "/api/v1/items"
@@ -181,13 +183,19 @@ def test_an_answer_is_forgotten_after_a_day(session: Session) -> None:
 def test_a_claim_lasts_as_long_as_the_work(
     app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "CLAIM", timedelta(seconds=0.6))
+    def claimed_until() -> datetime:
+        with Session(db.engine) as another:
+            return another.scalars(sa.select(IdempotencyKey.claimed_until)).one()
+
+    monkeypatch.setattr(service, "CLAIM", timedelta(seconds=0.3))
     held = claim(session)
+    first = claimed_until()
 
     with claim_held(session, db.engine, held):
-        time.sleep(1.2)
+        while claimed_until() == first:
+            time.sleep(0.02)
         with Session(db.engine) as another, pytest.raises(KeyInFlight):
-            claim(another)
+            claim(another, now=first)
         keep_answer(session, held, ANSWER)
         session.commit()
 
