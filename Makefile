@@ -61,10 +61,6 @@ memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as
 latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activations, as the README quotes it
 	$(BIN)/python -m benchmarks.latency
 
-.PHONY: items
-items: $(VENV)/installed-dev ## Measure pages, searches and seeding of 1,000,000 items, as the README quotes it
-	$(BIN)/python -m benchmarks.items
-
 .PHONY: bench
 bench: $(VENV)/installed-dev ## Measure this service beside its rivals, as the README quotes it
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)

@@ -38,7 +38,7 @@ from tests.postgres import server_for_tests
 from webapp import create_app, register_model_server
 from webapp.database import Base
 from webapp.extensions import db
-from webapp.items.models import TEXT_INDEX, ItemBlock
+from webapp.items.models import TEXT_INDEX
 
 # What the person at the keyboard has set must not change what the tests see.
 for _setting in SETTINGS:
@@ -187,7 +187,6 @@ def database_url(backend: Backend, migrated_database: str) -> str:
         return f"sqlite:///{copy}"
     # Of tables with few rows, in 11 ms; TRUNCATE makes new files for each, and takes 60.
     statements = [str(table.delete()) for table in reversed(Base.metadata.sorted_tables)]
-    statements.append(str(sa.delete(ItemBlock)))  # the deletions of items are counted there
     statements.append("SELECT setval(seqrelid::regclass, 1, false) FROM pg_sequence")
     execute_on_server(migrated_database, "; ".join(statements))
     return migrated_database

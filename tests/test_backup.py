@@ -22,6 +22,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from tests.conftest import Backend, dispose_app, make_app
 from tests.faults import only_postgresql, only_sqlite
 from tests.faults.load import Connect, create_item, serving
+from tests.faults.volumes import MEGABYTE, can_mount, small_volume
 from tests.gunicorn_server import ROOT
 from tests.postgres import server_binaries
 from webapp.database import Base
@@ -287,23 +288,16 @@ def test_a_log_of_another_database_would_spoil_the_copy(
 
 
 @only_sqlite
-def test_a_full_disk_ends_with_one_line_and_leaves_nothing(
-    runner: FlaskCliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def connect_to_small(*args: object, **kwargs: object) -> sqlite3.Connection:
-        connection = connect(*args, **kwargs)
-        connection.execute("PRAGMA max_page_count = 5")
-        return connection
-
-    connect = sqlite3.connect
-    monkeypatch.setattr("webapp.backup.sqlite3.connect", connect_to_small)
-
-    result = runner.invoke(args=["backup", str(tmp_path / "copy.db")])
+@pytest.mark.skipif(not can_mount(), reason="mounts a small volume, which only root may")
+def test_a_full_disk_ends_with_one_line_and_leaves_nothing(runner: FlaskCliRunner) -> None:
+    with small_volume(size=MEGABYTE // 16) as volume:
+        result = runner.invoke(args=["backup", str(volume / "copy.db")])
+        left = left_in(volume)
 
     assert result.exit_code == 1
     assert "no room" in result.output
     assert result.output.count("\n") == 1
-    assert left_in(tmp_path) == set()
+    assert left == set()
 
 
 @only_sqlite

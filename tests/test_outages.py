@@ -126,7 +126,7 @@ def test_no_temporary_folder_at_all_is_no_room(
         # ENOENT is what Python's tempfile raises where no folder can be written.
         raise OSError(code, "No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
+    monkeypatch.setattr("webapp.items.routes.service.list_items", refuse)
 
     response = client.get("/api/v1/items")
 
@@ -140,6 +140,6 @@ def test_another_file_that_is_not_there_is_a_fault_of_ours(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
+    monkeypatch.setattr("webapp.items.routes.service.list_items", refuse)
 
     assert client.get("/api/v1/items").status_code == 500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -57,13 +56,5 @@ def backup(file: Path, force: bool) -> None:
     FILE is a database by itself, checked and complete: all that the service had acknowledged
     before the command began is in it. For PostgreSQL, the command to use is shown.
     """
-    with click.progressbar(
-        length=1, label="Backup", file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
-
-        def show(copied: int, total: int) -> None:
-            bar.length = total
-            bar.update(copied - bar.pos)
-
-        back_up(db.engine, file.absolute(), overwrite=force, on_progress=show)
+    back_up(db.engine, file.absolute(), overwrite=force)
     click.echo(f"Backup: {file}, {file.stat().st_size:,} bytes.")

@@ -86,8 +86,8 @@ T = TypeVar("T")
 class Page(Generic[T]):
     """Some objects of a collection, and where they stand in it. Pages count from 1.
 
-    ``total`` is None where counting all would take too long. ``end`` is the place of the last
-    object in the collection's order, for a collection that can be read on from a place.
+    ``total`` is None where counting all would take too long. ``end`` tells where the page ended in
+    the collection's order, for a collection that can be read on from there.
     """
 
     objects: Sequence[T]
@@ -193,16 +193,6 @@ def begin_read(session: Session) -> None:
     session.rollback()
     if session.get_bind().dialect.name == "postgresql":
         session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-
-
-def begin_snapshot(session: Session) -> None:
-    """Start the session's transaction as one whose queries all see the same moment.
-
-    SQLite's always do; PostgreSQL's read anew with every query unless told not to.
-    """
-    session.rollback()
-    if session.get_bind().dialect.name == "postgresql":
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
 
 
 def keep_nothing(_made: object) -> None:

@@ -57,20 +57,20 @@ def answer_page(page: Page[T]) -> tuple[Sequence[T], dict[str, str]]:
     return page.objects, _page_headers(page)
 
 
-def encode_place(place: Sequence[Any]) -> str:
-    """Return the text that stands in a URL for a place in a collection's order."""
-    return urlsafe_b64encode(orjson.dumps(place)).rstrip(b"=").decode()
+def encode_end(end: Sequence[Any]) -> str:
+    """Return the text that stands in a URL for the end of a page: ``Page.end``."""
+    return urlsafe_b64encode(orjson.dumps(end)).rstrip(b"=").decode()
 
 
-def decode_place(text: str) -> list[Any]:
-    """Return what ``encode_place`` was given, times as text; raises ValueError for other texts.
+def decode_end(text: str) -> list[Any]:
+    """Return what ``encode_end`` was given, times as text; raises ValueError for other texts.
 
-    Not for all: whoever calls checks the values, and that they encode to the same text again.
+    The caller checks the values, and that they encode to the same text again.
     """
-    place = orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    if not isinstance(place, list):
-        raise ValueError(f"{text} stands for no place")
-    return place
+    end = orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    if not isinstance(end, list):
+        raise ValueError(f"{text} is not the end of a page")
+    return end
 
 
 def _page_headers(page: Page[Any]) -> dict[str, str]:
@@ -85,7 +85,8 @@ def _page_headers(page: Page[Any]) -> dict[str, str]:
             summary |= {"first_page": 1, "last_page": last}
     if page.objects or page.number == 1:
         summary["page"] = page.number
-        if page.number > 1:
+        # Behind an end in a list that is not counted, the pages before have no numbers.
+        if page.number > 1 and (page.total is not None or "after" not in request.args):
             summary["previous_page"] = page.number - 1
             links["prev"] = _page_url(page.number - 1)
     if page.more:
@@ -101,5 +102,5 @@ def _page_url(number: int, after: Sequence[Any] | None = None) -> str:
     query = {**request.args, "page": str(number)}
     query.pop("after", None)
     if after is not None:
-        query["after"] = encode_place(after)
+        query["after"] = encode_end(after)
     return f"{request.script_root}{request.path}?{urlencode(query)}"

@@ -78,6 +78,20 @@ SQLITE_TEXT_TRIGGERS = {
 
 
 def upgrade():
+    for key in ("created_at", "name"):
+        op.drop_index(f"ix_item_{key}", "item")
+        op.create_index(f"ix_item_{key}_id", "item", [key, "id"])
+    create_blocks()
+    if op.get_context().dialect.name == "postgresql":
+        op.execute(POSTGRESQL_TEXT_INDEX)
+    elif has_trigrams():
+        op.execute(SQLITE_TEXT_INDEX)
+        op.execute("INSERT INTO item_text (item_text) VALUES ('rebuild')")
+        create_sqlite_triggers(SQLITE_TEXT_TRIGGERS)
+
+
+def create_blocks():
+    """Create the table of counts and the triggers that keep it; count what is there."""
     op.create_table(
         "item_block",
         sa.Column("block", BigInt, autoincrement=False, nullable=False),
@@ -85,9 +99,6 @@ def upgrade():
         sa.Column("items", BigInt, nullable=False),
         sa.PrimaryKeyConstraint("block", "slot", name="pk_item_block"),
     )
-    for key in ("created_at", "name"):
-        op.drop_index(f"ix_item_{key}", "item")
-        op.create_index(f"ix_item_{key}_id", "item", [key, "id"])
     if op.get_context().dialect.name == "postgresql":
         for name, statement in POSTGRESQL_FUNCTIONS.items():
             op.execute(
@@ -97,13 +108,8 @@ def upgrade():
         # The first trigger locks out who would write: what is counted then stays as it is.
         for statement in POSTGRESQL_TRIGGERS:
             op.execute(statement)
-        op.execute(POSTGRESQL_TEXT_INDEX)
     else:
         create_sqlite_triggers(SQLITE_TRIGGERS)
-        if has_trigrams():
-            op.execute(SQLITE_TEXT_INDEX)
-            op.execute("INSERT INTO item_text (item_text) VALUES ('rebuild')")
-            create_sqlite_triggers(SQLITE_TEXT_TRIGGERS)
     op.execute(
         "INSERT INTO item_block (block, slot, items) "
         "SELECT id / 8192, 0, count(*) FROM item GROUP BY 1"
@@ -125,19 +131,28 @@ def has_trigrams():
     return version >= (3, 34) and "fts5" in modules.scalars().all()
 
 
-def downgrade():
+def drop_blocks():
+    """Drop the table of counts and the triggers that keep it."""
     if op.get_context().dialect.name == "postgresql":
-        # The extension stays: others may use it by now.
-        op.execute("DROP INDEX IF EXISTS item_text")
         for trigger in ("item_inserted", "item_deleted", "item_truncated"):
             op.execute(f"DROP TRIGGER {trigger} ON item")
         for function in POSTGRESQL_FUNCTIONS:
             op.execute(f"DROP FUNCTION {function}()")
     else:
-        for trigger in (*SQLITE_TRIGGERS, *SQLITE_TEXT_TRIGGERS):
+        for trigger in SQLITE_TRIGGERS:
+            op.execute(f"DROP TRIGGER {trigger}")
+    op.drop_table("item_block")
+
+
+def downgrade():
+    if op.get_context().dialect.name == "postgresql":
+        # The extension stays: others may use it by now.
+        op.execute("DROP INDEX IF EXISTS item_text")
+    else:
+        for trigger in SQLITE_TEXT_TRIGGERS:
             op.execute(f"DROP TRIGGER IF EXISTS {trigger}")
         op.execute("DROP TABLE IF EXISTS item_text")
+    drop_blocks()
     for key in ("created_at", "name"):
         op.drop_index(f"ix_item_{key}_id", "item")
         op.create_index(f"ix_item_{key}", "item", [key])
-    op.drop_table("item_block")

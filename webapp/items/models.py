@@ -1,4 +1,4 @@
-"""The table of items, and what the database keeps beside it to find any page of them."""
+"""The table of items."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.database import Base, BigInt, BigIntPrimaryKey, sorted_text, utc_now
+from webapp.database import Base, BigIntPrimaryKey, sorted_text, utc_now
 
 NAME_LENGTH = 255
 DESCRIPTION_LENGTH = 10_000
 SORT_KEYS = ("id", "name", "created_at")
+MOST_COUNTED = 10_000  # items: a longer list has no total, and no page numbers beyond them
 SORTS = [sign + key for key in SORT_KEYS for sign in ("", "-")]
 
 TEXT_INDEX = "item_text"
-"""What begins with this name is no table of ours: an index of the letters in names and
-descriptions, which the migrations make where the database can. On PostgreSQL it is a GIN index of
-``pg_trgm``, on SQLite an FTS5 table."""
+"""The trigram index of names and descriptions, which the migrations create where the database can:
+a GIN index of ``pg_trgm`` on PostgreSQL, an FTS5 table (and tables of its own) on SQLite."""
 
 
 class Item(Base):
@@ -41,18 +41,3 @@ class Item(Base):
     revision: Mapped[int] = mapped_column()
 
     __mapper_args__ = {"version_id_col": revision}  # noqa: RUF012 (SQLAlchemy declares it so)
-
-
-class ItemBlock(Base):
-    """How many items have an id of one block; triggers keep it right, nobody else writes it.
-
-    A block holds the ids from ``block * SIZE`` on. Its items are the sum over its slots: those
-    who write at the same time count in different ones, and need not wait for each other.
-    """
-
-    __tablename__ = "item_block"
-    SIZE = 8192  # also in the triggers
-
-    block: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=False)
-    slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    items: Mapped[int] = mapped_column(BigInt)

@@ -12,7 +12,7 @@ from webapp.access.scopes import Scope
 from webapp.api import Blueprint, MethodView
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
-from webapp.items import listing, service
+from webapp.items import service
 from webapp.items.models import Item
 from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
 from webapp.paging import HEADERS, answer_page
@@ -85,10 +85,10 @@ class Items(MethodView):
     def get(self, query: Mapping[str, Any]) -> tuple[Sequence[Item], Headers]:
         """List items.
 
-        A bare array; `X-Pagination` and `Link` say where the page stands. A search that finds
-        more than 1,000 items does not count them: it names no total and no last page.
+        A bare array. `X-Pagination` and `Link` describe the page. A list of more than 10,000 items
+        has no total and no last page; read on behind its 10,000th item by the `next` links.
         """
-        return answer_page(listing.list_items(db.session(), **query))
+        return answer_page(service.list_items(db.session(), **query))
 
     @blp.allow(Scope.ITEMS_WRITE)
     @blp.arguments(NewItem, example={"name": "Test Item", "description": "Just testing"})

@@ -9,11 +9,11 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from webapp.fields import JSONInteger, StrictSchema, Text
-from webapp.items.models import DESCRIPTION_LENGTH, NAME_LENGTH, SORTS
-from webapp.paging import PageQuery, decode_place, encode_place
+from webapp.items.models import DESCRIPTION_LENGTH, MOST_COUNTED, NAME_LENGTH, SORTS
+from webapp.paging import PageQuery, decode_end, encode_end
 
 LARGEST_ID = 2**63 - 1
-LONGEST_PLACE = 2_048  # of the longest name, all of whose letters take four bytes: 1,500
+LONGEST_AFTER = 2_048  # characters; a name of 255 letters of four bytes takes 1,500
 
 
 class ItemSchema(StrictSchema):
@@ -66,19 +66,25 @@ class ItemQuery(PageQuery):
         metadata={"description": "Order; a leading `-` reverses it."},
     )
     after = fields.String(
-        validate=validate.Length(max=LONGEST_PLACE),
+        validate=validate.Length(max=LONGEST_AFTER),
         metadata={
-            "description": "Where the page begins, instead of at its number: as a `next` link "
-            "says it. Whoever follows these links meets every item once, whatever others create "
-            "and delete meanwhile."
+            "description": "Where the page begins, as a `next` link says it; its number then does "
+            "not count. Following these links reads every item once, even while others create "
+            "and delete items."
         },
     )
 
     def load(self, data: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the checked query, with the place that ``after`` stands for."""
+        """Return the checked query, with the values that ``after`` stands for."""
         query: dict[str, Any] = super().load(data, **kwargs)
         if "after" in query:
-            query["after"] = parse_place(query["after"], query["sort"])
+            query["after"] = parse_after(query["after"], query["sort"])
+        elif (query["page"] - 1) * query["page_size"] >= MOST_COUNTED:
+            message = (
+                f"Page numbers reach the first {MOST_COUNTED:,} items. To read on, follow the "
+                '`next` links: `Link: <…>; rel="next"` of each page.'
+            )
+            raise ma.ValidationError(message, "page")
         return query
 
 
@@ -87,26 +93,25 @@ def _check_utc(value: datetime) -> None:
         raise ma.ValidationError("Is not in UTC.")
 
 
-# The values of a place, by column.
-_KEYS: dict[str, fields.Field[Any]] = {
+_SORT_FIELDS: dict[str, fields.Field[Any]] = {
     "id": JSONInteger(minimum=1, maximum=LARGEST_ID),
     "name": Text(min_length=1, max_length=NAME_LENGTH),
     "created_at": fields.AwareDateTime(format="iso", validate=_check_utc),
 }
 
 
-def parse_place(text: str, sort: str) -> list[Any]:
-    """Return the values of the order's columns at a place.
+def parse_after(text: str, sort: str) -> list[Any]:
+    """Return the values of the sort columns that ``after`` in a `next` link stands for.
 
-    Raises marshmallow's ValidationError for a place in another order, and for what no list of
-    items can have named.
+    Raises marshmallow's ValidationError for a link of another order, and for what cannot be from
+    a `next` link.
     """
     columns = dict.fromkeys((sort.removeprefix("-"), "id"))
     try:
-        _, *values = decode_place(text)
-        place = [_KEYS[c].deserialize(v) for c, v in zip(columns, values, strict=True)]
+        _, *values = decode_end(text)
+        found = [_SORT_FIELDS[c].deserialize(v) for c, v in zip(columns, values, strict=True)]
     except (ValueError, ma.ValidationError):
-        place = []
-    if encode_place([sort, *place]) != text or not place:
+        found = []
+    if encode_end([sort, *found]) != text or not found:
         raise ma.ValidationError("Is not from a `next` link of a list in this order.", "after")
-    return place
+    return found

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from webapp.audit.service import record
-from webapp.database import begin_read, begin_write, keep_nothing, utc_now
+from webapp.database import Page, begin_read, begin_write, keep_nothing, utc_now
 from webapp.errors import ItemChanged, ItemNotFound
-from webapp.items.models import Item, ItemBlock
+from webapp.items.models import MOST_COUNTED, TEXT_INDEX, Item
 
+TRIGRAM = 3  # characters: shorter texts are not in SQLite's index
 SEED_BATCH = 20_000  # rows per INSERT: a progress bar that moves, and far from the time limit
 
 
@@ -84,14 +86,96 @@ def _lock_item(session: Session, item_id: int, expected: Collection[int] | None)
     return item
 
 
-def count_items(session: Session) -> int:
-    """Return how many items there are, without reading them."""
-    return int(session.scalar(sa.select(sa.func.sum(ItemBlock.items))) or 0)
+def list_items(
+    session: Session,
+    *,
+    page: int,
+    page_size: int,
+    q: str,
+    sort: str,
+    after: Sequence[Any] | None = None,
+) -> Page[Item]:
+    """Return one page of the items whose name or description contains the text ``q``.
+
+    ``sort`` is one of ``SORTS``; items that are equal by it are ordered by id, so that pages
+    never overlap. ``after`` holds the values of the sort columns at the end of another page: the
+    page then begins behind them, and ``page`` is only its number. The total is None beyond
+    ``MOST_COUNTED``.
+    """
+    begin_read(session)
+    descending = sort.startswith("-")
+    columns = list(dict.fromkeys((getattr(Item, sort.removeprefix("-")), Item.id)))
+    matching = _select_items_with(session, q)
+    counted = matching.with_only_columns(Item.id).limit(MOST_COUNTED + 1).subquery()
+    total = sa.select(sa.func.count()).select_from(counted).scalar_subquery()
+    ordered = matching.add_columns(total).order_by(
+        *(column.desc() if descending else column for column in columns)
+    )
+    if after is None:
+        ranges = [ordered.offset((page - 1) * page_size)]
+    else:
+        ranges = [ordered.where(*found) for found in _ranges_behind(columns, after, descending)]
+    rows: list[Any] = []
+    for found in ranges:
+        if len(rows) <= page_size:
+            rows += session.execute(found.limit(page_size + 1 - len(rows)))
+    count = rows[0][1] if rows else session.scalar(sa.select(total)) or 0
+    items = [row[0] for row in rows[:page_size]]
+    more = len(rows) > page_size
+    return Page(
+        items,
+        number=page,
+        size=page_size,
+        total=count if count <= MOST_COUNTED else None,
+        more=more,
+        end=[sort, *(getattr(items[-1], column.key) for column in columns)] if more else None,
+    )
+
+
+def _ranges_behind(
+    columns: Sequence[Any], values: Sequence[Any], descending: bool
+) -> list[list[sa.ColumnElement[bool]]]:
+    """Return the conditions for what follows these values, as ranges of an index, in order.
+
+    Compared as pairs, (column, id) > (value, id), SQLite would use only the first column of the
+    index: a page behind 400,000 equal values took 20 ms.
+    """
+    behind = [
+        column < value if descending else column > value
+        for column, value in zip(columns, values, strict=True)
+    ]
+    if len(columns) == 1:
+        return [behind]
+    return [[columns[0] == values[0], behind[1]], [behind[0]]]
+
+
+def _select_items_with(session: Session, text: str) -> sa.Select[Any]:
+    """Return the SELECT of the items that contain a text: case counts, nothing is a wildcard.
+
+    PostgreSQL uses its trigram index by itself. SQLite's leads to items that have all trigrams
+    of the text somewhere; their texts then decide.
+    """
+    items = sa.select(Item)
+    if not text:
+        return items
+    columns = (Item.name, Item.description)
+    if session.get_bind().dialect.name == "postgresql":
+        return items.where(sa.or_(*(c.contains(text, autoescape=True) for c in columns)))
+    # SQLite's LIKE ignores case.
+    matching = items.where(sa.or_(*(sa.func.instr(c, text) > 0 for c in columns)))
+    if len(text) < TRIGRAM or not sa.inspect(session.connection()).has_table(TEXT_INDEX):
+        return matching
+    # The column that bears an FTS5 table's name stands for all of its columns.
+    index = sa.table(TEXT_INDEX, sa.column("rowid"), sa.column(TEXT_INDEX))
+    starts = range(len(text) - TRIGRAM + 1)
+    trigrams = dict.fromkeys(text[start : start + TRIGRAM] for start in starts)
+    query = " ".join('"{}"'.format(trigram.replace('"', '""')) for trigram in trigrams)
+    return matching.join(index, Item.id == index.c.rowid).where(index.c[TEXT_INDEX].match(query))
 
 
 def count_missing_items(session: Session, total: int) -> int:
     """Return how many items are missing for there to be ``total``; 0 where there are more."""
-    return max(0, total - count_items(session))
+    return max(0, total - (session.scalar(sa.select(sa.func.count(Item.id))) or 0))
 
 
 def seed_items(session: Session, count: int, *, on_progress: Callable[[int], object]) -> None:
