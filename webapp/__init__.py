@@ -74,8 +74,9 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
     app.url_map.merge_slashes = False
     logs.configure(level=settings["LOG_LEVEL"], form=settings["LOG_FORMAT"])
     if hops := settings["PROXY_HOPS"]:
+        # Proxies add to X-Forwarded-For; the others they set, or pass on from one they trust.
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign] # Flask's documented way
-            app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops
+            app.wsgi_app, x_for=hops, x_proto=1, x_host=1, x_port=1, x_prefix=1
         )
 
 
