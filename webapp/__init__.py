@@ -13,7 +13,7 @@ import config
 from webapp import browser, cli, docs, health, limits, logs, problems, request_id
 from webapp.access import cli as access_cli
 from webapp.access import guard
-from webapp.api import OPENAPI_VERSION
+from webapp.api import OPENAPI_VERSION, list_outcomes
 from webapp.application import Application
 from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
@@ -137,6 +137,7 @@ def register_observation(app: Flask) -> None:
                 db.engine,
                 lambda: app.extensions["model_server"],
                 workers=app.config["WEB_CONCURRENCY"],
+                outcomes=list_outcomes(app),
             )
         tell.append(counting.count_request)
     if app.config["ACCESS_LOG"]:

@@ -233,6 +233,7 @@ class Blueprint(flask_smorest.Blueprint):
     def __init__(self, *args: Any, ignores_undeclared: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.allowed: dict[tuple[str, str], frozenset[Any]] = {}
+        self.statuses: dict[tuple[str, str], list[str]] = {}
         self._query_names: dict[tuple[str, str], frozenset[str]] = {}
         self._takes_body: set[tuple[str, str]] = set()
         self._ignores_undeclared = ignores_undeclared
@@ -324,6 +325,10 @@ class Blueprint(flask_smorest.Blueprint):
                 responses.setdefault(422, [http.HTTPStatus.UNPROCESSABLE_ENTITY.name])
             declared = doc.get("arguments", {}).get("parameters", [])
             call = (f"{self.name}.{endpoint}", method.upper())
+            documented = doc.get("response", {}).get("responses", {})
+            self.statuses[call] = [
+                str(int(status)) for status in documented if status != "default"
+            ]
             allowed = doc.pop("allowed", None)
             if allowed is not None:
                 self.allowed[call] = allowed
@@ -359,6 +364,22 @@ class Blueprint(flask_smorest.Blueprint):
                 faults[name] = ["Given more than once."]
         if faults:
             raise InvalidInput(faults, source="query")
+
+
+def list_outcomes(app: Flask) -> list[tuple[str, str, str]]:
+    """Return URL rule, method and status of what views document, and of what may befall any."""
+    statuses = {
+        call: {*found, "500", "503"}
+        for blueprint in app.blueprints.values()
+        if isinstance(blueprint, Blueprint)
+        for call, found in blueprint.statuses.items()
+    }
+    return [
+        (str(rule.rule), method, status)
+        for rule in app.url_map.iter_rules()
+        for method in sorted(rule.methods or ())
+        for status in sorted(statuses.get((rule.endpoint, method), ()))
+    ]
 
 
 def _refuse_body(req: Request) -> None:

@@ -26,7 +26,7 @@ ASKED_BY_ADDRESS = ("/health/", "/metrics")
 MOST_FILES = 10  # of a form; a view takes one, and says so of a few
 # A name may hold an underscore, as those of containers do; a port may be empty (RFC 9110, 7.2).
 _HOST = re.compile(r"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{0,5})?", re.IGNORECASE)
-_DOT_AT_END = re.compile(r"\.(?=:|$)")
+_NEEDLESS = re.compile(r"\.(?=:|$)|:$")  # the dot at a name's end, a colon without a port
 _ADDRESS = re.compile(r"\[([^\]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
@@ -61,7 +61,7 @@ class WholeRequest(Request):
         if given:
             if not _HOST.fullmatch(given):
                 raise SecurityError("The Host header is not a host name or address.")
-            given = _DOT_AT_END.sub("", given.lower())
+            given = _NEEDLESS.sub("", given.lower())
         return get_host(self.scheme, given, self.server, self.trusted_hosts)
 
     def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
