@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -249,6 +250,19 @@ def test_an_outage_asks_to_come_back_later(own_app: Flask) -> None:
     response = own_app.test_client().get("/away")
 
     assert_problem(response, 503)
+    assert int(response.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_a_process_without_descriptors_asks_to_come_back_later(own_app: Flask, code: int) -> None:
+    def fail() -> str:
+        raise OSError(code, "Too many open files")
+
+    own_app.add_url_rule("/full", view_func=fail)
+
+    response = own_app.test_client().get("/full")
+
+    assert "open" in assert_problem(response, 503)["detail"]
     assert int(response.headers["Retry-After"]) > 0
 
 

@@ -168,6 +168,7 @@ REFUSED_VALUES: dict[str, dict[str, list[str]]] = {
             *('[{"x1": 1, "x2": 2}]', '[[1, 2, 3], {"x1": 1, "x2": 2, "x3": 3}]', NESTED),
         ],
         "intervals": FLAG,
+        "for_spreadsheet": FLAG,
         "level": [*all_but("decimal"), "1.0", "1.5", "-0.5", "1e308", "-0.0"],
     },
     "ActivationRequest": {
@@ -247,6 +248,7 @@ REFUSED_QUERY = {
     "activate": NO_FLAGS,
     "target": ["", "nobody", "Y", " y", "y ", "y\0", "\0", "x" * 5000],
     "intervals": NO_FLAGS,
+    "for_spreadsheet": NO_FLAGS,
     "level": [*NO_NUMBERS, "0", "1", "-1", "true", "null"],
 }
 """Values that a query parameter does not take; each answered 422."""

@@ -225,11 +225,13 @@ class PredictBatch(MethodView):
 
         Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
         are the features, in any order. `Accept` chooses between JSON, CSV and Arrow; a table
-        names the version in `X-Model`.
+        names the version in `X-Model`. A label such as `=1+1` is written into CSV as it is, unless
+        `for_spreadsheet` asks for an apostrophe before it.
         """
+        for_spreadsheet = request.pop("for_spreadsheet")
         predictions = service.predict_batch(model_server, name=name, number=number, **request)
         note(predictions)
-        return answer_batch(predictions)
+        return answer_batch(predictions, for_spreadsheet=for_spreadsheet)
 
 
 @blp.route("/model-info", get="get_model_info")
