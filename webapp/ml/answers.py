@@ -98,7 +98,7 @@ def _answer_json(answer: dict[str, Any], predictions: Predictions) -> Response:
 def _quote_formulas(labels: Any) -> Any:
     if labels.dtype.kind not in "OU":  # numbers are none
         return labels
-    quoted = (f"'{v}" if v.startswith(_FORMULA_STARTS) else v for v in labels.tolist())
+    quoted = (f"'{v}" if str(v).startswith(_FORMULA_STARTS) else v for v in labels.tolist())
     return np.array(list(quoted), dtype=object)
 
 
