@@ -12,9 +12,7 @@ from webapp.ml.core import tables
 from webapp.ml.service import Predictions
 
 CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"
-WRITERS = {CSV: tables.write_csv, ARROW: tables.write_arrow}
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # OWASP: "CSV injection"
+TABLES = (CSV, ARROW)
 
 STALE = "X-Model-Stale"
 STALE_HEADER = {
@@ -57,17 +55,18 @@ def answer_one(predictions: Predictions) -> Response:
 def answer_batch(predictions: Predictions, *, for_spreadsheet: bool) -> Response:
     """Return the answer for many rows, in the form that the client accepts.
 
-    ``for_spreadsheet`` puts an apostrophe before labels in CSV that would run as formulas.
+    ``for_spreadsheet`` says that a CSV answer holds no text that would run as a formula.
     """
     accepted = request.accept_mimetypes
-    media_type = accepted.best_match([JSON, *WRITERS]) if accepted else JSON
+    media_type = accepted.best_match([JSON, *TABLES]) if accepted else JSON
     if media_type is None:
-        abort(406, f"Predictions can be had as {', '.join([JSON, *WRITERS])}.")
-    if media_type in WRITERS:
+        abort(406, f"Predictions can be had as {', '.join([JSON, *TABLES])}.")
+    if media_type in TABLES:
         columns = make_columns(predictions)
-        if for_spreadsheet and media_type == CSV:
-            columns["prediction"] = _quote_formulas(columns["prediction"])
-        body = WRITERS[media_type](columns)
+        if media_type == CSV:
+            body = tables.write_csv(columns, for_spreadsheet=for_spreadsheet)
+        else:
+            body = tables.write_arrow(columns)
         response = Response(body, content_type=media_type)
         if predictions.stale:
             response.headers[STALE] = "true"
@@ -93,13 +92,6 @@ def _answer_json(answer: dict[str, Any], predictions: Predictions) -> Response:
     if predictions.stale:
         response.headers[STALE] = "true"
     return response
-
-
-def _quote_formulas(labels: Any) -> Any:
-    if labels.dtype.kind not in "OU":  # numbers are none
-        return labels
-    quoted = (f"'{v}" if str(v).startswith(_FORMULA_STARTS) else v for v in labels.tolist())
-    return np.array(list(quoted), dtype=object)
 
 
 def _name_version(predictions: Predictions) -> dict[str, Any]:
