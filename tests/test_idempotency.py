@@ -180,6 +180,29 @@ def test_an_answer_is_forgotten_after_a_day(session: Session) -> None:
     assert isinstance(claim_key(session, **{**KEY, "fingerprint": "new"}, now=after), Claim)
 
 
+def test_an_answer_is_forgotten_after_a_day_where_many_are_older(session: Session) -> None:
+    now = utc_now()
+    for number in range(service.FORGOTTEN_AT_ONCE + 10):
+        old = claim(session, key=f"old {number}", now=now - timedelta(hours=30))
+        keep_answer(session, old, ANSWER)
+        session.commit()
+    # As if nobody had removed any yet.
+    session.execute(sa.update(IdempotencyKey).values(claimed_until=now - timedelta(hours=1)))
+    session.commit()
+    newest = f"old {service.FORGOTTEN_AT_ONCE + 9}"
+
+    assert isinstance(claim(session, key=newest, now=now), Claim)
+
+
+def test_a_trailing_slash_makes_no_other_request(client: FlaskClient) -> None:
+    first, again = (
+        client.post(path, json={"name": "a"}, headers={"Idempotency-Key": "k"})
+        for path in (ITEMS, f"{ITEMS}/")
+    )
+
+    assert_same_answer(again, first)
+
+
 def test_a_claim_lasts_as_long_as_the_work(
     app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

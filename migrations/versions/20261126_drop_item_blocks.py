@@ -1,14 +1,14 @@
 """Count items when they are listed: the table of counts and its triggers go.
 
 Revision ID: e1f8a3c65b20
-Revises: d4a96b1c07e8
+Revises: 8e35c0b9d2f6
 Create Date: 2026-11-26 15:10:00
 """
 
 from alembic import context
 
 revision = "e1f8a3c65b20"
-down_revision = "d4a96b1c07e8"
+down_revision = "8e35c0b9d2f6"
 branch_labels = None
 depends_on = None
 
