@@ -222,6 +222,12 @@ SETTINGS = (
         "Most features of a training.",
     ),
     Setting(
+        "MAX_CELLS",
+        integer(1, 10**12),
+        "50000000",
+        "Most values (rows times columns) of a training or of a batch to predict for.",
+    ),
+    Setting(
         "MAX_FIT_SECONDS",
         integer(1, 86_400),
         "600",

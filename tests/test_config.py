@@ -26,6 +26,7 @@ BAD_VALUES = {
     "MAX_CONTENT_LENGTH": ["1023", str(2**40 + 1), "1MB", "9" * 5000],
     "MAX_ROWS": ["0", str(10**9 + 1), "many"],
     "MAX_COLUMNS": ["0", str(10**6 + 1), "1e3"],
+    "MAX_CELLS": ["0", str(10**12 + 1), "5e7"],
     "MAX_FIT_SECONDS": ["0", "86401", "0.5"],
     "PROXY_HOPS": ["-1", "11", "true"],
     "TRUSTED_HOSTS": [

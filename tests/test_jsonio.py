@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flask import Flask
 
-from webapp.jsonio import MalformedJSON, OrjsonProvider, loads
+from webapp.jsonio import MalformedJSON, OrjsonProvider, count_values, loads
 
 DEEPEST = 1024
 
@@ -217,3 +217,33 @@ def test_the_interface_reads_by_the_same_rules(provider: OrjsonProvider) -> None
         provider.loads("\ufeff{}")
     with pytest.raises(MalformedJSON):
         provider.loads('{"a": 1')
+
+
+def values_in(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(values_in, inner))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        "a,b",
+        [],
+        {},
+        [[1, 2], [3, 4]],
+        {"X": [[1.5, -2]], "y": ["a, b", 'say "[1,2]"', "\\", "é,"]},
+        [{"a": 1, "b,c": [None, True]}, {}, [[], []]],
+        [[[[[]]]]],
+    ],
+)
+def test_no_document_holds_more_values_than_are_counted(value: object) -> None:
+    found = count_values(json.dumps(value).encode())
+
+    empty = json.dumps(value).count("[]") + json.dumps(value).count("{}")
+    assert values_in(value) <= found <= values_in(value) + empty
+
+
+@pytest.mark.parametrize("data", [b"", b'"', b'"a', b'"\\', b'\\"' * 200_000, b'"\\' * 200_000])
+def test_values_of_bytes_that_are_no_json_are_counted_in_linear_time(data: bytes) -> None:
+    assert count_values(data) == 1

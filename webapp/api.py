@@ -141,7 +141,7 @@ class StrictParser(FlaskParser):
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
         check_body(req)
         try:
-            value = jsonio.loads(cast(WholeRequest, req).read_body())
+            value = jsonio.loads(self.read_json(req))
         except jsonio.MalformedJSON as error:
             raise MalformedBody(f"The body is not valid JSON: {error}.") from None
         if isinstance(value, dict) and len(value) > len(schema.fields) + MOST_FAULTS:
@@ -150,6 +150,10 @@ class StrictParser(FlaskParser):
             first = islice(unknown, MOST_FAULTS)
             raise InvalidInput({name: ["Unknown field."] for name in first})
         return value
+
+    def read_json(self, req: Request) -> bytes:
+        """Return the JSON body before it is decoded."""
+        return cast(WholeRequest, req).read_body()
 
     def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
         """Turn a schema's complaint into the domain's error for unacceptable input."""

@@ -100,7 +100,7 @@ def train(
             format=format_of(file),
             target=target,
             task=CATALOGUE[spec["estimator"]].task,
-            limits=limits(),
+            limits=Limits.from_settings(current_app.config),
         )
     rows, columns = dataset.X.shape
     with ticking(f"Fitting {spec['estimator']} on {rows} x {columns}"):
@@ -251,12 +251,6 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         activate=activate,
     )
     echo_version(version, as_json=as_json)
-
-
-def limits() -> Limits:
-    """Return how many rows and columns a training may have."""
-    config = current_app.config
-    return Limits(rows=config["MAX_ROWS"], columns=config["MAX_COLUMNS"])
 
 
 def check_name(name: str) -> None:

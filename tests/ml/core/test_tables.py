@@ -38,7 +38,7 @@ from webapp.ml.core.tables import (
     write_csv,
 )
 
-LIMITS = Limits(rows=1_000_000, columns=10_000)
+LIMITS = Limits(rows=1_000_000, columns=10_000, cells=50_000_000)
 MISSING = ["is missing or not finite"]
 UNPARSED = {
     "csv": ["is not a CSV table: it cannot be parsed"],
@@ -596,7 +596,9 @@ def test_a_complaint_names_few_of_many_columns() -> None:
 def test_a_table_within_the_limits_is_read(name: str) -> None:
     table = pa.table({"a": range(5), "b": range(5), "y": range(5)})
 
-    assert len(parse(WRITERS[name](table), name, limits=Limits(rows=5, columns=2)).X) == 5
+    assert (
+        len(parse(WRITERS[name](table), name, limits=Limits(rows=5, columns=2, cells=9999)).X) == 5
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -604,8 +606,8 @@ def test_a_table_within_the_limits_is_read(name: str) -> None:
 def test_a_table_beyond_the_limits_is_refused(name: str, task: str) -> None:
     data = WRITERS[name](pa.table({"a": range(5), "b": range(5), "y": range(5)}))
 
-    too_long = faults_of(data, name, task=task, limits=Limits(rows=4, columns=2))
-    too_wide = faults_of(data, name, task=task, limits=Limits(rows=5, columns=1))
+    too_long = faults_of(data, name, task=task, limits=Limits(rows=4, columns=2, cells=9999))
+    too_wide = faults_of(data, name, task=task, limits=Limits(rows=5, columns=1, cells=9999))
 
     assert too_long == ["has more than 4 rows"]
     assert too_wide == ["has 2 columns, more than the 1 allowed"]
@@ -616,14 +618,14 @@ def test_features_beyond_the_limits_are_refused(name: str) -> None:
     data = WRITERS[name](pa.table({"a": range(5)}))
 
     with pytest.raises(InvalidInput, match="has more than 4 rows"):
-        read_features(data, format=FORMATS[name], names=["a"], limits=Limits(4, 1))
+        read_features(data, format=FORMATS[name], names=["a"], limits=Limits(4, 1, 99))
 
 
 def test_the_rows_of_a_parquet_file_are_counted_before_they_are_read() -> None:
     data = bytearray(to_parquet(pa.table({"a": range(1000), "y": range(1000)})))
     data[4:500] = bytes(496)
 
-    faults = faults_of(bytes(data), "parquet", limits=Limits(rows=999, columns=9))
+    faults = faults_of(bytes(data), "parquet", limits=Limits(rows=999, columns=9, cells=9999))
 
     assert faults == ["has more than 999 rows"]
 
@@ -632,7 +634,9 @@ def test_the_rows_of_an_arrow_batch_are_counted_before_they_are_decoded() -> Non
     data = to_arrow(pa.table({"a": range(1000), "y": range(1000)}), chunk=1000, compression="lz4")
     broken = data[:-2000] + bytes(1000)
 
-    faults = faults_of(broken + bytes(1000), "arrow", limits=Limits(rows=999, columns=9))
+    faults = faults_of(
+        broken + bytes(1000), "arrow", limits=Limits(rows=999, columns=9, cells=9999)
+    )
 
     assert faults == ["has more than 999 rows"]
 
@@ -640,7 +644,7 @@ def test_the_rows_of_an_arrow_batch_are_counted_before_they_are_decoded() -> Non
 def test_the_columns_of_a_csv_file_are_counted_before_they_are_named() -> None:
     header = b'"a,b",' * 3 + b"," * 2_000_000
 
-    faults = faults_of(header + b"y\n1\n", limits=Limits(rows=1, columns=10))
+    faults = faults_of(header + b"y\n1\n", limits=Limits(rows=1, columns=10, cells=9999))
 
     assert faults == ["has 2000003 columns, more than the 10 allowed"]
 
@@ -802,7 +806,7 @@ HOSTILE_SEEDS = {
 def read_hostile(data: bytes, name: str) -> None:
     """Read bytes that may be anything: what is no table must be refused as such."""
     with contextlib.suppress(InvalidInput):
-        parse(data, name, task="classification", limits=Limits(10_000, 100))
+        parse(data, name, task="classification", limits=Limits(10_000, 100, 1_000_000))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -58,10 +58,27 @@ _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0)?")
 
 @dataclass(frozen=True)
 class Limits:
-    """How many rows, and columns beside the target, a table may have."""
+    """The size that a table may have.
+
+    ``columns`` counts the features; ``cells`` is rows times columns, the target among them.
+    """
 
     rows: int
     columns: int
+    cells: int
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Limits:
+        """Return the limits that the settings of the application give."""
+        return cls(settings["MAX_ROWS"], settings["MAX_COLUMNS"], settings["MAX_CELLS"])
+
+    def check(self, *, rows: int, columns: int) -> None:
+        """Raise InvalidInput where a table has more rows or cells; ``columns`` counts them all."""
+        if rows > self.rows:
+            raise InvalidInput([f"has more than {self.rows} rows"])
+        if rows * columns > self.cells:
+            message = f"has {rows} rows of {columns} values, more than {self.cells} values in all"
+            raise InvalidInput([message])
 
 
 @dataclass(frozen=True)
@@ -127,7 +144,7 @@ def read_dataset(
         raise InvalidInput([f"has no column {target!r}; its columns are {_list_names(names)}"])
     if not features:
         raise InvalidInput([f"has no column beside {target!r}"])
-    _check_size(table, len(features), limits)
+    _check_columns(len(features), limits.columns)
     check_feature_names(features)
     _check_numeric(table.schema, features if label else names)
 
@@ -155,7 +172,6 @@ def read_features(
     """
     table = _open(source, format, None, limits)
     _check_present(table, names)
-    _check_size(table, len(names), limits)
     X = _Growing((len(names),), np.float64)
     for first_row, batch in _numbered(table, limits):
         _fill(X.extend(batch.num_rows), names, _pick(batch, names), first_row)
@@ -401,7 +417,7 @@ def _open_arrow(source: BinaryIO, label: str | None, limits: Limits | None) -> _
     # A file is a stream between a magic word and an index that is of no use here.
     head = bytes(_Input(source).read(len(_ARROW_FILE_MAGIC)))
     raw = pa.PythonFile(_Input(source, head.removeprefix(_ARROW_FILE_MAGIC)), mode="r")
-    checked = CheckedMessages(raw, limits.rows if limits else None)
+    checked = CheckedMessages(raw, limits.check if limits else None)
     reader = pa.ipc.open_stream(pa.PythonFile(checked, mode="r"))
     return _Table(reader.schema, reader)
 
@@ -434,17 +450,6 @@ FORMATS: Mapping[str, Format] = {
 def _check_columns(count: int, most: int) -> None:
     if count > most:
         raise InvalidInput([f"has {count} columns, more than the {most} allowed"])
-
-
-def _check_size(table: _Table, n_features: int, limits: Limits) -> None:
-    _check_columns(n_features, limits.columns)
-    if table.n_rows is not None:
-        _check_rows(table.n_rows, limits)
-
-
-def _check_rows(count: int, limits: Limits) -> None:
-    if count > limits.rows:
-        raise InvalidInput([f"has more than {limits.rows} rows"])
 
 
 def _check_present(table: _Table, names: Sequence[str]) -> None:
@@ -506,10 +511,12 @@ def _list_names(names: Sequence[str]) -> str:
 
 def _numbered(table: _Table, limits: Limits | None) -> Iterator[tuple[int, Any]]:
     """Yield bounded batches with the number of their first row; raises where there is no row."""
-    n_rows = 0
+    n_rows, n_columns = 0, len(table.schema)
+    if limits and table.n_rows is not None:
+        limits.check(rows=table.n_rows, columns=n_columns)
     for batch in table.batches:
         if limits:
-            _check_rows(n_rows + batch.num_rows, limits)
+            limits.check(rows=n_rows + batch.num_rows, columns=n_columns)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield n_rows + start, batch.slice(start, BATCH_ROWS)
         n_rows += batch.num_rows

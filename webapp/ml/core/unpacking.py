@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -65,15 +65,16 @@ def check_pages(file: BinaryIO, metadata: Any) -> bool:
 class CheckedMessages:
     """The bytes of an Arrow stream, passed on message by message once its numbers are checked.
 
-    ``most_rows`` bounds the rows of one message where it is given. ``read`` raises InvalidInput.
+    ``check`` is told the rows and columns of each message before it is decoded, and raises
+    InvalidInput where they are too many; so does ``read``.
     """
 
     closed = False
 
-    def __init__(self, source: Any, most_rows: int | None) -> None:
+    def __init__(self, source: Any, check: Callable[..., None] | None) -> None:
         import pyarrow as pa
 
-        self._most_rows = most_rows
+        self._check_size = check
         self._parts = chain.from_iterable(
             map(self._frame, pa.ipc.MessageReader.open_stream(source))
         )
@@ -106,11 +107,11 @@ class CheckedMessages:
         if message.type == _DICTIONARY:
             header = _follow(flat, _field(flat, header, _DICTIONARY_DATA))
         n_rows = _whole(flat, _field(flat, header, _LENGTH))
-        if self._most_rows is not None and n_rows > self._most_rows:
-            raise InvalidInput([f"has more than {self._most_rows} rows"])
+        n_columns = struct.unpack_from("<I", flat, _follow(flat, _field(flat, header, _NODES)))[0]
+        if self._check_size:
+            self._check_size(rows=n_rows, columns=n_columns)
         if not _field(flat, header, _COMPRESSION):
             return  # every buffer is a part of the body, whose bytes have come
-        n_columns = struct.unpack_from("<I", flat, _follow(flat, _field(flat, header, _NODES)))[0]
         declared = sum(_unpacked_lengths(flat, header, memoryview(message.body)))
         if declared > _most_bytes(n_rows, numbers=n_columns, texts=1):
             raise InvalidInput(["unpacks to more than its rows can need"])
