@@ -225,7 +225,8 @@ SETTINGS = (
         "MAX_CELLS",
         integer(1, 10**12),
         "50000000",
-        "Most values (rows times columns) of a training or of a batch to predict for.",
+        "Most values of a training (rows times columns), of a batch to predict for, and of its "
+        "answer (rows times classes).",
     ),
     Setting(
         "MAX_FIT_SECONDS",

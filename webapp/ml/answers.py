@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from flask import Response, abort, request
+from flask import Response, abort, current_app, request
 
 from webapp import jsonio
 from webapp.ml.core import tables
-from webapp.ml.service import Predictions
+from webapp.ml.service import VALUE_BYTES, Predictions
 
 CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"
-WRITERS = {CSV: tables.write_csv, ARROW: tables.write_arrow}
+WRITERS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[bytes]]] = {
+    CSV: tables.write_csv,
+    ARROW: tables.write_arrow,
+}
 
 STALE = "X-Model-Stale"
 STALE_HEADER = {
@@ -52,15 +56,34 @@ def answer_one(predictions: Predictions) -> Response:
     return _answer_json(answer, predictions)
 
 
-def answer_batch(predictions: Predictions) -> Response:
-    """Return the answer for many rows, in the form that the client accepts."""
+def choose_media_type() -> str:
+    """Return the form of answer that the client prefers; aborts with 406 where there is none."""
     accepted = request.accept_mimetypes
     media_type = accepted.best_match([JSON, *WRITERS]) if accepted else JSON
     if media_type is None:
         abort(406, f"Predictions can be had as {', '.join([JSON, *WRITERS])}.")
+    return media_type
+
+
+def most_values(media_type: str) -> int:
+    """Return how many values an answer may have.
+
+    A table is written piece by piece. JSON is one body, which may be as long as that of a
+    request, MAX_CONTENT_LENGTH.
+    """
+    most: int = current_app.config["MAX_CELLS"]
+    longest: int = current_app.config["MAX_CONTENT_LENGTH"]
+    return min(most, longest // VALUE_BYTES) if media_type == JSON else most
+
+
+def answer_batch(predictions: Predictions, media_type: str) -> Response:
+    """Return the answer for many rows."""
     if media_type in WRITERS:
-        body = WRITERS[media_type](make_columns(predictions))
+        columns = make_columns(predictions)
+        body = WRITERS[media_type](columns)
         response = Response(body, content_type=media_type)
+        if len(columns) * len(predictions.scores.values) <= tables.WRITTEN_CELLS:
+            response.make_sequence()  # a single piece, whose length the answer then says
         if predictions.stale:
             response.headers[STALE] = "true"
         version = predictions.version
@@ -77,6 +100,8 @@ def answer_batch(predictions: Predictions) -> Response:
         answer["intervals"] = _describe_intervals(predictions, row=None)
     if predictions.extrapolated:
         answer["extrapolated"] = {str(row): n for row, n in predictions.extrapolated.items()}
+    if predictions.extrapolated_counts:
+        answer["extrapolated_counts"] = predictions.extrapolated_counts
     return _answer_json(answer, predictions)
 
 
@@ -125,8 +150,9 @@ def make_columns(predictions: Predictions) -> dict[str, Any]:
     """Return what the rows have, a column each: prediction, probability:CLASS, bounds."""
     columns: dict[str, Any] = {"prediction": predictions.scores.values}
     if predictions.scores.probabilities is not None:
-        by_class = _probabilities_by_class(predictions)
-        columns |= {f"probability:{label}": values for label, values in by_class.items()}
+        labels = predictions.version.classes or ()
+        by_class = predictions.scores.probabilities.T  # no copy: it can take 400 MB
+        columns |= dict(zip((f"probability:{label}" for label in labels), by_class, strict=True))
     if predictions.intervals is not None:
         found = predictions.intervals
         columns |= {

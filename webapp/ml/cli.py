@@ -26,7 +26,7 @@ from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 from webapp.ml.core.tables import Format, Limits
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
 from webapp.ml.models import ModelVersion
-from webapp.ml.schemas import ModelSchema, VersionSchema
+from webapp.ml.schemas import ModelSchema, VersionSchema, VersionSummarySchema
 from webapp.ml.service import DEFAULT_MODEL
 
 commands = AppGroup("ml", help="Train models, predict with them, see and choose what serves.")
@@ -151,8 +151,7 @@ def predict(
         batches = tables.iterate_features(stream, format=format_of(source), names=names)
         for index, X in enumerate(batches):
             predictions = service.predict(model_server, name=name, number=number, rows=X)
-            lines = tables.write_csv(make_columns(predictions))
-            out.write(lines if index == 0 else lines.split(b"\n", 1)[1])
+            out.writelines(tables.write_csv(make_columns(predictions), header=index == 0))
             bar.update(stream.tell() - bar.pos)
 
 
@@ -173,7 +172,7 @@ def versions(name: str, as_json: bool) -> None:
     """List the versions of a model, the newest first."""
     active = service.get_active_version(db.session(), name)
     page = service.list_versions(db.session(), name=name, **PAGE)
-    rows = VersionSchema(many=True).dump(page.objects)
+    rows = VersionSummarySchema(many=True).dump(page.objects)
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]

@@ -16,7 +16,16 @@ from webapp.api import MethodView
 from webapp.extensions import db, model_server
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml import schemas, service
-from webapp.ml.answers import ARROW, CSV, STALE_HEADER, TABLE_HEADERS, answer_batch, answer_one
+from webapp.ml.answers import (
+    ARROW,
+    CSV,
+    STALE_HEADER,
+    TABLE_HEADERS,
+    answer_batch,
+    answer_one,
+    choose_media_type,
+    most_values,
+)
 from webapp.ml.bodies import RowsBlueprint
 from webapp.ml.core import artifacts
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
@@ -210,11 +219,19 @@ class PredictBatch(MethodView):
 
         Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
         are the features, in any order. `Accept` chooses between JSON, CSV and Arrow; a table
-        names the version in `X-Model`.
+        names the version in `X-Model`. An answer has at most MAX_CELLS values: rows times
+        classes; in JSON also no more than fit into MAX_CONTENT_LENGTH at 20 bytes each.
         """
-        predictions = service.predict_batch(model_server, name=name, number=number, **request)
+        media_type = choose_media_type()
+        predictions = service.predict_batch(
+            model_server,
+            name=name,
+            number=number,
+            most_values=most_values(media_type),
+            **request,
+        )
         note(predictions)
-        return answer_batch(predictions)
+        return answer_batch(predictions, media_type)
 
 
 @blp.route("/model-info")
@@ -268,10 +285,13 @@ class Versions(MethodView):
 
     @blp.allow(*ANY_ML)
     @blp.arguments(PageQuery, location="query")
-    @blp.response(200, schemas.VersionSchema(many=True), headers=HEADERS)
+    @blp.response(200, schemas.VersionSummarySchema(many=True), headers=HEADERS)
     @blp.problems(404, 503)
     def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[ModelVersion], Headers]:
-        """List the versions of a model, the newest first."""
+        """List the versions of a model, the newest first.
+
+        What grows with features or classes is left out: a single version shows it.
+        """
         return answer_page(service.list_versions(db.session(), name=name, **query))
 
     @blp.allow(Scope.ML_ADMIN)
@@ -319,6 +339,18 @@ class Version(MethodView):
     def delete(self, name: str, number: int) -> None:
         """Delete a version, unless it is active. Its number is not given again."""
         service.delete_version(db.session(), model_server, name=name, number=number)
+
+
+@blp.route("/models/<name:name>/versions/<id:number>/coefficients")
+class VersionCoefficients(MethodView):
+    """The coefficients of a version."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.CoefficientsSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str, number: int) -> service.Coefficients:
+        """Read all coefficients of a linear model, however many."""
+        return service.get_coefficients(db.session(), name, number)
 
 
 @blp.route("/models/<name:name>/versions/<id:number>/artifact")

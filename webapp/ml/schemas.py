@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar
 
 import marshmallow as ma
+import orjson
 from marshmallow import fields, validate
 from werkzeug.datastructures import FileStorage
 
@@ -21,11 +22,13 @@ from webapp.fields import (
 )
 from webapp.ml.core import datasets, tables
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
+from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.tables import Format, Limits
-from webapp.ml.core.training import MOST_FOLDS
+from webapp.ml.core.training import MOST_COEFFICIENTS, MOST_FOLDS
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
+MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
 
 NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
@@ -237,8 +240,8 @@ class VersionRefSchema(StrictSchema):
     version = fields.Integer(required=True, metadata={"example": 1})
 
 
-class VersionSchema(StrictSchema):
-    """A version of a model: how it was made, and how good it is. It never changes.
+class VersionSummarySchema(StrictSchema):
+    """A version of a model in a listing: without what grows with its features or classes.
 
     What is not known of a model that was fitted elsewhere is null.
     """
@@ -257,27 +260,12 @@ class VersionSchema(StrictSchema):
     scale = fields.Boolean(
         required=True, metadata={"description": "Whether features are standardised first."}
     )
-    feature_names = fields.List(fields.String(), required=True)
-    classes = fields.List(
-        fields.Raw(),
-        required=True,
-        allow_none=True,
-        metadata={"description": "The labels of a classification; null for a regression."},
-    )
     metrics = fields.Dict(
         required=True,
+        attribute="single_metrics",
         metadata={
-            "description": "A metric that is undefined for these rows is null.",
-            "example": {"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
-        },
-    )
-    coefficients = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": "Intercept and coefficient by feature name of a linear model, in units "
-            "of the features as they came; of a classification by class.",
-            "example": {"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
+            "description": "Metrics that are one number; null where undefined for these rows.",
+            "example": {"accuracy": 0.96, "log_loss": 0.11, "roc_auc": None},
         },
     )
     evaluated_on = fields.String(
@@ -301,11 +289,6 @@ class VersionSchema(StrictSchema):
         metadata={"description": "Whether an iterative fit came to its end; null for others."},
     )
     fit_seconds = fields.Float(required=True, allow_none=True)
-    profile = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={"description": "Mean, spread, minimum and maximum of each feature as fitted."},
-    )
     data_digest = fields.String(
         required=True,
         allow_none=True,
@@ -319,6 +302,72 @@ class VersionSchema(StrictSchema):
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
     created_by = fields.String(required=True, allow_none=True)
+
+
+class VersionSchema(VersionSummarySchema):
+    """A version of a model: how it was made, and how good it is. It never changes.
+
+    What is not known of a model that was fitted elsewhere is null.
+    """
+
+    feature_names = fields.List(fields.String(), required=True)
+    classes = fields.List(
+        fields.Raw(),
+        required=True,
+        allow_none=True,
+        metadata={"description": "The labels of a classification; null for a regression."},
+    )
+    metrics = fields.Dict(
+        required=True,
+        metadata={
+            "description": "A metric that is undefined for these rows is null, and so is the "
+            f"confusion matrix of more than {MOST_MATRIX_CLASSES} classes.",
+            "example": {"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
+        },
+    )
+    coefficients = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Intercept and coefficient by feature name of a linear model, in units "
+            "of the features as they came; of a classification by class. null for other models, "
+            f"and where there are more than {MOST_COEFFICIENTS}: `…/coefficients` has those.",
+            "example": {"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
+        },
+    )
+    profile = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Mean, spread, minimum and maximum of each feature as fitted."},
+    )
+
+
+class CoefficientsSchema(StrictSchema):
+    """All coefficients of a linear model, in units of the features as they came."""
+
+    feature_names = fields.List(fields.String(), required=True)
+    classes = fields.List(
+        fields.Raw(),
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "The class of each row of `coefficients`: of two classes the second, "
+            "whose log-odds they add up to; null for a regression.",
+        },
+    )
+    intercepts = fields.Raw(
+        required=True,
+        metadata={**NUMBERS, "description": "One for each row of `coefficients`.", "example": [0]},
+    )
+    coefficients = fields.Raw(
+        required=True,
+        metadata={
+            **ROWS,
+            "description": "One row for each class, or one for a regression; one column for each "
+            "of `feature_names`.",
+            "example": [[2.0, 3.0, -1.0]],
+        },
+    )
 
 
 class TrainingResponse(StrictSchema):
@@ -443,7 +492,16 @@ class BatchResponse(StrictSchema):
         metadata={
             "type": "object",
             "description": "Features outside the range that they had in training, by the number "
-            "of the row; absent where there are none.",
+            "of the row; absent where there are none, or more than 1,000 in all.",
+        }
+    )
+    extrapolated_counts = fields.Raw(
+        metadata={
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "In place of `extrapolated` where that would name more than 1,000: "
+            "how many rows are outside the range, by feature.",
+            "example": {"x2": 4711},
         }
     )
 
@@ -508,6 +566,12 @@ class ActivationSchema(StrictSchema):
     )
 
 
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    size = len(orjson.dumps(metrics))
+    if size > MOST_METRICS_BYTES:
+        raise ma.ValidationError(f"Takes {size} bytes, at most {MOST_METRICS_BYTES} are allowed.")
+
+
 class UploadRequest(StrictSchema):
     """A model that was fitted elsewhere."""
 
@@ -523,6 +587,7 @@ class UploadRequest(StrictSchema):
     metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
+        validate=_check_metrics,
         metadata={"description": "What is known of its quality.", "example": {"r2_score": 0.9}},
     )
     activate = JSONBoolean(

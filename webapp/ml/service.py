@@ -30,6 +30,7 @@ from webapp.database import (
 )
 from webapp.errors import (
     ArtifactUnusable,
+    CoefficientsNotFound,
     InvalidInput,
     ModelNotFound,
     ModelNotTrained,
@@ -40,11 +41,11 @@ from webapp.errors import (
     faults_in,
 )
 from webapp.ml.core import artifacts, datasets, training
-from webapp.ml.core.datasets import Dataset, Matrix, default_feature_names
+from webapp.ml.core.datasets import Dataset, Matrix, Vector, default_feature_names
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.scoring import Scores, compile_scorer, score
+from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model, score
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
@@ -56,6 +57,8 @@ DEFAULT_MODEL = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
 LONGEST_FIT = 600.0  # seconds, where the caller names no limit
+VALUE_BYTES = 20  # of an answer: a number of 17 digits, its point and a comma
+MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
 Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Matrix]
@@ -69,14 +72,30 @@ class Predictions:
 
     ``stale`` says that the database could not be asked whether the version still serves.
     ``extrapolated`` maps the number of a row to the features that are outside the range they
-    had in training. ``intervals`` is None unless they were asked for.
+    had in training; where these are too many to name, it is empty, and ``extrapolated_counts``
+    has the number of rows by feature. ``intervals`` is None unless they were asked for.
     """
 
     scores: Scores
     version: LoadedVersion
     stale: bool
     extrapolated: Mapping[int, Sequence[str]]
+    extrapolated_counts: Mapping[str, int]
     intervals: Intervals | None
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A linear model's coefficients, in units of the features as they came.
+
+    coefficients: (n_functions, n_features), intercepts: (n_functions,). A regression is one
+    function; a classification has one for each of ``classes``: of two classes for the second.
+    """
+
+    feature_names: Sequence[str]
+    classes: Sequence[Any] | None
+    intercepts: Vector
+    coefficients: Matrix
 
 
 # Training and registering
@@ -304,6 +323,26 @@ def get_artifact(session: Session, name: str, number: int) -> Artifact:
     return artifact
 
 
+def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
+    """Return all coefficients of a version, however many.
+
+    Raises VersionNotFound, CoefficientsNotFound, and ArtifactUnusable.
+    """
+    version = get_version(session, name, number)
+    if not CATALOGUE[version.estimator].is_linear:
+        raise CoefficientsNotFound(name, number, version.model_type)
+    estimator = artifacts.loads(get_artifact(session, name, number).data, version.artifact_digest)
+    linear = find_linear_model(estimator)
+    assert linear is not None  # noqa: S101 (the catalogue says that it is one)
+    classes = training.list_classes(estimator)
+    return Coefficients(
+        feature_names=version.feature_names,
+        classes=classes[1:] if classes is not None and len(classes) == 2 else classes,
+        intercepts=np.atleast_1d(linear.intercept),
+        coefficients=np.ascontiguousarray(np.atleast_2d(linear.coefficients)),
+    )
+
+
 # Predicting
 
 
@@ -336,14 +375,16 @@ def predict(
     number: int | None = None,
     intervals: bool = False,
     level: float = 0.95,
+    most_values: int | None = None,
 ) -> Predictions:
     """Predict with a version of a model, by default the active one.
 
     With ``intervals``, bounds come along for a model fitted by ordinary least squares.
+    ``most_values`` bounds what an answer says: predictions, probabilities and bounds together.
 
     Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by
-    row, under ``place``) where rows do not fit the model. Every prediction of the service passes
-    here.
+    row, under ``place``) where rows do not fit the model, or are too many for one answer. Every
+    prediction of the service passes here.
     """
     served = server.get_version(name, number)
     version = served.version
@@ -354,14 +395,18 @@ def predict(
     bounds = None
     with faults_in(place) if place else nullcontext():
         X = _arrange_rows(version, rows)
+        if most_values is not None:
+            _check_answer(version, len(X), intervals=intervals, most=most_values)
         scores = score(version.scorer, X)
         if intervals and basis is not None:
             bounds = compute_intervals(basis, X, scores.values, level=level)
+    extrapolated, extrapolated_counts = _find_extrapolated(version, X)
     return Predictions(
         scores=scores,
         version=version,
         stale=served.stale,
-        extrapolated=_find_extrapolated(version, X),
+        extrapolated=extrapolated,
+        extrapolated_counts=extrapolated_counts,
         intervals=bounds,
     )
 
@@ -440,16 +485,40 @@ def _arrange_rows(version: LoadedVersion, rows: Rows) -> Matrix:
     return datasets.matrix_from_records(rows, version.feature_names)
 
 
-def _find_extrapolated(version: LoadedVersion, X: Matrix) -> dict[int, list[str]]:
+def _check_answer(version: LoadedVersion, n_rows: int, *, intervals: bool, most: int) -> None:
+    """Raise InvalidInput where the answer for so many rows has more values than are allowed.
+
+    A label counts as a value for every 20 bytes of it.
+    """
+    labels = version.classes or ()
+    longest = max((len(str(label).encode()) for label in labels), default=0)
+    by_row = 1 + longest // VALUE_BYTES + len(labels) + 4 * intervals
+    if n_rows * by_row > most:
+        message = (
+            f"would be answered by {n_rows * by_row} values, {by_row} for each of {n_rows} rows; "
+            f"at most {most} are allowed: send at most {most // by_row} rows a request"
+        )
+        raise InvalidInput([message])
+
+
+def _find_extrapolated(
+    version: LoadedVersion, X: Matrix
+) -> tuple[dict[int, list[str]], dict[str, int]]:
+    """Return the features outside their range in training: names by row, or else counts."""
     if version.minimum is None or version.maximum is None:
-        return {}
+        return {}, {}
     outside = (version.minimum > X) | (version.maximum < X)
-    if not np.count_nonzero(outside):  # quicker than any() for a row
-        return {}
+    count = np.count_nonzero(outside)  # quicker than any() for a row
+    if not count:
+        return {}, {}
+    names = version.feature_names
+    if count > MOST_EXTRAPOLATED and len(X) > 1:
+        by_feature = zip(names, np.count_nonzero(outside, axis=0).tolist(), strict=True)
+        return {}, {name: rows for name, rows in by_feature if rows}
     found: dict[int, list[str]] = {}
     for row, column in zip(*(indices.tolist() for indices in outside.nonzero()), strict=True):
-        found.setdefault(row, []).append(version.feature_names[column])
-    return found
+        found.setdefault(row, []).append(names[column])
+    return found, {}
 
 
 def _store_version(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,7 +50,7 @@ BINARY = ("parquet", "arrow")
 
 def to_csv(table: pa.Table) -> bytes:
     columns = {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
-    return write_csv(columns)
+    return b"".join(write_csv(columns))
 
 
 def to_parquet(table: pa.Table, **options: Any) -> bytes:
@@ -949,7 +949,7 @@ ANSWER = {
 
 
 def test_an_answer_in_csv_reads_back_bit_by_bit() -> None:
-    text = write_csv(ANSWER)
+    text = b"".join(write_csv(ANSWER))
 
     assert text.decode().splitlines() == [
         "prediction,class,row",
@@ -964,17 +964,31 @@ def test_an_answer_in_csv_reads_back_bit_by_bit() -> None:
     assert dataset.y.tolist() == ANSWER["class"].tolist()
 
 
-def test_a_long_answer_in_csv_is_whole() -> None:
-    values = np.random.RandomState(1).randn(2 * BATCH_ROWS + 3)
+@pytest.mark.parametrize("n_columns", [1, 7, tables.WRITTEN_CELLS + 1])
+@pytest.mark.parametrize(("write", "name"), [(write_csv, "csv"), (write_arrow, "arrow")])
+def test_a_long_answer_is_whole_and_made_in_short_pieces(
+    write: Callable[[Any], Iterator[bytes]], name: str, n_columns: int
+) -> None:
+    n_rows = max(2, (2 * tables.WRITTEN_CELLS + 3) // n_columns)
+    values = np.random.RandomState(1).randn(n_rows, n_columns)
+    names = [f"x{number}" for number in range(n_columns)]
 
-    text = write_csv({"prediction": values})
+    pieces = list(write(dict(zip(names, values.T, strict=True))))
 
-    X = parse_features(text, "prediction")
+    X = read_features(
+        b"".join(pieces),
+        format=FORMATS[name],
+        names=names,
+        limits=Limits(rows=10**6, columns=10**6, cells=10**6),
+    )
     assert X.tobytes() == values.tobytes()
+    assert len(pieces) > 1
+    head = 200 * n_columns  # bytes, of the names and what Arrow says of each column
+    assert max(map(len, pieces)) < 25 * max(tables.WRITTEN_CELLS, n_columns) + head + 10_000
 
 
 def test_an_answer_in_arrow_reads_back_with_its_types() -> None:
-    table = pa.ipc.open_stream(write_arrow(ANSWER)).read_all()
+    table = pa.ipc.open_stream(b"".join(write_arrow(ANSWER))).read_all()
 
     assert [str(field.type) for field in table.schema] == ["double", "string", "int64"]
     assert table["prediction"].to_numpy().tobytes() == ANSWER["prediction"].tobytes()
@@ -983,12 +997,14 @@ def test_an_answer_in_arrow_reads_back_with_its_types() -> None:
 
 
 @pytest.mark.parametrize("write", [write_csv, write_arrow])
-def test_strings_of_fixed_width_are_written_too(write: Callable[..., bytes]) -> None:
-    assert b"green" in write({"class": np.array(["red", "green"])})
+def test_strings_of_fixed_width_are_written_too(
+    write: Callable[[Any], Iterator[bytes]],
+) -> None:
+    assert b"green" in b"".join(write({"class": np.array(["red", "green"])}))
 
 
 def test_columns_of_unequal_length_are_not_written() -> None:
     columns = {"a": np.zeros(2), "b": np.zeros(3)}
 
     with pytest.raises(ValueError, match="argument 2"):
-        write_csv(columns)
+        list(write_csv(columns))

@@ -73,6 +73,11 @@ class Estimator:
         """Return the full dotted name of the class, as skops writes it."""
         return f"{self.module}.{self.class_name}"
 
+    @property
+    def is_linear(self) -> bool:
+        """Return whether a fitted one has an intercept and coefficients."""
+        return self.module.startswith("sklearn.linear_model.")
+
 
 def _ridge_conflicts(params: Mapping[str, Any]) -> dict[str, list[str]]:
     if params["positive"] and params["solver"] != "auto":

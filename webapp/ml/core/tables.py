@@ -42,6 +42,7 @@ CSV_CELL_BYTES = 64  # makes room for long rows: a block must hold one
 LONGEST_CSV_HEADER = 16 * 2**20
 READ_BYTES = 2**20
 PARQUET_BUFFER_BYTES = 2**16
+WRITTEN_CELLS = 2**16  # at a time: about 1.3 MB of CSV
 GROWTH = 1.125
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -202,37 +203,50 @@ def iterate_features(
         yield block
 
 
-def write_csv(columns: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return equally long columns as a CSV file with a header.
+def write_csv(columns: Mapping[str, NDArray[Any]], *, header: bool = True) -> Iterator[bytes]:
+    """Yield the pieces of a CSV file, with or without its header, made one at a time.
 
-    columns: name → (n_rows,) of float64, int64 or str. Floats are written as the shortest
-    text that reads back as the same bits.
+    columns: name → (n_rows,) of float64, int64 or str, all equally long. Floats are written as
+    the shortest text that reads back as the same bits.
     """
     lines = io.StringIO(newline="")
     writer = text.writer(lines, lineterminator="\n")
-    writer.writerow(columns)
-    n_rows = max(map(len, columns.values()), default=0)
-    for start in range(0, n_rows, BATCH_ROWS):
-        block = (column[start : start + BATCH_ROWS].tolist() for column in columns.values())
-        writer.writerows(zip(*block, strict=True))
-    return lines.getvalue().encode()
+    if header:
+        writer.writerow(columns)
+    for block in _iterate_blocks(columns):
+        writer.writerows(zip(*(column.tolist() for column in block.values()), strict=True))
+        yield lines.getvalue().encode()
+        lines.seek(0)
+        lines.truncate()
 
 
-def write_arrow(columns: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return equally long columns, (n_rows,) of float64, int64 or str, as an Arrow stream."""
+def write_arrow(columns: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
+    """Yield the pieces of an Arrow stream, a record batch at a time.
+
+    columns: name → (n_rows,) of float64, int64 or str, all equally long.
+    """
     import pyarrow as pa
 
-    batch = pa.record_batch(
-        {
-            name: pa.array(column, pa.string() if column.dtype.kind in "OU" else None)
-            for name, column in columns.items()
-        }
-    )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    types = {"O": pa.string(), "U": pa.string(), "i": pa.int64(), "f": pa.float64()}
+    schema = pa.schema([(name, types[column.dtype.kind]) for name, column in columns.items()])
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, schema) as stream:
+        for block in _iterate_blocks(columns):
+            stream.write_batch(pa.record_batch(list(block.values()), schema))
+            yield sink.getvalue()
+            sink.seek(0)
+            sink.truncate()
+    yield sink.getvalue()
+
+
+def _iterate_blocks(
+    columns: Mapping[str, NDArray[Any]],
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the rows of columns in blocks of at most ``WRITTEN_CELLS``; at least one block."""
+    n_rows = max(map(len, columns.values()), default=0)
+    step = max(1, WRITTEN_CELLS // max(1, len(columns)))
+    for start in range(0, max(1, n_rows), step):
+        yield {name: column[start : start + step] for name, column in columns.items()}
 
 
 # --- from bytes to record batches, one function per format --------------------------------

@@ -29,7 +29,8 @@ from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
 MOST_FOLDS = 20
-MOST_CLASSES = 1000  # the confusion matrix grows with their square
+MOST_CLASSES = 1000  # each is a column of every answer
+MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
 MANY_CELLS = 250_000  # of the rows to fit: from here on LinearRegression's copies cost more
 EPSILON = float(np.finfo(np.float64).eps)
 LONGEST_REASON = 200  # characters of scikit-learn's own words that are passed on
@@ -134,10 +135,11 @@ def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dic
     """Return a linear model's intercept and its coefficient by feature name; else None.
 
     They count in units of the features as they came, scaled or not. A classifier has them by
-    class: one of two classes for the second of them, whose log-odds they add up to.
+    class: one of two classes for the second of them, whose log-odds they add up to. None, too,
+    for more than ``MOST_COEFFICIENTS``.
     """
     linear = find_linear_model(estimator)
-    if linear is None:
+    if linear is None or np.size(linear.coefficients) > MOST_COEFFICIENTS:
         return None
     classes = list_classes(estimator)
     if classes is None:
