@@ -235,6 +235,12 @@ SETTINGS = (
         "Longest time that a fit may take.",
     ),
     Setting(
+        "MAX_FIT_MEMORY",
+        integer(64, 2**30),
+        "2048",
+        "Most memory in MB that a training may take beside its rows, by an estimate beforehand.",
+    ),
+    Setting(
         "PROXY_HOPS",
         integer(0, 10),
         "0",

@@ -22,6 +22,7 @@ from webapp.extensions import db, model_server
 from webapp.ml import service
 from webapp.ml.answers import make_columns
 from webapp.ml.core import tables
+from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 from webapp.ml.core.tables import Format, Limits
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
@@ -111,7 +112,7 @@ def train(
             dataset=dataset,
             spec=TrainingSpec(params=parse_params(params), **spec),
             activate=activate,
-            longest_fit=current_app.config["MAX_FIT_SECONDS"],
+            limits=FitLimits.from_settings(current_app.config),
         )
     echo_version(version, as_json=as_json)
 

@@ -28,6 +28,7 @@ from webapp.ml.answers import (
 )
 from webapp.ml.bodies import RowsBlueprint
 from webapp.ml.core import artifacts
+from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.profile import digest_dataset
 from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
@@ -176,7 +177,7 @@ class Train(MethodView):
                 dataset=request.pop("dataset"),
                 activate=request.pop("activate"),
                 spec=TrainingSpec(**request),
-                longest_fit=current_app.config["MAX_FIT_SECONDS"],
+                limits=FitLimits.from_settings(current_app.config),
                 before_commit=before_commit,
             )
 

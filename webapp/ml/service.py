@@ -41,6 +41,7 @@ from webapp.errors import (
     faults_in,
 )
 from webapp.ml.core import artifacts, datasets, training
+from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset, Matrix, Vector, default_feature_names
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
@@ -56,7 +57,7 @@ from webapp.postgresql import time_limit
 DEFAULT_MODEL = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
-LONGEST_FIT = 600.0  # seconds, where the caller names no limit
+NORMAL_LIMITS = FitLimits()  # where the caller names none
 VALUE_BYTES = 20  # of an answer: a number of 17 digits, its point and a comma
 MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
@@ -109,7 +110,7 @@ def train_model(
     dataset: Dataset,
     spec: TrainingSpec,
     activate: bool = True,
-    longest_fit: float = LONGEST_FIT,
+    limits: FitLimits = NORMAL_LIMITS,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Train a model and store it as the model's next version; return that.
@@ -118,12 +119,18 @@ def train_model(
     version within it. When the function returns, and ``activate`` was asked for, every worker on
     every host serves the new version.
 
-    Raises InvalidInput where the data cannot be fitted, or not within ``longest_fit`` seconds.
+    Raises InvalidInput where the data cannot be fitted, or not within ``limits``.
     """
-    with fit_time_limit(longest_fit):
-        trained = training.train(dataset, spec, clock=time.perf_counter)
-    version = _describe_training(trained, dataset, spec)
-    data = artifacts.dumps(trained.estimator)
+    try:
+        with fit_time_limit(limits.seconds):
+            trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
+        version = _describe_training(trained, dataset, spec)
+        data = artifacts.dumps(trained.estimator)
+    except (MemoryError, ArtifactUnusable):  # the latter: a model too large to be stored
+        lighter = CATALOGUE[spec.estimator].lighter
+        message = "makes a model that is too large: try fewer rows or columns"
+        faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
+        raise InvalidInput(faults) from None
     return _store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
     )

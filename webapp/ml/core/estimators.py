@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from webapp.errors import MOST_FAULTS, InvalidInput
+from webapp.ml.core import costs
+from webapp.ml.core.costs import Cost, Size
 
 Task: TypeAlias = Literal["regression", "classification"]
 ParameterType: TypeAlias = Literal["boolean", "integer", "number", "string"]
@@ -55,8 +57,9 @@ class Estimator:
     """One row of the catalogue.
 
     ``module`` and ``class_name`` say where scikit-learn defines the class, which is also how
-    skops names it. ``find_conflicts`` maps a full set of parameters to messages by name, for
-    values that are fine alone and not together. ``seeded``: takes a ``random_state``.
+    skops names it. ``estimate_cost`` says what a fit takes, and ``lighter`` what to change
+    where that is too much. ``find_conflicts`` maps a full set of parameters to messages by name,
+    for values that are fine alone and not together. ``seeded``: takes a ``random_state``.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Estimator:
     module: str
     class_name: str
     parameters: tuple[Parameter, ...]
+    estimate_cost: Callable[[Mapping[str, Any], Size], Cost]
+    lighter: str = ""
     find_conflicts: Callable[[Mapping[str, Any]], dict[str, list[str]]] = lambda params: {}
     seeded: bool = True
 
@@ -220,6 +225,9 @@ _BOOSTING = (
     replace(_TOLERANCE, default=1e-7, help="What counts as a gain for early stopping."),
 )
 
+_LIGHTER_FOREST = "fewer trees (n_estimators), or smaller ones (max_leaf_nodes, min_samples_leaf)"
+_LIGHTER_BOOSTING = "a smaller max_iter or max_leaf_nodes"
+
 DEFAULT_ESTIMATOR = "linear_regression"
 
 CATALOGUE: Mapping[str, Estimator] = {
@@ -232,6 +240,7 @@ CATALOGUE: Mapping[str, Estimator] = {
             "sklearn.linear_model._base",
             "LinearRegression",
             (_FIT_INTERCEPT, _POSITIVE),
+            costs.least_squares_cost,
             seeded=False,
         ),
         Estimator(
@@ -256,6 +265,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 ),
                 _TOLERANCE,
             ),
+            costs.ridge_cost,
+            'the solver "lsqr", or a smaller max_iter',
             _ridge_conflicts,
         ),
         Estimator(
@@ -265,6 +276,8 @@ CATALOGUE: Mapping[str, Estimator] = {
             "sklearn.linear_model._coordinate_descent",
             "Lasso",
             (_ALPHA, _FIT_INTERCEPT, _POSITIVE, _ITERATIONS, _TOLERANCE, _SELECTION),
+            costs.coordinate_descent_cost,
+            "a smaller max_iter",
         ),
         Estimator(
             "elastic_net",
@@ -277,6 +290,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 Parameter("l1_ratio", "number", 0.5, "The lasso's share of the penalty.", 0, 1),
                 *(_FIT_INTERCEPT, _POSITIVE, _ITERATIONS, _TOLERANCE, _SELECTION),
             ),
+            costs.coordinate_descent_cost,
+            "a smaller max_iter",
         ),
         Estimator(
             "random_forest",
@@ -289,6 +304,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 _criterion("squared_error", "absolute_error", "poisson"),
                 _MAX_FEATURES,
             ),
+            costs.forest_cost,
+            _LIGHTER_FOREST,
             _forest_conflicts,
         ),
         Estimator(
@@ -316,6 +333,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 ),
                 *_BOOSTING,
             ),
+            costs.boosting_cost,
+            _LIGHTER_BOOSTING,
             _boosting_conflicts,
         ),
         Estimator(
@@ -345,6 +364,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 replace(_ITERATIONS, default=100),
                 *(_FIT_INTERCEPT, _TOLERANCE, _CLASS_WEIGHT),
             ),
+            costs.logistic_cost,
+            'the solver "lbfgs", or a smaller max_iter',
             _logistic_conflicts,
         ),
         Estimator(
@@ -359,6 +380,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 replace(_MAX_FEATURES, default="sqrt"),
                 replace(_CLASS_WEIGHT, choices=("balanced", "balanced_subsample")),
             ),
+            costs.forest_cost,
+            _LIGHTER_FOREST,
             _forest_conflicts,
         ),
         Estimator(
@@ -368,6 +391,8 @@ CATALOGUE: Mapping[str, Estimator] = {
             "sklearn.ensemble._hist_gradient_boosting.gradient_boosting",
             "HistGradientBoostingClassifier",
             (*_BOOSTING, _CLASS_WEIGHT),
+            costs.boosting_cost,
+            _LIGHTER_BOOSTING,
         ),
     )
 }
