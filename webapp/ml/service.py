@@ -188,11 +188,11 @@ def activate_version(
     Raises VersionNotFound, and VersionUnusable when it cannot be loaded: then the one before
     keeps serving.
     """
-    begin_write(session)
-    model = _lock_existing_model(session, name)
-    version = get_version(session, name, number)
-    _check_loads(session, version)
-    active = _get_active_activation(session, model)
+
+    def choose(model: Model) -> tuple[ModelVersion, Activation | None]:
+        return get_version(session, name, number), _get_active_activation(session, model)
+
+    version, active = _lock_with_loadable(session, name, choose)
     if active is None or active.version_id != version.id:
         _activate(session, version, reason="activate", predecessor=active)
     record(session, "version.activate", f"model {name}", {"version": number})
@@ -207,17 +207,17 @@ def roll_back(session: Session, server: ModelServer, *, name: str) -> ModelVersi
     Rolling back again goes further back. Versions that were deleted since are passed over.
     Raises ModelNotFound, NothingToRollBack, and VersionUnusable.
     """
-    begin_write(session)
-    model = _lock_existing_model(session, name)
-    active = _get_active_activation(session, model)
-    target = None if active is None else _find_rollback_target(session, active)
-    if target is None or target.version_id is None:
-        raise NothingToRollBack(name)
-    version = session.get_one(ModelVersion, target.version_id)
-    _check_loads(session, version)
-    predecessor = (
-        None if target.predecessor_id is None else session.get(Activation, target.predecessor_id)
-    )
+
+    def choose(model: Model) -> tuple[ModelVersion, Activation | None]:
+        active = _get_active_activation(session, model)
+        target = None if active is None else _find_rollback_target(session, active)
+        if target is None or target.version_id is None:
+            raise NothingToRollBack(name)
+        before = target.predecessor_id
+        predecessor = None if before is None else session.get(Activation, before)
+        return session.get_one(ModelVersion, target.version_id), predecessor
+
+    version, predecessor = _lock_with_loadable(session, name, choose)
     _activate(session, version, reason="rollback", predecessor=predecessor)
     record(session, "model.rollback", f"model {name}", {"version": version.number})
     session.commit()
@@ -638,11 +638,30 @@ def _describe_upload(
     )
 
 
-def _check_loads(session: Session, version: ModelVersion) -> None:
-    try:
-        load_version(session, version.id)
-    except ArtifactUnusable as error:
-        raise VersionUnusable(version.model.name, version.number, str(error)) from None
+def _lock_with_loadable(
+    session: Session,
+    name: str,
+    choose: Callable[[Model], tuple[ModelVersion, Activation | None]],
+) -> tuple[ModelVersion, Activation | None]:
+    """Lock a model for writing, and return what ``choose`` finds of it: a version that loads.
+
+    Loading takes seconds, and on SQLite the lock keeps all other writers out: the lock is given
+    back for it, and then the choice is made again. Raises VersionUnusable.
+    """
+    loaded, unusable = 0, ""
+    while True:
+        begin_write(session)
+        version, activation = choose(_lock_existing_model(session, name))
+        if version.id == loaded:
+            if unusable:
+                raise VersionUnusable(name, version.number, unusable)
+            return version, activation
+        loaded, unusable = version.id, ""
+        begin_read(session)
+        try:
+            load_version(session, loaded)
+        except ArtifactUnusable as error:
+            unusable = str(error)
 
 
 def _get_active_activation(session: Session, model: Model) -> Activation | None:

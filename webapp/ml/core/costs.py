@@ -85,7 +85,7 @@ def _cost(
     ``copies``: of the rows, beside the split and the scaled ones; ``by_row``: numbers for each
     row; ``further``: bytes; ``model``: bytes of the trees.
     """
-    judging = FLOAT * size.judged * (size.columns + 4 * size.classes)
+    judging = FLOAT * size.judged * (size.columns + 7 * size.classes)
     rows = (1 + size.scale + copies) * size.matrix + FLOAT * by_row * size.rows
     return Cost(BASE + rows + judging + further + MODEL_COPIES * model, seconds)
 
