@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,7 @@ from webapp.ml.core import tables
 from webapp.ml.service import VALUE_BYTES, Predictions
 
 CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"
-WRITERS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[bytes]]] = {
-    CSV: tables.write_csv,
-    ARROW: tables.write_arrow,
-}
+TABLES = (CSV, ARROW)
 
 STALE = "X-Model-Stale"
 STALE_HEADER = {
@@ -59,9 +55,9 @@ def answer_one(predictions: Predictions) -> Response:
 def choose_media_type() -> str:
     """Return the form of answer that the client prefers; aborts with 406 where there is none."""
     accepted = request.accept_mimetypes
-    media_type = accepted.best_match([JSON, *WRITERS]) if accepted else JSON
+    media_type = accepted.best_match([JSON, *TABLES]) if accepted else JSON
     if media_type is None:
-        abort(406, f"Predictions can be had as {', '.join([JSON, *WRITERS])}.")
+        abort(406, f"Predictions can be had as {', '.join([JSON, *TABLES])}.")
     return media_type
 
 
@@ -76,11 +72,19 @@ def most_values(media_type: str) -> int:
     return min(most, longest // VALUE_BYTES) if media_type == JSON else most
 
 
-def answer_batch(predictions: Predictions, media_type: str) -> Response:
-    """Return the answer for many rows."""
-    if media_type in WRITERS:
+def answer_batch(
+    predictions: Predictions, media_type: str, *, for_spreadsheet: bool = False
+) -> Response:
+    """Return the answer for many rows.
+
+    ``for_spreadsheet`` says that a CSV answer holds no text that would run as a formula.
+    """
+    if media_type in TABLES:
         columns = make_columns(predictions)
-        body = WRITERS[media_type](columns)
+        if media_type == CSV:
+            body = tables.write_csv(columns, for_spreadsheet=for_spreadsheet)
+        else:
+            body = tables.write_arrow(columns)
         response = Response(body, content_type=media_type)
         if len(columns) * len(predictions.scores.values) <= tables.WRITTEN_CELLS:
             response.make_sequence()  # a single piece, whose length the answer then says

@@ -46,6 +46,7 @@ WRITTEN_CELLS = 2**16  # at a time: about 1.3 MB of CSV
 GROWTH = 1.125
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # OWASP: "CSV injection"
 _BOM = b"\xef\xbb\xbf"
 _ARROW_FILE_MAGIC = b"ARROW1\0\0"
 _LINE_ENDS = b"\r\n"
@@ -203,21 +204,32 @@ def iterate_features(
         yield block
 
 
-def write_csv(columns: Mapping[str, NDArray[Any]], *, header: bool = True) -> Iterator[bytes]:
+def write_csv(
+    columns: Mapping[str, NDArray[Any]], *, header: bool = True, for_spreadsheet: bool = False
+) -> Iterator[bytes]:
     """Yield the pieces of a CSV file, with or without its header, made one at a time.
 
     columns: name → (n_rows,) of float64, int64 or str, all equally long. Floats are written as
-    the shortest text that reads back as the same bits.
+    the shortest text that reads back as the same bits. ``for_spreadsheet`` puts an apostrophe
+    before text that a spreadsheet would run as a formula, such as ``=1+1``.
     """
     lines = io.StringIO(newline="")
     writer = text.writer(lines, lineterminator="\n")
     if header:
         writer.writerow(columns)
     for block in _iterate_blocks(columns):
+        if for_spreadsheet:
+            block = {name: _quote_formulas(column) for name, column in block.items()}
         writer.writerows(zip(*(column.tolist() for column in block.values()), strict=True))
         yield lines.getvalue().encode()
         lines.seek(0)
         lines.truncate()
+
+
+def _quote_formulas(column: NDArray[Any]) -> NDArray[Any]:
+    if column.dtype.kind not in "OU":
+        return column
+    return np.array([f"'{v}" if v[:1] in _FORMULA_STARTS else v for v in column.tolist()], object)
 
 
 def write_arrow(columns: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
