@@ -297,6 +297,7 @@ class Versions(MethodView):
             model_server,
             name=name,
             data=data,
+            max_features=current_app.config["MAX_COLUMNS"],
             before_commit=before_commit,
             **request,
         )

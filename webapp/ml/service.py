@@ -41,10 +41,11 @@ from webapp.errors import (
 )
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.datasets import Dataset, Matrix, default_feature_names
-from webapp.ml.core.estimators import CATALOGUE, find_by_type, split_pipeline
+from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
+from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.scoring import Scores, compile_scorer, score
+from webapp.ml.core.scoring import Scores, score
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
@@ -116,6 +117,7 @@ def register_version(
     *,
     name: str,
     data: bytes,
+    max_features: int,
     feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
     activate: bool = False,
@@ -124,13 +126,15 @@ def register_version(
     """Store a model that was fitted elsewhere, a skops file, as the model's next version.
 
     Feature names are those that the estimator has learnt, unless they are given. Raises
-    InvalidInput when the file or the names cannot be used.
+    InvalidInput when the file or the names cannot be used, and when it has more than
+    ``max_features``.
     """
     try:
-        estimator = artifacts.loads(data, None)
+        estimator = artifacts.loads(data, None, max_features=max_features)
+        make_scorer(estimator)  # what fails now would fail a client later
+        version = _describe_upload(estimator, data, feature_names)
     except ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
-    version = _describe_upload(estimator, data, feature_names)
     version.metrics = dict(metrics or {})
     return _store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
@@ -423,7 +427,7 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
         model=version.model.name,
         number=version.number,
         feature_names=tuple(version.feature_names),
-        scorer=compile_scorer(estimator),
+        scorer=make_scorer(estimator, version.profile),
         classes=training.list_classes(estimator),
         minimum=np.array(profile["min"], dtype=np.float64) if profile else None,
         maximum=np.array(profile["max"], dtype=np.float64) if profile else None,
@@ -547,13 +551,12 @@ def _describe_upload(
         raise InvalidInput({"feature_names": [message]}, source="form")
     datasets.check_feature_names(names)
     classes = training.list_classes(estimator)
-    known = {parameter.name for parameter in entry.parameters}
     return ModelVersion(
         origin="uploaded",
         task=entry.task,
         estimator=entry.name,
         model_type=type(final).__name__,
-        params={key: value for key, value in final.get_params().items() if key in known},
+        params=read_params(entry, final),
         scale=scaler is not None,
         feature_names=list(names),
         classes=None if classes is None else list(classes),

@@ -30,6 +30,7 @@ import config
 from webapp.errors import ArtifactUnusable
 from webapp.ml.core import artifacts
 from webapp.ml.core.estimators import CATALOGUE, Estimator, build_estimator, resolve_params
+from webapp.ml.core.probe import make_scorer
 
 X, y = load_diabetes(return_X_y=True)
 IRIS_X, IRIS_CODES = load_iris(return_X_y=True)
@@ -67,7 +68,7 @@ def load(data: bytes) -> Any:
 def refuse(data: bytes) -> str:
     """Return the reason for which an upload is refused."""
     with pytest.raises(ArtifactUnusable) as raised:
-        artifacts.loads(data, None)
+        make_scorer(artifacts.loads(data, None))
     return str(raised.value)
 
 
@@ -767,7 +768,7 @@ def test_attributes_that_would_fail_a_prediction_are_refused(
     [
         lambda coef: coef * np.inf,
         lambda coef: coef[:-1],
-        lambda coef: coef.reshape(1, -1),
+        lambda coef: np.stack([coef, coef]),
         lambda coef: coef.astype("U5"),
         lambda coef: coef.astype(complex),
         lambda coef: coef.astype(">f8"),
@@ -832,7 +833,7 @@ def test_a_schema_that_is_nested_too_deeply_is_refused(artifact: bytes) -> None:
 
 
 def test_two_targets_are_refused_with_advice() -> None:
-    model = LinearRegression().fit(X, y.reshape(-1, 1))
+    model = LinearRegression().fit(X, np.stack([y, y], axis=1))
 
     assert "fit it on a vector" in refuse(skops.io.dumps(model))
 
@@ -863,6 +864,7 @@ for _ in range(400):
         changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
     try:
         model = artifacts.loads(write_zip(members | {name: bytes(changed)}), None)
+        make_scorer(model)
     except ArtifactUnusable:
         refused += 1
         continue

@@ -33,12 +33,14 @@ import numpy as np
 
 from webapp.errors import ArtifactUnusable
 from webapp.ml.core.estimators import CATALOGUE
-from webapp.ml.core.soundness import PIPELINE, SCALER, check_estimator, is_count
+from webapp.ml.core.soundness import MOST_FEATURES, PIPELINE, SCALER, check_estimator, is_count
 
 MAX_BYTES = 2**30
 """What the parts of a file may take when unpacked, unless the caller says otherwise."""
-MOST_SCHEMA_BYTES = 2**26  # a tree takes about 10 kB, and 30 times as much once parsed
-MOST_MEMBERS = 2**20
+MOST_SCHEMA_BYTES = 2**26  # skops writes about 250 for a node
+MOST_NODES = 2**17  # of a schema: each takes up to 60 µs and 2 kB of memory to load
+"""Enough for 2,000 trees of a forest (60 nodes each), or 10,000 of boosting (11 each)."""
+MOST_VALUES = 16 * MOST_NODES  # of JSON; a node has 6
 _DEEPEST = 32  # genuine files reach 12
 _NO_SKOPS_FILE = "it is not a skops file"
 
@@ -77,14 +79,11 @@ _LOSS_TYPES = frozenset(
     name.replace(".loss.", "._loss.Cy") for name in _PLAIN_TYPES if ".loss." in name
 )
 _SCALARS = {
-    "numpy.float64": "f8",
-    "numpy.float32": "f4",
-    "numpy.int64": "i8",
-    "numpy.int32": "i4",
-    "numpy.uint64": "u8",
-    "numpy.uint32": "u4",
-    "numpy.uint8": "u1",
+    **{f"numpy.int{8 * size}": f"i{size}" for size in (1, 2, 4, 8)},
+    **{f"numpy.uint{8 * size}": f"u{size}" for size in (1, 2, 4, 8)},
+    **{f"numpy.float{8 * size}": f"f{size}" for size in (2, 4, 8)},
     "numpy.bool": "b1",
+    "numpy.str_": "U",
 }
 _TYPES_BY_LOADER: Mapping[str, frozenset[str]] = {
     "ObjectNode": _ESTIMATOR_TYPES | _PLAIN_TYPES,
@@ -107,7 +106,11 @@ _NEUTRAL = {
     "_scorer": "null",
 }
 """Attributes that predictions do not need, and what they are set to (as JSON)."""
-_GENERATORS = ("RandomStateNode", "RandomGeneratorNode")  # as a random_state: not needed either
+_FIT_ONLY = frozenset({"random_state", "scoring", "oob_score", "interaction_cst"})
+"""Parameters that a fit alone uses: generators, functions and sets in them become null."""
+
+_TRUSTED = [_TREE, f"{_BOOSTING}.predictor.TreePredictor"]
+"""What skops does not build by itself. It searches this list at every node: keep it short."""
 
 _PRIVATE = frozenset(
     {
@@ -163,15 +166,22 @@ def dumps(estimator: Any) -> bytes:
     return written.getvalue()
 
 
-def loads(data: bytes, expected_digest: str | None, *, max_bytes: int = MAX_BYTES) -> Any:
+def loads(
+    data: bytes,
+    expected_digest: str | None,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_features: int = MOST_FEATURES,
+) -> Any:
     """Return the fitted estimator of a skops file: one of the catalogue, scaled or not.
 
     ``expected_digest`` is that of the bytes as they were stored; None for an upload, where
-    there is none to compare. ``max_bytes`` bounds what its parts take when unpacked.
+    there is none to compare. ``max_bytes`` bounds what its parts take when unpacked. It is safe
+    to predict with the estimator; that it predicts what it should, ``probe`` finds out.
 
     Raises ArtifactUnusable when the bytes are not those that were stored, when they are no
     skops file, when they hold a type that is not on the list or are of another scikit-learn,
-    and when what they describe is no fitted estimator that can predict.
+    and when what they describe is no fitted estimator, or has more than ``max_features``.
     """
     import skops.io
 
@@ -180,12 +190,11 @@ def loads(data: bytes, expected_digest: str | None, *, max_bytes: int = MAX_BYTE
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as source:
             rewritten = _rewrite(source, zipfile.ZIP_STORED, max_bytes=max_bytes)[0]
-        trusted = sorted({_TREE, *_ESTIMATOR_TYPES, *_PLAIN_TYPES, *_LOSS_TYPES})
-        estimator = skops.io.load(rewritten, trusted=trusted)
+        estimator = skops.io.load(rewritten, trusted=_TRUSTED)
     except _MALFORMED:
         raise ArtifactUnusable(_NO_SKOPS_FILE) from None
     try:
-        check_estimator(estimator)
+        check_estimator(estimator, max_features=max_features)
     except _MALFORMED:
         raise ArtifactUnusable("its parts do not fit together") from None
     return estimator
@@ -215,7 +224,7 @@ def _rewrite(
     members = _list_members(source, max_bytes)
     if members["schema.json"].file_size > most_schema_bytes:
         raise ArtifactUnusable("its schema is too long")
-    schema = json.loads(source.read(members["schema.json"]))
+    schema = _parse_schema(source.read(members["schema.json"]))
     loader, type_name = _read_part(schema)
     if loader != "ObjectNode" or type_name not in _ROOT_TYPES:
         raise ArtifactUnusable(f"it is not an estimator of the catalogue{_name_part(schema)}")
@@ -232,6 +241,17 @@ def _rewrite(
     return buffer, rewriter.feature_names
 
 
+def _parse_schema(text: bytes) -> Any:
+    """Return a schema, if it is not too large to be parsed, rewritten and built.
+
+    A few kilobytes can unpack to millions of nodes, and parsed they take 30 times as much.
+    """
+    n_nodes = text.count(b"{")
+    if n_nodes > MOST_NODES or n_nodes + text.count(b"[") + text.count(b",") > MOST_VALUES:
+        raise ArtifactUnusable(f"its schema has more than {MOST_NODES} nodes or too many values")
+    return json.loads(text)
+
+
 def _list_members(source: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
     """Return the members by name, if their number and sizes are within bounds.
 
@@ -239,7 +259,7 @@ def _list_members(source: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.
     """
     entries = source.infolist()
     members = {entry.filename: entry for entry in entries}
-    if len(members) < len(entries) or len(entries) > MOST_MEMBERS:
+    if len(members) < len(entries) or len(entries) > MOST_NODES:
         raise ArtifactUnusable("its archive has repeated or too many members")
     if sum(entry.file_size for entry in entries) > max_bytes:
         raise ArtifactUnusable(f"it takes more than {max_bytes} bytes when unpacked")
@@ -329,7 +349,7 @@ class _Rewriter:
     def _rewrite_attribute(self, name: str, value: Any) -> dict[str, Any]:
         if name in _NEUTRAL:
             return _json_node(_NEUTRAL[name])
-        if name == "random_state" and _read_part(value)[0] in _GENERATORS:
+        if name in _FIT_ONLY and _read_part(value)[0] not in ("JsonNode", "NdArrayNode"):
             return _json_node("null")
         return self.rewrite(value)
 
@@ -370,17 +390,11 @@ class _Rewriter:
         return {"__reduce__": {"args": self.rewrite(args)}, "content": self.rewrite(state)}
 
     def _rewrite_dict(self, node: Any) -> dict[str, Any]:
-        key_types = [
-            (_read_part(key_type), key_type["__class__"])
-            for key_type in node["key_types"]["content"]
-        ]
-        allowed = {("TypeNode", "builtins.str"), ("TypeNode", "builtins.int")}
-        if not {part for part, _ in key_types} <= allowed:
-            raise ArtifactUnusable("it contains a mapping whose keys are not strings or integers")
-        if len(key_types) != len(node["content"]):
-            raise ArtifactUnusable(_NO_SKOPS_FILE)
-        content = {key: self.rewrite(value) for key, value in node["content"].items()}
-        return _dict_node(content, [name for _, name in key_types])
+        types = [_read_part(key_type)[1] for key_type in node["key_types"]["content"]]
+        keys = [_read_key(*pair) for pair in zip(types, node["content"], strict=True)]
+        values = map(self.rewrite, node["content"].values())
+        content = dict(zip((key for _, key in keys), values, strict=True))
+        return _dict_node(content, [kind for kind, _ in keys])
 
     def _rewrite_items(self, node: Any) -> dict[str, Any]:
         return {"content": [self.rewrite(item) for item in _read_list(node["content"])]}
@@ -403,7 +417,8 @@ class _Rewriter:
         content = self._read_member(node["file"])
         descr, shape = _check_npy(content)
         type_name = _read_part(node)[1]
-        if type_name in _SCALARS and (shape, descr[2:-1]) != ((), _SCALARS[type_name]):
+        code = _SCALARS.get(type_name)
+        if code and (shape or not descr[2:-1].startswith(code)):
             raise ArtifactUnusable("it holds a number that is not of the type it names")
         if descr[0] == "[":
             content = _clear_padding(content, descr)
@@ -512,6 +527,18 @@ def _name_part(node: Any) -> str:
 def _expect(node: Any, loader: str) -> None:
     if _read_part(node)[0] != loader:
         raise ArtifactUnusable(_NO_SKOPS_FILE)
+
+
+def _read_key(type_name: str, key: str) -> tuple[str, str]:
+    """Return a mapping's key as the name of a type of Python's, and text.
+
+    skops would read the text "false" as True: booleans become the whole numbers they equal.
+    """
+    kind = type_name.rpartition(".")[2].rstrip("0123456789_").removeprefix("u")
+    known = kind in ("str", "int", "float", "bool")
+    if not known or (type_name not in _SCALARS and type_name != f"builtins.{kind}"):
+        raise ArtifactUnusable("it contains a mapping whose keys are not strings or numbers")
+    return ("int", str(int(json.loads(key)))) if kind == "bool" else (kind, key)
 
 
 def _read_list(value: Any) -> list[Any]:

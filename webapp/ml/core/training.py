@@ -17,6 +17,7 @@ from webapp.ml.core.estimators import (
     DEFAULT_ESTIMATOR,
     Estimator,
     build_estimator,
+    is_classifier,
     resolve_params,
     split_pipeline,
 )
@@ -126,8 +127,8 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
 
 def list_classes(estimator: Any) -> tuple[Any, ...] | None:
     """Return the labels that a classifier tells apart, in its order; None for a regressor."""
-    classes = getattr(split_pipeline(estimator)[1], "classes_", None)
-    return None if classes is None else tuple(classes.tolist())
+    final = split_pipeline(estimator)[1]
+    return tuple(final.classes_.tolist()) if is_classifier(final) else None
 
 
 def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dict[str, Any] | None:
