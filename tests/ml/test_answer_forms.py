@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from flask.testing import FlaskClient
+from flask import Flask
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tests.conftest import dispose_app, make_app, migrate
 from webapp.ml.core.estimators import CATALOGUE, Estimator, load_class
 
 SIZES = (1, 2, 3, 7, 12, 13, 100)
@@ -28,21 +26,12 @@ PARAMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    """Return a client of one service for all tests of this module; each has its own model."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('answers') / 'webapp.db'}"
-    migrate(url)
-    app = make_app(url)
-    yield app.test_client()
-    dispose_app(app)
-
-
 @pytest.mark.parametrize("scale", [False, True], ids=["as it is", "scaled"])
 @pytest.mark.parametrize("row", CATALOGUE.values(), ids=CATALOGUE)
 def test_every_number_of_rows_in_every_form_equals_scikit_learn(
-    client: FlaskClient, row: Estimator, scale: bool
+    shared_app: Flask, row: Estimator, scale: bool
 ) -> None:
+    client = shared_app.test_client()
     X, y, labels = make_rows(row)
     expected = load_class(row)(
         **PARAMS.get(row.name, {}), **({"random_state": 42} if row.seeded else {})

@@ -40,6 +40,8 @@ def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None
     """
     try:
         with np.errstate(all="ignore"):
+            if is_classifier(model):
+                _check_classes(model.classes_)
             X = _draw_rows(model, profile)
             _predict(model, X[:1])  # of many rows, an array could be as long as these by chance
             expected = _predict(model, X)
@@ -79,6 +81,16 @@ def _draw_rows(model: Any, profile: Mapping[str, Sequence[float | None]] | None)
     return rows if scaler is None else scaler.inverse_transform(rows)
 
 
+def _check_classes(classes: Any) -> None:
+    labels = classes.tolist()
+    if classes.ndim != 1 or len(labels) < 2 or len(set(labels)) != len(labels):
+        raise ArtifactUnusable("its classes are not two labels or more")
+    if classes.dtype.kind == "f" and not np.isfinite(classes).all():
+        raise ArtifactUnusable("its classes are not finite")
+    if classes.dtype.kind in "OU" and any(map(describe_label, labels)):
+        raise ArtifactUnusable(f"its classes are not 1 to {LONGEST_LABEL} printable characters")
+
+
 def _predict(model: Any, X: Matrix) -> Scores:
     values = np.asarray(model.predict(X))
     if values.shape not in ((len(X),), (len(X), 1)):
@@ -88,17 +100,10 @@ def _predict(model: Any, X: Matrix) -> Scores:
         if values.dtype.kind not in "fiu":
             raise ArtifactUnusable("its predictions are not numbers")
         return Scores(values)
-    labels = model.classes_
-    if labels.ndim != 1 or len(labels) < 2 or len(set(labels.tolist())) != len(labels):
-        raise ArtifactUnusable("its classes are not two labels or more")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ArtifactUnusable("its classes are not finite")
-    if labels.dtype.kind in "OU" and any(map(describe_label, labels.tolist())):
-        raise ArtifactUnusable(f"its classes are not 1 to {LONGEST_LABEL} printable characters")
-    if not set(values.tolist()) <= set(labels.tolist()):
+    if not set(values.tolist()) <= set(model.classes_.tolist()):
         raise ArtifactUnusable("it predicts other labels than its classes")
     probabilities = np.asarray(model.predict_proba(X))
-    if probabilities.shape != (len(X), len(labels)) or probabilities.dtype.kind != "f":
+    if probabilities.shape != (len(X), len(model.classes_)) or probabilities.dtype.kind != "f":
         raise ArtifactUnusable("it does not give a probability for each class")
     return Scores(values, probabilities)
 
