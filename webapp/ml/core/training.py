@@ -59,7 +59,8 @@ class TrainedModel:
 
     ``metrics`` speak of the rows that ``evaluated_on`` names; one that is undefined is None.
     ``classes`` is None for a regression. ``profile`` and ``data_digest`` describe the rows that
-    were fitted, and all that were given. ``converged`` is None where fitting takes no steps.
+    were fitted, and all that were given. ``converged`` is None where no
+    iterative solver was at work, or it had no ``max_iter``.
     """
 
     estimator: Any
@@ -318,7 +319,9 @@ def _cross_validate(
 
 
 def _has_converged(estimator: Any, params: Mapping[str, Any]) -> bool | None:
-    steps = getattr(split_pipeline(estimator)[1], "n_iter_", None)
-    if steps is None or "tol" not in params or not params.get("max_iter"):
+    final = split_pipeline(estimator)[1]
+    steps, most_steps = getattr(final, "n_iter_", None), params.get("max_iter")
+    # Only a linear model's solver can stop short: boosting has as many trees as were asked for.
+    if steps is None or most_steps is None or not hasattr(final, "coef_"):
         return None
-    return bool(np.max(steps) < params["max_iter"])
+    return bool(np.max(steps) < most_steps)
