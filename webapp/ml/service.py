@@ -130,9 +130,10 @@ def register_version(
     ``max_features``.
     """
     try:
-        estimator = artifacts.loads(data, None, max_features=max_features)
+        estimator, learnt_names = artifacts.read_upload(data, max_features=max_features)
         make_scorer(estimator)  # what fails now would fail a client later
-        version = _describe_upload(estimator, data, feature_names)
+        names = learnt_names if feature_names is None else feature_names
+        version = _describe_upload(estimator, names)
     except ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
     version.metrics = dict(metrics or {})
@@ -534,20 +535,15 @@ def _describe_training(
     )
 
 
-def _describe_upload(
-    estimator: Any, data: bytes, feature_names: Sequence[str] | None
-) -> ModelVersion:
+def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> ModelVersion:
     scaler, final = split_pipeline(estimator)
     entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
     if entry is None:
         raise InvalidInput({"artifact": ["is not an estimator of the catalogue"]}, source="form")
-    names = (
-        artifacts.read_feature_names(data) or default_feature_names(estimator.n_features_in_)
-        if feature_names is None
-        else feature_names
-    )
-    if len(names) != estimator.n_features_in_:
-        message = f"has {len(names)} names for {estimator.n_features_in_} features"
+    n_features = estimator.n_features_in_
+    names = default_feature_names(n_features) if feature_names is None else feature_names
+    if len(names) != n_features:
+        message = f"has {len(names)} names for {n_features} features"
         raise InvalidInput({"feature_names": [message]}, source="form")
     datasets.check_feature_names(names)
     classes = training.list_classes(estimator)

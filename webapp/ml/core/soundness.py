@@ -24,7 +24,7 @@ def is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def check_estimator(model: Any, *, max_features: int) -> None:
+def check_estimator(model: Any) -> None:
     """Raise ArtifactUnusable unless the model is fitted, and safe to predict with.
 
     That it predicts one value per row is for ``probe.make_scorer`` to find out.
@@ -35,10 +35,8 @@ def check_estimator(model: Any, *, max_features: int) -> None:
     check_is_fitted(model)
     _, estimator = split_pipeline(model)
     n_features = model.n_features_in_
-    if not is_count(n_features):
-        raise ArtifactUnusable("its number of features is not a whole number from 1")
-    if n_features > max_features:
-        raise ArtifactUnusable(f"it has {n_features} features, at most {max_features} are allowed")
+    if not is_count(n_features) or n_features > MOST_FEATURES:
+        raise ArtifactUnusable("its number of features is out of range")
     if estimator.n_features_in_ != n_features:
         raise ArtifactUnusable("its steps have different numbers of features")
     if hasattr(estimator, "estimators_"):
