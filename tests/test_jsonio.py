@@ -186,6 +186,26 @@ def test_a_matrix_in_an_answer_holds_null_too(provider: OrjsonProvider) -> None:
     assert response.get_data() == b'{"X":[[1.0,null],[null,2.0]]}\n'
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(3, 2)[:, 0],
+        np.arange(6.0).reshape(3, 2).T,
+        np.arange(6)[::-2],
+        np.array([True, False, True])[::2],
+        np.array(["a", "b", "c"]),
+        np.array([["a", "b"], ["c", "d"]], dtype=object)[:, 1],
+        np.array([], dtype=float),
+        np.array(1.5),
+    ],
+    ids=["column", "transposed", "reversed", "booleans", "text", "objects", "empty", "number"],
+)
+def test_an_array_of_any_layout_is_written(provider: OrjsonProvider, array: np.ndarray) -> None:
+    response = provider.response({"values": array})
+
+    assert json.loads(response.get_data()) == {"values": array.tolist()}
+
+
 def test_text_that_is_not_finite_is_written_as_null(provider: OrjsonProvider) -> None:
     assert provider.dumps({"values": [math.nan, math.inf, 1.5]}) == '{"values":[null,null,1.5]}'
 

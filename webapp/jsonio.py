@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 from flask import Response
 from flask.json.provider import JSONProvider
@@ -97,8 +98,19 @@ class JSONResponse(Response):
 
 
 def answer(value: Any) -> JSONResponse:
-    """Return a JSON answer: arrays as they are, non-finite floats as null."""
-    return JSONResponse(orjson.dumps(value, option=_WRITE))
+    """Return a JSON answer: NumPy arrays of any layout as lists, non-finite floats as null."""
+    return JSONResponse(orjson.dumps(value, option=_WRITE, default=_convert_array))
+
+
+def _convert_array(value: Any) -> Any:
+    """Return an array that orjson does not take as one that it does, or as a list.
+
+    orjson writes numbers from the array's own memory, which must be C-contiguous, and no
+    strings. Raises TypeError for what is no array.
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return value.tolist() if value.flags.c_contiguous else value.copy()
 
 
 class OrjsonProvider(JSONProvider):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from flask import Response, abort, current_app, request
 
 from webapp import jsonio
@@ -95,7 +94,7 @@ def answer_batch(
         return response
     scores = predictions.scores
     answer: dict[str, Any] = {
-        "predictions": _json_array(scores.values),
+        "predictions": scores.values,
         "model": _name_version(predictions),
     }
     if scores.probabilities is not None:
@@ -120,16 +119,11 @@ def _name_version(predictions: Predictions) -> dict[str, Any]:
     return {"name": predictions.version.model, "version": predictions.version.number}
 
 
-def _json_array(values: Any) -> Any:
-    # orjson writes numbers from the array's own memory; strings it takes from a list only.
-    return values if values.dtype.kind in "fiu" else values.tolist()
-
-
 def _probabilities_by_class(predictions: Predictions) -> dict[str, Any]:
     probabilities = predictions.scores.probabilities
     assert probabilities is not None  # noqa: S101 (the caller has looked)
     return {
-        str(label): np.ascontiguousarray(probabilities[:, index])
+        str(label): probabilities[:, index]
         for index, label in enumerate(predictions.version.classes or ())
     }
 

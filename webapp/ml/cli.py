@@ -248,6 +248,7 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         model_server,
         name=name,
         data=file.read(),
+        max_features=current_app.config["MAX_COLUMNS"],
         activate=activate,
     )
     echo_version(version, as_json=as_json)

@@ -328,7 +328,9 @@ class Versions(MethodView):
         """Upload a model that was fitted elsewhere.
 
         The file is what `skops.io.dump` wrote of a fitted estimator of the catalogue, alone or in
-        a pipeline behind a StandardScaler. It predicts exactly what it predicted there.
+        a pipeline behind a StandardScaler. It predicts exactly what it predicted there, for rows
+        with a finite number for every feature: missing values are refused, even where the model
+        was fitted on some.
         """
         data = request.pop("artifact").stream.read()
         return service.register_version(
@@ -336,6 +338,7 @@ class Versions(MethodView):
             model_server,
             name=name,
             data=data,
+            max_features=current_app.config["MAX_COLUMNS"],
             before_commit=before_commit,
             **request,
         )

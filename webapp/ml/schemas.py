@@ -286,7 +286,10 @@ class VersionSummarySchema(StrictSchema):
     converged = fields.Boolean(
         required=True,
         allow_none=True,
-        metadata={"description": "Whether an iterative fit came to its end; null for others."},
+        metadata={
+            "description": "Whether an iterative solver came to its end before max_iter; "
+            "null where none was at work, as in boosting."
+        },
     )
     fit_seconds = fields.Float(required=True, allow_none=True)
     data_digest = fields.String(

@@ -43,10 +43,11 @@ from webapp.errors import (
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset, Matrix, Vector, default_feature_names
-from webapp.ml.core.estimators import CATALOGUE, find_by_type, split_pipeline
+from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
+from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model, score
+from webapp.ml.core.scoring import Scores, find_linear_model, score
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
@@ -142,6 +143,7 @@ def register_version(
     *,
     name: str,
     data: bytes,
+    max_features: int,
     feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
     activate: bool = False,
@@ -150,13 +152,16 @@ def register_version(
     """Store a model that was fitted elsewhere, a skops file, as the model's next version.
 
     Feature names are those that the estimator has learnt, unless they are given. Raises
-    InvalidInput when the file or the names cannot be used.
+    InvalidInput when the file or the names cannot be used, and when it has more than
+    ``max_features``.
     """
     try:
-        estimator = artifacts.loads(data, None)
+        estimator, learnt_names = artifacts.read_upload(data, max_features=max_features)
+        make_scorer(estimator)  # what fails now would fail a client later
+        names = learnt_names if feature_names is None else feature_names
+        version = _describe_upload(estimator, names)
     except ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
-    version = _describe_upload(estimator, data, feature_names)
     version.metrics = dict(metrics or {})
     return _store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
@@ -346,7 +351,7 @@ def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
         feature_names=version.feature_names,
         classes=classes[1:] if classes is not None and len(classes) == 2 else classes,
         intercepts=np.atleast_1d(linear.intercept),
-        coefficients=np.ascontiguousarray(np.atleast_2d(linear.coefficients)),
+        coefficients=np.atleast_2d(linear.coefficients),
     )
 
 
@@ -475,7 +480,7 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
         model=version.model.name,
         number=version.number,
         feature_names=tuple(version.feature_names),
-        scorer=compile_scorer(estimator),
+        scorer=make_scorer(estimator, version.profile),
         classes=training.list_classes(estimator),
         minimum=np.array(profile["min"], dtype=np.float64) if profile else None,
         maximum=np.array(profile["max"], dtype=np.float64) if profile else None,
@@ -606,30 +611,24 @@ def _describe_training(
     )
 
 
-def _describe_upload(
-    estimator: Any, data: bytes, feature_names: Sequence[str] | None
-) -> ModelVersion:
+def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> ModelVersion:
     scaler, final = split_pipeline(estimator)
     entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
     if entry is None:
         raise InvalidInput({"artifact": ["is not an estimator of the catalogue"]}, source="form")
-    names = (
-        artifacts.read_feature_names(data) or default_feature_names(estimator.n_features_in_)
-        if feature_names is None
-        else feature_names
-    )
-    if len(names) != estimator.n_features_in_:
-        message = f"has {len(names)} names for {estimator.n_features_in_} features"
+    n_features = estimator.n_features_in_
+    names = default_feature_names(n_features) if feature_names is None else feature_names
+    if len(names) != n_features:
+        message = f"has {len(names)} names for {n_features} features"
         raise InvalidInput({"feature_names": [message]}, source="form")
     datasets.check_feature_names(names)
     classes = training.list_classes(estimator)
-    known = {parameter.name for parameter in entry.parameters}
     return ModelVersion(
         origin="uploaded",
         task=entry.task,
         estimator=entry.name,
         model_type=type(final).__name__,
-        params={key: value for key, value in final.get_params().items() if key in known},
+        params=read_params(entry, final),
         scale=scaler is not None,
         feature_names=list(names),
         classes=None if classes is None else list(classes),

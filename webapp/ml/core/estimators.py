@@ -20,7 +20,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from webapp.errors import MOST_FAULTS, InvalidInput
+import numpy as np
+
+from webapp.errors import MOST_FAULTS, ArtifactUnusable, InvalidInput
 from webapp.ml.core import costs
 from webapp.ml.core.costs import Cost, Size
 
@@ -28,6 +30,9 @@ Task: TypeAlias = Literal["regression", "classification"]
 ParameterType: TypeAlias = Literal["boolean", "integer", "number", "string"]
 Schema: TypeAlias = dict[str, Any]
 """A JSON Schema, or a part of one (draft 2020-12, as OpenAPI 3.1 uses it)."""
+
+LONGEST_VALUE = 1000
+"""Characters or values of a parameter of an uploaded model: weights of 1,000 classes, say."""
 
 _WORDS = {"boolean": "a boolean", "integer": "an integer", "number": "a number"}
 
@@ -449,6 +454,39 @@ def build_estimator(
     return Pipeline([("scale", StandardScaler()), ("estimator", built)])
 
 
+def read_params(estimator: Estimator, fitted: Any) -> dict[str, Any]:
+    """Return what a fitted estimator has for the parameters of its row, as JSON values.
+
+    Raises ArtifactUnusable for values that have no JSON form, or a very long one.
+    """
+    params = fitted.get_params()
+    try:
+        return {p.name: _to_json(params[p.name]) for p in estimator.parameters}
+    except ValueError as error:
+        raise ArtifactUnusable(f"one of its parameters {error}") from None
+
+
+def _to_json(value: Any) -> Any:
+    # A grid search leaves NumPy scalars; weights by class are a mapping.
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.ravel()[: LONGEST_VALUE + 1].tolist() if value.ndim else value.item()
+    if isinstance(value, str | list | tuple | dict) and len(value) > LONGEST_VALUE:
+        raise ValueError(f"is longer than {LONGEST_VALUE}")
+    if isinstance(value, dict):
+        return {_to_json(str(key)): _to_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("is beyond the whole numbers of 64 bits")
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("has characters that are not printable")
+    if value is None or isinstance(value, int | float | str):
+        return value
+    raise ValueError("is no number, string or mapping")
+
+
 def load_class(estimator: Estimator) -> Any:
     """Return the class of a row, importing it."""
     return getattr(importlib.import_module(estimator.module), estimator.class_name)
@@ -458,6 +496,14 @@ def split_pipeline(estimator: Any) -> tuple[Any | None, Any]:
     """Return the standardisation of a model (None without one), and the estimator behind it."""
     steps = getattr(estimator, "steps", None)
     return (None, estimator) if steps is None else (steps[0][1], steps[-1][1])
+
+
+def is_classifier(estimator: Any) -> bool:
+    """Return whether a model, scaled or not, tells labels apart.
+
+    Its class decides: a file can put ``classes_`` into a regressor.
+    """
+    return hasattr(type(split_pipeline(estimator)[1]), "predict_proba")
 
 
 def describe_estimator(estimator: Estimator) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from webapp.ml.core.estimators import (
     DEFAULT_ESTIMATOR,
     Estimator,
     build_estimator,
+    is_classifier,
     resolve_params,
     split_pipeline,
 )
@@ -61,7 +62,8 @@ class TrainedModel:
 
     ``metrics`` speak of the rows that ``evaluated_on`` names; one that is undefined is None.
     ``classes`` is None for a regression. ``profile`` and ``data_digest`` describe the rows that
-    were fitted, and all that were given. ``converged`` is None where fitting takes no steps.
+    were fitted, and all that were given. ``converged`` is None where no
+    iterative solver was at work, or it had no ``max_iter``.
     """
 
     estimator: Any
@@ -193,8 +195,8 @@ def _estimate_by_one_tree(
 
 def list_classes(estimator: Any) -> tuple[Any, ...] | None:
     """Return the labels that a classifier tells apart, in its order; None for a regressor."""
-    classes = getattr(split_pipeline(estimator)[1], "classes_", None)
-    return None if classes is None else tuple(classes.tolist())
+    final = split_pipeline(estimator)[1]
+    return tuple(final.classes_.tolist()) if is_classifier(final) else None
 
 
 def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dict[str, Any] | None:
@@ -385,7 +387,9 @@ def _cross_validate(
 
 
 def _has_converged(estimator: Any, params: Mapping[str, Any]) -> bool | None:
-    steps = getattr(split_pipeline(estimator)[1], "n_iter_", None)
-    if steps is None or "tol" not in params or not params.get("max_iter"):
+    final = split_pipeline(estimator)[1]
+    steps, most_steps = getattr(final, "n_iter_", None), params.get("max_iter")
+    # Only a linear model's solver can stop short: boosting has as many trees as were asked for.
+    if steps is None or most_steps is None or not hasattr(final, "coef_"):
         return None
-    return bool(np.max(steps) < params["max_iter"])
+    return bool(np.max(steps) < most_steps)
