@@ -160,7 +160,7 @@ def test_chunks_without_end_are_refused_at_the_limit(gthread: str) -> None:
     blanks = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
     too_many = [blanks] * (LIMIT // 0x100000 + 2)
 
-    for path, pieces in (("/items", [blanks, blanks]), ("/ml/train", too_many)):
+    for path, pieces in (("/items", [blanks, blanks, b"0\r\n\r\n"]), ("/ml/train", too_many)):
         answer = exchange(gthread, head(path), *pieces)
         assert b" 413 " in answer or not answer
     assert requests.get(f"http://{gthread}/health/live", timeout=10).status_code == 200

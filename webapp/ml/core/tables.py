@@ -229,7 +229,9 @@ def write_csv(
 def _quote_formulas(column: NDArray[Any]) -> NDArray[Any]:
     if column.dtype.kind not in "OU":
         return column
-    return np.array([f"'{v}" if v[:1] in _FORMULA_STARTS else v for v in column.tolist()], object)
+    return np.array(
+        [f"'{v}" if str(v)[:1] in _FORMULA_STARTS else v for v in column.tolist()], object
+    )
 
 
 def write_arrow(columns: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
