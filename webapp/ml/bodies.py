@@ -22,7 +22,7 @@ from webapp.api import OPENAPI_VERSION, Blueprint, StrictParser, View, check_bod
 from webapp.errors import InvalidInput
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Limits
-from webapp.ml.schemas import FilePart, RowsSchema
+from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
@@ -180,6 +180,10 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
         loaded = schema.tabular().load(options)
     except ma.ValidationError as error:
         raise InvalidInput(error.normalized_messages(), source=source) from None  # type: ignore[no-untyped-call]
+    if found.name != "csv" and (
+        given := [name for name in CsvOptions().fields if name in options]
+    ):
+        raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
     try:
         return cast(RowsSchema, schema).read_table(stream, found, _limits(), loaded)
     except InvalidInput as error:

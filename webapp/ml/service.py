@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any, TypeAlias
@@ -40,7 +40,7 @@ from webapp.errors import (
     faults_in,
 )
 from webapp.ml.core import artifacts, datasets, training
-from webapp.ml.core.datasets import Dataset, Matrix, default_feature_names
+from webapp.ml.core.datasets import Dataset, DataWarning, Features, Matrix, default_feature_names
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.sample_data import make_sample_data
@@ -58,9 +58,9 @@ LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
 LONGEST_FIT = 600.0  # seconds, where the caller names no limit
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
-Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Matrix]
+Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Features]
 """Rows to predict for: a matrix in training order, records by feature name, or a function that
-returns the matrix of the named features, in that order."""
+returns the named features, in that order."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Predictions:
 
     ``stale`` says that the database could not be asked whether the version still serves.
     ``extrapolated`` maps the number of a row to the features that are outside the range they
-    had in training. ``intervals`` is None unless they were asked for.
+    had in training. ``intervals`` is None unless they were asked for. ``warnings`` say which
+    columns were left out.
     """
 
     scores: Scores
@@ -77,6 +78,7 @@ class Predictions:
     stale: bool
     extrapolated: Mapping[int, Sequence[str]]
     intervals: Intervals | None
+    warnings: Sequence[DataWarning] = ()
 
 
 # Training and registering
@@ -353,7 +355,8 @@ def predict(
         raise InvalidInput({"intervals": [message]})
     bounds = None
     with faults_in(place) if place else nullcontext():
-        X = _arrange_rows(version, rows)
+        found = _arrange_rows(version, rows)
+        X = found.X
         scores = score(version.scorer, X)
         if intervals and basis is not None:
             bounds = compute_intervals(basis, X, scores.values, level=level)
@@ -363,6 +366,7 @@ def predict(
         stale=served.stale,
         extrapolated=_find_extrapolated(version, X),
         intervals=bounds,
+        warnings=found.warnings,
     )
 
 
@@ -431,13 +435,13 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
     )
 
 
-def _arrange_rows(version: LoadedVersion, rows: Rows) -> Matrix:
+def _arrange_rows(version: LoadedVersion, rows: Rows) -> Features:
     if isinstance(rows, np.ndarray):
         datasets.check_width(rows, len(version.feature_names))
-        return rows
+        return Features(rows)
     if callable(rows):
         return rows(version.feature_names)
-    return datasets.matrix_from_records(rows, version.feature_names)
+    return Features(datasets.matrix_from_records(rows, version.feature_names))
 
 
 def _find_extrapolated(version: LoadedVersion, X: Matrix) -> dict[int, list[str]]:
@@ -525,6 +529,7 @@ def _describe_training(
         fit_seconds=trained.fit_seconds,
         converged=trained.converged,
         data_digest=trained.data_digest,
+        warnings=[asdict(warning) for warning in dataset.warnings],
         profile=dict(trained.profile),
         interval_basis=None if basis is None else basis.to_json(),
     )
@@ -558,6 +563,7 @@ def _describe_upload(
         feature_names=list(names),
         classes=None if classes is None else list(classes),
         coefficients=training.describe_coefficients(estimator, tuple(names)),
+        warnings=[],
         libraries=_library_versions(),
     )
 
