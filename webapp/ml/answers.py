@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 from flask import Response, abort, current_app, request
@@ -24,6 +26,11 @@ STALE_HEADER = {
 TABLE_HEADERS = {
     "X-Model": {
         "description": "Which version of which model: `default; version=1`.",
+        "schema": {"type": "string"},
+    },
+    "X-Warnings": {
+        "description": 'A JSON array of the columns that were left out: `[{"column": …, '
+        '"message": …}]`; absent where there are none.',
         "schema": {"type": "string"},
     },
     **STALE_HEADER,
@@ -91,6 +98,8 @@ def answer_batch(
             response.headers[STALE] = "true"
         version = predictions.version
         response.headers["X-Model"] = f"{version.model}; version={version.number}"
+        if predictions.warnings:  # in ASCII, as a header must be
+            response.headers["X-Warnings"] = json.dumps(_list_warnings(predictions))
         return response
     scores = predictions.scores
     answer: dict[str, Any] = {
@@ -105,6 +114,8 @@ def answer_batch(
         answer["extrapolated"] = {str(row): n for row, n in predictions.extrapolated.items()}
     if predictions.extrapolated_counts:
         answer["extrapolated_counts"] = predictions.extrapolated_counts
+    if predictions.warnings:
+        answer["warnings"] = _list_warnings(predictions)
     return _answer_json(answer, predictions)
 
 
@@ -117,6 +128,10 @@ def _answer_json(answer: dict[str, Any], predictions: Predictions) -> Response:
 
 def _name_version(predictions: Predictions) -> dict[str, Any]:
     return {"name": predictions.version.model, "version": predictions.version.number}
+
+
+def _list_warnings(predictions: Predictions) -> list[dict[str, str]]:
+    return [asdict(warning) for warning in predictions.warnings]
 
 
 def _probabilities_by_class(predictions: Predictions) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from webapp.body import unpack
 from webapp.errors import InvalidInput
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Limits
-from webapp.ml.schemas import FilePart, RowsSchema
+from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
@@ -178,6 +178,10 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
         kinds = ", ".join(["application/json", *TABLE_MEDIA_TYPES, MULTIPART])
         abort(415, f"The body must be of one of these types: {kinds}.")
     loaded = load(schema.tabular(), options, source=source)
+    if found.name != "csv" and (
+        given := [name for name in CsvOptions().fields if name in options]
+    ):
+        raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
     try:
         return cast(RowsSchema, schema).read_table(stream, found, _limits(), loaded)
     except InvalidInput as error:

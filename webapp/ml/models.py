@@ -68,6 +68,7 @@ class ModelVersion(Base):
     classes: Mapped[list[Any] | None] = _wide()
     metrics: Mapped[dict[str, Any]]
     coefficients: Mapped[dict[str, Any] | None] = _wide()
+    warnings: Mapped[list[Any]] = mapped_column(server_default="[]", default=list)
     libraries: Mapped[dict[str, Any]]
     artifact_digest: Mapped[str] = mapped_column(sa.ForeignKey("artifact.digest"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -88,6 +88,7 @@ def announce_upload(version: ModelVersion) -> tuple[Answer, Headers]:
 
 def _announce(version: ModelVersion, message: str) -> tuple[Answer, Headers]:
     answer = {"message": message, "metrics": version.metrics, "model": version}
+    answer["warnings"] = version.warnings
     return answer, {"Location": version_url(version)}
 
 

@@ -23,7 +23,14 @@ from webapp.fields import (
 from webapp.ml.core import datasets, tables
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
-from webapp.ml.core.tables import Format, Limits
+from webapp.ml.core.tables import (
+    DECIMALS,
+    DEFAULT_DIALECT,
+    DELIMITERS,
+    CsvDialect,
+    Format,
+    Limits,
+)
 from webapp.ml.core.training import MOST_COEFFICIENTS, MOST_FOLDS
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
@@ -179,7 +186,32 @@ class TrainingOptions(StrictSchema):
     )
 
 
-class TableTrainingOptions(TrainingOptions):
+class CsvOptions(StrictSchema):
+    """How a CSV table is written; other tables take no such options."""
+
+    delimiter = fields.String(
+        load_default=DEFAULT_DIALECT.delimiter,
+        validate=validate.OneOf(DELIMITERS),
+        metadata={"description": "What separates the columns of CSV: a comma, `;`, a tab or `|`."},
+    )
+    decimal = fields.String(
+        load_default=DEFAULT_DIALECT.decimal,
+        validate=validate.OneOf(DECIMALS),
+        metadata={
+            "description": "The decimal point of CSV: `.`, or `,` beside another delimiter."
+        },
+    )
+
+    @ma.post_load
+    def make_dialect(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Join the two to a dialect."""
+        dialect = CsvDialect(data.pop("delimiter"), data.pop("decimal"))
+        if dialect.delimiter == dialect.decimal:
+            raise ma.ValidationError("Must not be the delimiter.", "decimal")
+        return {**data, "dialect": dialect}
+
+
+class TableTrainingOptions(TrainingOptions, CsvOptions):
     """How to train on a table."""
 
     target = fields.String(
@@ -209,13 +241,17 @@ class TrainingRequest(RowsSchema, TrainingOptions):
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Join X and y to a dataset; what y may hold depends on the estimator's task."""
+        """Join X and y to a dataset; what y may hold depends on the estimator's task.
+
+        Rows whose y is null are left out.
+        """
         regression = CATALOGUE[data["estimator"]].task == "regression"
         convert = datasets.vector_from_values if regression else datasets.labels_from_values
+        X, y, names = data.pop("X"), data.pop("y"), data.pop("feature_names")
+        X, y, warnings = datasets.drop_missing_targets(X, y)
         with faults_in("y"):
-            y = convert(data.pop("y"))
-        names = data.pop("feature_names")
-        dataset = datasets.make_dataset(data.pop("X"), y, names)
+            target = convert(y)
+        dataset = datasets.make_dataset(X, target, names, warnings)
         return {**data, "dataset": dataset}
 
     @staticmethod
@@ -229,6 +265,7 @@ class TrainingRequest(RowsSchema, TrainingOptions):
             target=options.pop("target"),
             task=CATALOGUE[options["estimator"]].task,
             limits=limits,
+            dialect=options.pop("dialect"),
         )
         return {**options, "dataset": dataset}
 
@@ -238,6 +275,16 @@ class VersionRefSchema(StrictSchema):
 
     name = fields.String(required=True, metadata={"example": "default"})
     version = fields.Integer(required=True, metadata={"example": 1})
+
+
+class WarningSchema(StrictSchema):
+    """What was left out of the data, or converted."""
+
+    column = fields.String(required=True, metadata={"example": "__index_level_0__"})
+    message = fields.String(
+        required=True,
+        metadata={"example": "is the index of a pandas data frame; it was left out"},
+    )
 
 
 class VersionSummarySchema(StrictSchema):
@@ -296,6 +343,11 @@ class VersionSummarySchema(StrictSchema):
         required=True,
         allow_none=True,
         metadata={"description": "SHA-256 of names and rows: the same whatever they came in."},
+    )
+    warnings = fields.List(
+        fields.Nested(WarningSchema),
+        required=True,
+        metadata={"description": "What was left out of the data in training, or converted."},
     )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
     digest = fields.String(
@@ -378,6 +430,7 @@ class TrainingResponse(StrictSchema):
 
     message = fields.String(required=True, metadata={"example": "Model trained successfully"})
     metrics = fields.Dict(required=True)
+    warnings = fields.List(fields.Nested(WarningSchema), required=True)
     model = fields.Nested(VersionSchema, required=True)
 
 
@@ -459,10 +512,14 @@ class BatchOptions(PredictionOptions):
     )
 
 
+class TableBatchOptions(BatchOptions, CsvOptions):
+    """What to say beside the predictions for a table."""
+
+
 class BatchRequest(RowsSchema, BatchOptions):
     """Rows to predict for."""
 
-    tabular = BatchOptions
+    tabular = TableBatchOptions
 
     instances = _Converted(
         _read_instances,
@@ -478,10 +535,13 @@ class BatchRequest(RowsSchema, BatchOptions):
         stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Return the options with a function that reads the features, once they are known."""
+        dialect = options.pop("dialect")
 
-        def read(names: Sequence[str]) -> datasets.Matrix:
+        def read(names: Sequence[str]) -> datasets.Features:
             try:
-                return tables.read_features(stream, format=format_, names=names, limits=limits)
+                return tables.read_features(
+                    stream, format=format_, names=names, limits=limits, dialect=dialect
+                )
             except InvalidInput as error:
                 raise InvalidInput(error.faults, source=format_.name) from None
 
@@ -518,6 +578,10 @@ class BatchResponse(StrictSchema):
             "how many rows are outside the range, by feature.",
             "example": {"x2": 4711},
         }
+    )
+    warnings = fields.List(
+        fields.Nested(WarningSchema),
+        metadata={"description": "Columns that were left out; absent where there are none."},
     )
 
 

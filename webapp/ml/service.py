@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any, TypeAlias
@@ -42,7 +42,14 @@ from webapp.errors import (
 )
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.costs import FitLimits
-from webapp.ml.core.datasets import Dataset, Matrix, Vector, default_feature_names
+from webapp.ml.core.datasets import (
+    Dataset,
+    DataWarning,
+    Features,
+    Matrix,
+    Vector,
+    default_feature_names,
+)
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.probe import make_scorer
@@ -63,9 +70,9 @@ VALUE_BYTES = 20  # of an answer: a number of 17 digits, its point and a comma
 MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
-Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Matrix]
+Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Features]
 """Rows to predict for: a matrix in training order, records by feature name, or a function that
-returns the matrix of the named features, in that order."""
+returns the named features, in that order."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class Predictions:
     ``extrapolated`` maps the number of a row to the features that are outside the range they
     had in training; where these are too many to name, it is empty, and ``extrapolated_counts``
     has the number of rows by feature. ``intervals`` is None unless they were asked for.
+    ``warnings`` say which columns were left out.
     """
 
     scores: Scores
@@ -84,6 +92,7 @@ class Predictions:
     extrapolated: Mapping[int, Sequence[str]]
     extrapolated_counts: Mapping[str, int]
     intervals: Intervals | None
+    warnings: Sequence[DataWarning] = ()
 
 
 @dataclass(frozen=True)
@@ -406,7 +415,8 @@ def predict(
         raise InvalidInput({"intervals": [message]})
     bounds = None
     with faults_in(place) if place else nullcontext():
-        X = _arrange_rows(version, rows)
+        found = _arrange_rows(version, rows)
+        X = found.X
         if most_values is not None:
             _check_answer(version, len(X), intervals=intervals, most=most_values)
         scores = score(version.scorer, X)
@@ -420,6 +430,7 @@ def predict(
         extrapolated=extrapolated,
         extrapolated_counts=extrapolated_counts,
         intervals=bounds,
+        warnings=found.warnings,
     )
 
 
@@ -488,13 +499,13 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
     )
 
 
-def _arrange_rows(version: LoadedVersion, rows: Rows) -> Matrix:
+def _arrange_rows(version: LoadedVersion, rows: Rows) -> Features:
     if isinstance(rows, np.ndarray):
         datasets.check_width(rows, len(version.feature_names))
-        return rows
+        return Features(rows)
     if callable(rows):
         return rows(version.feature_names)
-    return datasets.matrix_from_records(rows, version.feature_names)
+    return Features(datasets.matrix_from_records(rows, version.feature_names))
 
 
 def _check_answer(version: LoadedVersion, n_rows: int, *, intervals: bool, most: int) -> None:
@@ -606,6 +617,7 @@ def _describe_training(
         fit_seconds=trained.fit_seconds,
         converged=trained.converged,
         data_digest=trained.data_digest,
+        warnings=[asdict(warning) for warning in dataset.warnings],
         profile=dict(trained.profile),
         interval_basis=None if basis is None else basis.to_json(),
     )
@@ -633,6 +645,7 @@ def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> Mod
         feature_names=list(names),
         classes=None if classes is None else list(classes),
         coefficients=training.describe_coefficients(estimator, tuple(names)),
+        warnings=[],
         libraries=_library_versions(),
     )
 

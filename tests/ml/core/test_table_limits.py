@@ -65,7 +65,7 @@ def test_rows_to_predict_for_are_held_to_the_cells_too(name: str) -> None:
 
     def read(cells: int) -> int:
         limits = Limits(rows=1000, columns=1, cells=cells)
-        return len(read_features(data, format=FORMATS[name], names=["b", "a"], limits=limits))
+        return len(read_features(data, format=FORMATS[name], names=["b", "a"], limits=limits).X)
 
     assert read(200) == 100
     with pytest.raises(InvalidInput, match="has 100 rows of 2 values, more than 199 values"):

@@ -16,15 +16,59 @@ from typing import Any, BinaryIO
 
 from webapp.errors import InvalidInput
 
-NUMBER_BYTES = 64  # the longest number, a decimal of 32, and what belongs to it
+NUMBER_BYTES = 32  # the longest number, a decimal of 256 bits
 TEXT_BYTES = 1100  # the longest label: 255 characters of 4 bytes
+LEVEL_BYTES = 2  # what says beside a value that it is there
 SLACK_BYTES = 64 * 2**10  # for headers and padding where there are few rows
+MOST_BYTES = 2**29  # of a column in a row group, or of a record batch: 64 million numbers
 MOST_PAGES = 100_000  # a page has a thousand rows or more when a program means well
+MOST_MESSAGES = 100_000  # the same of a record batch
 LONGEST_PAGE_HEADER = 2**14
 LONGEST_FOOTER = 4 * 2**20  # of some 30,000 columns, counted in every row group
 
+_TEXT = "BYTE_ARRAY"
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, _TEXT: TEXT_BYTES}
 _DELTA_BYTE_ARRAY = 7  # unpacks to the square of its length, which nothing declares
-_DICTIONARY, _RECORD_BATCH = "dictionary", "record batch"
+_SCHEMA, _DICTIONARY, _RECORD_BATCH = "schema", "dictionary", "record batch"
+
+
+def check_footer_length(file: BinaryIO) -> None:
+    """Raise InvalidInput where the footer of a Parquet file is longer than 4 MiB."""
+    size = file.seek(0, io.SEEK_END)
+    if size >= 8 and _footer_length(file, size) > LONGEST_FOOTER:
+        raise InvalidInput(["has a footer that is too long"])
+
+
+class ColumnCheck:
+    """Validates the columns of record batches in full.
+
+    A dictionary is validated once, however many batches share it: 24 MB of one dictionary and
+    many short batches took 19 seconds.
+    """
+
+    def __init__(self) -> None:
+        self._dictionaries: dict[int, tuple[Any, ...]] = {}
+
+    def __call__(self, place: int, column: Any) -> None:
+        """Raise pyarrow's ArrowInvalid where an offset, an index or a text is not valid."""
+        import pyarrow as pa
+        from pyarrow import compute
+
+        if not pa.types.is_dictionary(column.type):
+            column.validate(full=True)
+            return
+        dictionary = column.dictionary
+        buffers = [buffer and buffer.address for buffer in dictionary.buffers()]
+        identity = (len(dictionary), dictionary.offset, *buffers)
+        known = self._dictionaries.get(place)
+        if known is None or known[1] != identity:
+            dictionary.validate(full=True)
+            # Kept, so that no other dictionary comes to lie at the same address.
+            self._dictionaries[place] = dictionary, identity
+        column.indices.validate(full=True)
+        bounds = compute.min_max(column.indices).as_py()
+        if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(dictionary):
+            raise pa.ArrowInvalid("index out of range")
 
 
 def check_pages(file: BinaryIO, metadata: Any) -> bool:
@@ -34,17 +78,22 @@ def check_pages(file: BinaryIO, metadata: Any) -> bool:
     the process instead of raising (pyarrow 26, ``RowGroupMetaData.column``). Raises
     InvalidInput where a file declares pages that its rows cannot need.
     """
-    kinds = [metadata.schema.column(index).physical_type for index in range(metadata.num_columns)]
-    n_pages = n_rows = 0
+    columns = [metadata.schema.column(index) for index in range(metadata.num_columns)]
+    kinds = [column.physical_type for column in columns]
+    widths = [_WIDTHS.get(kind, NUMBER_BYTES) + LEVEL_BYTES for kind in kinds]
+    n_pages = n_rows = n_packed = 0
     has_dictionary = False
     size = file.seek(0, io.SEEK_END)
     try:
         for group in _row_groups(file, size):
             n_rows += group[_GROUP_ROWS]
-            for kind, chunk in zip(kinds, group[_GROUP_CHUNKS], strict=True):
-                is_text = kind == "BYTE_ARRAY"
-                left = _most_bytes(group[_GROUP_ROWS], numbers=1, texts=int(is_text))
+            for kind, width, chunk in zip(kinds, widths, group[_GROUP_CHUNKS], strict=True):
+                is_text = kind == _TEXT
+                left = _most_bytes(group[_GROUP_ROWS] * width)
                 n_pages += 1  # even without a page, the chunk is work
+                n_packed += chunk[_CHUNK_METADATA][_PACKED_LENGTH]
+                if n_packed > size:
+                    raise InvalidInput(["names the same pages more than once"])
                 for header in _page_headers(file, chunk[_CHUNK_METADATA], size):
                     n_pages += 1
                     left -= header[_UNPACKED_BYTES]
@@ -75,6 +124,7 @@ class CheckedMessages:
         import pyarrow as pa
 
         self._check_size = check
+        self._left = MOST_MESSAGES
         self._parts = chain.from_iterable(
             map(self._frame, pa.ipc.MessageReader.open_stream(source))
         )
@@ -93,6 +143,13 @@ class CheckedMessages:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _frame(self, message: Any) -> Sequence[Any]:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidInput(
+                [f"has more than {MOST_MESSAGES} record batches; write longer ones"]
+            )
+        if message.type == _SCHEMA and message.metadata.size > LONGEST_FOOTER:
+            raise InvalidInput(["has a schema that is too long"])
         if message.type in (_DICTIONARY, _RECORD_BATCH):
             try:
                 self._check(message)
@@ -105,6 +162,10 @@ class CheckedMessages:
         flat = memoryview(message.metadata)
         header = _follow(flat, _field(flat, _follow(flat, 0), _HEADER))
         if message.type == _DICTIONARY:
+            is_delta = _field(flat, header, _DICTIONARY_IS_DELTA)
+            if is_delta and flat[is_delta]:
+                # Each would be joined to all of the dictionary before.
+                raise InvalidInput(["has a dictionary in pieces; write each dictionary whole"])
             header = _follow(flat, _field(flat, header, _DICTIONARY_DATA))
         n_rows = _whole(flat, _field(flat, header, _LENGTH))
         n_columns = struct.unpack_from("<I", flat, _follow(flat, _field(flat, header, _NODES)))[0]
@@ -113,13 +174,14 @@ class CheckedMessages:
         if not _field(flat, header, _COMPRESSION):
             return  # every buffer is a part of the body, whose bytes have come
         declared = sum(_unpacked_lengths(flat, header, memoryview(message.body)))
-        if declared > _most_bytes(n_rows, numbers=n_columns, texts=1):
+        width = n_columns * (NUMBER_BYTES + LEVEL_BYTES) + TEXT_BYTES
+        if declared > _most_bytes(n_rows * width):
             raise InvalidInput(["unpacks to more than its rows can need"])
 
 
-def _most_bytes(n_rows: int, *, numbers: int, texts: int) -> int:
+def _most_bytes(n_bytes: int) -> int:
     # Twice: the values may stand in a dictionary and in the pages.
-    return 2 * n_rows * (numbers * NUMBER_BYTES + texts * TEXT_BYTES) + SLACK_BYTES
+    return min(2 * n_bytes, MOST_BYTES) + SLACK_BYTES
 
 
 # The footer of a Parquet file and the headers of its pages are structs of Thrift's compact
@@ -139,13 +201,15 @@ _DEEPEST = 16
 
 
 def _row_groups(file: BinaryIO, size: int) -> Any:
-    file.seek(max(size - 8, 0))
-    (length,) = struct.unpack("<I4x", file.read(8))
-    if length > min(LONGEST_FOOTER, size - 8):
-        raise InvalidInput(["has a footer that is too long"])
+    length = _footer_length(file, size)
     file.seek(size - 8 - length)
     footer, _ = _read_struct(file.read(length), 0)
     return footer[_GROUPS]
+
+
+def _footer_length(file: BinaryIO, size: int) -> int:
+    file.seek(size - 8)
+    return int(struct.unpack("<I4x", file.read(8))[0])
 
 
 def _page_headers(file: BinaryIO, chunk: dict[int, Any], size: int) -> Iterator[dict[int, Any]]:
@@ -246,7 +310,7 @@ def _read_integer(data: bytes, position: int, bits: int) -> tuple[int, int]:
 # table of 16-bit offsets before it, in the order of the schema. pyarrow has verified it.
 # https://github.com/apache/arrow/blob/main/format/Message.fbs
 _HEADER = 2
-_DICTIONARY_DATA = 1
+_DICTIONARY_DATA, _DICTIONARY_IS_DELTA = 1, 2
 _LENGTH, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3
 
 
