@@ -139,4 +139,4 @@ class _Unpacked:
         return data
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise MalformedBody(f"The body cannot be unpacked as {self._encoding}: {reason}.")
+        raise MalformedBody(f"What was sent as {self._encoding} cannot be unpacked: {reason}.")

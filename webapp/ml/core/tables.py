@@ -584,11 +584,12 @@ def _read_parquet_batches(file: BinaryIO, metadata: Any, label: str | None) -> G
         file,
         metadata=metadata,
         read_dictionary=[label] if label and has_dictionary else None,
-        # A small buffer, and nothing fetched ahead: a column is read as it is decoded.
+        # A small buffer, and nothing fetched ahead: a column is read as it is decoded, by
+        # threads that have all ended when a batch is there, or an error.
         buffer_size=PARQUET_BUFFER_BYTES,
         pre_buffer=False,
     ) as opened:
-        yield from opened.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+        yield from opened.iter_batches(batch_size=BATCH_ROWS)
 
 
 def _make_seekable(source: BinaryIO) -> BinaryIO:
@@ -813,8 +814,10 @@ class _NumberColumn:
         """Take the values of some rows; return which of the rows have one."""
         values = _to_numbers(column)
         present: NDArray[np.bool_] = ~np.isnan(values)
-        _check_finite(values[present], self._name, rows[present])
-        self._values.extend(int(present.sum()))[:] = values[present]
+        if not present.all():
+            values, rows = values[present], rows[present]
+        _check_finite(values, self._name, rows)
+        self._values.extend(len(values))[:] = values
         return present
 
     def finish(self) -> NDArray[np.float64]:

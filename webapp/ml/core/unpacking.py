@@ -22,7 +22,9 @@ LEVEL_BYTES = 2  # what says beside a value that it is there
 SLACK_BYTES = 64 * 2**10  # for headers and padding where there are few rows
 MOST_BYTES = 2**29  # of a column in a row group, or of a record batch: 64 million numbers
 MOST_PAGES = 100_000  # a page has a thousand rows or more when a program means well
-MOST_MESSAGES = 100_000  # the same of a record batch
+CHUNK_PAGES = 3  # what a column of a row group takes beside its pages, in pages
+MOST_BATCH_COLUMNS = 100_000  # of all record batches: 22 MB in batches of a row took 21 s
+BATCH_COLUMNS = 4  # what a record batch takes beside its columns, in columns
 LONGEST_PAGE_HEADER = 2**14
 LONGEST_FOOTER = 4 * 2**20  # of some 30,000 columns, counted in every row group
 
@@ -78,6 +80,9 @@ def check_pages(file: BinaryIO, metadata: Any) -> bool:
     the process instead of raising (pyarrow 26, ``RowGroupMetaData.column``). Raises
     InvalidInput where a file declares pages that its rows cannot need.
     """
+    # Before the footer is looked through: it takes half a second for each megabyte.
+    if metadata.num_row_groups * metadata.num_columns * (CHUNK_PAGES + 1) > MOST_PAGES:
+        raise InvalidInput(["has too many row groups; write longer ones"])
     columns = [metadata.schema.column(index) for index in range(metadata.num_columns)]
     kinds = [column.physical_type for column in columns]
     widths = [_WIDTHS.get(kind, NUMBER_BYTES) + LEVEL_BYTES for kind in kinds]
@@ -90,7 +95,7 @@ def check_pages(file: BinaryIO, metadata: Any) -> bool:
             for kind, width, chunk in zip(kinds, widths, group[_GROUP_CHUNKS], strict=True):
                 is_text = kind == _TEXT
                 left = _most_bytes(group[_GROUP_ROWS] * width)
-                n_pages += 1  # even without a page, the chunk is work
+                n_pages += CHUNK_PAGES  # even without a page, the chunk is work
                 n_packed += chunk[_CHUNK_METADATA][_PACKED_LENGTH]
                 if n_packed > size:
                     raise InvalidInput(["names the same pages more than once"])
@@ -124,7 +129,7 @@ class CheckedMessages:
         import pyarrow as pa
 
         self._check_size = check
-        self._left = MOST_MESSAGES
+        self._left = MOST_BATCH_COLUMNS
         self._parts = chain.from_iterable(
             map(self._frame, pa.ipc.MessageReader.open_stream(source))
         )
@@ -143,11 +148,6 @@ class CheckedMessages:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _frame(self, message: Any) -> Sequence[Any]:
-        self._left -= 1
-        if self._left < 0:
-            raise InvalidInput(
-                [f"has more than {MOST_MESSAGES} record batches; write longer ones"]
-            )
         if message.type == _SCHEMA and message.metadata.size > LONGEST_FOOTER:
             raise InvalidInput(["has a schema that is too long"])
         if message.type in (_DICTIONARY, _RECORD_BATCH):
@@ -169,6 +169,9 @@ class CheckedMessages:
             header = _follow(flat, _field(flat, header, _DICTIONARY_DATA))
         n_rows = _whole(flat, _field(flat, header, _LENGTH))
         n_columns = struct.unpack_from("<I", flat, _follow(flat, _field(flat, header, _NODES)))[0]
+        self._left -= BATCH_COLUMNS + n_columns
+        if self._left < 0:
+            raise InvalidInput(["has too many record batches; write longer ones"])
         if self._check_size:
             self._check_size(rows=n_rows, columns=n_columns)
         if not _field(flat, header, _COMPRESSION):

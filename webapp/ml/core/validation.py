@@ -27,7 +27,7 @@ def is_count(value: Any) -> bool:
 def check_estimator(model: Any) -> None:
     """Raise ArtifactUnusable unless the model is fitted, and safe to predict with.
 
-    That it predicts one value per row is for ``probe.make_scorer`` to find out.
+    Whether it predicts one value per row, ``probe.make_scorer`` finds out.
     """
     from sklearn.utils.validation import check_is_fitted
 
