@@ -222,10 +222,23 @@ SETTINGS = (
         "Most features of a training.",
     ),
     Setting(
+        "MAX_CELLS",
+        integer(1, 10**12),
+        "50000000",
+        "Most values of a training (rows times columns), of a batch to predict for, and of its "
+        "answer (rows times classes).",
+    ),
+    Setting(
         "MAX_FIT_SECONDS",
         integer(1, 86_400),
         "600",
         "Longest time that a fit may take.",
+    ),
+    Setting(
+        "MAX_FIT_MEMORY",
+        integer(64, 2**30),
+        "2048",
+        "Most memory in MB that a training may take beside its rows, by an estimate beforehand.",
     ),
     Setting(
         "PROXY_HOPS",

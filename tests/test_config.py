@@ -26,7 +26,9 @@ BAD_VALUES = {
     "MAX_CONTENT_LENGTH": ["1023", str(2**40 + 1), "1MB", "9" * 5000],
     "MAX_ROWS": ["0", str(10**9 + 1), "many"],
     "MAX_COLUMNS": ["0", str(10**6 + 1), "1e3"],
+    "MAX_CELLS": ["0", str(10**12 + 1), "5e7"],
     "MAX_FIT_SECONDS": ["0", "86401", "0.5"],
+    "MAX_FIT_MEMORY": ["0", "63", "1.5", "2GB"],
     "PROXY_HOPS": ["-1", "11", "true"],
     "TRUSTED_HOSTS": [
         *("*", "https://api.example.com", "api.example.com:443", "a b", "-a.example", "a..b"),

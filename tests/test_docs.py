@@ -77,7 +77,8 @@ def test_the_options_of_a_table_are_documented_alike_in_query_form_and_body(
     }
 
     assert set(query) == set(form) - {"file"}
-    for name in set(query) - {"target"}:
+    assert set(query) - set(body) == {"target", "delimiter", "decimal"}
+    for name in set(query) & set(body):
         assert form[name] == body[name]
         assert query[name].items() <= body[name].items()
 

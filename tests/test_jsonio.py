@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flask import Flask
 
-from webapp.jsonio import MalformedJSON, OrjsonProvider, loads
+from webapp.jsonio import MalformedJSON, OrjsonProvider, count_values, loads
 
 DEEPEST = 1024
 
@@ -186,6 +186,26 @@ def test_a_matrix_in_an_answer_holds_null_too(provider: OrjsonProvider) -> None:
     assert response.get_data() == b'{"X":[[1.0,null],[null,2.0]]}\n'
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(3, 2)[:, 0],
+        np.arange(6.0).reshape(3, 2).T,
+        np.arange(6)[::-2],
+        np.array([True, False, True])[::2],
+        np.array(["a", "b", "c"]),
+        np.array([["a", "b"], ["c", "d"]], dtype=object)[:, 1],
+        np.array([], dtype=float),
+        np.array(1.5),
+    ],
+    ids=["column", "transposed", "reversed", "booleans", "text", "objects", "empty", "number"],
+)
+def test_an_array_of_any_layout_is_written(provider: OrjsonProvider, array: np.ndarray) -> None:
+    response = provider.response({"values": array})
+
+    assert json.loads(response.get_data()) == {"values": array.tolist()}
+
+
 def test_text_that_is_not_finite_is_written_as_null(provider: OrjsonProvider) -> None:
     assert provider.dumps({"values": [math.nan, math.inf, 1.5]}) == '{"values":[null,null,1.5]}'
 
@@ -218,3 +238,33 @@ def test_the_interface_reads_by_the_same_rules(provider: OrjsonProvider) -> None
         provider.loads("\ufeff")
     with pytest.raises(MalformedJSON):
         provider.loads('{"a": 1')
+
+
+def values_in(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(values_in, inner))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        "a,b",
+        [],
+        {},
+        [[1, 2], [3, 4]],
+        {"X": [[1.5, -2]], "y": ["a, b", 'say "[1,2]"', "\\", "é,"]},
+        [{"a": 1, "b,c": [None, True]}, {}, [[], []]],
+        [[[[[]]]]],
+    ],
+)
+def test_no_document_holds_more_values_than_are_counted(value: object) -> None:
+    found = count_values(json.dumps(value).encode())
+
+    empty = json.dumps(value).count("[]") + json.dumps(value).count("{}")
+    assert values_in(value) <= found <= values_in(value) + empty
+
+
+@pytest.mark.parametrize("data", [b"", b'"', b'"a', b'"\\', b'\\"' * 200_000, b'"\\' * 200_000])
+def test_values_of_bytes_that_are_no_json_are_counted_in_linear_time(data: bytes) -> None:
+    assert count_values(data) == 1

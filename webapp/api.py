@@ -140,7 +140,7 @@ class StrictParser(FlaskParser):
         if req.environ.get("CONTENT_TYPE") != JSON and not _is_json(req):
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
         try:
-            value = jsonio.loads(cast(WholeRequest, req).read_body())
+            value = jsonio.loads(self.read_json(req))
         except jsonio.MalformedJSON as error:
             raise MalformedBody(f"The body is not valid JSON: {error}.") from None
         if not isinstance(value, dict):
@@ -151,6 +151,10 @@ class StrictParser(FlaskParser):
             first = islice(unknown, MOST_FAULTS)
             raise InvalidInput({name: ["Unknown field."] for name in first})
         return value
+
+    def read_json(self, req: Request) -> bytes | bytearray:
+        """Return the JSON body before it is decoded."""
+        return cast(WholeRequest, req).read_body()
 
     def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
         """Turn a schema's complaint into the domain's error for unacceptable input."""

@@ -5,6 +5,7 @@ ServiceError
 │   ├── FitTooLong
 │   └── KeyReused
 ├── NotFound
+│   ├── CoefficientsNotFound
 │   ├── ItemNotFound
 │   ├── KeyNotFound
 │   ├── ModelNotFound
@@ -81,6 +82,15 @@ class ItemNotFound(NotFound):
 
     def __init__(self, item_id: int) -> None:
         super().__init__(f"There is no item {item_id}.")
+
+
+class CoefficientsNotFound(NotFound):
+    """The version is of a model without coefficients."""
+
+    def __init__(self, name: str, number: int, model_type: str) -> None:
+        super().__init__(
+            f"Version {number} of {name!r} is a {model_type}, which has no coefficients."
+        )
 
 
 class KeyNotFound(NotFound):

@@ -8,9 +8,11 @@ or Infinity.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 from flask import Response
 from flask.json.provider import JSONProvider
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _WRITE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+# Possessive, and its end may be missing: linear in the length of any bytes.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BOM = b"\xef\xbb\xbf"  # what Windows puts before UTF-8
 _NON_FINITE_TOKENS = (b"NaN", b"Infinity")
 
@@ -63,6 +67,15 @@ def _parse_int(literal: str) -> int | float:
     return int(literal) if abs(number) < 2**63 else number
 
 
+def count_values(data: bytes | bytearray) -> int:
+    """Return how many values a JSON document holds at most, nested ones too, without decoding it.
+
+    Each but the first stands behind a comma or an opening bracket.
+    """
+    bare = _STRING.sub(b"", data)
+    return 1 + bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+
+
 class JSONResponse(Response):
     """A JSON answer whose body is there, and goes out as it is.
 
@@ -85,8 +98,19 @@ class JSONResponse(Response):
 
 
 def answer(value: Any) -> JSONResponse:
-    """Return a JSON answer: arrays as they are, non-finite floats as null."""
-    return JSONResponse(orjson.dumps(value, option=_WRITE))
+    """Return a JSON answer: NumPy arrays of any layout as lists, non-finite floats as null."""
+    return JSONResponse(orjson.dumps(value, option=_WRITE, default=_convert_array))
+
+
+def _convert_array(value: Any) -> Any:
+    """Return an array that orjson does not take as one that it does, or as a list.
+
+    orjson writes numbers from the array's own memory, which must be C-contiguous, and no
+    strings. Raises TypeError for what is no array.
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return value.tolist() if value.flags.c_contiguous else value.copy()
 
 
 class OrjsonProvider(JSONProvider):

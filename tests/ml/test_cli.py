@@ -103,7 +103,7 @@ def test_info_tells_what_serves(runner: FlaskCliRunner) -> None:
         ("a,y\n1,2\n3\n", "has 1 values, expected 2"),
         ("a,a,y\n1,2,3\n", "more than one column named a"),
         ("a,y\nx,1\n", "a.0: is not a number"),
-        ("a,y\n1,\n2,3\n", "missing or not finite"),
+        ("a,y\n1,\n2,\n", "y: has no values"),
         ("a,y\nnan,1\n2,3\n", "missing or not finite"),
         ("a,y\n1,inf\n2,3\n", "missing or not finite"),
     ],

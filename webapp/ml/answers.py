@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from flask import Response, abort, request
+from flask import Response, abort, current_app, request
 
 from webapp import jsonio
 from webapp.ml.core import tables
-from webapp.ml.service import Predictions
+from webapp.ml.service import VALUE_BYTES, Predictions
 
 CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"
 TABLES = (CSV, ARROW)
@@ -25,6 +26,11 @@ STALE_HEADER = {
 TABLE_HEADERS = {
     "X-Model": {
         "description": "Which version of which model: `default; version=1`.",
+        "schema": {"type": "string"},
+    },
+    "X-Warnings": {
+        "description": 'A JSON array of the columns that were left out: `[{"column": …, '
+        '"message": …}]`; absent where there are none.',
         "schema": {"type": "string"},
     },
     **STALE_HEADER,
@@ -52,15 +58,33 @@ def answer_one(predictions: Predictions) -> Response:
     return _answer_json(answer, predictions)
 
 
-def answer_batch(predictions: Predictions, *, for_spreadsheet: bool) -> Response:
-    """Return the answer for many rows, in the form that the client accepts.
-
-    ``for_spreadsheet`` says that a CSV answer holds no text that would run as a formula.
-    """
+def choose_media_type() -> str:
+    """Return the form of answer that the client prefers; aborts with 406 where there is none."""
     accepted = request.accept_mimetypes
     media_type = accepted.best_match([JSON, *TABLES]) if accepted else JSON
     if media_type is None:
         abort(406, f"Predictions can be had as {', '.join([JSON, *TABLES])}.")
+    return media_type
+
+
+def most_values(media_type: str) -> int:
+    """Return how many values an answer may have.
+
+    A table is written piece by piece. JSON is one body, which may be as long as that of a
+    request, MAX_CONTENT_LENGTH.
+    """
+    most: int = current_app.config["MAX_CELLS"]
+    longest: int = current_app.config["MAX_CONTENT_LENGTH"]
+    return min(most, longest // VALUE_BYTES) if media_type == JSON else most
+
+
+def answer_batch(
+    predictions: Predictions, media_type: str, *, for_spreadsheet: bool = False
+) -> Response:
+    """Return the answer for many rows.
+
+    ``for_spreadsheet`` says that a CSV answer holds no text that would run as a formula.
+    """
     if media_type in TABLES:
         columns = make_columns(predictions)
         if media_type == CSV:
@@ -68,14 +92,18 @@ def answer_batch(predictions: Predictions, *, for_spreadsheet: bool) -> Response
         else:
             body = tables.write_arrow(columns)
         response = Response(body, content_type=media_type)
+        if len(columns) * len(predictions.scores.values) <= tables.WRITTEN_CELLS:
+            response.make_sequence()  # a single piece, whose length the answer then says
         if predictions.stale:
             response.headers[STALE] = "true"
         version = predictions.version
         response.headers["X-Model"] = f"{version.model}; version={version.number}"
+        if predictions.warnings:  # in ASCII, as a header must be
+            response.headers["X-Warnings"] = json.dumps(_list_warnings(predictions))
         return response
     scores = predictions.scores
     answer: dict[str, Any] = {
-        "predictions": _json_array(scores.values),
+        "predictions": scores.values,
         "model": _name_version(predictions),
     }
     if scores.probabilities is not None:
@@ -84,6 +112,10 @@ def answer_batch(predictions: Predictions, *, for_spreadsheet: bool) -> Response
         answer["intervals"] = _describe_intervals(predictions, row=None)
     if predictions.extrapolated:
         answer["extrapolated"] = {str(row): n for row, n in predictions.extrapolated.items()}
+    if predictions.extrapolated_counts:
+        answer["extrapolated_counts"] = predictions.extrapolated_counts
+    if predictions.warnings:
+        answer["warnings"] = _list_warnings(predictions)
     return _answer_json(answer, predictions)
 
 
@@ -98,16 +130,15 @@ def _name_version(predictions: Predictions) -> dict[str, Any]:
     return {"name": predictions.version.model, "version": predictions.version.number}
 
 
-def _json_array(values: Any) -> Any:
-    # orjson writes numbers from the array's own memory; strings it takes from a list only.
-    return values if values.dtype.kind in "fiu" else values.tolist()
+def _list_warnings(predictions: Predictions) -> list[dict[str, str]]:
+    return [asdict(warning) for warning in predictions.warnings]
 
 
 def _probabilities_by_class(predictions: Predictions) -> dict[str, Any]:
     probabilities = predictions.scores.probabilities
     assert probabilities is not None  # noqa: S101 (the caller has looked)
     return {
-        str(label): np.ascontiguousarray(probabilities[:, index])
+        str(label): probabilities[:, index]
         for index, label in enumerate(predictions.version.classes or ())
     }
 
@@ -132,8 +163,9 @@ def make_columns(predictions: Predictions) -> dict[str, Any]:
     """Return what the rows have, a column each: prediction, probability:CLASS, bounds."""
     columns: dict[str, Any] = {"prediction": predictions.scores.values}
     if predictions.scores.probabilities is not None:
-        by_class = _probabilities_by_class(predictions)
-        columns |= {f"probability:{label}": values for label, values in by_class.items()}
+        labels = predictions.version.classes or ()
+        by_class = predictions.scores.probabilities.T  # no copy: it can take 400 MB
+        columns |= dict(zip((f"probability:{label}" for label in labels), by_class, strict=True))
     if predictions.intervals is not None:
         found = predictions.intervals
         columns |= {

@@ -17,16 +17,18 @@ from flask import Request, abort, current_app
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from webapp import jsonio
 from webapp.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
 from webapp.body import unpack
 from webapp.errors import InvalidInput
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Limits
-from webapp.ml.schemas import FilePart, RowsSchema
+from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 OCTETS = "application/octet-stream"
+FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their columns
 TABLE_MEDIA_TYPES = [
     media_type for row in tables.FORMATS.values() for media_type in row.media_types
 ]
@@ -53,6 +55,18 @@ class RowsParser(StrictParser):
                 raise InvalidInput(faults, source="query")
             return _check_size(load(argmap, self.load_json(req, argmap), source="json"))
         return _parse_table(argmap, req)
+
+    def read_json(self, req: Request) -> bytes | bytearray:
+        """Return the JSON body; one of more values than allowed is refused before it is decoded.
+
+        A value takes two bytes of a body, and up to 60 once it is decoded.
+        """
+        body = super().read_json(req)
+        limits = _limits()
+        most = limits.cells + limits.rows + limits.columns + FURTHER_VALUES
+        if len(body) > most and jsonio.count_values(body) > most:
+            raise InvalidInput([f"holds more than {limits.cells} values"], source="json")
+        return body
 
     def load_form(self, req: Request, schema: ma.Schema) -> Any:
         """Return the fields of a form, its one file among them."""
@@ -121,24 +135,23 @@ class RowsBlueprint(Blueprint):
         return super().query_names(parameter)
 
 
-def limits() -> Limits:
-    """Return how many rows and columns a table may have."""
-    config = current_app.config
-    return Limits(rows=config["MAX_ROWS"], columns=config["MAX_COLUMNS"])
+def _limits() -> Limits:
+    return Limits.from_settings(current_app.config)
 
 
 def _check_size(arguments: dict[str, Any]) -> dict[str, Any]:
     """Hold JSON rows to the limits that the reader of a table keeps by itself."""
-    most = limits()
+    limits = _limits()
     if "dataset" in arguments:
         rows, columns = arguments["dataset"].X.shape
-        if columns > most.columns:
-            message = f"has {columns} columns, at most {most.columns} are allowed"
+        if columns > limits.columns:
+            message = f"has {columns} columns, at most {limits.columns} are allowed"
             raise InvalidInput({"X": [message]})
+        columns += 1  # the target
     else:
-        rows = len(arguments["instances"])
-    if rows > most.rows:
-        raise InvalidInput([f"has {rows} rows, at most {most.rows} are allowed"])
+        instances = arguments["instances"]
+        rows, columns = len(instances), len(instances[0])
+    limits.check(rows=rows, columns=columns)
     return arguments
 
 
@@ -165,8 +178,12 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
         kinds = ", ".join(["application/json", *TABLE_MEDIA_TYPES, MULTIPART])
         abort(415, f"The body must be of one of these types: {kinds}.")
     loaded = load(schema.tabular(), options, source=source)
+    if found.name != "csv" and (
+        given := [name for name in CsvOptions().fields if name in options]
+    ):
+        raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
     try:
-        return cast(RowsSchema, schema).read_table(stream, found, limits(), loaded)
+        return cast(RowsSchema, schema).read_table(stream, found, _limits(), loaded)
     except InvalidInput as error:
         raise InvalidInput(error.faults, source=error.source or found.name) from None
 

@@ -22,11 +22,12 @@ from webapp.extensions import db, model_server
 from webapp.ml import service
 from webapp.ml.answers import make_columns
 from webapp.ml.core import tables
+from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
-from webapp.ml.core.tables import Format, Limits
+from webapp.ml.core.tables import DEFAULT_DIALECT, CsvDialect, Format, Limits
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
 from webapp.ml.models import ModelVersion
-from webapp.ml.schemas import ModelSchema, VersionSchema
+from webapp.ml.schemas import ModelSchema, VersionSchema, VersionSummarySchema
 from webapp.ml.service import DEFAULT_MODEL
 
 commands = AppGroup("ml", help="Train models, predict with them, see and choose what serves.")
@@ -36,6 +37,18 @@ model_option = click.option(
     "--model", "name", default=DEFAULT_MODEL, show_default=True, help="Which model."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+delimiter_option = click.option(
+    "--delimiter",
+    type=click.Choice(tables.DELIMITERS),
+    default=DEFAULT_DIALECT.delimiter,
+    help="What separates the columns of CSV: , ; | or a tab.",
+)
+decimal_option = click.option(
+    "--decimal",
+    type=click.Choice(tables.DECIMALS),
+    default=DEFAULT_DIALECT.decimal,
+    help="The decimal point of CSV: . or ,",
+)
 number_argument = click.argument("number", type=click.IntRange(min=1), metavar="VERSION")
 
 
@@ -75,6 +88,8 @@ number_argument = click.argument("number", type=click.IntRange(min=1), metavar="
 @click.option("--cv", type=click.IntRange(0, MOST_FOLDS), default=0, help="Cross-validate.")
 @click.option("--refit", is_flag=True, help="Serve a model fitted on all rows.")
 @click.option("--activate/--no-activate", default=True, help="Whether it serves from now on.")
+@delimiter_option
+@decimal_option
 @json_option
 @clear_errors
 def train(
@@ -83,6 +98,8 @@ def train(
     name: str,
     params: Sequence[str],
     activate: bool,
+    delimiter: str,
+    decimal: str,
     as_json: bool,
     **spec: Any,
 ) -> None:
@@ -100,7 +117,8 @@ def train(
             format=format_of(file),
             target=target,
             task=CATALOGUE[spec["estimator"]].task,
-            limits=limits(),
+            limits=Limits.from_settings(current_app.config),
+            dialect=CsvDialect(delimiter, decimal),
         )
     rows, columns = dataset.X.shape
     with ticking(f"Fitting {spec['estimator']} on {rows} x {columns}"):
@@ -111,7 +129,7 @@ def train(
             dataset=dataset,
             spec=TrainingSpec(params=parse_params(params), **spec),
             activate=activate,
-            longest_fit=current_app.config["MAX_FIT_SECONDS"],
+            limits=FitLimits.from_settings(current_app.config),
         )
     echo_version(version, as_json=as_json)
 
@@ -124,9 +142,17 @@ def train(
 @model_option
 @click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
 @click.option("--features", help="One row instead of a file: numbers separated by commas.")
+@delimiter_option
+@decimal_option
 @clear_errors
 def predict(
-    source: Path | None, out: IO[bytes], name: str, number: int | None, features: str | None
+    source: Path | None,
+    out: IO[bytes],
+    name: str,
+    number: int | None,
+    features: str | None,
+    delimiter: str,
+    decimal: str,
 ) -> None:
     """Predict a line of OUT (CSV, by default standard output) per row of IN.
 
@@ -148,12 +174,18 @@ def predict(
         faults_in(source.name),
         click.progressbar(length=source.stat().st_size, label=source.name, file=sys.stderr) as bar,
     ):
-        batches = tables.iterate_features(stream, format=format_of(source), names=names)
-        for index, X in enumerate(batches):
-            predictions = service.predict(model_server, name=name, number=number, rows=X)
-            lines = tables.write_csv(make_columns(predictions))
-            out.write(lines if index == 0 else lines.split(b"\n", 1)[1])
+        batches = tables.iterate_features(
+            stream,
+            format=format_of(source),
+            names=names,
+            dialect=CsvDialect(delimiter, decimal),
+        )
+        for index, batch in enumerate(batches):
+            predictions = service.predict(model_server, name=name, number=number, rows=batch.X)
+            out.writelines(tables.write_csv(make_columns(predictions), header=index == 0))
             bar.update(stream.tell() - bar.pos)
+    for warning in batch.warnings:
+        click.echo(f"{warning.column}: {warning.message}", err=True)
 
 
 @commands.command()
@@ -173,7 +205,7 @@ def versions(name: str, as_json: bool) -> None:
     """List the versions of a model, the newest first."""
     active = service.get_active_version(db.session(), name)
     page = service.list_versions(db.session(), name=name, **PAGE)
-    rows = VersionSchema(many=True).dump(page.objects)
+    rows = VersionSummarySchema(many=True).dump(page.objects)
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]
@@ -248,15 +280,10 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         model_server,
         name=name,
         data=file.read(),
+        max_features=current_app.config["MAX_COLUMNS"],
         activate=activate,
     )
     echo_version(version, as_json=as_json)
-
-
-def limits() -> Limits:
-    """Return how many rows and columns a training may have."""
-    config = current_app.config
-    return Limits(rows=config["MAX_ROWS"], columns=config["MAX_COLUMNS"])
 
 
 def check_name(name: str) -> None:
@@ -351,6 +378,7 @@ def echo_version(version: ModelVersion, *, as_json: bool) -> None:
         "classes": ", ".join(map(str, version.classes or ())) or None,
         "fitted rows": version.n_train,
         "held out": version.n_test,
+        "warnings": "; ".join(f"{w['column']}: {w['message']}" for w in version.warnings) or None,
         "judged on": version.evaluated_on,
         **version.metrics,
         "digest": version.artifact_digest,

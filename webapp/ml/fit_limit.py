@@ -1,9 +1,9 @@
 """A limit on the seconds that a fit may take, from inside the thread that fits.
 
 A thread cannot be killed; CPython can make it raise an exception at its next step of Python
-code. Forests, boosting and iterative solvers take many such steps. A fit that is a single call
-into compiled code (least squares) ends first: its time is bounded by the limits on rows and
-columns.
+code. Forests, boosting and most iterative solvers take many such steps. A single call into
+compiled code ends first: where its seconds may be more, ``webapp.ml.core.costs`` says so, and the
+training is refused before it begins.
 """
 
 from __future__ import annotations

@@ -39,6 +39,11 @@ class Artifact(Base):
     data: Mapped[bytes]
 
 
+def _wide() -> Any:
+    """Return a column that grows with features or classes: listings do not load it."""
+    return mapped_column(deferred=True, deferred_group="wide")
+
+
 class ModelVersion(Base):
     """One training of a model. A row never changes after the transaction that made it."""
 
@@ -59,10 +64,11 @@ class ModelVersion(Base):
     model_type: Mapped[str] = mapped_column(sa.String(128))
     params: Mapped[dict[str, Any]]
     scale: Mapped[bool]
-    feature_names: Mapped[list[str]]
-    classes: Mapped[list[Any] | None]
+    feature_names: Mapped[list[str]] = _wide()
+    classes: Mapped[list[Any] | None] = _wide()
     metrics: Mapped[dict[str, Any]]
-    coefficients: Mapped[dict[str, Any] | None]
+    coefficients: Mapped[dict[str, Any] | None] = _wide()
+    warnings: Mapped[list[Any]] = mapped_column(server_default="[]", default=list)
     libraries: Mapped[dict[str, Any]]
     artifact_digest: Mapped[str] = mapped_column(sa.ForeignKey("artifact.digest"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -78,10 +84,15 @@ class ModelVersion(Base):
     fit_seconds: Mapped[float | None]
     converged: Mapped[bool | None]
     data_digest: Mapped[str | None] = mapped_column(sa.String(64))
-    profile: Mapped[dict[str, Any] | None]
+    profile: Mapped[dict[str, Any] | None] = _wide()
     interval_basis: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
+
+    @property
+    def single_metrics(self) -> dict[str, Any]:
+        """Return the metrics that are one value each: not the confusion matrix, say."""
+        return {k: v for k, v in self.metrics.items() if not isinstance(v, dict | list)}
 
 
 class Activation(Base):

@@ -16,9 +16,19 @@ from webapp.api import MethodView
 from webapp.extensions import db, model_server
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml import schemas, service
-from webapp.ml.answers import ARROW, CSV, STALE_HEADER, TABLE_HEADERS, answer_batch, answer_one
+from webapp.ml.answers import (
+    ARROW,
+    CSV,
+    STALE_HEADER,
+    TABLE_HEADERS,
+    answer_batch,
+    answer_one,
+    choose_media_type,
+    most_values,
+)
 from webapp.ml.bodies import RowsBlueprint
 from webapp.ml.core import artifacts
+from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.profile import digest_dataset
 from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
@@ -78,6 +88,7 @@ def announce_upload(version: ModelVersion) -> tuple[Answer, Headers]:
 
 def _announce(version: ModelVersion, message: str) -> tuple[Answer, Headers]:
     answer = {"message": message, "metrics": version.metrics, "model": version}
+    answer["warnings"] = version.warnings
     return answer, {"Location": version_url(version)}
 
 
@@ -167,7 +178,7 @@ class Train(MethodView):
                 dataset=request.pop("dataset"),
                 activate=request.pop("activate"),
                 spec=TrainingSpec(**request),
-                longest_fit=current_app.config["MAX_FIT_SECONDS"],
+                limits=FitLimits.from_settings(current_app.config),
                 before_commit=before_commit,
             )
 
@@ -226,12 +237,21 @@ class PredictBatch(MethodView):
         Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
         are the features, in any order. `Accept` chooses between JSON, CSV and Arrow; a table
         names the version in `X-Model`. A label such as `=1+1` is written into CSV as it is, unless
-        `for_spreadsheet` asks for an apostrophe before it.
+        `for_spreadsheet` asks for an apostrophe before it. An answer has at most MAX_CELLS
+        values: rows times classes; in JSON also no more than fit into MAX_CONTENT_LENGTH at 20
+        bytes each.
         """
+        media_type = choose_media_type()
         for_spreadsheet = request.pop("for_spreadsheet")
-        predictions = service.predict_batch(model_server, name=name, number=number, **request)
+        predictions = service.predict_batch(
+            model_server,
+            name=name,
+            number=number,
+            most_values=most_values(media_type),
+            **request,
+        )
         note(predictions)
-        return answer_batch(predictions, for_spreadsheet=for_spreadsheet)
+        return answer_batch(predictions, media_type, for_spreadsheet=for_spreadsheet)
 
 
 @blp.route("/model-info", get="get_model_info")
@@ -285,10 +305,13 @@ class Versions(MethodView):
 
     @blp.allow(*ANY_ML)
     @blp.arguments(PageQuery, location="query")
-    @blp.response(200, schemas.VersionSchema(many=True), headers=HEADERS)
+    @blp.response(200, schemas.VersionSummarySchema(many=True), headers=HEADERS)
     @blp.problems(404, 503)
     def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[ModelVersion], Headers]:
-        """List the versions of a model, the newest first."""
+        """List the versions of a model, the newest first.
+
+        What grows with features or classes is left out: a single version shows it.
+        """
         return answer_page(service.list_versions(db.session(), name=name, **query))
 
     @blp.allow(Scope.ML_ADMIN)
@@ -306,7 +329,9 @@ class Versions(MethodView):
         """Upload a model that was fitted elsewhere.
 
         The file is what `skops.io.dump` wrote of a fitted estimator of the catalogue, alone or in
-        a pipeline behind a StandardScaler. It predicts exactly what it predicted there.
+        a pipeline behind a StandardScaler. It predicts exactly what it predicted there, for rows
+        with a finite number for every feature: missing values are refused, even where the model
+        was fitted on some.
         """
         data = request.pop("artifact").stream.read()
         return service.register_version(
@@ -314,6 +339,7 @@ class Versions(MethodView):
             model_server,
             name=name,
             data=data,
+            max_features=current_app.config["MAX_COLUMNS"],
             before_commit=before_commit,
             **request,
         )
@@ -336,6 +362,18 @@ class Version(MethodView):
     def delete(self, name: str, number: int) -> None:
         """Delete a version, unless it is active. Its number is not given again."""
         service.delete_version(db.session(), model_server, name=name, number=number)
+
+
+@blp.route("/models/<name:name>/versions/<id:number>/coefficients", get="get_version_coefficients")
+class VersionCoefficients(MethodView):
+    """The coefficients of a version."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.CoefficientsSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str, number: int) -> service.Coefficients:
+        """Read all coefficients of a linear model, however many."""
+        return service.get_coefficients(db.session(), name, number)
 
 
 @blp.route("/models/<name:name>/versions/<id:number>/artifact", get="download_artifact")

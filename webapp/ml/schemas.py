@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar
 
 import marshmallow as ma
+import orjson
 from marshmallow import fields, validate
 from werkzeug.datastructures import FileStorage
 
@@ -21,11 +22,20 @@ from webapp.fields import (
 )
 from webapp.ml.core import datasets, tables
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
-from webapp.ml.core.tables import Format, Limits
-from webapp.ml.core.training import MOST_FOLDS
+from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
+from webapp.ml.core.tables import (
+    DECIMALS,
+    DEFAULT_DIALECT,
+    DELIMITERS,
+    CsvDialect,
+    Format,
+    Limits,
+)
+from webapp.ml.core.training import MOST_COEFFICIENTS, MOST_FOLDS
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
+MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
 
 NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
@@ -176,7 +186,32 @@ class TrainingOptions(StrictSchema):
     )
 
 
-class TableTrainingOptions(TrainingOptions):
+class CsvOptions(StrictSchema):
+    """How a CSV table is written; other tables take no such options."""
+
+    delimiter = fields.String(
+        load_default=DEFAULT_DIALECT.delimiter,
+        validate=validate.OneOf(DELIMITERS),
+        metadata={"description": "What separates the columns of CSV: a comma, `;`, a tab or `|`."},
+    )
+    decimal = fields.String(
+        load_default=DEFAULT_DIALECT.decimal,
+        validate=validate.OneOf(DECIMALS),
+        metadata={
+            "description": "The decimal point of CSV: `.`, or `,` beside another delimiter."
+        },
+    )
+
+    @ma.post_load
+    def make_dialect(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Join the two to a dialect."""
+        dialect = CsvDialect(data.pop("delimiter"), data.pop("decimal"))
+        if dialect.delimiter == dialect.decimal:
+            raise ma.ValidationError("Must not be the delimiter.", "decimal")
+        return {**data, "dialect": dialect}
+
+
+class TableTrainingOptions(TrainingOptions, CsvOptions):
     """How to train on a table."""
 
     target = fields.String(
@@ -206,13 +241,17 @@ class TrainingRequest(RowsSchema, TrainingOptions):
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Join X and y to a dataset; what y may hold depends on the estimator's task."""
+        """Join X and y to a dataset; what y may hold depends on the estimator's task.
+
+        Rows whose y is null are left out.
+        """
         regression = CATALOGUE[data["estimator"]].task == "regression"
         convert = datasets.vector_from_values if regression else datasets.labels_from_values
+        X, y, names = data.pop("X"), data.pop("y"), data.pop("feature_names")
+        X, y, warnings = datasets.drop_missing_targets(X, y)
         with faults_in("y"):
-            y = convert(data.pop("y"))
-        names = data.pop("feature_names")
-        dataset = datasets.make_dataset(data.pop("X"), y, names)
+            target = convert(y)
+        dataset = datasets.make_dataset(X, target, names, warnings)
         return {**data, "dataset": dataset}
 
     @staticmethod
@@ -226,6 +265,7 @@ class TrainingRequest(RowsSchema, TrainingOptions):
             target=options.pop("target"),
             task=CATALOGUE[options["estimator"]].task,
             limits=limits,
+            dialect=options.pop("dialect"),
         )
         return {**options, "dataset": dataset}
 
@@ -237,8 +277,18 @@ class VersionRefSchema(StrictSchema):
     version = fields.Integer(required=True, metadata={"example": 1})
 
 
-class VersionSchema(StrictSchema):
-    """A version of a model: how it was made, and how good it is. It never changes.
+class WarningSchema(StrictSchema):
+    """What was left out of the data, or converted."""
+
+    column = fields.String(required=True, metadata={"example": "__index_level_0__"})
+    message = fields.String(
+        required=True,
+        metadata={"example": "is the index of a pandas data frame; it was left out"},
+    )
+
+
+class VersionSummarySchema(StrictSchema):
+    """A version of a model in a listing: without what grows with its features or classes.
 
     What is not known of a model that was fitted elsewhere is null.
     """
@@ -257,27 +307,12 @@ class VersionSchema(StrictSchema):
     scale = fields.Boolean(
         required=True, metadata={"description": "Whether features are standardised first."}
     )
-    feature_names = fields.List(fields.String(), required=True)
-    classes = fields.List(
-        fields.Raw(),
-        required=True,
-        allow_none=True,
-        metadata={"description": "The labels of a classification; null for a regression."},
-    )
     metrics = fields.Dict(
         required=True,
+        attribute="single_metrics",
         metadata={
-            "description": "A metric that is undefined for these rows is null.",
-            "example": {"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
-        },
-    )
-    coefficients = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": "Intercept and coefficient by feature name of a linear model, in units "
-            "of the features as they came; of a classification by class.",
-            "example": {"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
+            "description": "Metrics that are one number; null where undefined for these rows.",
+            "example": {"accuracy": 0.96, "log_loss": 0.11, "roc_auc": None},
         },
     )
     evaluated_on = fields.String(
@@ -298,18 +333,21 @@ class VersionSchema(StrictSchema):
     converged = fields.Boolean(
         required=True,
         allow_none=True,
-        metadata={"description": "Whether an iterative fit came to its end; null for others."},
+        metadata={
+            "description": "Whether an iterative solver came to its end before max_iter; "
+            "null where none was at work, as in boosting."
+        },
     )
     fit_seconds = fields.Float(required=True, allow_none=True)
-    profile = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={"description": "Mean, spread, minimum and maximum of each feature as fitted."},
-    )
     data_digest = fields.String(
         required=True,
         allow_none=True,
         metadata={"description": "SHA-256 of names and rows: the same whatever they came in."},
+    )
+    warnings = fields.List(
+        fields.Nested(WarningSchema),
+        required=True,
+        metadata={"description": "What was left out of the data in training, or converted."},
     )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
     digest = fields.String(
@@ -321,11 +359,78 @@ class VersionSchema(StrictSchema):
     created_by = fields.String(required=True, allow_none=True)
 
 
+class VersionSchema(VersionSummarySchema):
+    """A version of a model: how it was made, and how good it is. It never changes.
+
+    What is not known of a model that was fitted elsewhere is null.
+    """
+
+    feature_names = fields.List(fields.String(), required=True)
+    classes = fields.List(
+        fields.Raw(),
+        required=True,
+        allow_none=True,
+        metadata={"description": "The labels of a classification; null for a regression."},
+    )
+    metrics = fields.Dict(
+        required=True,
+        metadata={
+            "description": "A metric that is undefined for these rows is null, and so is the "
+            f"confusion matrix of more than {MOST_MATRIX_CLASSES} classes.",
+            "example": {"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
+        },
+    )
+    coefficients = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Intercept and coefficient by feature name of a linear model, in units "
+            "of the features as they came; of a classification by class. null for other models, "
+            f"and where there are more than {MOST_COEFFICIENTS}: `…/coefficients` has those.",
+            "example": {"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
+        },
+    )
+    profile = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Mean, spread, minimum and maximum of each feature as fitted."},
+    )
+
+
+class CoefficientsSchema(StrictSchema):
+    """All coefficients of a linear model, in units of the features as they came."""
+
+    feature_names = fields.List(fields.String(), required=True)
+    classes = fields.List(
+        fields.Raw(),
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "The class of each row of `coefficients`: of two classes the second, "
+            "whose log-odds they add up to; null for a regression.",
+        },
+    )
+    intercepts = fields.Raw(
+        required=True,
+        metadata={**NUMBERS, "description": "One for each row of `coefficients`.", "example": [0]},
+    )
+    coefficients = fields.Raw(
+        required=True,
+        metadata={
+            **ROWS,
+            "description": "One row for each class, or one for a regression; one column for each "
+            "of `feature_names`.",
+            "example": [[2.0, 3.0, -1.0]],
+        },
+    )
+
+
 class TrainingResponse(StrictSchema):
     """What a training made."""
 
     message = fields.String(required=True, metadata={"example": "Model trained successfully"})
     metrics = fields.Dict(required=True)
+    warnings = fields.List(fields.Nested(WarningSchema), required=True)
     model = fields.Nested(VersionSchema, required=True)
 
 
@@ -407,10 +512,14 @@ class BatchOptions(PredictionOptions):
     )
 
 
+class TableBatchOptions(BatchOptions, CsvOptions):
+    """What to say beside the predictions for a table."""
+
+
 class BatchRequest(RowsSchema, BatchOptions):
     """Rows to predict for."""
 
-    tabular = BatchOptions
+    tabular = TableBatchOptions
 
     instances = _Converted(
         _read_instances,
@@ -426,10 +535,13 @@ class BatchRequest(RowsSchema, BatchOptions):
         stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Return the options with a function that reads the features, once they are known."""
+        dialect = options.pop("dialect")
 
-        def read(names: Sequence[str]) -> datasets.Matrix:
+        def read(names: Sequence[str]) -> datasets.Features:
             try:
-                return tables.read_features(stream, format=format_, names=names, limits=limits)
+                return tables.read_features(
+                    stream, format=format_, names=names, limits=limits, dialect=dialect
+                )
             except InvalidInput as error:
                 raise InvalidInput(error.faults, source=format_.name) from None
 
@@ -455,8 +567,21 @@ class BatchResponse(StrictSchema):
         metadata={
             "type": "object",
             "description": "Features outside the range that they had in training, by the number "
-            "of the row; absent where there are none.",
+            "of the row; absent where there are none, or more than 1,000 in all.",
         }
+    )
+    extrapolated_counts = fields.Raw(
+        metadata={
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "In place of `extrapolated` where that would name more than 1,000: "
+            "how many rows are outside the range, by feature.",
+            "example": {"x2": 4711},
+        }
+    )
+    warnings = fields.List(
+        fields.Nested(WarningSchema),
+        metadata={"description": "Columns that were left out; absent where there are none."},
     )
 
 
@@ -520,6 +645,12 @@ class ActivationSchema(StrictSchema):
     )
 
 
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    size = len(orjson.dumps(metrics))
+    if size > MOST_METRICS_BYTES:
+        raise ma.ValidationError(f"Takes {size} bytes, at most {MOST_METRICS_BYTES} are allowed.")
+
+
 class UploadRequest(StrictSchema):
     """A model that was fitted elsewhere."""
 
@@ -535,6 +666,7 @@ class UploadRequest(StrictSchema):
     metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
+        validate=_check_metrics,
         metadata={"description": "What is known of its quality.", "example": {"r2_score": 0.9}},
     )
     activate = JSONBoolean(

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any, TypeAlias
@@ -30,6 +30,7 @@ from webapp.database import (
 )
 from webapp.errors import (
     ArtifactUnusable,
+    CoefficientsNotFound,
     InvalidInput,
     ModelNotFound,
     ModelNotTrained,
@@ -40,11 +41,20 @@ from webapp.errors import (
     faults_in,
 )
 from webapp.ml.core import artifacts, datasets, training
-from webapp.ml.core.datasets import Dataset, Matrix, default_feature_names
-from webapp.ml.core.estimators import CATALOGUE, find_by_type, split_pipeline
+from webapp.ml.core.costs import FitLimits
+from webapp.ml.core.datasets import (
+    Dataset,
+    DataWarning,
+    Features,
+    Matrix,
+    Vector,
+    default_feature_names,
+)
+from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
+from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.scoring import Scores, compile_scorer, score
+from webapp.ml.core.scoring import Scores, find_linear_model, score
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
@@ -55,12 +65,14 @@ from webapp.postgresql import time_limit
 DEFAULT_MODEL = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
-LONGEST_FIT = 600.0  # seconds, where the caller names no limit
+NORMAL_LIMITS = FitLimits()  # where the caller names none
+VALUE_BYTES = 20  # of an answer: a number of 17 digits, its point and a comma
+MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
-Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Matrix]
+Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Features]
 """Rows to predict for: a matrix in training order, records by feature name, or a function that
-returns the matrix of the named features, in that order."""
+returns the named features, in that order."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +81,32 @@ class Predictions:
 
     ``stale`` says that the database could not be asked whether the version still serves.
     ``extrapolated`` maps the number of a row to the features that are outside the range they
-    had in training. ``intervals`` is None unless they were asked for.
+    had in training; where these are too many to name, it is empty, and ``extrapolated_counts``
+    has the number of rows by feature. ``intervals`` is None unless they were asked for.
+    ``warnings`` say which columns were left out.
     """
 
     scores: Scores
     version: LoadedVersion
     stale: bool
     extrapolated: Mapping[int, Sequence[str]]
+    extrapolated_counts: Mapping[str, int]
     intervals: Intervals | None
+    warnings: Sequence[DataWarning] = ()
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A linear model's coefficients, in units of the features as they came.
+
+    coefficients: (n_functions, n_features), intercepts: (n_functions,). A regression is one
+    function; a classification has one for each of ``classes``: of two classes for the second.
+    """
+
+    feature_names: Sequence[str]
+    classes: Sequence[Any] | None
+    intercepts: Vector
+    coefficients: Matrix
 
 
 # Training and registering
@@ -90,7 +120,7 @@ def train_model(
     dataset: Dataset,
     spec: TrainingSpec,
     activate: bool = True,
-    longest_fit: float = LONGEST_FIT,
+    limits: FitLimits = NORMAL_LIMITS,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Train a model and store it as the model's next version; return that.
@@ -99,12 +129,18 @@ def train_model(
     version within it. When the function returns, and ``activate`` was asked for, every worker on
     every host serves the new version.
 
-    Raises InvalidInput where the data cannot be fitted, or not within ``longest_fit`` seconds.
+    Raises InvalidInput where the data cannot be fitted, or not within ``limits``.
     """
-    with fit_time_limit(longest_fit):
-        trained = training.train(dataset, spec, clock=time.perf_counter)
-    version = _describe_training(trained, dataset, spec)
-    data = artifacts.dumps(trained.estimator)
+    try:
+        with fit_time_limit(limits.seconds):
+            trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
+        version = _describe_training(trained, dataset, spec)
+        data = artifacts.dumps(trained.estimator)
+    except (MemoryError, ArtifactUnusable):  # the latter: a model too large to be stored
+        lighter = CATALOGUE[spec.estimator].lighter
+        message = "makes a model that is too large: try fewer rows or columns"
+        faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
+        raise InvalidInput(faults) from None
     return _store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
     )
@@ -116,6 +152,7 @@ def register_version(
     *,
     name: str,
     data: bytes,
+    max_features: int,
     feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
     activate: bool = False,
@@ -124,13 +161,16 @@ def register_version(
     """Store a model that was fitted elsewhere, a skops file, as the model's next version.
 
     Feature names are those that the estimator has learnt, unless they are given. Raises
-    InvalidInput when the file or the names cannot be used.
+    InvalidInput when the file or the names cannot be used, and when it has more than
+    ``max_features``.
     """
     try:
-        estimator = artifacts.loads(data, None)
+        estimator, learnt_names = artifacts.read_upload(data, max_features=max_features)
+        make_scorer(estimator)  # what fails now would fail a client later
+        names = learnt_names if feature_names is None else feature_names
+        version = _describe_upload(estimator, names)
     except ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
-    version = _describe_upload(estimator, data, feature_names)
     version.metrics = dict(metrics or {})
     return _store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
@@ -162,11 +202,11 @@ def activate_version(
     Raises VersionNotFound, and VersionUnusable when it cannot be loaded: then the one before
     keeps serving.
     """
-    begin_write(session)
-    model = _lock_existing_model(session, name)
-    version = get_version(session, name, number)
-    _check_loads(session, version)
-    active = _get_active_activation(session, model)
+
+    def choose(model: Model) -> tuple[ModelVersion, Activation | None]:
+        return get_version(session, name, number), _get_active_activation(session, model)
+
+    version, active = _lock_with_loadable(session, name, choose)
     if active is None or active.version_id != version.id:
         _activate(session, version, reason="activate", predecessor=active)
     record(session, "version.activate", f"model {name}", {"version": number})
@@ -181,17 +221,17 @@ def roll_back(session: Session, server: ModelServer, *, name: str) -> ModelVersi
     Rolling back again goes further back. Versions that were deleted since are passed over.
     Raises ModelNotFound, NothingToRollBack, and VersionUnusable.
     """
-    begin_write(session)
-    model = _lock_existing_model(session, name)
-    active = _get_active_activation(session, model)
-    target = None if active is None else _find_rollback_target(session, active)
-    if target is None or target.version_id is None:
-        raise NothingToRollBack(name)
-    version = session.get_one(ModelVersion, target.version_id)
-    _check_loads(session, version)
-    predecessor = (
-        None if target.predecessor_id is None else session.get(Activation, target.predecessor_id)
-    )
+
+    def choose(model: Model) -> tuple[ModelVersion, Activation | None]:
+        active = _get_active_activation(session, model)
+        target = None if active is None else _find_rollback_target(session, active)
+        if target is None or target.version_id is None:
+            raise NothingToRollBack(name)
+        before = target.predecessor_id
+        predecessor = None if before is None else session.get(Activation, before)
+        return session.get_one(ModelVersion, target.version_id), predecessor
+
+    version, predecessor = _lock_with_loadable(session, name, choose)
     _activate(session, version, reason="rollback", predecessor=predecessor)
     record(session, "model.rollback", f"model {name}", {"version": version.number})
     session.commit()
@@ -304,6 +344,26 @@ def get_artifact(session: Session, name: str, number: int) -> Artifact:
     return artifact
 
 
+def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
+    """Return all coefficients of a version, however many.
+
+    Raises VersionNotFound, CoefficientsNotFound, and ArtifactUnusable.
+    """
+    version = get_version(session, name, number)
+    if not CATALOGUE[version.estimator].is_linear:
+        raise CoefficientsNotFound(name, number, version.model_type)
+    estimator = artifacts.loads(get_artifact(session, name, number).data, version.artifact_digest)
+    linear = find_linear_model(estimator)
+    assert linear is not None  # noqa: S101 (the catalogue says that it is one)
+    classes = training.list_classes(estimator)
+    return Coefficients(
+        feature_names=version.feature_names,
+        classes=classes[1:] if classes is not None and len(classes) == 2 else classes,
+        intercepts=np.atleast_1d(linear.intercept),
+        coefficients=np.atleast_2d(linear.coefficients),
+    )
+
+
 # Predicting
 
 
@@ -336,14 +396,16 @@ def predict(
     number: int | None = None,
     intervals: bool = False,
     level: float = 0.95,
+    most_values: int | None = None,
 ) -> Predictions:
     """Predict with a version of a model, by default the active one.
 
     With ``intervals``, bounds come along for a model fitted by ordinary least squares.
+    ``most_values`` bounds what an answer says: predictions, probabilities and bounds together.
 
     Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by
-    row, under ``place``) where rows do not fit the model. Every prediction of the service passes
-    here.
+    row, under ``place``) where rows do not fit the model, or are too many for one answer. Every
+    prediction of the service passes here.
     """
     served = server.get_version(name, number)
     version = served.version
@@ -353,16 +415,22 @@ def predict(
         raise InvalidInput({"intervals": [message]})
     bounds = None
     with faults_in(place) if place else nullcontext():
-        X = _arrange_rows(version, rows)
+        found = _arrange_rows(version, rows)
+        X = found.X
+        if most_values is not None:
+            _check_answer(version, len(X), intervals=intervals, most=most_values)
         scores = score(version.scorer, X)
         if intervals and basis is not None:
             bounds = compute_intervals(basis, X, scores.values, level=level)
+    extrapolated, extrapolated_counts = _find_extrapolated(version, X)
     return Predictions(
         scores=scores,
         version=version,
         stale=served.stale,
-        extrapolated=_find_extrapolated(version, X),
+        extrapolated=extrapolated,
+        extrapolated_counts=extrapolated_counts,
         intervals=bounds,
+        warnings=found.warnings,
     )
 
 
@@ -423,7 +491,7 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
         model=version.model.name,
         number=version.number,
         feature_names=tuple(version.feature_names),
-        scorer=compile_scorer(estimator),
+        scorer=make_scorer(estimator, version.profile),
         classes=training.list_classes(estimator),
         minimum=np.array(profile["min"], dtype=np.float64) if profile else None,
         maximum=np.array(profile["max"], dtype=np.float64) if profile else None,
@@ -431,25 +499,49 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
     )
 
 
-def _arrange_rows(version: LoadedVersion, rows: Rows) -> Matrix:
+def _arrange_rows(version: LoadedVersion, rows: Rows) -> Features:
     if isinstance(rows, np.ndarray):
         datasets.check_width(rows, len(version.feature_names))
-        return rows
+        return Features(rows)
     if callable(rows):
         return rows(version.feature_names)
-    return datasets.matrix_from_records(rows, version.feature_names)
+    return Features(datasets.matrix_from_records(rows, version.feature_names))
 
 
-def _find_extrapolated(version: LoadedVersion, X: Matrix) -> dict[int, list[str]]:
+def _check_answer(version: LoadedVersion, n_rows: int, *, intervals: bool, most: int) -> None:
+    """Raise InvalidInput where the answer for so many rows has more values than are allowed.
+
+    A label counts as a value for every 20 bytes of it.
+    """
+    labels = version.classes or ()
+    longest = max((len(str(label).encode()) for label in labels), default=0)
+    by_row = 1 + longest // VALUE_BYTES + len(labels) + 4 * intervals
+    if n_rows * by_row > most:
+        message = (
+            f"would be answered by {n_rows * by_row} values, {by_row} for each of {n_rows} rows; "
+            f"at most {most} are allowed: send at most {most // by_row} rows a request"
+        )
+        raise InvalidInput([message])
+
+
+def _find_extrapolated(
+    version: LoadedVersion, X: Matrix
+) -> tuple[dict[int, list[str]], dict[str, int]]:
+    """Return the features outside their range in training: names by row, or else counts."""
     if version.minimum is None or version.maximum is None:
-        return {}
+        return {}, {}
     outside = (version.minimum > X) | (version.maximum < X)
-    if not np.count_nonzero(outside):  # quicker than any() for a row
-        return {}
+    count = np.count_nonzero(outside)  # quicker than any() for a row
+    if not count:
+        return {}, {}
+    names = version.feature_names
+    if count > MOST_EXTRAPOLATED and len(X) > 1:
+        by_feature = zip(names, np.count_nonzero(outside, axis=0).tolist(), strict=True)
+        return {}, {name: rows for name, rows in by_feature if rows}
     found: dict[int, list[str]] = {}
     for row, column in zip(*(indices.tolist() for indices in outside.nonzero()), strict=True):
-        found.setdefault(row, []).append(version.feature_names[column])
-    return found
+        found.setdefault(row, []).append(names[column])
+    return found, {}
 
 
 def _store_version(
@@ -525,48 +617,63 @@ def _describe_training(
         fit_seconds=trained.fit_seconds,
         converged=trained.converged,
         data_digest=trained.data_digest,
+        warnings=[asdict(warning) for warning in dataset.warnings],
         profile=dict(trained.profile),
         interval_basis=None if basis is None else basis.to_json(),
     )
 
 
-def _describe_upload(
-    estimator: Any, data: bytes, feature_names: Sequence[str] | None
-) -> ModelVersion:
+def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> ModelVersion:
     scaler, final = split_pipeline(estimator)
     entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
     if entry is None:
         raise InvalidInput({"artifact": ["is not an estimator of the catalogue"]}, source="form")
-    names = (
-        artifacts.read_feature_names(data) or default_feature_names(estimator.n_features_in_)
-        if feature_names is None
-        else feature_names
-    )
-    if len(names) != estimator.n_features_in_:
-        message = f"has {len(names)} names for {estimator.n_features_in_} features"
+    n_features = estimator.n_features_in_
+    names = default_feature_names(n_features) if feature_names is None else feature_names
+    if len(names) != n_features:
+        message = f"has {len(names)} names for {n_features} features"
         raise InvalidInput({"feature_names": [message]}, source="form")
     datasets.check_feature_names(names)
     classes = training.list_classes(estimator)
-    known = {parameter.name for parameter in entry.parameters}
     return ModelVersion(
         origin="uploaded",
         task=entry.task,
         estimator=entry.name,
         model_type=type(final).__name__,
-        params={key: value for key, value in final.get_params().items() if key in known},
+        params=read_params(entry, final),
         scale=scaler is not None,
         feature_names=list(names),
         classes=None if classes is None else list(classes),
         coefficients=training.describe_coefficients(estimator, tuple(names)),
+        warnings=[],
         libraries=_library_versions(),
     )
 
 
-def _check_loads(session: Session, version: ModelVersion) -> None:
-    try:
-        load_version(session, version.id)
-    except ArtifactUnusable as error:
-        raise VersionUnusable(version.model.name, version.number, str(error)) from None
+def _lock_with_loadable(
+    session: Session,
+    name: str,
+    choose: Callable[[Model], tuple[ModelVersion, Activation | None]],
+) -> tuple[ModelVersion, Activation | None]:
+    """Lock a model for writing, and return what ``choose`` finds of it: a version that loads.
+
+    Loading takes seconds, and on SQLite the lock keeps all other writers out: the lock is given
+    back for it, and then the choice is made again. Raises VersionUnusable.
+    """
+    loaded, unusable = 0, ""
+    while True:
+        begin_write(session)
+        version, activation = choose(_lock_existing_model(session, name))
+        if version.id == loaded:
+            if unusable:
+                raise VersionUnusable(name, version.number, unusable)
+            return version, activation
+        loaded, unusable = version.id, ""
+        begin_read(session)
+        try:
+            load_version(session, loaded)
+        except ArtifactUnusable as error:
+            unusable = str(error)
 
 
 def _get_active_activation(session: Session, model: Model) -> Activation | None:

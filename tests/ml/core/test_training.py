@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from webapp.errors import InvalidInput
 from webapp.ml.core import training
 from webapp.ml.core.datasets import Dataset, make_dataset
+from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.training import TrainedModel, TrainingSpec, measure_regression, train
 
 
@@ -290,3 +291,32 @@ def test_a_target_that_never_changes_is_fitted() -> None:
 
     assert trained.estimator.predict(dataset.X) == pytest.approx(np.full(20, 7.0))
     assert trained.metrics["mse"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params", "converged"),
+    [
+        ("linear_regression", {}, None),
+        ("ridge", {}, None),
+        ("ridge", {"solver": "sag", "max_iter": 1}, False),
+        ("ridge", {"solver": "sag", "max_iter": 10_000, "tol": 0.1}, True),
+        ("lasso", {"alpha": 1e-3, "max_iter": 2}, False),
+        ("lasso", {"alpha": 1e-3}, True),
+        ("elastic_net", {}, True),
+        ("logistic_regression", {"max_iter": 1}, False),
+        ("logistic_regression", {"max_iter": 10_000}, True),
+        ("random_forest", {"n_estimators": 2}, None),
+        ("hist_gradient_boosting", {"max_iter": 2}, None),
+        ("hist_gradient_boosting", {"max_iter": 100, "early_stopping": True}, None),
+        ("hist_gradient_boosting_classifier", {"max_iter": 2}, None),
+    ],
+)
+def test_only_a_solver_that_stopped_short_has_not_converged(
+    diabetes: Dataset, estimator: str, params: dict[str, object], converged: bool | None
+) -> None:
+    labels = (diabetes.y > 140).astype(np.int64)
+    y = diabetes.y if CATALOGUE[estimator].task == "regression" else labels
+
+    trained = fit(make_dataset(diabetes.X, y), estimator=estimator, params=params)
+
+    assert trained.converged is converged

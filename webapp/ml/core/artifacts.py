@@ -33,13 +33,17 @@ import numpy as np
 
 from webapp.errors import ArtifactUnusable
 from webapp.ml.core.estimators import CATALOGUE
-from webapp.ml.core.soundness import PIPELINE, SCALER, check_estimator, is_count
+from webapp.ml.core.validation import MOST_FEATURES, PIPELINE, SCALER, check_estimator, is_count
 
 MAX_BYTES = 2**30
 """What the parts of a file may take when unpacked, unless the caller says otherwise."""
-MOST_SCHEMA_BYTES = 2**26  # a tree takes about 10 kB, and 30 times as much once parsed
-MOST_MEMBERS = 2**20
+MOST_SCHEMA_BYTES = 2**26  # skops writes about 250 for a node
+MOST_UPLOADED_NODES = 100_000  # of a schema: each takes about 30 µs and 1.3 kB of memory to load
+"""Enough for 1,600 trees of a forest (60 nodes each), or 9,000 of boosting (11 each)."""
+MOST_VALUES = 2**23  # of JSON, of any file: a node has 6
+MOST_MEMBERS = 2**17
 _DEEPEST = 32  # genuine files reach 12
+_LONGEST_VALUE = 10_000  # characters of JSON: names and labels have 255
 _NO_SKOPS_FILE = "it is not a skops file"
 
 _TREE = "sklearn.tree._tree.Tree"
@@ -77,14 +81,11 @@ _LOSS_TYPES = frozenset(
     name.replace(".loss.", "._loss.Cy") for name in _PLAIN_TYPES if ".loss." in name
 )
 _SCALARS = {
-    "numpy.float64": "f8",
-    "numpy.float32": "f4",
-    "numpy.int64": "i8",
-    "numpy.int32": "i4",
-    "numpy.uint64": "u8",
-    "numpy.uint32": "u4",
-    "numpy.uint8": "u1",
+    **{f"numpy.int{8 * size}": f"i{size}" for size in (1, 2, 4, 8)},
+    **{f"numpy.uint{8 * size}": f"u{size}" for size in (1, 2, 4, 8)},
+    **{f"numpy.float{8 * size}": f"f{size}" for size in (2, 4, 8)},
     "numpy.bool": "b1",
+    "numpy.str_": "U",
 }
 _TYPES_BY_LOADER: Mapping[str, frozenset[str]] = {
     "ObjectNode": _ESTIMATOR_TYPES | _PLAIN_TYPES,
@@ -107,7 +108,11 @@ _NEUTRAL = {
     "_scorer": "null",
 }
 """Attributes that predictions do not need, and what they are set to (as JSON)."""
-_GENERATORS = ("RandomStateNode", "RandomGeneratorNode")  # as a random_state: not needed either
+_FIT_ONLY = frozenset({"random_state", "scoring", "oob_score", "interaction_cst"})
+"""Parameters that a fit alone uses: generators, functions and sets in them become null."""
+
+_TRUSTED = [_TREE, f"{_BOOSTING}.predictor.TreePredictor"]
+"""What skops does not build by itself. It searches this list at every node: keep it short."""
 
 _PRIVATE = frozenset(
     {
@@ -158,50 +163,62 @@ def dumps(estimator: Any) -> bytes:
     with zipfile.ZipFile(io.BytesIO(skops.io.dumps(estimator))) as source:
         # skops writes several times what is kept of it: only that must be within bounds.
         written = _rewrite(
-            source, zipfile.ZIP_DEFLATED, max_bytes=MAX_BYTES, most_schema_bytes=MAX_BYTES
+            source,
+            zipfile.ZIP_DEFLATED,
+            max_bytes=MAX_BYTES,
+            most_nodes=MOST_VALUES,
+            most_schema_bytes=MAX_BYTES,
         )[0]
     return written.getvalue()
 
 
-def loads(data: bytes, expected_digest: str | None, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Return the fitted estimator of a skops file: one of the catalogue, scaled or not.
+def loads(data: bytes, expected_digest: str) -> Any:
+    """Return the fitted estimator of a stored skops file: one of the catalogue, scaled or not.
 
-    ``expected_digest`` is that of the bytes as they were stored; None for an upload, where
-    there is none to compare. ``max_bytes`` bounds what its parts take when unpacked.
-
-    Raises ArtifactUnusable when the bytes are not those that were stored, when they are no
-    skops file, when they hold a type that is not on the list or are of another scikit-learn,
-    and when what they describe is no fitted estimator that can predict.
+    Raises ArtifactUnusable when the bytes do not have the digest, and as `read_upload` does.
     """
+    check_digest(data, expected_digest)
+    return _load(data, max_bytes=MAX_BYTES, most_nodes=MOST_VALUES)[0]
+
+
+def read_upload(
+    data: bytes, *, max_bytes: int = MAX_BYTES, max_features: int = MOST_FEATURES
+) -> tuple[Any, tuple[str, ...] | None]:
+    """Return the fitted estimator of a skops file, and the feature names that it has learnt.
+
+    The names are None where it was fitted on an array, and no part of the estimator: it would
+    warn at every prediction from an array. ``max_bytes`` bounds what the parts of the file take
+    when unpacked. It is safe to predict with the estimator; whether it predicts what it should,
+    `probe.make_scorer` finds out.
+
+    Raises ArtifactUnusable when the bytes are no skops file, when they hold a type that is not
+    on the list or are of another scikit-learn, and when what they describe is no fitted
+    estimator, or has more than ``max_features``.
+    """
+    estimator, names = _load(data, max_bytes=max_bytes, most_nodes=MOST_UPLOADED_NODES)
+    if estimator.n_features_in_ > max_features:
+        raise ArtifactUnusable(
+            f"it has {estimator.n_features_in_} features, at most {max_features} are allowed"
+        )
+    return estimator, names
+
+
+def _load(data: bytes, *, max_bytes: int, most_nodes: int) -> tuple[Any, tuple[str, ...] | None]:
     import skops.io
 
-    if expected_digest is not None:
-        check_digest(data, expected_digest)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as source:
-            rewritten = _rewrite(source, zipfile.ZIP_STORED, max_bytes=max_bytes)[0]
-        trusted = sorted({_TREE, *_ESTIMATOR_TYPES, *_PLAIN_TYPES, *_LOSS_TYPES})
-        estimator = skops.io.load(rewritten, trusted=trusted)
+        with _open_archive(data) as source:
+            rewritten, names = _rewrite(
+                source, zipfile.ZIP_STORED, max_bytes=max_bytes, most_nodes=most_nodes
+            )
+        estimator = skops.io.load(rewritten, trusted=_TRUSTED)
     except _MALFORMED:
         raise ArtifactUnusable(_NO_SKOPS_FILE) from None
     try:
         check_estimator(estimator)
     except _MALFORMED:
         raise ArtifactUnusable("its parts do not fit together") from None
-    return estimator
-
-
-def read_feature_names(data: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[str, ...] | None:
-    """Return the feature names of a skops file, where it was fitted on a table with names.
-
-    They are no part of what `loads` returns: it would warn at every prediction from an array.
-    Raises ArtifactUnusable as `loads` does.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as source:
-            return _rewrite(source, zipfile.ZIP_STORED, max_bytes=max_bytes)[1]
-    except _MALFORMED:
-        raise ArtifactUnusable(_NO_SKOPS_FILE) from None
+    return estimator, names
 
 
 def _rewrite(
@@ -209,13 +226,14 @@ def _rewrite(
     compression: int,
     *,
     max_bytes: int,
+    most_nodes: int,
     most_schema_bytes: int = MOST_SCHEMA_BYTES,
 ) -> tuple[io.BytesIO, tuple[str, ...] | None]:
     """Return a skops file with only what is allowed, and its feature names if it has some."""
     members = _list_members(source, max_bytes)
     if members["schema.json"].file_size > most_schema_bytes:
         raise ArtifactUnusable("its schema is too long")
-    schema = json.loads(source.read(members["schema.json"]))
+    schema = _parse_schema(source.read(members["schema.json"]), most_nodes)
     loader, type_name = _read_part(schema)
     if loader != "ObjectNode" or type_name not in _ROOT_TYPES:
         raise ArtifactUnusable(f"it is not an estimator of the catalogue{_name_part(schema)}")
@@ -223,13 +241,32 @@ def _rewrite(
         raise ArtifactUnusable(_NO_SKOPS_FILE)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as target:
-        rewriter = _Rewriter(source, members, target, max_bytes)
+        rewriter = _Rewriter(source, members, target, max_bytes, most_nodes)
         root = rewriter.rewrite(schema) | {"protocol": schema["protocol"]}
         written = json.dumps(root, separators=(",", ":")).encode()
         if len(written) > MOST_SCHEMA_BYTES:
             raise ArtifactUnusable("its schema is too long")
         _write_member(target, "schema.json", written)
     return buffer, rewriter.feature_names
+
+
+def _parse_schema(text: bytes, most_nodes: int) -> Any:
+    """Return a schema, if it is not too large to be parsed, rewritten and built.
+
+    A few kilobytes can unpack to millions of nodes, and parsed they take 30 times as much.
+    """
+    n_nodes = text.count(b"{")
+    n_values = n_nodes + text.count(b"[") + text.count(b",")
+    if n_nodes > most_nodes or n_values > min(MOST_VALUES, 16 * most_nodes):
+        raise ArtifactUnusable("its schema has too many nodes or values")
+    return json.loads(text)
+
+
+def _open_archive(data: bytes) -> zipfile.ZipFile:
+    """Return a zip archive, whose directory zipfile reads whole: 4 s for a million members."""
+    if data.count(b"PK\x01\x02") > MOST_MEMBERS:  # with which each entry begins
+        raise ArtifactUnusable("its archive has too many members")
+    return zipfile.ZipFile(io.BytesIO(data))
 
 
 def _list_members(source: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
@@ -239,8 +276,8 @@ def _list_members(source: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.
     """
     entries = source.infolist()
     members = {entry.filename: entry for entry in entries}
-    if len(members) < len(entries) or len(entries) > MOST_MEMBERS:
-        raise ArtifactUnusable("its archive has repeated or too many members")
+    if len(members) < len(entries):
+        raise ArtifactUnusable("its archive has repeated members")
     if sum(entry.file_size for entry in entries) > max_bytes:
         raise ArtifactUnusable(f"it takes more than {max_bytes} bytes when unpacked")
     if "schema.json" not in members:
@@ -271,12 +308,14 @@ class _Rewriter:
         members: Mapping[str, zipfile.ZipInfo],
         target: zipfile.ZipFile,
         max_bytes: int,
+        most_nodes: int,
     ) -> None:
         self.feature_names: tuple[str, ...] | None = None
         self._source = source
         self._members = members
         self._target = target
         self._bytes_left = max_bytes
+        self._arrays_left = most_nodes // 3  # 28 % of the nodes of boosting, 5 % of a forest's
         self._written: dict[bytes, str] = {}
         self._depth = 0
         self._rules: Mapping[str, Callable[[Any], dict[str, Any]]] = {
@@ -329,7 +368,7 @@ class _Rewriter:
     def _rewrite_attribute(self, name: str, value: Any) -> dict[str, Any]:
         if name in _NEUTRAL:
             return _json_node(_NEUTRAL[name])
-        if name == "random_state" and _read_part(value)[0] in _GENERATORS:
+        if name in _FIT_ONLY and _read_part(value)[0] not in ("JsonNode", "NdArrayNode"):
             return _json_node("null")
         return self.rewrite(value)
 
@@ -370,17 +409,11 @@ class _Rewriter:
         return {"__reduce__": {"args": self.rewrite(args)}, "content": self.rewrite(state)}
 
     def _rewrite_dict(self, node: Any) -> dict[str, Any]:
-        key_types = [
-            (_read_part(key_type), key_type["__class__"])
-            for key_type in node["key_types"]["content"]
-        ]
-        allowed = {("TypeNode", "builtins.str"), ("TypeNode", "builtins.int")}
-        if not {part for part, _ in key_types} <= allowed:
-            raise ArtifactUnusable("it contains a mapping whose keys are not strings or integers")
-        if len(key_types) != len(node["content"]):
-            raise ArtifactUnusable(_NO_SKOPS_FILE)
-        content = {key: self.rewrite(value) for key, value in node["content"].items()}
-        return _dict_node(content, [name for _, name in key_types])
+        types = [_read_part(key_type)[1] for key_type in node["key_types"]["content"]]
+        keys = [_read_key(*pair) for pair in zip(types, node["content"], strict=True)]
+        values = map(self.rewrite, node["content"].values())
+        content = dict(zip((key for _, key in keys), values, strict=True))
+        return _dict_node(content, [kind for kind, _ in keys])
 
     def _rewrite_items(self, node: Any) -> dict[str, Any]:
         return {"content": [self.rewrite(item) for item in _read_list(node["content"])]}
@@ -403,7 +436,8 @@ class _Rewriter:
         content = self._read_member(node["file"])
         descr, shape = _check_npy(content)
         type_name = _read_part(node)[1]
-        if type_name in _SCALARS and (shape, descr[2:-1]) != ((), _SCALARS[type_name]):
+        code = _SCALARS.get(type_name)
+        if code and (shape or not descr[2:-1].startswith(code)):
             raise ArtifactUnusable("it holds a number that is not of the type it names")
         if descr[0] == "[":
             content = _clear_padding(content, descr)
@@ -427,8 +461,9 @@ class _Rewriter:
         # Counted at every use: skops makes an array of its own of each.
         member = self._members[name]
         self._bytes_left -= member.file_size
-        if self._bytes_left < 0:
-            raise ArtifactUnusable("it takes too many bytes when unpacked")
+        self._arrays_left -= 1
+        if self._bytes_left < 0 or self._arrays_left < 0:
+            raise ArtifactUnusable("it takes too many bytes or arrays when unpacked")
         return self._source.read(member)
 
     def _write_array(self, content: bytes) -> str:
@@ -514,6 +549,18 @@ def _expect(node: Any, loader: str) -> None:
         raise ArtifactUnusable(_NO_SKOPS_FILE)
 
 
+def _read_key(type_name: str, key: str) -> tuple[str, str]:
+    """Return a mapping's key as the name of a type of Python's, and text.
+
+    skops would read the text "false" as True: booleans become the whole numbers they equal.
+    """
+    kind = type_name.rpartition(".")[2].rstrip("0123456789_").removeprefix("u")
+    known = kind in ("str", "int", "float", "bool")
+    if not known or (type_name not in _SCALARS and type_name != f"builtins.{kind}"):
+        raise ArtifactUnusable("it contains a mapping whose keys are not strings or numbers")
+    return ("int", str(int(json.loads(key)))) if kind == "bool" else (kind, key)
+
+
 def _read_list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ArtifactUnusable(_NO_SKOPS_FILE)
@@ -522,6 +569,8 @@ def _read_list(value: Any) -> list[Any]:
 
 def _read_json(node: Any) -> Any:
     _expect(node, "JsonNode")
+    if len(node["content"]) > _LONGEST_VALUE:
+        raise ArtifactUnusable("it holds a string that is too long")
     return json.loads(node["content"])
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,6 +35,14 @@ _LABEL_KINDS = {int: "a whole number", str: "a string", float: "a decimal number
 
 
 @dataclass(frozen=True)
+class DataWarning:
+    """What was left out of the data, or converted: the column's name, and what was done."""
+
+    column: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Rows to learn from.
 
@@ -44,6 +53,15 @@ class Dataset:
     X: Matrix
     y: Vector | Labels
     feature_names: tuple[str, ...]
+    warnings: tuple[DataWarning, ...] = ()
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows to predict for. X: (n_rows, n_features) float64, finite."""
+
+    X: Matrix
+    warnings: tuple[DataWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,18 +96,38 @@ def default_feature_names(count: int) -> tuple[str, ...]:
 
 
 def make_dataset(
-    X: Matrix, y: Vector | Labels, feature_names: Sequence[str] | None = None
+    X: Matrix,
+    y: Vector | Labels,
+    feature_names: Sequence[str] | None = None,
+    warnings: tuple[DataWarning, ...] = (),
 ) -> Dataset:
     """Return a dataset of parts that fit together; raises InvalidInput where they do not."""
     if len(y) != len(X):
         raise InvalidInput({"y": [f"has {len(y)} values for {len(X)} rows of X"]})
     if feature_names is None:
-        return Dataset(X, y, default_feature_names(X.shape[1]))
+        return Dataset(X, y, default_feature_names(X.shape[1]), warnings)
     if len(feature_names) != X.shape[1]:
         message = f"has {len(feature_names)} names for {X.shape[1]} features"
         raise InvalidInput({"feature_names": [message]})
     check_feature_names(feature_names)
-    return Dataset(X, y, tuple(feature_names))
+    return Dataset(X, y, tuple(feature_names), warnings)
+
+
+def drop_missing_targets(X: Matrix, y: Any) -> tuple[Matrix, Any, tuple[DataWarning, ...]]:
+    """Return X and y, a JSON value, without the rows whose y is null, and a warning of them."""
+    if not isinstance(y, list) or len(y) != len(X) or None not in y:
+        return X, y, ()
+    present = [value is not None for value in y]
+    y_present = list(compress(y, present))
+    return X[present], y_present, (warn_of_missing("y", len(y) - len(y_present), len(y)),)
+
+
+def warn_of_missing(target: str, n_missing: int, n_rows: int) -> DataWarning:
+    """Return the warning of rows without a target; raises InvalidInput where there is no other."""
+    if n_missing == n_rows:
+        raise InvalidInput({target: ["has no values"]})
+    message = f"has no value in {n_missing} of {n_rows} rows, which were left out"
+    return DataWarning(target, message)
 
 
 def check_feature_names(names: Sequence[str]) -> None:
@@ -134,15 +172,20 @@ def vector_from_values(values: Any) -> Vector:
 
 
 def labels_from_values(values: Any) -> Labels:
-    """Return a JSON list of strings, or of whole numbers, as labels: object or int64.
+    """Return a JSON list of strings, whole numbers or booleans as labels: object or int64.
 
-    Raises InvalidInput, by index, where a value is neither, is too long or too large, or is of
-    another kind than the first.
+    A whole number may be written with a fraction of zero; false is 0, and true is 1.
+
+    Raises InvalidInput, by index, where a value is none of these, is too long or too large, or
+    is of another kind than the first.
     """
     if not isinstance(values, list) or not values:
         raise InvalidInput(["must be an array of at least one label"])
     kinds = set(map(type, values))
-    if kinds == {int}:
+    if float in kinds:
+        values = [_without_zero_fraction(value) for value in values]
+        kinds = set(map(type, values))
+    if kinds in ({int}, {bool}):
         try:
             return np.array(values, dtype=np.int64)
         except OverflowError:
@@ -206,6 +249,10 @@ def find_repeated(names: Sequence[str]) -> list[str]:
     return repeated[:MOST_FAULTS]
 
 
+def _without_zero_fraction(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def _finite_numbers(cells: list[Any]) -> Vector | None:
     # The type is compared, not isinstance: a boolean is an int to Python, not to JSON.
     if not set(map(type, cells)) <= {int, float}:
@@ -241,7 +288,12 @@ def _describe_width(row: Sequence[Any], expected: int) -> Faults | None:
 
 
 def _is_printable(text: str, longest: int) -> bool:
-    return 0 < len(text) <= longest and text.isprintable()
+    """Whether a text may be shown on one line; the spaces of Unicode may, as in Excel's names."""
+    if not 0 < len(text) <= longest:
+        return False
+    return text.isprintable() or all(
+        char.isprintable() or unicodedata.category(char) == "Zs" for char in text
+    )
 
 
 def _describe_label_of(kind: type, value: Any) -> Faults | None:

@@ -20,12 +20,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from webapp.errors import MOST_FAULTS, InvalidInput
+import numpy as np
+
+from webapp.errors import MOST_FAULTS, ArtifactUnusable, InvalidInput
+from webapp.ml.core import costs
+from webapp.ml.core.costs import Cost, Size
 
 Task: TypeAlias = Literal["regression", "classification"]
 ParameterType: TypeAlias = Literal["boolean", "integer", "number", "string"]
 Schema: TypeAlias = dict[str, Any]
 """A JSON Schema, or a part of one (draft 2020-12, as OpenAPI 3.1 uses it)."""
+
+LONGEST_VALUE = 1000
+"""Characters or values of a parameter of an uploaded model: weights of 1,000 classes, say."""
 
 _WORDS = {"boolean": "a boolean", "integer": "an integer", "number": "a number"}
 
@@ -55,8 +62,9 @@ class Estimator:
     """One row of the catalogue.
 
     ``module`` and ``class_name`` say where scikit-learn defines the class, which is also how
-    skops names it. ``find_conflicts`` maps a full set of parameters to messages by name, for
-    values that are fine alone and not together. ``seeded``: takes a ``random_state``.
+    skops names it. ``estimate_cost`` says what a fit takes, and ``lighter`` what to change
+    where that is too much. ``find_conflicts`` maps a full set of parameters to messages by name,
+    for values that are fine alone and not together. ``seeded``: takes a ``random_state``.
     """
 
     name: str
@@ -65,6 +73,8 @@ class Estimator:
     module: str
     class_name: str
     parameters: tuple[Parameter, ...]
+    estimate_cost: Callable[[Mapping[str, Any], Size], Cost]
+    lighter: str = ""
     find_conflicts: Callable[[Mapping[str, Any]], dict[str, list[str]]] = lambda params: {}
     seeded: bool = True
 
@@ -72,6 +82,11 @@ class Estimator:
     def type_name(self) -> str:
         """Return the full dotted name of the class, as skops writes it."""
         return f"{self.module}.{self.class_name}"
+
+    @property
+    def is_linear(self) -> bool:
+        """Return whether a fitted one has an intercept and coefficients."""
+        return self.module.startswith("sklearn.linear_model.")
 
 
 def _ridge_conflicts(params: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -215,6 +230,9 @@ _BOOSTING = (
     replace(_TOLERANCE, default=1e-7, help="What counts as a gain for early stopping."),
 )
 
+_LIGHTER_FOREST = "fewer trees (n_estimators), or smaller ones (max_leaf_nodes, min_samples_leaf)"
+_LIGHTER_BOOSTING = "a smaller max_iter or max_leaf_nodes"
+
 DEFAULT_ESTIMATOR = "linear_regression"
 
 CATALOGUE: Mapping[str, Estimator] = {
@@ -227,6 +245,7 @@ CATALOGUE: Mapping[str, Estimator] = {
             "sklearn.linear_model._base",
             "LinearRegression",
             (_FIT_INTERCEPT, _POSITIVE),
+            costs.least_squares_cost,
             seeded=False,
         ),
         Estimator(
@@ -251,6 +270,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 ),
                 _TOLERANCE,
             ),
+            costs.ridge_cost,
+            'the solver "lsqr", or a smaller max_iter',
             _ridge_conflicts,
         ),
         Estimator(
@@ -260,6 +281,8 @@ CATALOGUE: Mapping[str, Estimator] = {
             "sklearn.linear_model._coordinate_descent",
             "Lasso",
             (_ALPHA, _FIT_INTERCEPT, _POSITIVE, _ITERATIONS, _TOLERANCE, _SELECTION),
+            costs.coordinate_descent_cost,
+            "a smaller max_iter",
         ),
         Estimator(
             "elastic_net",
@@ -272,6 +295,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 Parameter("l1_ratio", "number", 0.5, "The lasso's share of the penalty.", 0, 1),
                 *(_FIT_INTERCEPT, _POSITIVE, _ITERATIONS, _TOLERANCE, _SELECTION),
             ),
+            costs.coordinate_descent_cost,
+            "a smaller max_iter",
         ),
         Estimator(
             "random_forest",
@@ -284,6 +309,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 _criterion("squared_error", "absolute_error", "poisson"),
                 _MAX_FEATURES,
             ),
+            costs.forest_cost,
+            _LIGHTER_FOREST,
             _forest_conflicts,
         ),
         Estimator(
@@ -311,6 +338,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 ),
                 *_BOOSTING,
             ),
+            costs.boosting_cost,
+            _LIGHTER_BOOSTING,
             _boosting_conflicts,
         ),
         Estimator(
@@ -340,6 +369,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 replace(_ITERATIONS, default=100),
                 *(_FIT_INTERCEPT, _TOLERANCE, _CLASS_WEIGHT),
             ),
+            costs.logistic_cost,
+            'the solver "lbfgs", or a smaller max_iter',
             _logistic_conflicts,
         ),
         Estimator(
@@ -354,6 +385,8 @@ CATALOGUE: Mapping[str, Estimator] = {
                 replace(_MAX_FEATURES, default="sqrt"),
                 replace(_CLASS_WEIGHT, choices=("balanced", "balanced_subsample")),
             ),
+            costs.forest_cost,
+            _LIGHTER_FOREST,
             _forest_conflicts,
         ),
         Estimator(
@@ -363,6 +396,8 @@ CATALOGUE: Mapping[str, Estimator] = {
             "sklearn.ensemble._hist_gradient_boosting.gradient_boosting",
             "HistGradientBoostingClassifier",
             (*_BOOSTING, _CLASS_WEIGHT),
+            costs.boosting_cost,
+            _LIGHTER_BOOSTING,
         ),
     )
 }
@@ -419,6 +454,39 @@ def build_estimator(
     return Pipeline([("scale", StandardScaler()), ("estimator", built)])
 
 
+def read_params(estimator: Estimator, fitted: Any) -> dict[str, Any]:
+    """Return what a fitted estimator has for the parameters of its row, as JSON values.
+
+    Raises ArtifactUnusable for values that have no JSON form, or a very long one.
+    """
+    params = fitted.get_params()
+    try:
+        return {p.name: _to_json(params[p.name]) for p in estimator.parameters}
+    except ValueError as error:
+        raise ArtifactUnusable(f"one of its parameters {error}") from None
+
+
+def _to_json(value: Any) -> Any:
+    # A grid search leaves NumPy scalars; weights by class are a mapping.
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.ravel()[: LONGEST_VALUE + 1].tolist() if value.ndim else value.item()
+    if isinstance(value, str | list | tuple | dict) and len(value) > LONGEST_VALUE:
+        raise ValueError(f"is longer than {LONGEST_VALUE}")
+    if isinstance(value, dict):
+        return {_to_json(str(key)): _to_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("is beyond the whole numbers of 64 bits")
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("has characters that are not printable")
+    if value is None or isinstance(value, int | float | str):
+        return value
+    raise ValueError("is no number, string or mapping")
+
+
 def load_class(estimator: Estimator) -> Any:
     """Return the class of a row, importing it."""
     return getattr(importlib.import_module(estimator.module), estimator.class_name)
@@ -428,6 +496,14 @@ def split_pipeline(estimator: Any) -> tuple[Any | None, Any]:
     """Return the standardisation of a model (None without one), and the estimator behind it."""
     steps = getattr(estimator, "steps", None)
     return (None, estimator) if steps is None else (steps[0][1], steps[-1][1])
+
+
+def is_classifier(estimator: Any) -> bool:
+    """Return whether a model, scaled or not, tells labels apart.
+
+    Its class decides: a file can put ``classes_`` into a regressor.
+    """
+    return hasattr(type(split_pipeline(estimator)[1]), "predict_proba")
 
 
 def describe_estimator(estimator: Estimator) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from webapp.ml.core.datasets import Labels, Matrix, Vector
 
+MOST_MATRIX_CLASSES = 100  # 1,000 would be a million counts in every answer about the version
 REGRESSION_METRICS = ("mse", "rmse", "mae", "r2_score")
 
 
@@ -38,7 +39,8 @@ def measure_classification(
 
     y, predicted: (n_rows,); probabilities: (n_rows, n_classes) in the order of ``classes``.
     Log loss is undefined where y has a class that was not fitted, ROC AUC where it has not
-    both. Row i, column j of the confusion matrix counts rows of class i that were taken for j.
+    both. Row i, column j of the confusion matrix counts rows of class i that were taken for j;
+    there is none for more than ``MOST_MATRIX_CLASSES``.
     """
     from sklearn import metrics
 
@@ -54,8 +56,12 @@ def measure_classification(
             if judgeable
             else None
         ),
-        "confusion_matrix": {
-            "labels": labels,
-            "counts": metrics.confusion_matrix(y, predicted, labels=labels).tolist(),
-        },
+        "confusion_matrix": (
+            {
+                "labels": labels,
+                "counts": metrics.confusion_matrix(y, predicted, labels=labels).tolist(),
+            }
+            if len(labels) <= MOST_MATRIX_CLASSES
+            else None
+        ),
     }

@@ -1,4 +1,4 @@
-"""From a fitted estimator to the fastest scorer that gives its very numbers."""
+"""From a fitted estimator to the fastest scorer that gives the same predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import Matrix, Vector
-from webapp.ml.core.estimators import split_pipeline
+from webapp.ml.core.estimators import is_classifier, split_pipeline
 from webapp.ml.core.trees import FlatTrees, Tree, flatten_trees, sum_in_order
 
 # Their predict is X @ coef_ + intercept_ and nothing else.
@@ -55,24 +55,18 @@ class LinearScorer:
 
 @dataclass(frozen=True)
 class EstimatorScorer:
-    """A regressor that scores for itself."""
+    """The estimator's own predict, and predict_proba where it is a classifier."""
 
     estimator: Any
+    is_classifier: bool
 
     def score(self, X: Matrix) -> Scores:
-        """Return the scores of X: (n_rows, n_features)."""
-        return Scores(self.estimator.predict(X))
+        """Return the scores of X: (n_rows, n_features).
 
-
-@dataclass(frozen=True)
-class ClassifierScorer:
-    """A classifier that scores for itself: its label is that of the highest probability."""
-
-    estimator: Any
-
-    def score(self, X: Matrix) -> Scores:
-        """Return the scores of X: (n_rows, n_features)."""
-        return Scores(self.estimator.predict(X), self.estimator.predict_proba(X))
+        One target may have been fitted as a column; its predictions are (n_rows, 1).
+        """
+        values = np.reshape(self.estimator.predict(X), len(X))
+        return Scores(values, self.estimator.predict_proba(X) if self.is_classifier else None)
 
 
 @dataclass(frozen=True)
@@ -106,18 +100,21 @@ class ForestScorer:
     """A random forest: the mean of its trees, which compare in float32.
 
     A few rows walk through all trees at once; many go through scikit-learn's trees one by one,
-    without the threads that its own predict would start.
+    without the threads that its own predict would start. classes: (n_classes,), None for a
+    regression.
     """
 
     forest: Any
     trees: FlatTrees | None
+    classes: Any
 
     def score(self, X: Matrix) -> Scores:
         """Return the scores of X: (n_rows, n_features)."""
         with np.errstate(over="ignore"):
             single = np.ascontiguousarray(X, dtype=np.float32)
         if not np.isfinite(single).all():
-            raise ValueError("beyond the range of float32")
+            # Its own predict knows which way missing values go, and refuses infinite ones.
+            return EstimatorScorer(self.forest, self.classes is not None).score(X)
         if self.trees is not None and len(X) <= FEW_FOREST_ROWS:
             sums = sum_in_order(self.trees.find_values(single))
         else:
@@ -125,29 +122,32 @@ class ForestScorer:
             for member in self.forest.estimators_:
                 sums += member.tree_.predict(single).reshape(sums.shape)
         sums /= len(self.forest.estimators_)
-        if not hasattr(self.forest, "classes_"):
+        if self.classes is None:
             return Scores(sums[:, 0])
-        return Scores(self.forest.classes_.take(sums.argmax(axis=1)), sums)
+        return Scores(self.classes.take(sums.argmax(axis=1)), sums)
 
 
 @dataclass(frozen=True)
 class BoostingScorer:
     """Gradient-boosted trees: a baseline and the sum of all trees, through the link of the loss.
 
-    A few rows walk through all trees at once; many are left to the estimator.
+    A few rows walk through all trees at once; many, and missing values, are left to the
+    estimator. classes: (n_classes,), None for a regression.
     """
 
     estimator: Any
     trees: FlatTrees
+    classes: Any
 
     def score(self, X: Matrix) -> Scores:
         """Return the scores of X: (n_rows, n_features)."""
-        estimator = self.estimator
-        raw = self._sum_trees(X) if len(X) <= FEW_BOOSTING_ROWS else estimator._raw_predict(X)
-        if not hasattr(estimator, "classes_"):
-            return Scores(estimator._loss.link.inverse(raw.ravel()))
+        loss = self.estimator._loss
+        walks = len(X) <= FEW_BOOSTING_ROWS and not np.isnan(X).any()
+        raw = self._sum_trees(X) if walks else self.estimator._raw_predict(X)
+        if self.classes is None:
+            return Scores(loss.link.inverse(raw.ravel()))
         code = (raw[:, 0] > 0).astype(np.intp) if raw.shape[1] == 1 else raw.argmax(axis=1)
-        return Scores(estimator.classes_.take(code), estimator._loss.predict_proba(raw))
+        return Scores(self.classes.take(code), loss.predict_proba(raw))
 
     def _sum_trees(self, X: Matrix) -> Matrix:
         baseline = self.estimator._baseline_prediction
@@ -169,7 +169,7 @@ class ScaledScorer:
         """Return the scores of X: (n_rows, n_features)."""
         scaled = X - self.mean
         scaled /= self.scale
-        if not np.isfinite(scaled).all():
+        if np.isinf(scaled).any():
             raise ValueError("standardisation overflows")
         return self.scorer.score(scaled)
 
@@ -195,10 +195,25 @@ def find_linear_model(estimator: Any) -> LinearModel | None:
         return None
     coefficients = np.array(final.coef_, dtype=np.float64)
     intercept = np.array(final.intercept_, dtype=np.float64)
+    if not is_classifier(final):
+        coefficients, intercept = coefficients.ravel(), intercept.reshape(())
     if scaler is not None:
-        coefficients = coefficients / scaler.scale_
-        intercept = intercept - coefficients @ scaler.mean_
+        mean, scale = read_scaling(scaler)
+        coefficients = coefficients / scale
+        intercept = intercept - coefficients @ mean
     return LinearModel(coefficients, intercept if intercept.ndim else float(intercept))
+
+
+def read_scaling(scaler: Any) -> tuple[Vector, Vector]:
+    """Return mean and scale of a fitted StandardScaler, (n_features,) each.
+
+    Without ``with_mean`` the mean is 0 (``mean_`` is there all the same), and without
+    ``with_std`` the scale is 1.
+    """
+    n_features = scaler.n_features_in_
+    mean = scaler.mean_ if scaler.with_mean else np.zeros(n_features)
+    scale = scaler.scale_ if scaler.with_std else np.ones(n_features)
+    return mean, scale
 
 
 def _describe_tree(member: Any) -> Tree:
@@ -226,28 +241,35 @@ def _describe_predictor(predictor: Any) -> Tree:
 
 
 def compile_scorer(estimator: Any) -> Scorer:
-    """Return a scorer for a fitted estimator; one without a faster form scores for itself."""
+    """Return a scorer for a fitted estimator; one without a faster form scores for itself.
+
+    Nothing is checked here: see ``probe.make_scorer`` for models that come from elsewhere.
+    """
     scaler, final = split_pipeline(estimator)
-    kind = type(final).__name__
-    if kind in _LINEAR_REGRESSORS:
-        linear = find_linear_model(estimator)
-        if linear is not None:
-            return LinearScorer(np.ascontiguousarray(linear.coefficients), float(linear.intercept))
-    compiled: Scorer | None = None
-    if kind == "LogisticRegression":
-        compiled = LogisticScorer(final.coef_.T, final.intercept_, final.classes_)
-    elif kind in ("RandomForestRegressor", "RandomForestClassifier"):
-        compiled = ForestScorer(
-            final, flatten_trees([_describe_tree(e) for e in final.estimators_])
-        )
-    elif kind in ("HistGradientBoostingRegressor", "HistGradientBoostingClassifier"):
-        predictors = [_describe_predictor(p) for row in final._predictors for p in row]
-        flat = flatten_trees(predictors)
-        compiled = None if flat is None else BoostingScorer(final, flat)
+    compiled = _compile_final(final)
     if compiled is None:
-        is_classifier = hasattr(final, "classes_")
-        return ClassifierScorer(estimator) if is_classifier else EstimatorScorer(estimator)
-    return compiled if scaler is None else ScaledScorer(scaler.mean_, scaler.scale_, compiled)
+        return EstimatorScorer(estimator, is_classifier(final))
+    return compiled if scaler is None else ScaledScorer(*read_scaling(scaler), compiled)
+
+
+def _compile_final(final: Any) -> Scorer | None:
+    kind = type(final).__name__
+    classes = final.classes_ if is_classifier(final) else None
+    if kind in _LINEAR_REGRESSORS:
+        # A target that was fitted as a column has them in arrays of one row.
+        return LinearScorer(np.ravel(final.coef_), float(np.reshape(final.intercept_, ())))
+    if kind == "LogisticRegression":
+        return LogisticScorer(final.coef_.T, final.intercept_, classes)
+    if kind in ("RandomForestRegressor", "RandomForestClassifier"):
+        trees = flatten_trees([_describe_tree(member) for member in final.estimators_])
+        return ForestScorer(final, trees, classes)
+    if kind in ("HistGradientBoostingRegressor", "HistGradientBoostingClassifier"):
+        predictors = [predictor for iteration in final._predictors for predictor in iteration]
+        if any(predictor.nodes["is_categorical"].any() for predictor in predictors):
+            return None  # their splits are no comparisons
+        flat = flatten_trees([_describe_predictor(predictor) for predictor in predictors])
+        return None if flat is None else BoostingScorer(final, flat, classes)
+    return None
 
 
 def score(scorer: Scorer, X: Matrix) -> Scores:

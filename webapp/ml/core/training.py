@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 
 from webapp.errors import InvalidInput
+from webapp.ml.core.costs import Cost, FitLimits, Size
 from webapp.ml.core.datasets import Dataset, Labels, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
     DEFAULT_ESTIMATOR,
     Estimator,
     build_estimator,
+    is_classifier,
     resolve_params,
     split_pipeline,
 )
@@ -29,8 +31,10 @@ from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_model
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
 MOST_FOLDS = 20
-MOST_CLASSES = 1000  # the confusion matrix grows with their square
+MOST_CLASSES = 1000  # each is a column of every answer
+MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
 MANY_CELLS = 250_000  # of the rows to fit: from here on LinearRegression's copies cost more
+TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
 EPSILON = float(np.finfo(np.float64).eps)
 LONGEST_REASON = 200  # characters of scikit-learn's own words that are passed on
 
@@ -58,7 +62,8 @@ class TrainedModel:
 
     ``metrics`` speak of the rows that ``evaluated_on`` names; one that is undefined is None.
     ``classes`` is None for a regression. ``profile`` and ``data_digest`` describe the rows that
-    were fitted, and all that were given. ``converged`` is None where fitting takes no steps.
+    were fitted, and all that were given. ``converged`` is None where no
+    iterative solver was at work, or it had no ``max_iter``.
     """
 
     estimator: Any
@@ -86,20 +91,29 @@ class _Fit:
     interval_basis: IntervalBasis | None
 
 
-def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -> TrainedModel:
+def train(
+    dataset: Dataset,
+    spec: TrainingSpec,
+    *,
+    clock: Callable[[], float],
+    limits: FitLimits | None = None,
+) -> TrainedModel:
     """Fit an estimator, and judge it on rows that it has not seen.
 
     With fewer than 10 rows, or a hold-out of one, it fits and is judged on all rows, and
     ``evaluated_on`` says so. The split is that of scikit-learn's ``train_test_split``.
     ``clock`` tells seconds; the time of the fit that made the returned estimator is kept.
 
-    Raises InvalidInput where the rows cannot be fitted as asked.
+    Raises InvalidInput where the rows cannot be fitted as asked, or not within ``limits``.
     """
     entry = CATALOGUE[spec.estimator]
     params = resolve_params(entry, spec.params)
-    if entry.task == "classification" and (count := len(np.unique(dataset.y))) > MOST_CLASSES:
-        raise InvalidInput({"y": [f"has {count} classes, at most {MOST_CLASSES} are allowed"]})
+    n_classes = 1 if entry.task == "regression" else len(np.unique(dataset.y))
+    if n_classes > MOST_CLASSES:
+        raise InvalidInput({"y": [f"has {n_classes} classes, at most {MOST_CLASSES} are allowed"]})
     fitted_rows, test_rows = _hold_out(dataset, spec)
+    if limits is not None:
+        _check_cost(entry, params, spec, fitted_rows, n_classes, limits)
     served = _fit(entry, params, spec, fitted_rows, clock)
     judging_rows = fitted_rows if test_rows is None else test_rows
     metrics = _measure(entry, served.estimator, judging_rows.take())
@@ -124,20 +138,76 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
     )
 
 
+def _check_cost(
+    entry: Estimator,
+    params: Mapping[str, Any],
+    spec: TrainingSpec,
+    fitted_rows: Subset,
+    n_classes: int,
+    limits: FitLimits,
+) -> None:
+    """Raise InvalidInput where fitting would take more than the limits allow."""
+    dataset = fitted_rows.dataset
+    n_rows, n_columns = dataset.X.shape
+    size = Size(
+        rows=n_rows if spec.refit or spec.cv else len(fitted_rows),
+        judged=n_rows if len(fitted_rows) == n_rows else n_rows - len(fitted_rows),
+        columns=n_columns,
+        classes=n_classes,
+        scale=spec.scale,
+    )
+    cost = entry.estimate_cost(params, size)
+    if cost.memory > limits.memory and "n_estimators" in params:
+        cost = _estimate_by_one_tree(entry, params, spec, fitted_rows, size, limits)
+    messages = []
+    if cost.memory > limits.memory:
+        needed, allowed = math.ceil(cost.memory / 1e6), int(limits.memory / 1e6)
+        messages.append(f"needs about {needed} MB of memory, MAX_FIT_MEMORY allows {allowed}")
+    if cost.seconds > limits.seconds:
+        needed, allowed = math.ceil(cost.seconds), int(limits.seconds)
+        messages.append(f"may take {needed} seconds, MAX_FIT_SECONDS allows {allowed}")
+    if messages:
+        lighter = f", or {entry.lighter}" if entry.lighter else ""
+        message = f"{' and '.join(messages)}: try fewer rows or columns{lighter}"
+        raise InvalidInput({"estimator": [message]})
+
+
+def _estimate_by_one_tree(
+    entry: Estimator,
+    params: Mapping[str, Any],
+    spec: TrainingSpec,
+    fitted_rows: Subset,
+    size: Size,
+    limits: FitLimits,
+) -> Cost:
+    """Return the cost of a forest, from one of its trees where growing that is within limits.
+
+    No bound from the number of rows is sharp: trees that tell the rows apart easily stay small.
+    """
+    one = {**params, "n_estimators": 1}
+    cost = entry.estimate_cost(one, size)
+    if cost.memory > limits.memory or cost.seconds > limits.seconds:
+        return entry.estimate_cost(params, size)
+    forest = _fit(entry, one, replace(spec, scale=False), fitted_rows, lambda: 0.0).estimator
+    leaves = forest.estimators_[0].tree_.n_leaves * size.rows / len(fitted_rows)
+    return entry.estimate_cost(params, replace(size, leaves=TREE_MARGIN * leaves))
+
+
 def list_classes(estimator: Any) -> tuple[Any, ...] | None:
     """Return the labels that a classifier tells apart, in its order; None for a regressor."""
-    classes = getattr(split_pipeline(estimator)[1], "classes_", None)
-    return None if classes is None else tuple(classes.tolist())
+    final = split_pipeline(estimator)[1]
+    return tuple(final.classes_.tolist()) if is_classifier(final) else None
 
 
 def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dict[str, Any] | None:
     """Return a linear model's intercept and its coefficient by feature name; else None.
 
     They count in units of the features as they came, scaled or not. A classifier has them by
-    class: one of two classes for the second of them, whose log-odds they add up to.
+    class: one of two classes for the second of them, whose log-odds they add up to. None, too,
+    for more than ``MOST_COEFFICIENTS``.
     """
     linear = find_linear_model(estimator)
-    if linear is None:
+    if linear is None or np.size(linear.coefficients) > MOST_COEFFICIENTS:
         return None
     classes = list_classes(estimator)
     if classes is None:
@@ -317,7 +387,9 @@ def _cross_validate(
 
 
 def _has_converged(estimator: Any, params: Mapping[str, Any]) -> bool | None:
-    steps = getattr(split_pipeline(estimator)[1], "n_iter_", None)
-    if steps is None or "tol" not in params or not params.get("max_iter"):
+    final = split_pipeline(estimator)[1]
+    steps, most_steps = getattr(final, "n_iter_", None), params.get("max_iter")
+    # Only a linear model's solver can stop short: boosting has as many trees as were asked for.
+    if steps is None or most_steps is None or not hasattr(final, "coef_"):
         return None
-    return bool(np.max(steps) < params["max_iter"])
+    return bool(np.max(steps) < most_steps)

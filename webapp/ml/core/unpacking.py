@@ -10,21 +10,67 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, BinaryIO
 
 from webapp.errors import InvalidInput
 
-NUMBER_BYTES = 64  # the longest number, a decimal of 32, and what belongs to it
+NUMBER_BYTES = 32  # the longest number, a decimal of 256 bits
 TEXT_BYTES = 1100  # the longest label: 255 characters of 4 bytes
+LEVEL_BYTES = 2  # what says beside a value that it is there
 SLACK_BYTES = 64 * 2**10  # for headers and padding where there are few rows
+MOST_BYTES = 2**29  # of a column in a row group, or of a record batch: 64 million numbers
 MOST_PAGES = 100_000  # a page has a thousand rows or more when a program means well
+CHUNK_PAGES = 3  # what a column of a row group takes beside its pages, in pages
+MOST_BATCH_COLUMNS = 100_000  # of all record batches: 22 MB in batches of a row took 21 s
+BATCH_COLUMNS = 4  # what a record batch takes beside its columns, in columns
 LONGEST_PAGE_HEADER = 2**14
 LONGEST_FOOTER = 4 * 2**20  # of some 30,000 columns, counted in every row group
 
+_TEXT = "BYTE_ARRAY"
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, _TEXT: TEXT_BYTES}
 _DELTA_BYTE_ARRAY = 7  # unpacks to the square of its length, which nothing declares
-_DICTIONARY, _RECORD_BATCH = "dictionary", "record batch"
+_SCHEMA, _DICTIONARY, _RECORD_BATCH = "schema", "dictionary", "record batch"
+
+
+def check_footer_length(file: BinaryIO) -> None:
+    """Raise InvalidInput where the footer of a Parquet file is longer than 4 MiB."""
+    size = file.seek(0, io.SEEK_END)
+    if size >= 8 and _footer_length(file, size) > LONGEST_FOOTER:
+        raise InvalidInput(["has a footer that is too long"])
+
+
+class ColumnCheck:
+    """Validates the columns of record batches in full.
+
+    A dictionary is validated once, however many batches share it: 24 MB of one dictionary and
+    many short batches took 19 seconds.
+    """
+
+    def __init__(self) -> None:
+        self._dictionaries: dict[int, tuple[Any, ...]] = {}
+
+    def __call__(self, place: int, column: Any) -> None:
+        """Raise pyarrow's ArrowInvalid where an offset, an index or a text is not valid."""
+        import pyarrow as pa
+        from pyarrow import compute
+
+        if not pa.types.is_dictionary(column.type):
+            column.validate(full=True)
+            return
+        dictionary = column.dictionary
+        buffers = [buffer and buffer.address for buffer in dictionary.buffers()]
+        identity = (len(dictionary), dictionary.offset, *buffers)
+        known = self._dictionaries.get(place)
+        if known is None or known[1] != identity:
+            dictionary.validate(full=True)
+            # Kept, so that no other dictionary comes to lie at the same address.
+            self._dictionaries[place] = dictionary, identity
+        column.indices.validate(full=True)
+        bounds = compute.min_max(column.indices).as_py()
+        if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(dictionary):
+            raise pa.ArrowInvalid("index out of range")
 
 
 def check_pages(file: BinaryIO, metadata: Any) -> bool:
@@ -34,17 +80,25 @@ def check_pages(file: BinaryIO, metadata: Any) -> bool:
     the process instead of raising (pyarrow 26, ``RowGroupMetaData.column``). Raises
     InvalidInput where a file declares pages that its rows cannot need.
     """
-    kinds = [metadata.schema.column(index).physical_type for index in range(metadata.num_columns)]
-    n_pages = n_rows = 0
+    # Before the footer is looked through: it takes half a second for each megabyte.
+    if metadata.num_row_groups * metadata.num_columns * (CHUNK_PAGES + 1) > MOST_PAGES:
+        raise InvalidInput(["has too many row groups; write longer ones"])
+    columns = [metadata.schema.column(index) for index in range(metadata.num_columns)]
+    kinds = [column.physical_type for column in columns]
+    widths = [_WIDTHS.get(kind, NUMBER_BYTES) + LEVEL_BYTES for kind in kinds]
+    n_pages = n_rows = n_packed = 0
     has_dictionary = False
     size = file.seek(0, io.SEEK_END)
     try:
         for group in _row_groups(file, size):
             n_rows += group[_GROUP_ROWS]
-            for kind, chunk in zip(kinds, group[_GROUP_CHUNKS], strict=True):
-                is_text = kind == "BYTE_ARRAY"
-                left = _most_bytes(group[_GROUP_ROWS], numbers=1, texts=int(is_text))
-                n_pages += 1  # even without a page, the chunk is work
+            for kind, width, chunk in zip(kinds, widths, group[_GROUP_CHUNKS], strict=True):
+                is_text = kind == _TEXT
+                left = _most_bytes(group[_GROUP_ROWS] * width)
+                n_pages += CHUNK_PAGES  # even without a page, the chunk is work
+                n_packed += chunk[_CHUNK_METADATA][_PACKED_LENGTH]
+                if n_packed > size:
+                    raise InvalidInput(["names the same pages more than once"])
                 for header in _page_headers(file, chunk[_CHUNK_METADATA], size):
                     n_pages += 1
                     left -= header[_UNPACKED_BYTES]
@@ -65,15 +119,17 @@ def check_pages(file: BinaryIO, metadata: Any) -> bool:
 class CheckedMessages:
     """The bytes of an Arrow stream, passed on message by message once its numbers are checked.
 
-    ``most_rows`` bounds the rows of one message where it is given. ``read`` raises InvalidInput.
+    ``check`` is told the rows and columns of each message before it is decoded, and raises
+    InvalidInput where they are too many; so does ``read``.
     """
 
     closed = False
 
-    def __init__(self, source: Any, most_rows: int | None) -> None:
+    def __init__(self, source: Any, check: Callable[..., None] | None) -> None:
         import pyarrow as pa
 
-        self._most_rows = most_rows
+        self._check_size = check
+        self._left = MOST_BATCH_COLUMNS
         self._parts = chain.from_iterable(
             map(self._frame, pa.ipc.MessageReader.open_stream(source))
         )
@@ -92,6 +148,8 @@ class CheckedMessages:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _frame(self, message: Any) -> Sequence[Any]:
+        if message.type == _SCHEMA and message.metadata.size > LONGEST_FOOTER:
+            raise InvalidInput(["has a schema that is too long"])
         if message.type in (_DICTIONARY, _RECORD_BATCH):
             try:
                 self._check(message)
@@ -104,21 +162,29 @@ class CheckedMessages:
         flat = memoryview(message.metadata)
         header = _follow(flat, _field(flat, _follow(flat, 0), _HEADER))
         if message.type == _DICTIONARY:
+            is_delta = _field(flat, header, _DICTIONARY_IS_DELTA)
+            if is_delta and flat[is_delta]:
+                # Each would be joined to all of the dictionary before.
+                raise InvalidInput(["has a dictionary in pieces; write each dictionary whole"])
             header = _follow(flat, _field(flat, header, _DICTIONARY_DATA))
         n_rows = _whole(flat, _field(flat, header, _LENGTH))
-        if self._most_rows is not None and n_rows > self._most_rows:
-            raise InvalidInput([f"has more than {self._most_rows} rows"])
+        n_columns = struct.unpack_from("<I", flat, _follow(flat, _field(flat, header, _NODES)))[0]
+        self._left -= BATCH_COLUMNS + n_columns
+        if self._left < 0:
+            raise InvalidInput(["has too many record batches; write longer ones"])
+        if self._check_size:
+            self._check_size(rows=n_rows, columns=n_columns)
         if not _field(flat, header, _COMPRESSION):
             return  # every buffer is a part of the body, whose bytes have come
-        n_columns = struct.unpack_from("<I", flat, _follow(flat, _field(flat, header, _NODES)))[0]
         declared = sum(_unpacked_lengths(flat, header, memoryview(message.body)))
-        if declared > _most_bytes(n_rows, numbers=n_columns, texts=1):
+        width = n_columns * (NUMBER_BYTES + LEVEL_BYTES) + TEXT_BYTES
+        if declared > _most_bytes(n_rows * width):
             raise InvalidInput(["unpacks to more than its rows can need"])
 
 
-def _most_bytes(n_rows: int, *, numbers: int, texts: int) -> int:
+def _most_bytes(n_bytes: int) -> int:
     # Twice: the values may stand in a dictionary and in the pages.
-    return 2 * n_rows * (numbers * NUMBER_BYTES + texts * TEXT_BYTES) + SLACK_BYTES
+    return min(2 * n_bytes, MOST_BYTES) + SLACK_BYTES
 
 
 # The footer of a Parquet file and the headers of its pages are structs of Thrift's compact
@@ -138,13 +204,15 @@ _DEEPEST = 16
 
 
 def _row_groups(file: BinaryIO, size: int) -> Any:
-    file.seek(max(size - 8, 0))
-    (length,) = struct.unpack("<I4x", file.read(8))
-    if length > min(LONGEST_FOOTER, size - 8):
-        raise InvalidInput(["has a footer that is too long"])
+    length = _footer_length(file, size)
     file.seek(size - 8 - length)
     footer, _ = _read_struct(file.read(length), 0)
     return footer[_GROUPS]
+
+
+def _footer_length(file: BinaryIO, size: int) -> int:
+    file.seek(size - 8)
+    return int(struct.unpack("<I4x", file.read(8))[0])
 
 
 def _page_headers(file: BinaryIO, chunk: dict[int, Any], size: int) -> Iterator[dict[int, Any]]:
@@ -245,7 +313,7 @@ def _read_integer(data: bytes, position: int, bits: int) -> tuple[int, int]:
 # table of 16-bit offsets before it, in the order of the schema. pyarrow has verified it.
 # https://github.com/apache/arrow/blob/main/format/Message.fbs
 _HEADER = 2
-_DICTIONARY_DATA = 1
+_DICTIONARY_DATA, _DICTIONARY_IS_DELTA = 1, 2
 _LENGTH, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3
 
 

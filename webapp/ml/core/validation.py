@@ -1,4 +1,4 @@
-"""Whether a model that came out of a file can be trusted to predict.
+"""Whether it is safe to predict with a model that came out of a file.
 
 A well-formed file can still describe trees that lead out of their arrays, which compiled code
 would follow into other memory, or steps that do not fit together.
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from webapp.errors import ArtifactUnusable
-from webapp.ml.core.estimators import find_by_type, split_pipeline
+from webapp.ml.core.estimators import find_by_type, is_classifier, split_pipeline
 
-MOST_FEATURES = 2**20
+MOST_FEATURES = 2**20  # whatever an operator allows
 PIPELINE = "sklearn.pipeline.Pipeline"
 SCALER = "sklearn.preprocessing._data.StandardScaler"
+_UNSOUND_TREE = "its tree node indices or values are out of range"
 
 
 def is_count(value: Any) -> bool:
@@ -24,7 +25,10 @@ def is_count(value: Any) -> bool:
 
 
 def check_estimator(model: Any) -> None:
-    """Raise ArtifactUnusable unless the model is fitted, sound, and gives one value per row."""
+    """Raise ArtifactUnusable unless the model is fitted, and safe to predict with.
+
+    Whether it predicts one value per row, ``probe.make_scorer`` finds out.
+    """
     from sklearn.utils.validation import check_is_fitted
 
     _check_steps(model)
@@ -39,8 +43,6 @@ def check_estimator(model: Any) -> None:
         _check_forest(estimator)
     if hasattr(estimator, "_predictors"):
         _check_boosting(estimator)
-    with np.errstate(all="ignore"):
-        _check_prediction(model, np.zeros((1, n_features)))
 
 
 def _check_steps(model: Any) -> None:
@@ -59,7 +61,7 @@ def _name_type(value: Any) -> str:
 def _check_forest(forest: Any) -> None:
     if forest.n_outputs_ != 1:
         raise ArtifactUnusable("it predicts more than one target")
-    if hasattr(forest, "classes_") and forest.n_classes_ != len(forest.classes_):
+    if is_classifier(forest) and forest.n_classes_ != len(forest.classes_):
         raise ArtifactUnusable("its number of classes is not that of its labels")
     for member in forest.estimators_:
         tree = member.tree_
@@ -79,7 +81,7 @@ def _check_forest(forest: Any) -> None:
             )
         )
         if not sound:
-            raise ArtifactUnusable("it holds a tree that leads nowhere")
+            raise ArtifactUnusable(_UNSOUND_TREE)
 
 
 def _check_boosting(model: Any) -> None:
@@ -108,7 +110,7 @@ def _check_boosting(model: Any) -> None:
                 and _are_sound(nodes, nodes["is_leaf"] == 0, fields, n_features)
             )
             if not sound:
-                raise ArtifactUnusable("it holds a tree that leads nowhere")
+                raise ArtifactUnusable(_UNSOUND_TREE)
 
 
 def _are_sound(nodes: Any, inner: Any, fields: tuple[str, str, str, str], n_features: int) -> bool:
@@ -128,27 +130,3 @@ def _are_sound(nodes: Any, inner: Any, fields: tuple[str, str, str, str], n_feat
         and (feature < n_features).all()
         and not np.isnan(threshold).any()  # infinite where missing values go their own way
     )
-
-
-def _check_prediction(model: Any, row: Any) -> None:
-    """Predict for one row, (1, n_features): what fails now would fail a client later."""
-    predicted = model.predict(row)
-    if predicted.shape != (1,):
-        raise ArtifactUnusable("it predicts more than one target: fit it on a vector")
-    if not hasattr(model, "predict_proba"):
-        _check_finite(predicted)
-        return
-    labels = model.classes_
-    if labels.ndim != 1 or len(labels) < 2 or len(set(labels.tolist())) != len(labels):
-        raise ArtifactUnusable("its classes are not two labels or more")
-    if labels.dtype.kind == "f":
-        _check_finite(labels)
-    probabilities = model.predict_proba(row)
-    if probabilities.shape != (1, len(labels)):
-        raise ArtifactUnusable("it does not give a probability for each class")
-    _check_finite(probabilities)
-
-
-def _check_finite(values: Any) -> None:
-    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise ArtifactUnusable("it holds numbers that are not finite")

@@ -1,0 +1,200 @@
+"""What a fit will take is known beforehand, and a fit that takes too much does not begin."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.ml.core.measure_fits import make_rows
+from webapp.errors import InvalidInput
+from webapp.ml.core import training
+from webapp.ml.core.costs import Cost, FitLimits, Size
+from webapp.ml.core.datasets import Dataset, default_feature_names
+from webapp.ml.core.estimators import CATALOGUE, resolve_params
+from webapp.ml.core.training import TrainingSpec
+
+# Estimator, rows, columns, classes, parameters, options.
+QUICK: list[tuple[str, int, int, int, dict[str, Any], dict[str, Any]]] = [
+    ("linear_regression", 50_000, 20, 1, {}, {"scale": True}),
+    ("ridge", 50_000, 20, 1, {"solver": "svd"}, {}),
+    ("lasso", 50_000, 20, 1, {}, {}),
+    ("elastic_net", 20_000, 20, 1, {}, {"cv": 2}),
+    ("random_forest", 10_000, 2, 1, {"n_estimators": 3}, {}),
+    ("hist_gradient_boosting", 2000, 200, 1, {"max_iter": 2, "max_leaf_nodes": 63}, {}),
+    ("logistic_regression", 20_000, 10, 50, {}, {}),
+    ("logistic_regression", 100, 200, 8, {"solver": "newton-cholesky", "max_iter": 2}, {}),
+    ("random_forest_classifier", 1500, 4, 50, {"n_estimators": 5}, {"refit": True}),
+    ("hist_gradient_boosting_classifier", 5000, 10, 30, {"max_iter": 2}, {}),
+]
+THOROUGH: list[tuple[str, int, int, int, dict[str, Any], dict[str, Any]]] = [
+    ("linear_regression", 200_000, 20, 1, {}, {}),
+    ("linear_regression", 5000, 500, 1, {}, {"refit": True, "cv": 3}),
+    ("linear_regression", 200_000, 20, 1, {"positive": True}, {}),
+    ("linear_regression", 3000, 500, 1, {"positive": True}, {}),
+    ("ridge", 200_000, 20, 1, {}, {}),
+    ("ridge", 1000, 1000, 1, {}, {}),
+    ("ridge", 200_000, 20, 1, {"alpha": 0}, {"scale": True}),
+    ("ridge", 5000, 500, 1, {"solver": "svd"}, {}),
+    ("ridge", 200_000, 20, 1, {"solver": "lsqr"}, {}),
+    ("ridge", 200_000, 20, 1, {"solver": "saga", "max_iter": 5}, {}),
+    ("ridge", 200_000, 20, 1, {"positive": True}, {}),
+    ("lasso", 5000, 1000, 1, {"alpha": 0.001}, {}),
+    ("elastic_net", 200_000, 20, 1, {"selection": "random"}, {"refit": True}),
+    ("random_forest", 8000, 5, 1, {"n_estimators": 20}, {"refit": True, "cv": 3}),
+    ("random_forest", 8000, 5, 1, {"n_estimators": 20, "bootstrap": False}, {}),
+    ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_samples": 0.3}, {}),
+    ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_leaf_nodes": 100}, {}),
+    ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_depth": 5}, {}),
+    ("random_forest", 8000, 5, 1, {"n_estimators": 2, "criterion": "absolute_error"}, {}),
+    ("random_forest_classifier", 8000, 5, 2, {}, {}),
+    ("random_forest_classifier", 5000, 10, 100, {"n_estimators": 20}, {"test_size": 0}),
+    ("random_forest_classifier", 20_000, 10, 100, {"n_estimators": 10, "min_samples_leaf": 9}, {}),
+    ("random_forest_classifier", 500, 10, 2, {"n_estimators": 1000}, {}),
+    ("hist_gradient_boosting", 200_000, 20, 1, {"max_iter": 20}, {"cv": 2}),
+    ("hist_gradient_boosting", 200_000, 20, 1, {"early_stopping": False, "max_iter": 10}, {}),
+    ("hist_gradient_boosting", 20_000, 200, 1, {"max_iter": 3, "max_leaf_nodes": None}, {}),
+    ("hist_gradient_boosting", 20_000, 20, 1, {"max_iter": 300}, {"scale": True}),
+    ("hist_gradient_boosting_classifier", 100_000, 20, 2, {"max_iter": 20}, {}),
+    ("hist_gradient_boosting_classifier", 20_000, 5, 300, {"max_iter": 3}, {"test_size": 0}),
+    ("logistic_regression", 200_000, 20, 2, {}, {"scale": True}),
+    ("logistic_regression", 20_000, 20, 300, {}, {"test_size": 0.9}),
+    ("logistic_regression", 20_000, 20, 300, {"solver": "newton-cg"}, {}),
+    ("logistic_regression", 200_000, 20, 2, {"solver": "newton-cholesky"}, {}),
+    ("logistic_regression", 5000, 100, 20, {"solver": "newton-cholesky"}, {}),
+    ("logistic_regression", 100_000, 20, 5, {"solver": "sag", "max_iter": 5}, {}),
+    ("logistic_regression", 2000, 20, 500, {"solver": "saga", "max_iter": 5}, {}),
+]
+
+
+def estimate(
+    estimator: str,
+    n_rows: int,
+    n_columns: int,
+    n_classes: int,
+    params: dict[str, Any],
+    options: dict[str, Any],
+) -> Cost:
+    """Return what the service estimates for a case."""
+    entry = CATALOGUE[estimator]
+    judged = int(n_rows * options.get("test_size", 0.2)) or n_rows
+    fits_all = judged == n_rows or options.get("refit") or options.get("cv")
+    size = Size(
+        rows=n_rows if fits_all else n_rows - judged,
+        judged=judged,
+        columns=n_columns,
+        classes=n_classes,
+        scale=options.get("scale", False),
+    )
+    return entry.estimate_cost(resolve_params(entry, params), size)
+
+
+@pytest.mark.parametrize(
+    "cases", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"]
+)
+def test_the_estimate_is_an_upper_bound_of_the_memory_and_not_far_above(
+    cases: list[tuple[Any, ...]],
+) -> None:
+    assert {case[0] for case in cases} == set(CATALOGUE)
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.ml.core.measure_fits"],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    measured = json.loads(process.stdout)
+
+    estimated = [estimate(*case).memory for case in cases]
+    found = [
+        f"{case}: measured {taken / 1e6:.0f} MB, estimated {expected / 1e6:.0f}"
+        for case, taken, expected in zip(cases, measured, estimated, strict=True)
+        if not taken < expected < 8 * taken
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("case", [*QUICK, *THOROUGH], ids=str)
+def test_an_ordinary_training_is_within_the_limits(case: tuple[Any, ...]) -> None:
+    cost = estimate(*case)
+
+    assert cost.memory < FitLimits().memory
+    assert cost.seconds < FitLimits().seconds
+
+
+def refusal(
+    estimator: str, dataset: Dataset, params: dict[str, Any], limits: FitLimits, **options: Any
+) -> str:
+    """Return why a training is refused; it must not begin."""
+    spec = TrainingSpec(estimator=estimator, params=params, **options)
+    with pytest.raises(InvalidInput) as caught:
+        training.train(dataset, spec, clock=time.perf_counter, limits=limits)
+    return str(caught.value)
+
+
+# Each would take gigabytes, or an hour.
+@pytest.mark.parametrize(
+    ("case", "advice"),
+    [
+        (("logistic_regression", 10, 1000, 10, {"solver": "newton-cholesky"}), "lbfgs"),
+        (("random_forest_classifier", 3000, 1, 1000, {}), "min_samples_leaf"),
+        (("random_forest", 50_000, 1, 1, {"n_estimators": 1000}), "n_estimators"),
+        (("hist_gradient_boosting_classifier", 5000, 2, 1000, {"max_iter": 2000}), "max_iter"),
+        (("hist_gradient_boosting", 10**5, 100, 1, {"max_leaf_nodes": None}), "max_leaf_nodes"),
+        (("logistic_regression", 300_000, 1, 1000, {}), "fewer rows"),
+    ],
+)
+def test_a_training_that_needs_too_much_memory_does_not_begin(
+    case: tuple[Any, ...], advice: str
+) -> None:
+    estimator, n_rows, n_columns, n_classes, params = case
+    dataset = make_rows(n_rows, n_columns, n_classes)
+
+    reason = refusal(estimator, dataset, params, FitLimits(), test_size=0)
+
+    assert "MB of memory, MAX_FIT_MEMORY allows 2048" in reason
+    assert advice in reason
+
+
+@pytest.mark.parametrize("solver", ["sag", "saga"])
+@pytest.mark.parametrize("estimator", ["ridge", "logistic_regression"])
+def test_iterations_that_nothing_can_interrupt_are_refused_beforehand(
+    estimator: str, solver: str
+) -> None:
+    n_classes = 1 if estimator == "ridge" else 3
+    dataset = make_rows(50_000, 10, n_classes)
+    params = {"solver": solver, "max_iter": 100_000, "tol": 0}
+
+    reason = refusal(estimator, dataset, params, FitLimits(seconds=600))
+
+    assert "seconds, MAX_FIT_SECONDS allows 600: try fewer rows or columns, or" in reason
+    assert "max_iter" in reason
+
+
+def test_a_lasso_of_too_many_iterations_is_refused_beforehand() -> None:
+    dataset = make_rows(200_000, 50, 1)
+
+    reason = refusal("lasso", dataset, {"max_iter": 100_000}, FitLimits())
+
+    assert "MAX_FIT_SECONDS" in reason
+
+
+def test_a_forest_of_rows_that_are_easily_told_apart_is_judged_by_its_first_tree() -> None:
+    X = np.arange(20_000, dtype=np.float64)[:, np.newaxis]
+    easy = Dataset(X, (X[:, 0] > 9000).astype(np.int64), default_feature_names(1))
+    hard = Dataset(X, np.random.RandomState(0).randint(2, size=20_000), default_feature_names(1))
+    params = {"n_estimators": 30}
+    limits = FitLimits(memory=100e6)
+    spec = TrainingSpec(estimator="random_forest_classifier", params=params)
+
+    reason = refusal("random_forest_classifier", hard, params, limits)
+    trained = training.train(easy, spec, clock=time.perf_counter, limits=limits)
+
+    assert "MAX_FIT_MEMORY allows 100" in reason
+    assert len(trained.estimator.estimators_) == 30

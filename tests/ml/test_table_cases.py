@@ -1,0 +1,447 @@
+"""Tables as people have them, over HTTP and at the command line: each file stands for a kind."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from pyarrow import feather, parquet
+
+from tests.conftest import dispose_app, make_app, migrate
+
+ML = "/api/v1/ml"
+CASES = Path(__file__).parent / "cases"
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+ARROW = "application/vnd.apache.arrow.stream"
+ARROW_FILE = "application/vnd.apache.arrow.file"
+LOGISTIC = "estimator=logistic_regression"
+INDEX_LEFT_OUT = "is the index of a pandas data frame; it was left out"
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """Return an application; what is read does not depend on the database."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('cases')}/cases.db"
+    migrate(url)
+    app = make_app(url)
+    yield app
+    dispose_app(app)
+
+
+def train(
+    client: FlaskClient, data: bytes, media_type: str = CSV, options: str = ""
+) -> dict[str, Any]:
+    """Return the answer to a training that must succeed."""
+    url = f"{ML}/train?target=y&test_size=0&{options}"
+    answer = client.post(url, data=data, content_type=media_type)
+    assert answer.status_code == 201, answer.text
+    return answer.json
+
+
+def refuse(
+    client: FlaskClient, data: bytes, media_type: str = CSV, options: str = ""
+) -> dict[str, Any]:
+    """Return the faults of a training that must be refused."""
+    url = f"{ML}/train?target=y&{options}"
+    answer = client.post(url, data=data, content_type=media_type)
+    assert answer.status_code == 422, answer.text
+    return answer.json["errors"]
+
+
+def by_command(runner: FlaskCliRunner, path: Path, *options: str) -> dict[str, Any]:
+    """Return the version that `flask ml train` made."""
+    arguments = ["ml", "train", str(path), "--target", "y", "--test-size", "0", "--json", *options]
+    result = runner.invoke(args=arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def predict_one(client: FlaskClient, *features: float) -> float:
+    return client.post(f"{ML}/predict", json={"features": features}).json["prediction"]
+
+
+SAME_ROWS = {
+    "plain.csv": "",
+    "bom.csv": "",
+    "trailing-comma.csv": "",
+    "blanks-in-header.csv": "",
+    "semicolon-comma.csv": "delimiter=;&decimal=,",
+}
+
+
+@pytest.mark.parametrize("name", SAME_ROWS)
+def test_the_same_rows_are_the_same_data_however_csv_writes_them(
+    client: FlaskClient, runner: FlaskCliRunner, name: str
+) -> None:
+    rows = [[1, 2], [2, 1], [3, 5], [4, 4], [5, 0], [0, 3]]
+    y = [8, 7, 21, 20, 10, 9]
+    body = {"X": rows * 2, "y": y * 2, "feature_names": ["a", "b"], "test_size": 0}
+    by_json = client.post(f"{ML}/train", json=body).json["model"]
+    data = (CASES / name).read_bytes()
+    options = [f"--{option}" for option in SAME_ROWS[name].split("&") if option]
+
+    alone = train(client, data, options=SAME_ROWS[name])["model"]
+    form = dict(option.split("=") for option in SAME_ROWS[name].split("&") if option)
+    part = {"file": (io.BytesIO(data), name), "target": "y", "test_size": "0", **form}
+    as_file = client.post(f"{ML}/train", data=part).json["model"]
+    at_command_line = by_command(runner, CASES / name, *options)
+
+    for model in (alone, as_file, at_command_line):
+        assert model["feature_names"] == ["a", "b"]
+        assert model["data_digest"] == alone["data_digest"]
+        assert model["coefficients"]["coefficients"] == pytest.approx({"a": 2, "b": 3})
+    n_rows = len(data.strip().splitlines()) - 1
+    if n_rows == len(body["y"]):
+        assert alone["data_digest"] == by_json["data_digest"]
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("semicolon-comma.csv", "if ';' separates its columns, give the options delimiter"),
+        ("row-names.csv", "column 1 has no name; write the table without row names"),
+        ("row-names-short-header.csv", "a first column of row names must have a name"),
+        ("utf-16.csv", "UTF-16"),
+        ("utf-16.csv", "save it as UTF-8"),
+        ("windows-1252.csv", "Windows-1252"),
+        ("windows-1252.csv", "save the table as UTF-8"),
+    ],
+)
+def test_a_table_that_is_written_in_another_way_is_refused_with_what_to_do(
+    client: FlaskClient, runner: FlaskCliRunner, name: str, complaint: str
+) -> None:
+    faults = refuse(client, (CASES / name).read_bytes())
+    result = runner.invoke(args=["ml", "train", str(CASES / name), "--target", "y"])
+
+    assert complaint in str(faults)
+    assert result.exit_code == 1
+    assert complaint in result.stderr
+
+
+def test_decimal_commas_are_named_where_the_option_is_missing(client: FlaskClient) -> None:
+    faults = refuse(client, b"a;y\n1,5;2\n", options="delimiter=;")
+
+    fault = "is not a number; for decimal commas, give the option decimal=,"
+    assert faults == {"csv": {"a": {"0": [fault]}}}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "%09", "|"])
+def test_any_usual_delimiter_separates_columns(client: FlaskClient, delimiter: str) -> None:
+    written = b"a,b,y\n1,2,8\n2,1,7\n3,5,21\n".replace(
+        b",", delimiter.replace("%09", "\t").encode()
+    )
+    plain = train(client, b"a,b,y\n1,2,8\n2,1,7\n3,5,21\n")["model"]
+
+    model = train(client, written, options=f"delimiter={delimiter}")["model"]
+
+    assert model["data_digest"] == plain["data_digest"]
+    batch = delimiter.replace("%09", "\t").join("ab") + "\n" + written.decode().split("\n")[1][:3]
+    answer = client.post(f"{ML}/predict/batch?delimiter={delimiter}", data=batch, content_type=CSV)
+    assert answer.json["predictions"] == pytest.approx([8])
+
+
+@pytest.mark.parametrize(
+    "options", ["delimiter=x", "delimiter=", "decimal=;", "delimiter=,&decimal=,", "decimal=,"]
+)
+def test_a_dialect_that_cannot_be_read_is_refused(client: FlaskClient, options: str) -> None:
+    faults = refuse(client, b"a,y\n1,2\n", options=options)
+
+    assert set(faults["query"]) <= {"delimiter", "decimal"}
+
+
+def test_a_dialect_is_refused_beside_another_format(client: FlaskClient) -> None:
+    data = (CASES / "pandas-index.parquet").read_bytes()
+
+    faults = refuse(client, data, PARQUET, "delimiter=;")
+
+    assert faults == {"query": {"delimiter": ["is an option of CSV alone"]}}
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"a,y,\n1,2,\n3,4,5\n", "column 3 has no name, but a value in row 1"),
+        (b"a,,y\n1,,2\n", "column 2 has no name"),
+        (b",a,y\n0,1,2\n", "column 1 has no name"),
+        (b'"",a,y\n0,1,2\n', "column 1 has no name"),
+        (b"a,y\n1,2,\n3,4,\n", "has 3 values, expected 2"),
+    ],
+)
+def test_a_column_without_a_name_is_left_out_only_at_the_end_and_empty(
+    client: FlaskClient, data: bytes, complaint: str
+) -> None:
+    assert complaint in str(refuse(client, data))
+
+
+def test_columns_left_out_for_want_of_a_name_are_told(client: FlaskClient) -> None:
+    answer = train(client, b"a,y,,\n1,2,,\n3,4,,\n")
+
+    message = "has no name and no values from column 3 on; it was left out"
+    assert answer["warnings"] == [{"column": "", "message": message}]
+    assert answer["model"]["warnings"] == answer["warnings"]
+    assert answer["model"]["feature_names"] == ["a"]
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\u2009"])
+def test_names_and_labels_may_hold_any_space_of_unicode(client: FlaskClient, space: str) -> None:
+    text = f"unit{space}price,y\n" + f"1,a{space}b\n2,c\n" * 6
+
+    model = train(client, text.encode(), options=LOGISTIC)["model"]
+
+    assert model["feature_names"] == [f"unit{space}price"]
+    assert model["classes"] == [f"a{space}b", "c"]
+
+
+def test_names_in_any_format_lose_the_blanks_around_them(client: FlaskClient) -> None:
+    table = pa.table({" a": [1.0, 2.0, 3.0], "y ": [2.0, 4.0, 6.0]})
+
+    for media_type, data in {PARQUET: to_parquet(table), ARROW: to_arrow(table)}.items():
+        assert train(client, data, media_type)["model"]["feature_names"] == ["a"]
+
+
+# --- rows without a target
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(table, sink)
+    return sink.getvalue()
+
+
+def to_arrow(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue()
+
+
+def to_csv(table: pa.Table) -> bytes:
+    return table.to_pandas().to_csv(index=False).encode()
+
+
+def to_json(table: pa.Table, **options: Any) -> dict[str, Any]:
+    names = [name for name in table.column_names if name != "y"]
+    X = [list(row.values()) for row in table.select(names).to_pylist()]
+    return {"X": X, "y": table["y"].to_pylist(), "feature_names": names, "test_size": 0, **options}
+
+
+WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
+    CSV: to_csv,
+    PARQUET: to_parquet,
+    ARROW: to_arrow,
+}
+
+
+def test_rows_without_a_target_are_left_out_and_counted(
+    client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    name = "missing-target.csv"
+    answer = train(client, (CASES / name).read_bytes())
+    version = by_command(runner, CASES / name)
+
+    (warning,) = answer["warnings"]
+    assert warning["column"] == "y"
+    assert "2 of" in warning["message"]
+    assert version["warnings"] == answer["warnings"]
+    assert version["data_digest"] == answer["model"]["data_digest"]
+
+
+TARGETS = {
+    "numbers": ("linear_regression", [1.5, None, 2.5, 3.0, None, 4.0, 1.0, 2.0]),
+    "whole numbers": ("logistic_regression", [0, None, 1, 1, None, 0, 1, 0]),
+    "text": ("logistic_regression", ["a", None, "b", "b", None, "a", "b", "a"]),
+    "booleans": ("logistic_regression", [True, None, False, False, None, True, False, True]),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("missing", [True, False], ids=["missing", "complete"])
+def test_a_target_is_the_same_in_every_format(
+    client: FlaskClient, kind: str, missing: bool
+) -> None:
+    estimator, y = TARGETS[kind]
+    a = np.arange(8.0)
+    if not missing:
+        a, y = a[[value is not None for value in y]], [v for v in y if v is not None]
+    table = pa.table({"a": a, "y": y})
+    by_json = client.post(f"{ML}/train", json=to_json(table, estimator=estimator))
+
+    assert by_json.status_code == 201, by_json.text
+    model = by_json.json["model"]
+    assert model["n_train"] == 6
+    for media_type, write in WRITERS.items():
+        answer = train(client, write(table), media_type, f"estimator={estimator}")
+        assert answer["model"]["classes"] == model["classes"], media_type
+        assert answer["model"]["data_digest"] == model["data_digest"], media_type
+        assert answer["model"]["digest"] == model["digest"], media_type
+        assert answer["warnings"] == by_json.json["warnings"]
+        assert len(answer["warnings"]) == missing
+
+
+def test_a_dictionary_of_labels_may_lack_some(client: FlaskClient) -> None:
+    labels = pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 2, 1, 0]), ["a", "b", ""])
+    table = pa.table({"a": range(6), "y": labels})
+
+    for media_type in (PARQUET, ARROW):
+        answer = train(client, WRITERS[media_type](table), media_type, LOGISTIC)
+        assert answer["model"]["classes"] == ["a", "b"]
+        assert "2 of 6 rows" in answer["warnings"][0]["message"]
+
+
+def test_a_fault_is_named_by_its_row_in_the_file_though_rows_before_were_left_out(
+    client: FlaskClient,
+) -> None:
+    faults = refuse(client, b"a,y\n1,\n2,\n,3\n")
+
+    assert faults == {"csv": {"a": {"2": ["is missing or not finite"]}}}
+
+
+def test_labels_as_floats_are_the_whole_numbers_of_csv(client: FlaskClient) -> None:
+    body = json.loads((CASES / "float-labels.json").read_bytes())
+    rows = "".join(f"{a},{b},{y}\n" for (a, b), y in zip(body["X"], body["y"], strict=True))
+
+    by_json = client.post(f"{ML}/train", json=body | {"test_size": 0})
+    by_csv = train(client, f"x1,x2,y\n{rows}".encode(), options=LOGISTIC)["model"]
+
+    assert by_json.status_code == 201, by_json.text
+    assert by_json.json["model"]["classes"] == by_csv["classes"] == [0, 1]
+    assert by_json.json["model"]["data_digest"] == by_csv["data_digest"]
+
+
+# --- pandas' index
+
+
+def test_the_index_of_a_data_frame_is_no_feature(
+    client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    path = CASES / "pandas-index.parquet"
+
+    answer = train(client, path.read_bytes(), PARQUET)
+    version = by_command(runner, path)
+
+    assert answer["model"]["feature_names"] == version["feature_names"] == ["a", "b"]
+    (warning,) = answer["warnings"]
+    assert warning == {"column": "__index_level_0__", "message": INDEX_LEFT_OUT}
+    assert version["warnings"] == [warning]
+    number = version["version"]
+    assert client.get(f"{ML}/models/default/versions/{number}").json["warnings"] == [warning]
+    assert INDEX_LEFT_OUT in runner.invoke(args=["ml", "show", str(number)]).stdout
+
+
+INDEXES: dict[str, Any] = {
+    "unnamed": pd.Index([5, 3, 1, 0]),
+    "named": pd.Index([5, 3, 1, 0], name="id"),
+    "text": pd.Index(list("dcba"), name="key"),
+    "two levels": pd.MultiIndex.from_arrays([list("aabb"), [2, 1, 2, 1]], names=["k", None]),
+    "dates": pd.date_range("2026-01-01", periods=4, name="day"),
+}
+
+
+def pandas_bytes(frame: pd.DataFrame) -> dict[str, bytes]:
+    table = pa.Table.from_pandas(frame)
+    file = io.BytesIO()
+    feather.write_feather(table, file)
+    return {PARQUET: to_parquet(table), ARROW: to_arrow(table), ARROW_FILE: file.getvalue()}
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_any_index_is_left_out_in_training_and_in_prediction(
+    client: FlaskClient, kind: str, tmp_path: Path, runner: FlaskCliRunner
+) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2, 3, 4], "y": [2.0, 4, 6, 8]}, index=INDEXES[kind])
+    names = [name or f"__index_level_{i}__" for i, name in enumerate(INDEXES[kind].names)]
+    warnings = [{"column": name, "message": INDEX_LEFT_OUT} for name in names]
+
+    for media_type, data in pandas_bytes(frame).items():
+        answer = train(client, data, media_type)
+        assert answer["model"]["feature_names"] == ["a"]
+        assert answer["warnings"] == warnings
+    for media_type, data in pandas_bytes(frame[["a"]]).items():
+        url = f"{ML}/predict/batch"
+        predicted = client.post(url, data=data, content_type=media_type)
+        assert predicted.json["predictions"] == pytest.approx([2, 4, 6, 8])
+        assert predicted.json["warnings"] == warnings
+        as_csv = client.post(url, data=data, content_type=media_type, headers={"Accept": CSV})
+        assert json.loads(as_csv.headers["X-Warnings"]) == warnings
+    path = tmp_path / "rows.feather"
+    path.write_bytes(pandas_bytes(frame[["a"]])[ARROW_FILE])
+    result = runner.invoke(args=["ml", "predict", str(path)])
+    assert len(result.stdout.splitlines()) == 5
+    assert names[0] in result.stderr
+
+
+def test_an_index_that_is_asked_for_by_name_is_read(client: FlaskClient) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2, 3]}, index=pd.Index([2.0, 4, 6], name="y"))
+
+    answer = train(client, pandas_bytes(frame)[PARQUET], PARQUET)
+
+    assert (answer["model"]["feature_names"], answer["warnings"]) == (["a"], [])
+    frame = pd.DataFrame(index=pd.Index([1.0, 2, 3], name="a"))
+    data = pandas_bytes(frame)[ARROW]
+    answer = client.post(f"{ML}/predict/batch", data=data, content_type=ARROW)
+    assert answer.json["predictions"] == pytest.approx([2, 4, 6])
+    assert "warnings" not in answer.json
+
+
+def test_an_index_of_consecutive_numbers_is_no_column(client: FlaskClient) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2, 3], "y": [2.0, 4, 6]})
+
+    for media_type, data in pandas_bytes(frame).items():
+        assert train(client, data, media_type)["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        b"", b"{", b"null", b"[]", b"1", b'"index_columns"', b"{}", b'{"index_columns": null}',
+        b'{"index_columns": 7}', b'{"index_columns": {"a": 1}}', b'{"index_columns": "a"}',
+        b'{"index_columns": [1, null, [], {}, {"kind": "range", "start": "x"}, "b"]}',
+        b'{"index_columns": [{"name": "a"}]}', b"[" * 100_000, b"\xff\xfe", b'"' * 100_000,
+        b'{"index_columns": [' + b'"b",' * 100_000 + b'"b"]}',
+    ],
+    ids=lambda value: repr(value)[:40],
+)  # fmt: skip
+def test_metadata_that_pandas_did_not_write_name_no_column(
+    client: FlaskClient, described: bytes
+) -> None:
+    table = pa.table({"a": [1.0, 2, 3], "y": [2.0, 4, 6]})
+    table = table.replace_schema_metadata({b"pandas": described})
+
+    for media_type in (PARQUET, ARROW):
+        answer = train(client, WRITERS[media_type](table), media_type)
+        assert (answer["model"]["feature_names"], answer["warnings"]) == (["a"], [])
+
+
+def test_metadata_that_call_everything_an_index_are_refused(client: FlaskClient) -> None:
+    names = [f"x{number}" for number in range(20)]
+    table = pa.table({name: [1.0, 2.0] for name in [*names, "y"]})
+    everything = json.dumps({"index_columns": [*names, "y"]}).encode()
+    table = table.replace_schema_metadata({b"pandas": everything})
+
+    assert "more than 10" in str(refuse(client, to_parquet(table), PARQUET))
+
+
+@pytest.mark.parametrize("media_type", [ARROW, ARROW_FILE])
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4"])
+def test_feather_is_read_by_media_type_and_by_suffix(
+    client: FlaskClient, media_type: str, compression: str, tmp_path: Path, runner: FlaskCliRunner
+) -> None:
+    table = pa.table({"a": [1.0, 2, 3], "y": [2.0, 4, 6]})
+    path = tmp_path / "rows.feather"
+    feather.write_feather(table, str(path), compression=compression)
+
+    alone = train(client, path.read_bytes(), media_type)["model"]
+    part = {"file": (io.BytesIO(path.read_bytes()), "rows.feather"), "target": "y"}
+    as_file = client.post(f"{ML}/train", data=part | {"test_size": "0"}).json["model"]
+
+    assert alone["digest"] == as_file["digest"] == by_command(runner, path)["digest"]

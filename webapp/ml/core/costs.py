@@ -1,0 +1,183 @@
+"""What a fit takes, estimated before it begins: memory, and seconds that nothing can interrupt.
+
+Memory is an upper bound of all that a training holds at once beyond the rows it is given: the
+rows split and scaled, what the solver adds, the judging, the model, and its artifact in the
+making. Seconds are those of the longest single call into compiled code, which a time limit cannot
+interrupt. The factors were measured with scikit-learn 1.9 (``tests/ml/core/test_costs.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FLOAT = 8  # bytes
+BASE = 40e6  # bytes: workspaces, and the artifact of the smallest model
+NODE = 64  # bytes of a node of a forest, and FLOAT more for each class
+MODEL_COPIES = 3.5  # of the trees: the model, arrays to score with, and the artifact
+FOREST_TREE = 150e3  # bytes of a tree in the description that its artifact is made from
+BOOSTED_TREE = 60e3
+HISTOGRAM_BIN = 20  # bytes
+BOOSTED_NODE = 64
+EARLY_STOPPING_ROWS = 10_000  # from there on, "auto" holds rows out
+RIDGE_SAG_ITERATIONS = 1000  # where max_iter is null
+
+
+@dataclass(frozen=True)
+class FitLimits:
+    """What a training may take: bytes of memory, and seconds."""
+
+    memory: float = 2048e6
+    seconds: float = 600.0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> FitLimits:
+        """Return the limits of the settings MAX_FIT_MEMORY (in MB) and MAX_FIT_SECONDS."""
+        return cls(settings["MAX_FIT_MEMORY"] * 1e6, settings["MAX_FIT_SECONDS"])
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a training: rows that are fitted and that judge, columns, and classes.
+
+    ``classes`` is 1 for a regression. ``leaves`` are those of a tree of a forest, where known.
+    """
+
+    rows: int
+    judged: int
+    columns: int
+    classes: int
+    scale: bool
+    leaves: float | None = None
+
+    @property
+    def matrix(self) -> float:
+        """Return the bytes of the rows that are fitted."""
+        return float(FLOAT * self.rows * self.columns)
+
+    @property
+    def functions(self) -> int:
+        """Return how many functions a classifier fits: of two classes, one does."""
+        return 1 if self.classes <= 2 else self.classes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a fit takes: bytes of memory, and the seconds of its longest uninterrupted call."""
+
+    memory: float
+    seconds: float
+
+
+def _cost(
+    size: Size,
+    *,
+    copies: float,
+    by_row: float = 0,
+    further: float = 0,
+    model: float = 0,
+    seconds: float = 0,
+) -> Cost:
+    """Add up what every training takes, and what an estimator adds.
+
+    ``copies``: of the rows, beside the split and the scaled ones; ``by_row``: numbers for each
+    row; ``further``: bytes; ``model``: bytes of the trees.
+    """
+    judging = FLOAT * size.judged * (size.columns + 7 * size.classes)
+    rows = (1 + size.scale + copies) * size.matrix + FLOAT * by_row * size.rows
+    return Cost(BASE + rows + judging + further + MODEL_COPIES * model, seconds)
+
+
+def least_squares_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a LinearRegression."""
+    work = size.rows * size.columns**2
+    squares = 6 * FLOAT * size.columns**2
+    if params["positive"]:  # at most 3 steps for each column, each over all rows
+        return _cost(size, copies=2, further=squares, seconds=3 * work * 1e-9)
+    return _cost(size, copies=2 if size.scale else 1, further=squares, seconds=work * 1e-9)
+
+
+def ridge_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a Ridge; equations that cannot be solved otherwise are left to an SVD."""
+    solver = params["solver"]
+    if solver in ("sag", "saga"):
+        iterations = params["max_iter"] or RIDGE_SAG_ITERATIONS
+        return _cost(size, copies=1, by_row=4, seconds=_sag_seconds(size, iterations))
+    if solver == "lsqr" or params["positive"]:
+        return _cost(size, copies=1.5, by_row=4)
+    smaller = min(size.rows, size.columns)
+    seconds = size.rows * size.columns * smaller * 1e-9
+    return _cost(size, copies=3.5, further=4 * FLOAT * smaller**2, seconds=seconds)
+
+
+def coordinate_descent_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a Lasso or ElasticNet: all iterations are one call."""
+    seconds = params["max_iter"] * size.rows * size.columns * 2e-9
+    return _cost(size, copies=1, by_row=4, seconds=seconds)
+
+
+def logistic_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a LogisticRegression."""
+    solver, n_functions = params["solver"], size.functions
+    if solver in ("sag", "saga"):
+        seconds = _sag_seconds(size, params["max_iter"])
+        return _cost(size, copies=0.5, by_row=3 * n_functions + 4, seconds=seconds)
+    if solver == "newton-cholesky":
+        side = n_functions * (size.columns + 1)  # of the matrix of second derivatives
+        hessian = FLOAT * side**2
+        step = (size.rows + side) * side**2 * 5e-11
+        by_row = 5 * n_functions + 4
+        return _cost(size, copies=1, by_row=by_row, further=3.5 * hessian, seconds=step)
+    numbers = 3 if solver == "lbfgs" else 5
+    return _cost(size, copies=0.5, by_row=numbers * n_functions + 4)
+
+
+def forest_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a forest, whose trees are grown one by one."""
+    drawn = size.rows * (params["max_samples"] or 1.0)
+    # Of as many rows drawn with repetition, some are drawn twice: 63 % are distinct.
+    distinct = 1.02 * size.rows * -math.expm1(-drawn / size.rows) + 10
+    leaves = size.leaves or min(
+        (distinct if params["bootstrap"] else size.rows) / params["min_samples_leaf"],
+        params["max_leaf_nodes"] or math.inf,
+        2.0 ** (params["max_depth"] or 64),
+    )
+    tree = 2 * leaves * (NODE + FLOAT * size.classes)
+    n_trees = params["n_estimators"]
+    compared = size.rows * math.log2(size.rows + 1) * size.columns * (1 + size.classes / 15)
+    slower = 5 if params["criterion"] == "absolute_error" else 1
+    return _cost(
+        size,
+        copies=1,
+        by_row=2 * size.classes + 8,
+        further=FOREST_TREE * n_trees,
+        model=tree * n_trees,
+        seconds=compared * slower * 1e-7,
+    )
+
+
+def boosting_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of histogram boosting, which looks up between all its steps."""
+    early = params["early_stopping"]
+    held_out = size.rows > EARLY_STOPPING_ROWS if early == "auto" else early
+    leaves = min(
+        size.rows / params["min_samples_leaf"] + 1,
+        params["max_leaf_nodes"] or math.inf,
+        2.0 ** (params["max_depth"] or 64),
+    )
+    histograms = leaves * size.columns * (params["max_bins"] + 1) * HISTOGRAM_BIN
+    n_trees = params["max_iter"] * size.functions
+    return _cost(
+        size,
+        copies=0.25 + held_out,
+        by_row=4 * size.functions + 4,
+        further=histograms + BOOSTED_TREE * n_trees,
+        model=2 * leaves * BOOSTED_NODE * n_trees,
+    )
+
+
+def _sag_seconds(size: Size, iterations: int) -> float:
+    # A step for each row: 1 µs, and 8 ns for each coefficient.
+    return iterations * size.rows * (1e-6 + 8e-9 * size.columns * size.functions)
