@@ -1,14 +1,14 @@
 """Count items when they are listed: the table of counts and its triggers go.
 
 Revision ID: e1f8a3c65b20
-Revises: 8e35c0b9d2f6
+Revises: 2f6d8b0c41ae
 Create Date: 2026-11-26 15:10:00
 """
 
 from alembic import context
 
 revision = "e1f8a3c65b20"
-down_revision = "8e35c0b9d2f6"
+down_revision = "2f6d8b0c41ae"
 branch_labels = None
 depends_on = None
 
