@@ -15,6 +15,7 @@ from werkzeug.routing import MapAdapter
 from werkzeug.sansio.utils import get_content_length
 from werkzeug.utils import cached_property
 
+from webapp.errors import ServiceError
 from webapp.jsonio import OrjsonProvider
 
 # Supervisors and balancers ask by address, and are told nothing that depends on it.
@@ -94,6 +95,18 @@ class Application(Flask):
             default_method=request.method,
             query_args=request.query_string.decode("latin-1"),
         )
+
+    def takes_body(self, environ: dict[str, Any]) -> bool:
+        """Say whether a request gets past routing and guard; the server asks before a large body.
+
+        It so takes no large body from callers without a key; they get their answer at once.
+        """
+        with self.request_context(environ) as context:
+            try:
+                self.extensions.get("guard", lambda: None)()
+            except ServiceError:
+                return False
+            return context.request.routing_exception is None
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return a view as it is; Flask would look, at every step of a request, what it is."""

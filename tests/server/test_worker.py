@@ -20,8 +20,7 @@ from typing import Any
 import pytest
 
 from tests.server.app import BIG
-from tests.server.runner import PATIENCE, Server, running
-from webapp.server.door import turn_away_newcomers
+from tests.server.runner import MAX_BODY, PATIENCE, Server, running
 from webapp.server.worker import EpollWorker
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="epoll is Linux's")
@@ -94,6 +93,9 @@ CHUNKED = KEEP + b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r
         (get("chunks", method="HEAD"), kept(KEEP + b"\r\n")),
         (get("write"), kept(b"Content-Length: 6\r\n" + KEEP + b"\r\nonetwo")),
         (post("echo", 3, b"abc"), kept(b"Content-Length: 3\r\n" + KEEP + b"\r\nabc")),
+        (get("echo", HOST + b"Transfer-Encoding: chunked\r\n", method="POST")
+         + b"2;x=y\r\nab\r\n1\r\nc\r\n0\r\nX: y\r\n\r\n",
+         kept(b"Content-Length: 3\r\n" + KEEP + b"\r\nabc")),
         (b"\r\n" + post("", 3, b"abc"), kept(b"Content-Length: 5\r\n" + KEEP + b"\r\nhello")),
         (get("no") * 2,
          kept(b"Content-Length: 7\r\n" + KEEP + b"\r\nnothing", status=b"404 Not Found") * 2),
@@ -120,7 +122,9 @@ PROBLEM = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/prob
         (get("split"), PROBLEM),
         (get("exit"), b""),
         (get("", b""), b"HTTP/1.1 400 Bad Request\r\n"),
-        (get("", HOST + b"Transfer-Encoding: chunked\r\n", method="POST"), HELLO),
+        (get("refuse", HOST + b"Transfer-Encoding: chunked\r\n", method="POST"),
+         b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n"
+         b"Connection: close\r\n\r\ntoo much"),
         (post("refuse", 100_000, LAST), b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n"
          b"Connection: close\r\n\r\ntoo much"),
     ],
@@ -284,6 +288,55 @@ def test_a_long_body_is_not_kept_in_memory(server: Server) -> None:
     assert peak() < before + length // 4
 
 
+CHUNKED_BODY = HOST + b"Transfer-Encoding: chunked\r\n"
+
+
+def test_a_body_in_chunks_is_read_like_any_other(server: Server) -> None:
+    for headers in (CHUNKED_BODY, CHUNKED_BODY + b"Expect: 100-continue\r\n"):
+        with server.connect() as client:
+            client.sendall(get("environ", headers, method="POST"))
+            if b"Expect" in headers:
+                assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            for _ in range(3):
+                client.sendall(b"c8000\r\n%b\r\n" % bytes(0xC8000))
+            client.sendall(b"0\r\n\r\n" + LAST)
+            answer = read_all(client)
+        assert f'"CONTENT_LENGTH": "{3 * 0xC8000}"'.encode() in answer
+        assert b"TRANSFER_ENCODING" not in answer
+        assert answer.endswith(HELLO)
+
+
+def test_a_body_over_the_limit_is_not_taken(server: Server) -> None:
+    with server.connect() as client:
+        client.sendall(get("count", CHUNKED_BODY, method="POST") + b"%x\r\n" % (MAX_BODY + 1))
+        assert read_all(client).startswith(b"HTTP/1.1 413 ")
+    # The application is asked at once, and can see that nothing of it is there.
+    answer = talk(server, post("count", MAX_BODY + 1))
+    assert answer.endswith(b"Connection: close\r\n\r\n0")
+
+
+def test_who_sends_too_much_at_once_is_told_to_come_again(server: Server) -> None:
+    with ExitStack() as opened:
+        clients = [opened.enter_context(server.connect()) for _ in range(4)]
+        for client in clients:
+            client.sendall(post("count", MAX_BODY) + bytes(MAX_BODY // 2))
+        answers = [read_all(client) for client in clients]
+    refused = [answer for answer in answers if b" 503 " in answer]
+    assert refused
+    assert all(b"\r\nRetry-After: 5\r\n" in answer for answer in refused)
+    assert talk(server, LAST) == HELLO
+
+
+def test_health_does_not_wait_for_its_turn_behind_others(server: Server) -> None:
+    with ExitStack() as opened:
+        for _ in range(10):  # there are turns for two
+            opened.enter_context(server.connect()).sendall(get("sleep?1.5", CLOSE))
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert talk(server, get("health/live", CLOSE)).endswith(b"nothing")
+        assert time.monotonic() - began < 1.2
+
+
 # Limits and addresses
 
 
@@ -306,6 +359,25 @@ def test_who_finds_no_room_is_served_later(small_server: Server) -> None:
             assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK")
             assert small_server.sockets() <= most
             client.close()
+
+
+def test_the_oldest_idle_client_makes_room_for_a_newcomer(small_server: Server) -> None:
+    with ExitStack() as opened:
+        clients = [opened.enter_context(small_server.connect()) for _ in range(5)]
+        for client in clients:
+            client.sendall(get(""))
+            assert client.recv(1000)
+            time.sleep(0.01)
+        busy = opened.enter_context(small_server.connect())  # there is room for four who stay
+        busy.sendall(get("sleep?2", CLOSE))
+
+        for _ in range(3):
+            assert talk(small_server, LAST) == HELLO
+
+        assert clients[0].recv(1) == b""
+        assert read_all(busy).endswith(b"awake")
+        clients[-1].sendall(LAST)
+        assert read_all(clients[-1]) == HELLO
 
 
 def test_it_listens_where_gunicorn_can(small_server: Server) -> None:
@@ -379,24 +451,6 @@ def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Pa
         assert time.monotonic() - began < LATE
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_door_that_closes_turns_newcomers_away_and_nobody_else(address: str) -> None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.create_server((address, 0), family=family) as listener, ExitStack() as opened:
-        where = listener.getsockname()[:2]
-        first = opened.enter_context(socket.create_connection(where, timeout=10))
-
-        turn_away_newcomers(listener)
-
-        with pytest.raises(TimeoutError):
-            socket.create_connection(where, timeout=0.2)
-        accepted = opened.enter_context(listener.accept()[0])
-        first.sendall(b"asked")
-        assert accepted.recv(10) == b"asked"
-        accepted.sendall(b"told")
-        assert first.recv(10) == b"told"
-
-
 def test_workers_come_and_go_and_nobody_notices(tmp_path: Path) -> None:
     lost: list[str] = []
     answered = 0
@@ -440,7 +494,7 @@ def test_workers_come_and_go_and_nobody_notices(tmp_path: Path) -> None:
 class Client:
     """A connection of which nothing has come, as the worker sees it."""
 
-    fd, idle, lingering = 10, True, False
+    fd, idle, lingering, request, answer, body, unsent = 10, True, None, None, None, None, 0
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
@@ -474,7 +528,7 @@ def worker() -> Iterator[Any]:
     worker.notify = lambda: None
     worker.cfg = SimpleNamespace(graceful_timeout=30)
     worker.PIPE = os.pipe()
-    worker._door, worker._listeners, worker._accepting = threading.Lock(), {}, False
+    worker._listening, worker._listeners, worker._accepting = threading.Lock(), {}, False
     yield worker
     for end in worker.PIPE:
         os.close(end)
