@@ -253,6 +253,13 @@ def test_raw_bytes_do_no_harm(target: Target, record: Record) -> None:
             target.inputs += 1
         assert predict(target) == predicted  # while they dawdle
 
+    chunked = requests.post(
+        f"{target.server.url}{API_PREFIX}/ml/models/chunked/train?target=y",
+        data=iter([b"x,y\n", b"1,2\n3,4\n", b"5,6\n"]),  # a generator is sent in chunks
+        headers={"Content-Type": "text/csv"},
+        timeout=60,
+    )
+    assert chunked.status_code == 201
     live = requests.get(f"{target.server.url}/health/live", timeout=60)
     assert live.status_code == 200
     assert predict(target) == predicted

@@ -98,5 +98,5 @@ def on_starting(server: object) -> None:
     worker.STOP_DEADLINE = STOP_DEADLINE
     worker.TICK = 0.2
     worker.EpollWorker.max_body = MAX_BODY
-    worker.EpollWorker.most_spooled = MAX_BODY
+    worker.EpollWorker.most_spooled = 2 * MAX_BODY
     connection.PATIENCE = PATIENCE

@@ -21,6 +21,7 @@ import pytest
 
 from tests.server.app import BIG
 from tests.server.runner import MAX_BODY, PATIENCE, Server, running
+from webapp.server.protocol import Refused
 from webapp.server.worker import EpollWorker
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="epoll is Linux's")
@@ -315,18 +316,6 @@ def test_a_body_over_the_limit_is_not_taken(server: Server) -> None:
     assert answer.endswith(b"Connection: close\r\n\r\n0")
 
 
-def test_who_sends_too_much_at_once_is_told_to_come_again(server: Server) -> None:
-    with ExitStack() as opened:
-        clients = [opened.enter_context(server.connect()) for _ in range(4)]
-        for client in clients:
-            client.sendall(post("count", MAX_BODY) + bytes(MAX_BODY // 2))
-        answers = [read_all(client) for client in clients]
-    refused = [answer for answer in answers if b" 503 " in answer]
-    assert refused
-    assert all(b"\r\nRetry-After: 5\r\n" in answer for answer in refused)
-    assert talk(server, LAST) == HELLO
-
-
 def test_health_does_not_wait_for_its_turn_behind_others(server: Server) -> None:
     with ExitStack() as opened:
         for _ in range(10):  # there are turns for two
@@ -494,15 +483,11 @@ def test_workers_come_and_go_and_nobody_notices(tmp_path: Path) -> None:
 class Client:
     """A connection of which nothing has come, as the worker sees it."""
 
-    fd, idle, lingering, request, answer, body, unsent = 10, True, None, None, None, None, 0
+    fd, idle, lingering, request, answer, unsent, spooled = 10, True, None, None, None, 0, 0
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.closed = False
-
-    def has_more(self) -> bool:
-        """Say that nothing has come."""
-        return False
 
     def close(self) -> None:
         """Note that it was closed."""
@@ -543,6 +528,29 @@ def test_a_deadline_does_not_take_the_connection_that_has_the_number_by_now(work
     assert new in worker._armed
     assert worker._connections == {new.fd: new}
     assert not old.closed
+
+
+def test_the_slowest_are_given_up_where_all_together_hold_too_much(worker: Any) -> None:
+    soon = time.monotonic() + 60
+    clients = [Client(deadline=soon + number) for number in range(4)]
+    for number, client in enumerate(clients):
+        client.fd, client.spooled = number, 5
+    clients[2].unsent, clients[3].unsent = 5, 5
+    worker._connections = {client.fd: client for client in clients}
+    worker._armed = set(clients[1:])  # the first one is being answered
+    refused = []
+
+    def refuse(client: Client, reason: Refused) -> None:
+        refused.append((client, reason.status))
+        del worker._connections[client.fd]
+
+    worker._refuse = refuse
+
+    worker._hold_below(10, lambda client: client.spooled)
+    worker._hold_below(5, lambda client: client.unsent)
+
+    assert refused == [(clients[1], 503)]
+    assert [client.closed for client in clients] == [False, False, True, False]
 
 
 def test_an_idle_client_does_not_hold_up_a_stop(

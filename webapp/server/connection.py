@@ -30,7 +30,7 @@ PATIENCE = 30.0  # seconds
 SLOWEST = 4096  # bytes per second
 # Bytes that the kernel takes before it sends them. Its usual megabytes would make a client that
 # reads 4 KiB/s look as if it read nothing for minutes.
-UNSENT_IN_KERNEL = 131_072
+UNSENT_IN_KERNEL = 196_608
 MOST_LINGERING = 2**20  # bytes that are thrown away to let a client read its last answer
 
 
@@ -73,6 +73,12 @@ class Connection:
         """Whether no part of a request has come."""
         return not self._received and self.request is None
 
+    @property
+    def spooled(self) -> int:
+        """Bytes that have come of a large body."""
+        body = self.body  # which another thread may be taking away
+        return 0 if body is None else body.size
+
     def wait(self, seconds: float) -> None:
         """Begin to wait for the client."""
         self.since = time.monotonic()
@@ -98,13 +104,6 @@ class Connection:
         else:
             self.lingering += len(data)
             self.ended = self.ended or self.lingering > MOST_LINGERING
-
-    def has_more(self) -> bool:
-        """Say whether something has come that was not taken yet."""
-        try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
 
     def advance(self, limits: Limits) -> bool:
         """Go on with the next request as far as it has come; say whether it is the server's turn.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -75,18 +76,6 @@ class Request:
             self.environ.pop("HTTP_TRAILER", None)
 
 
-class _Head:
-    """Collects the headers that the parser finds; the name of its method is httptools'."""
-
-    __slots__ = ("headers",)
-
-    def __init__(self) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-
-
 def check_unfinished_head(data: bytes | bytearray, limits: Limits) -> None:
     """Raise Refused where the first bytes of a request can no longer become one."""
     if len(data) > limits.line and data.find(b"\r\n", 0, limits.line + 2) < 0:
@@ -101,8 +90,9 @@ def parse_head(data: bytes, base: Environ, limits: Limits) -> Request:
     ``base`` is what all requests of a listener have in common. Raises Refused.
     """
     check_unfinished_head(data, limits)
-    head = _Head()
-    parser = httptools.HttpRequestParser(head)
+    headers: list[tuple[bytes, bytes]] = []
+    found = SimpleNamespace(on_header=lambda *header: headers.append(header))
+    parser = httptools.HttpRequestParser(found)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
@@ -119,7 +109,7 @@ def parse_head(data: bytes, base: Environ, limits: Limits) -> Request:
     environ = base.copy()
     environ["REQUEST_METHOD"] = method.decode("ascii")
     environ["SERVER_PROTOCOL"] = version
-    _add_headers(environ, head.headers, limits)
+    _add_headers(environ, headers, limits)
     _add_target(environ, target)
     if version == "HTTP/1.1" and "HTTP_HOST" not in environ:
         raise Refused(400, "The request names no host.")
@@ -202,22 +192,9 @@ def base_environ(name: str, port: int, *, multiprocess: bool) -> Environ:
     }
 
 
-class Clock:
-    """The time as HTTP writes it, formatted once a second."""
-
-    def __init__(self) -> None:
-        self._second, self._text = 0, ""
-
-    def date(self) -> str:
-        """Return the value of a Date header."""
-        now = int(time.time())
-        if now != self._second:
-            self._text = formatdate(now, usegmt=True)
-            self._second = now
-        return self._text
-
-
-_clock = Clock()
+@lru_cache(maxsize=1)
+def _format_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 @dataclass
@@ -325,7 +302,7 @@ class Answer:
         if self._chunked:
             lines.append("Transfer-Encoding: chunked")
         if not self._dated:
-            lines.append(f"Date: {_clock.date()}")
+            lines.append(f"Date: {_format_date(int(time.time()))}")
         text = "\r\n".join(lines)
         if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
             raise ValueError("A header of the answer holds a line end.")
@@ -352,7 +329,7 @@ def make_refusal(refused: Refused) -> bytes:
         "Content-Type: application/problem+json\r\n"
         f"X-Request-ID: {problem['request_id']}\r\n"
         f"Content-Length: {len(body)}\r\n"
-        f"Date: {_clock.date()}\r\n"
+        f"Date: {_format_date(int(time.time()))}\r\n"
         f"{retry}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body

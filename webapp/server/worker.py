@@ -53,7 +53,7 @@ HANG_UP_DEADLINE = 2.0  # seconds for a client to hang up after its last answer
 STOP_DEADLINE = 2.0  # seconds for a kept-alive client to send one more request at a stop
 TURN = 0.0003  # seconds in which the other workers may take the next client
 LINGER = 0.25  # seconds between a worker's stop and that of a master signalled with it
-GRACE = 1.0  # seconds before a client may be closed to make room for another
+GRACE = 0.5  # seconds before a client may be closed to make room for another
 HEALTH_TURNS = 2  # requests for health at once: one of them may wait for the database
 MOST_UNSENT = 2**28  # bytes of answers that wait in memory for slow clients
 
@@ -134,7 +134,7 @@ class EpollWorker(Worker):
         tick = min(TICK, self.timeout or TICK)
         while self.alive and self.ppid == os.getppid():
             self._accept_if_there_is_room()
-            self._tick(tick)
+            self._tick(tick if self._accepting else GRACE / 5)
         self._stop()
 
     def _tick(self, seconds: float) -> None:
@@ -149,23 +149,18 @@ class EpollWorker(Worker):
         for connection in self._armed.copy():
             if connection.deadline < now and self._take(connection):
                 self._give_up(connection)
-        self._hold_below(self.most_spooled, lambda c: c.body.size if c.body else 0)
+        self._hold_below(self.most_spooled, lambda c: c.spooled)
         self._hold_below(MOST_UNSENT, lambda c: c.unsent)
 
     def _give_up(self, connection: Connection) -> None:
-        if connection.unsent or connection.lingering is not None:
-            self._close(connection)
-        elif connection.has_more():
-            connection.wait(TICK)  # no thread was free to look
-            self._arm(connection)
-        elif connection.idle:
+        if connection.unsent or connection.idle:
             self._close(connection)
         else:
             self._refuse(connection, Refused(408, "The request did not come to its end in time."))
 
     def _hold_below(self, most: int, size: Callable[[Connection], int]) -> None:
         """Give up the slowest clients while all of them hold more bytes than they may."""
-        while sum(map(size, list(self._connections.values()))) > most:
+        while sum(map(size, self._connections.copy().values())) > most:
             slow = min(filter(size, self._armed.copy()), key=lambda c: c.deadline, default=None)
             if slow is None or not self._take(slow):
                 return
