@@ -310,7 +310,8 @@ SETTINGS = (
         "WEB_THREADS",
         integer(1, 256),
         "4",
-        "Threads of each worker; its database pool is two connections larger.",
+        "Requests that a worker answers at once, besides those for health; its database pool is "
+        "two connections larger.",
     ),
     Setting(
         "WEB_TIMEOUT",

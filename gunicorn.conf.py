@@ -4,6 +4,7 @@ import gc
 import importlib
 import math
 import os
+import resource
 import select
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ try:
     _settings = load_settings()
 except ConfigError as _error:
     raise SystemExit(f"Configuration error: {_error}") from None
+
+OPEN_FILES = 65_536  # each connection is one, and one more for a large body
 
 
 def _usable_cores() -> int:
@@ -67,11 +70,16 @@ def post_worker_init(worker: object) -> None:
 
 
 def on_starting(server: object) -> None:
-    """Import what models need before the first worker is forked; prepare the server's stop."""
+    """Import what models need before the first worker is forked; raise the limit of open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if _has_epoll:
         from webapp.server.worker import EpollWorker
 
-        EpollWorker.watch(server)
+        EpollWorker.max_body = _settings["MAX_CONTENT_LENGTH"]
+        EpollWorker.most_spooled = 2 * _settings["MAX_CONTENT_LENGTH"]
     for library in ("skops.io", "sklearn.linear_model", "sklearn.metrics"):
         importlib.import_module(library)
     # What is here now stays: workers need not look through it for garbage, nor copy its pages.

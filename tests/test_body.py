@@ -186,7 +186,7 @@ def test_the_limit_holds_to_the_byte_however_a_body_comes(client: FlaskClient) -
 
 def test_tables_and_forms_are_held_to_the_large_limit(own_app: Flask) -> None:
     client = own_app.test_client()
-    rows = b"a,b\n" + b"1,2\n" * 100
+    rows = b"a,b\n" + b"1.0000000000000000000,2\n" * 100
     training = {"X": [[1, 2], [3, 5]], "y": [1, 2], "feature_names": ["a", "b"]}
     assert client.post(f"{ML}/train", json=training).status_code == 201
     for encoding, framing in WAYS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -50,7 +51,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     return app
 
 
-def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
+def configure(app: Application, overrides: Mapping[str, Any]) -> None:
     """Load the settings and derive from them what Flask and its extensions read."""
     settings = config.load_settings(overrides)
     url = make_url(settings["DATABASE_URL"])
@@ -75,9 +76,10 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
     logs.configure(level=settings["LOG_LEVEL"], form=settings["LOG_FORMAT"])
     if hops := settings["PROXY_HOPS"]:
         # Proxies add to X-Forwarded-For; the others they set, or pass on from one they trust.
-        app.wsgi_app = ProxyFix(  # type: ignore[method-assign] # Flask's documented way
-            app.wsgi_app, x_for=hops, x_proto=1, x_host=1, x_port=1, x_prefix=1
+        app.behind_proxies = partial(
+            ProxyFix, x_for=hops, x_proto=1, x_host=1, x_port=1, x_prefix=1
         )
+        app.wsgi_app = app.behind_proxies(app.wsgi_app)  # type: ignore[method-assign] # Flask's documented way
 
 
 def register_extensions(app: Flask) -> None:

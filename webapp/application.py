@@ -19,6 +19,7 @@ from werkzeug.sansio.utils import get_host
 from werkzeug.utils import cached_property
 
 from webapp.body import PIECE, content_length, open_body
+from webapp.errors import ServiceError
 from webapp.jsonio import OrjsonProvider
 
 # Supervisors, balancers and Prometheus ask by address, and are told nothing that depends on it.
@@ -123,6 +124,8 @@ class Application(Flask):
     request_class = WholeRequest
     json_provider_class = OrjsonProvider
     session_interface = NoSessions()
+    behind_proxies: Callable[[Any], Any] = staticmethod(lambda application: application)
+    """What reads the headers of trusted proxies, around a WSGI application."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return what matches the URL of a request; None outside of one without a SERVER_NAME.
@@ -145,6 +148,22 @@ class Application(Flask):
             default_method=request.method,
             query_args=request.query_string.decode("latin-1"),
         )
+
+    def takes_body(self, environ: dict[str, Any]) -> bool:
+        """Say whether a request has a route and the API key for it, from its headers alone.
+
+        The server asks this before it takes a large body. Without a key it takes none: the
+        caller is answered at once.
+        """
+        return bool(self.behind_proxies(self._takes_body)(environ, None))
+
+    def _takes_body(self, environ: dict[str, Any], _start_response: object) -> bool:
+        with self.request_context(environ) as context:
+            try:
+                self.extensions.get("guard", lambda: None)()
+            except ServiceError:
+                return False
+            return context.request.routing_exception is None
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return a view as it is; Flask would look, at every step of a request, what it is."""

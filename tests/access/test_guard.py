@@ -11,8 +11,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.exc import OperationalError
 from werkzeug.routing import Rule
+from werkzeug.test import EnvironBuilder
 
 from tests.access.holders import bearer, make_holder
+from tests.conftest import dispose_app, make_app
 from tests.faults.record import Record
 from webapp import create_app
 from webapp.access import guard
@@ -82,6 +84,38 @@ def test_every_route_with_every_kind_of_key(guarded: Flask, record: Record) -> N
     record("routes x keys", tried, tried - len(wrong), len(wrong))
     assert not wrong
     assert tried > 500
+
+
+def test_no_large_body_is_taken_of_whom_the_guard_refuses(guarded: Flask) -> None:
+    table = guard.classify_routes(guarded)
+    holders = {s: bearer(make_holder(guarded, s.replace(":", "-"), s)) for s in Scope}
+
+    def takes(method: str, path: str, headers: Mapping[str, str]) -> bool:
+        environ = EnvironBuilder(path, method=method, headers=dict(headers)).get_environ()
+        del environ["wsgi.input"]  # it has not come
+        return bool(guarded.takes_body(environ))  # type: ignore[attr-defined]
+
+    for rule, method, path in calls_of(guarded):
+        asked = table[rule.endpoint, method]
+        for headers in NO_KEYS.values():
+            assert takes(method, path, headers) is not bool(asked)
+        for scope, headers in holders.items():
+            assert takes(method, path, headers) is (not asked or scope in asked)
+    assert not takes("POST", "/nothing", {})
+    assert not takes("PUT", "/api/v1/ml/models/default/train", holders[Scope.ML_TRAIN])
+
+
+def test_a_large_body_is_taken_by_the_name_that_a_proxy_was_asked_for(database_url: str) -> None:
+    app = make_app(database_url, PROXY_HOPS="1", TRUSTED_HOSTS="ml.example.com")
+    headers = {"Host": "10.0.0.7:8000", "X-Forwarded-Host": "ml.example.com"}
+
+    def takes(headers: Mapping[str, str]) -> bool:
+        environ = EnvironBuilder("/api/v1/ml/train", method="POST", headers=headers).get_environ()
+        return bool(app.takes_body(environ))  # type: ignore[attr-defined]
+
+    assert takes(headers)
+    assert not takes({"Host": "10.0.0.7:8000"})
+    dispose_app(app)
 
 
 def test_only_pages_and_health_are_open_to_all(guarded: Flask) -> None:

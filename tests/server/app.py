@@ -96,3 +96,11 @@ ANSWERS: dict[str, Callable[[dict[str, Any], Start], Iterable[bytes]]] = {
     "split": _split,
     "write": _write,
 }
+
+
+def takes_body(environ: dict[str, Any]) -> bool:
+    """Say whether a large body of a request would be read."""
+    return str(environ["PATH_INFO"]) != "/refuse"
+
+
+app.takes_body = takes_body  # type: ignore[attr-defined]

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from tests.server.app import BIG
-from tests.server.runner import PATIENCE, Server, running
-from webapp.server.door import turn_away_newcomers
+from tests.server.runner import MAX_BODY, PATIENCE, Server, running
+from webapp.server.protocol import Refused
 from webapp.server.worker import EpollWorker
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="epoll is Linux's")
@@ -94,6 +94,9 @@ CHUNKED = KEEP + b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r
         (get("chunks", method="HEAD"), kept(KEEP + b"\r\n")),
         (get("write"), kept(b"Content-Length: 6\r\n" + KEEP + b"\r\nonetwo")),
         (post("echo", 3, b"abc"), kept(b"Content-Length: 3\r\n" + KEEP + b"\r\nabc")),
+        (get("echo", HOST + b"Transfer-Encoding: chunked\r\n", method="POST")
+         + b"2;x=y\r\nab\r\n1\r\nc\r\n0\r\nX: y\r\n\r\n",
+         kept(b"Content-Length: 3\r\n" + KEEP + b"\r\nabc")),
         (b"\r\n" + post("", 3, b"abc"), kept(b"Content-Length: 5\r\n" + KEEP + b"\r\nhello")),
         (get("no") * 2,
          kept(b"Content-Length: 7\r\n" + KEEP + b"\r\nnothing", status=b"404 Not Found") * 2),
@@ -120,7 +123,9 @@ PROBLEM = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/prob
         (get("split"), PROBLEM),
         (get("exit"), b""),
         (get("", b""), b"HTTP/1.1 400 Bad Request\r\n"),
-        (get("", HOST + b"Transfer-Encoding: chunked\r\n", method="POST"), HELLO),
+        (get("refuse", HOST + b"Transfer-Encoding: chunked\r\n", method="POST"),
+         b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n"
+         b"Connection: close\r\n\r\ntoo much"),
         (post("refuse", 100_000, LAST), b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n"
          b"Connection: close\r\n\r\ntoo much"),
     ],
@@ -285,6 +290,43 @@ def test_a_long_body_is_not_kept_in_memory(server: Server) -> None:
     assert peak() < before + length // 4
 
 
+CHUNKED_BODY = HOST + b"Transfer-Encoding: chunked\r\n"
+
+
+def test_a_body_in_chunks_is_read_like_any_other(server: Server) -> None:
+    for headers in (CHUNKED_BODY, CHUNKED_BODY + b"Expect: 100-continue\r\n"):
+        with server.connect() as client:
+            client.sendall(get("environ", headers, method="POST"))
+            if b"Expect" in headers:
+                assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            for _ in range(3):
+                client.sendall(b"c8000\r\n%b\r\n" % bytes(0xC8000))
+            client.sendall(b"0\r\n\r\n" + LAST)
+            answer = read_all(client)
+        assert f'"CONTENT_LENGTH": "{3 * 0xC8000}"'.encode() in answer
+        assert b"TRANSFER_ENCODING" not in answer
+        assert answer.endswith(HELLO)
+
+
+def test_a_body_over_the_limit_is_not_taken(server: Server) -> None:
+    with server.connect() as client:
+        client.sendall(get("count", CHUNKED_BODY, method="POST") + b"%x\r\n" % (MAX_BODY + 1))
+        assert read_all(client).startswith(b"HTTP/1.1 413 ")
+    # The application is asked at once, and can see that nothing of it is there.
+    answer = talk(server, post("count", MAX_BODY + 1))
+    assert answer.endswith(b"Connection: close\r\n\r\n0")
+
+
+def test_health_does_not_wait_for_its_turn_behind_others(server: Server) -> None:
+    with ExitStack() as opened:
+        for _ in range(10):  # there are turns for two
+            opened.enter_context(server.connect()).sendall(get("sleep?1.5", CLOSE))
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert talk(server, get("health/live", CLOSE)).endswith(b"nothing")
+        assert time.monotonic() - began < 1.2
+
+
 # Limits and addresses
 
 
@@ -307,6 +349,25 @@ def test_who_finds_no_room_is_served_later(small_server: Server) -> None:
             assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK")
             assert small_server.sockets() <= most
             client.close()
+
+
+def test_the_oldest_idle_client_makes_room_for_a_newcomer(small_server: Server) -> None:
+    with ExitStack() as opened:
+        clients = [opened.enter_context(small_server.connect()) for _ in range(5)]
+        for client in clients:
+            client.sendall(get(""))
+            assert client.recv(1000)
+            time.sleep(0.01)
+        busy = opened.enter_context(small_server.connect())  # there is room for four who stay
+        busy.sendall(get("sleep?2", CLOSE))
+
+        for _ in range(3):
+            assert talk(small_server, LAST) == HELLO
+
+        assert clients[0].recv(1) == b""
+        assert read_all(busy).endswith(b"awake")
+        clients[-1].sendall(LAST)
+        assert read_all(clients[-1]) == HELLO
 
 
 def test_it_listens_where_gunicorn_can(small_server: Server) -> None:
@@ -382,24 +443,6 @@ def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Pa
         assert time.monotonic() - began < LATE
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_door_that_closes_turns_newcomers_away_and_nobody_else(address: str) -> None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.create_server((address, 0), family=family) as listener, ExitStack() as opened:
-        where = listener.getsockname()[:2]
-        first = opened.enter_context(socket.create_connection(where, timeout=10))
-
-        turn_away_newcomers(listener)
-
-        with pytest.raises(TimeoutError):
-            socket.create_connection(where, timeout=0.2)
-        accepted = opened.enter_context(listener.accept()[0])
-        first.sendall(b"asked")
-        assert accepted.recv(10) == b"asked"
-        accepted.sendall(b"told")
-        assert first.recv(10) == b"told"
-
-
 @pytest.mark.slow
 def test_workers_come_and_go_and_nobody_notices(tmp_path: Path) -> None:
     lost: list[str] = []
@@ -444,15 +487,11 @@ def test_workers_come_and_go_and_nobody_notices(tmp_path: Path) -> None:
 class Client:
     """A connection of which nothing has come, as the worker sees it."""
 
-    fd, idle, lingering = 10, True, False
+    fd, idle, lingering, request, answer, unsent, spooled = 10, True, None, None, None, 0, 0
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.closed = False
-
-    def has_more(self) -> bool:
-        """Say that nothing has come."""
-        return False
 
     def close(self) -> None:
         """Note that it was closed."""
@@ -478,7 +517,7 @@ def worker() -> Iterator[Any]:
     worker.notify = lambda: None
     worker.cfg = SimpleNamespace(graceful_timeout=30)
     worker.PIPE = os.pipe()
-    worker._door, worker._listeners, worker._accepting = threading.Lock(), {}, False
+    worker._listening, worker._listeners, worker._accepting = threading.Lock(), {}, False
     yield worker
     for end in worker.PIPE:
         os.close(end)
@@ -493,6 +532,29 @@ def test_a_deadline_does_not_take_the_connection_that_has_the_number_by_now(work
     assert new in worker._armed
     assert worker._connections == {new.fd: new}
     assert not old.closed
+
+
+def test_the_slowest_are_given_up_where_all_together_hold_too_much(worker: Any) -> None:
+    soon = time.monotonic() + 60
+    clients = [Client(deadline=soon + number) for number in range(4)]
+    for number, client in enumerate(clients):
+        client.fd, client.spooled = number, 5
+    clients[2].unsent, clients[3].unsent = 5, 5
+    worker._connections = {client.fd: client for client in clients}
+    worker._armed = set(clients[1:])  # the first one is being answered
+    refused = []
+
+    def refuse(client: Client, reason: Refused) -> None:
+        refused.append((client, reason.status))
+        del worker._connections[client.fd]
+
+    worker._refuse = refuse
+
+    worker._hold_below(10, lambda client: client.spooled)
+    worker._hold_below(5, lambda client: client.unsent)
+
+    assert refused == [(clients[1], 503)]
+    assert [client.closed for client in clients] == [False, False, True, False]
 
 
 def test_an_idle_client_does_not_hold_up_a_stop(

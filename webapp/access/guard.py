@@ -86,6 +86,7 @@ def init_app(app: Flask, engine: sa.Engine, *, lease: float) -> None:
 
     if app.config["AUTH"] == "on":
         app.before_request(guard)
+        app.extensions["guard"] = guard
     set_actor_source(_find_actor)
 
 

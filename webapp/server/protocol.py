@@ -1,8 +1,4 @@
-"""HTTP/1.1 (RFC 9112) to WSGI (PEP 3333) and back, without a socket.
-
-Bodies come with a Content-Length. One in chunks is not read: the application refuses it (411),
-and the connection ends with the answer.
-"""
+"""HTTP/1.1 (RFC 9112) to WSGI (PEP 3333) and back, without a socket; bodies are in body.py."""
 
 from __future__ import annotations
 
@@ -11,11 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -61,29 +59,24 @@ class Refused(Exception):
 class Request:
     """A request's line and headers, as what they mean to WSGI; and how its body is framed.
 
-    ``length`` is that of the body in bytes. ``chunked``: where it ends is not known.
+    ``length`` is that of the body in bytes; None where it comes in chunks.
     """
 
     environ: Environ
-    length: int
-    chunked: bool
+    length: int | None
     keep_alive: bool
     expects_continue: bool
 
-
-class _Head:
-    """Collects the headers that the parser finds; the name of its method is httptools'."""
-
-    __slots__ = ("headers",)
-
-    def __init__(self) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+    def give_body(self, body: Any, size: int) -> None:
+        """Set the body, of which ``size`` bytes have come, decoded (RFC 9112, 7.1.3)."""
+        self.environ["wsgi.input"] = body
+        if self.length is None:
+            self.environ["CONTENT_LENGTH"] = str(size)
+            self.environ.pop("HTTP_TRANSFER_ENCODING")
+            self.environ.pop("HTTP_TRAILER", None)
 
 
-def check_unfinished_head(data: bytes, limits: Limits) -> None:
+def check_unfinished_head(data: bytes | bytearray, limits: Limits) -> None:
     """Raise Refused where the first bytes of a request can no longer become one."""
     if len(data) > limits.line and data.find(b"\r\n", 0, limits.line + 2) < 0:
         raise Refused(414, f"The request line is longer than {limits.line} bytes.")
@@ -97,8 +90,9 @@ def parse_head(data: bytes, base: Environ, limits: Limits) -> Request:
     ``base`` is what all requests of a listener have in common. Raises Refused.
     """
     check_unfinished_head(data, limits)
-    head = _Head()
-    parser = httptools.HttpRequestParser(head)
+    headers: list[tuple[bytes, bytes]] = []
+    found = SimpleNamespace(on_header=lambda *header: headers.append(header))
+    parser = httptools.HttpRequestParser(found)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
@@ -115,18 +109,21 @@ def parse_head(data: bytes, base: Environ, limits: Limits) -> Request:
     environ = base.copy()
     environ["REQUEST_METHOD"] = method.decode("ascii")
     environ["SERVER_PROTOCOL"] = version
-    _add_headers(environ, head.headers, limits)
+    _add_headers(environ, headers, limits)
     _add_target(environ, target)
     if version == "HTTP/1.1" and "HTTP_HOST" not in environ:
         raise Refused(400, "The request names no host.")
     expectation = environ.get("HTTP_EXPECT")
     if expectation is not None and expectation.lower() != "100-continue":
         raise Refused(417, "The only expectation that is met is 100-continue.")
-    chunked = "HTTP_TRANSFER_ENCODING" in environ
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
+    if coding is not None and version == "HTTP/1.0":
+        raise Refused(400, "HTTP/1.0 has no Transfer-Encoding.")
+    if coding is not None and coding.lower() != "chunked":
+        raise Refused(501, "The only Transfer-Encoding that is understood is chunked.")
     return Request(
         environ=environ,
-        length=0 if chunked else int(environ.get("CONTENT_LENGTH", 0)),
-        chunked=chunked,
+        length=int(environ.get("CONTENT_LENGTH", 0)) if coding is None else None,
         keep_alive=_may_follow_another(version, environ.get("HTTP_CONNECTION")),
         expects_continue=expectation is not None and version == "HTTP/1.1",
     )
@@ -195,34 +192,23 @@ def base_environ(name: str, port: int, *, multiprocess: bool) -> Environ:
     }
 
 
-class Clock:
-    """The time as HTTP writes it, formatted once a second."""
-
-    def __init__(self) -> None:
-        self._second, self._text = 0, ""
-
-    def date(self) -> str:
-        """Return the value of a Date header."""
-        now = int(time.time())
-        if now != self._second:
-            self._text = formatdate(now, usegmt=True)
-            self._second = now
-        return self._text
-
-
-_clock = Clock()
+@lru_cache(maxsize=1)
+def _format_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 @dataclass
 class Answer:
     """One answer on its way: WSGI's ``start_response``, and the bytes that come of it.
 
-    ``send`` takes bytes to the client. ``status``, ``headers`` and ``sent`` (bytes of body) are
-    also what gunicorn's access log reads. ``keep_alive`` says whether the connection may go on:
-    as the client wishes, until the head is written; ``may_go_on`` is asked then.
+    ``send`` sends bytes, or keeps them where the client is slow, and then returns True.
+    ``status``, ``headers`` and ``sent`` (bytes of body) are also what gunicorn's access log reads.
+    ``keep_alive`` says whether the connection may go on: as the client wishes, until the head is
+    written; ``may_go_on`` is asked then. ``result`` is the application's, ``parts`` what is left
+    of it; all of it runs in ``context``, on whichever thread.
     """
 
-    send: Callable[[bytes], None]
+    send: Callable[[bytes], bool]
     method: str
     protocol: str
     keep_alive: bool
@@ -231,6 +217,10 @@ class Answer:
     headers: Headers = field(default_factory=list)
     sent: int = 0
     head_sent: bool = False
+    result: Any = None
+    parts: Iterator[bytes] | None = None
+    context: Context = field(default_factory=copy_context)
+    began: float = field(default_factory=time.monotonic)
     _started: bool = False
     _dated: bool = False  # by the application
     _announced: int | None = None  # bytes of body
@@ -239,7 +229,7 @@ class Answer:
 
     def start(
         self, status: str, headers: Headers, exc_info: Any = None
-    ) -> Callable[[bytes], None]:
+    ) -> Callable[[bytes], bool]:
         """Take status and headers (PEP 3333's ``start_response``)."""
         if self.head_sent and exc_info:
             raise exc_info[1]
@@ -261,10 +251,10 @@ class Answer:
             self._chunked = self.keep_alive = False  # the end of the connection ends the body
         return self.write
 
-    def write(self, data: bytes) -> None:
-        """Send a part of the body, and before the first one the head."""
+    def write(self, data: bytes) -> bool:
+        """Send a part of the body, and the head before the first; return what ``send`` does."""
         if self._bodiless or not data:
-            return
+            return False
         if self._announced is not None:
             data = data[: self._announced - self.sent]
         self.sent += len(data)
@@ -276,18 +266,23 @@ class Answer:
                 self.send(head)
             else:
                 data = head + data
-        self.send(data)
+        return self.send(data)
 
-    def write_all(self, parts: Iterable[bytes]) -> None:
-        """Send all parts of the body, and what ends it."""
+    def write_all(self, parts: Iterator[bytes]) -> bool:
+        """Send all parts of the body, and what ends it; return True where the client is slow.
+
+        The rest of the parts is then left for another call, once the client has caught up.
+        """
         for part in parts:
-            self.write(part)
+            if self.write(part):
+                return True
         if not self.head_sent:
             self.send(self._head() + (b"0\r\n\r\n" if self._chunked else b""))
         elif self._chunked:
             self.send(b"0\r\n\r\n")
         if not self._bodiless and self._announced not in (None, self.sent):
             self.keep_alive = False  # the client waits for more: it must see an end
+        return False
 
     def refuse(self, refused: Refused) -> None:
         """Send, in place of the application's answer, what went wrong."""
@@ -307,7 +302,7 @@ class Answer:
         if self._chunked:
             lines.append("Transfer-Encoding: chunked")
         if not self._dated:
-            lines.append(f"Date: {_clock.date()}")
+            lines.append(f"Date: {_format_date(int(time.time()))}")
         text = "\r\n".join(lines)
         if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
             raise ValueError("A header of the answer holds a line end.")
@@ -328,12 +323,13 @@ def make_refusal(refused: Refused) -> bytes:
         "request_id": os.urandom(16).hex(),
     }
     body = json.dumps(problem).encode() + b"\n"
+    retry = "Retry-After: 5\r\n" if refused.status == 503 else ""
     head = (
         f"HTTP/1.1 {refused.status} {title}\r\n"
         "Content-Type: application/problem+json\r\n"
         f"X-Request-ID: {problem['request_id']}\r\n"
         f"Content-Length: {len(body)}\r\n"
-        f"Date: {_clock.date()}\r\n"
-        "Connection: close\r\n\r\n"
+        f"Date: {_format_date(int(time.time()))}\r\n"
+        f"{retry}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
