@@ -925,7 +925,7 @@ def test_a_footer_too_long_to_look_through_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_pages_too_many_to_mean_well_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpacking, "MOST_PAGES", 5)
+    monkeypatch.setattr(unpacking, "MOST_PAGES", 13)
 
     faults = faults_of(to_parquet(LABELLED), "parquet", task="classification")
 
