@@ -155,6 +155,7 @@ def test_a_change_of_the_code_leaves_the_layer_of_the_packages_as_it_is() -> Non
 # PostgreSQL
 
 
+@pytest.mark.slow
 def test_the_script_makes_an_owner_who_is_no_superuser_and_can_migrate(tmp_path: Path) -> None:
     password = 'it\'s "a" $secret'  # noqa: S105 (of a server that ends with the test)
     with running_server() as server:
@@ -283,3 +284,18 @@ def test_a_pod_is_probed_where_the_service_answers_and_has_time_to_stop() -> Non
     assert pod["terminationGracePeriodSeconds"] >= sleep + int(setting.default) + 5
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
     assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+# What is said of it
+
+
+def test_every_file_and_setting_that_the_operators_guide_names_is_there() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    compose_file = (ROOT / "docker-compose.yml").read_text()
+    known = {setting.name for setting in SETTINGS} | set(re.findall(r"\$\{(\w+)", compose_file))
+
+    for path in re.findall(r"\b(?:deploy|docker)/[\w/.@-]*\w", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"^(?:\$ echo '?)?([A-Z_]{4,})=", text, re.M):
+        assert name in known | {"COMPOSE_PROFILES"}, name
+    assert "docs/operations.md" in (ROOT / "README.md").read_text()

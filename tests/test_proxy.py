@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +19,9 @@ from werkzeug.serving import make_server
 
 from tests.access.holders import bearer, make_holder
 from tests.faults.volumes import can_mount, small_volume
-from tests.nginx import BINARY, Proxy, running_proxy
+from tests.nginx import BINARY, Proxy, render_configuration, running_proxy
 from webapp.access.scopes import Scope
+from webapp.server.worker import STOP_DEADLINE
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="nginx is not installed")
 one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -230,6 +232,13 @@ def test_a_body_above_the_applications_limit_is_refused_by_that_limit(start: Sta
 
     assert answer.status_code == 413
     assert answer.json()["detail"] == "The body is larger than 2000 bytes."
+
+
+def test_the_proxy_closes_an_idle_connection_before_a_worker_that_stops_does() -> None:
+    (upstream,) = re.findall(r"upstream web \{(.*?)\}", render_configuration(), re.S)
+    (seconds,) = re.findall(r"keepalive_timeout (\d+)s;", upstream)
+
+    assert int(seconds) <= STOP_DEADLINE / 2
 
 
 # Whom it believes
