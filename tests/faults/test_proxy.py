@@ -172,6 +172,8 @@ def test_an_upgrade_under_load_loses_no_request(
             time.sleep(1)
         ledger = load.ledger
         lost = find_lost(proxy.url, ledger)
+    errors = [line for line in proxy.log.read_text().splitlines() if '"status":"5' in line]
+    errors += proxy.errors.read_text().splitlines()[-20:]
     after = sorted(path.name for path in folder.iterdir() if path.name in ports)
 
     failed = len(ledger.refused) + len(ledger.unanswered)
@@ -180,4 +182,4 @@ def test_an_upgrade_under_load_loses_no_request(
     assert len(after) == 2
     assert before != after or scaled(1, 5) % 2 == 0
     assert ledger.acknowledged() > 100
-    assert (ledger.refused, ledger.unanswered, lost) == ([], [], [])
+    assert (ledger.refused, ledger.unanswered, lost) == ([], [], []), errors
