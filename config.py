@@ -108,8 +108,8 @@ def origins(text: str) -> frozenset[str]:
 
 
 def host_names(text: str) -> tuple[str, ...] | None:
-    """Read names of hosts, with commas between; `any` as None, for all hosts."""
-    found = _split(text, none="any")
+    """Read names of hosts in any case, with commas between; `any` as None, for all hosts."""
+    found = [name.removesuffix(".") for name in _split(text.lower(), none="any")]
     for name in found:
         if not re.fullmatch(rf"\.?{_HOST_NAME}", name):
             raise ValueError("must be any, or names such as api.example.com or .example.com")
@@ -231,7 +231,8 @@ SETTINGS = (
         "PROXY_HOPS",
         integer(0, 10),
         "0",
-        "Reverse proxies in front, whose X-Forwarded-* headers are trusted.",
+        "Reverse proxies in front: each adds an address to X-Forwarded-For; of the other "
+        "X-Forwarded-* headers, the nearest proxy's count.",
     ),
     Setting(
         "TRUSTED_HOSTS",

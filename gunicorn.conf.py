@@ -59,6 +59,13 @@ limit_request_line = 8190  # bytes of a URL: gunicorn's most
 forwarded_allow_ips = ""
 
 
+def post_worker_init(worker: object) -> None:
+    """Load what a worker must know before the database may go away."""
+    from wsgi import app
+
+    app.extensions["keyring"].load()
+
+
 def on_starting(server: object) -> None:
     """Import what models need before the first worker is forked; prepare the server's stop."""
     if _has_epoll:

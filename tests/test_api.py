@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -59,6 +60,8 @@ def test_a_body_that_is_sent_as_json_is_read(client: FlaskClient) -> None:
         JSON,
         "application/json; charset=utf-8",
         "application/json;charset=UTF-8",
+        "application/json; charset=utf8",
+        'application/json; charset="UTF_8"',
         "Application/JSON",
     ):
         response = post(client, '{"name": "naïve ☃"}'.encode(), content_type=content_type)
@@ -72,12 +75,12 @@ def test_a_body_that_says_it_is_not_compressed_is_read(client: FlaskClient) -> N
     assert response.status_code == 201
 
 
-def test_a_body_without_a_length_is_refused(client: FlaskClient) -> None:
+def test_a_body_whose_end_nobody_knows_is_refused(client: FlaskClient) -> None:
     response = post(
         client,
         b'{"name": "a"}',
         headers={"Transfer-Encoding": "chunked"},
-        environ_overrides={"wsgi.input_terminated": True, "CONTENT_LENGTH": ""},
+        environ_overrides={"CONTENT_LENGTH": ""},
     )
 
     assert "Content-Length" in assert_problem(response, 411)["detail"]
@@ -110,7 +113,6 @@ def test_a_body_that_is_not_json_is_refused(client: FlaskClient) -> None:
         b'{"name": "a",}',
         b'{"name": "a"} {}',
         b"name=a",
-        b'\xef\xbb\xbf{"name": "a"}',
         b'{"name": "\xff"}',
         b'{"name": "\\ud800"}',
         b"[" * 100_000,
@@ -174,7 +176,6 @@ def test_a_body_that_nobody_reads_is_refused(client: FlaskClient) -> None:
         ("GET", ITEMS),
         ("DELETE", location),
         ("POST", f"{ML}/models/default/rollback"),
-        ("GET", "/health/live"),
     ):
         problem = assert_problem(client.open(path, method=method, json={"version": 1}), 422)
         assert problem["errors"] == {"body": ["is not taken here"]}
@@ -249,6 +250,19 @@ def test_an_outage_asks_to_come_back_later(own_app: Flask) -> None:
     response = own_app.test_client().get("/away")
 
     assert_problem(response, 503)
+    assert int(response.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_a_process_without_descriptors_asks_to_come_back_later(own_app: Flask, code: int) -> None:
+    def fail() -> str:
+        raise OSError(code, "Too many open files")
+
+    own_app.add_url_rule("/full", view_func=fail)
+
+    response = own_app.test_client().get("/full")
+
+    assert "open" in assert_problem(response, 503)["detail"]
     assert int(response.headers["Retry-After"]) > 0
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from webapp.database import utc_now
 from webapp.errors import KeyInFlight, KeyReused
 from webapp.extensions import db
 from webapp.idempotency import service
+from webapp.idempotency.models import IdempotencyKey
 from webapp.idempotency.service import Claim, KeptAnswer, claim_held, claim_key, keep_answer
 
 ITEMS = "/api/v1/items"
@@ -176,6 +178,29 @@ def test_an_answer_is_forgotten_after_a_day(session: Session) -> None:
     assert claim_key(session, **KEY, now=almost) == ANSWER
     session.rollback()
     assert isinstance(claim_key(session, **{**KEY, "fingerprint": "new"}, now=after), Claim)
+
+
+def test_an_answer_is_forgotten_after_a_day_where_many_are_older(session: Session) -> None:
+    now = utc_now()
+    for number in range(service.FORGOTTEN_AT_ONCE + 10):
+        old = claim(session, key=f"old {number}", now=now - timedelta(hours=30))
+        keep_answer(session, old, ANSWER)
+        session.commit()
+    # As if nobody had removed any yet.
+    session.execute(sa.update(IdempotencyKey).values(claimed_until=now - timedelta(hours=1)))
+    session.commit()
+    newest = f"old {service.FORGOTTEN_AT_ONCE + 9}"
+
+    assert isinstance(claim(session, key=newest, now=now), Claim)
+
+
+def test_a_trailing_slash_makes_no_other_request(client: FlaskClient) -> None:
+    first, again = (
+        client.post(path, json={"name": "a"}, headers={"Idempotency-Key": "k"})
+        for path in (ITEMS, f"{ITEMS}/")
+    )
+
+    assert_same_answer(again, first)
 
 
 def test_a_claim_lasts_as_long_as_the_work(

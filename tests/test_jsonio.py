@@ -34,6 +34,7 @@ def innermost(value: object) -> object:
     ("text", "value"),
     [
         (b"{}", {}),
+        (b"\xef\xbb\xbf{}", {}),
         (b" [1, 2.5, -0.0, true, null]\n", [1, 2.5, -0.0, True, None]),
         (b'"\xe2\x98\x83"', "☃"),
         (b'"\\u2603"', "☃"),
@@ -75,7 +76,7 @@ def test_a_document_is_read(text: bytes, value: object) -> None:
         b'"a\nb"',
         b'"a\x00b"',
         b"/* none */ {}",
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
         b"\xff\xfe{\x00}\x00",
         b'"\xff"',
         b'"\xed\xa0\x80"',
@@ -214,6 +215,6 @@ def test_what_is_written_is_read_back(provider: OrjsonProvider, value: object) -
 
 def test_the_interface_reads_by_the_same_rules(provider: OrjsonProvider) -> None:
     with pytest.raises(MalformedJSON):
-        provider.loads("\ufeff{}")
+        provider.loads("\ufeff")
     with pytest.raises(MalformedJSON):
         provider.loads('{"a": 1')

@@ -52,7 +52,7 @@ def believe_key() -> None:
     if key == "bad":
         abort(401)
     if key:
-        remember_identity(request, Identity(key_id=key, name="a name", scopes=frozenset()))
+        remember_identity(request, Identity(key, key, name="a name", scopes=frozenset()))
 
 
 def statuses(client: FlaskClient, number: int, path: str = ITEMS, **options: object) -> list[int]:
@@ -86,6 +86,25 @@ def test_after_what_retry_after_says_requests_are_answered_again(database_url: s
 
     assert client.get(ITEMS).status_code == 200
     dispose_app(app)
+
+
+@pytest.mark.parametrize("step", [-86_400, -3, 86_400])
+def test_a_clock_that_is_set_locks_nobody_out(
+    limited_app: Flask, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    client = limited_app.test_client()
+    assert statuses(client, LIMIT + 1) == ALL_BUT_ONE
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+
+    response = client.get(ITEMS)
+
+    if abs(step) < 60:
+        assert response.status_code == 429
+        assert int(response.headers["Retry-After"]) <= 3600 + abs(step)
+    else:
+        assert response.status_code == 200
+        assert statuses(client, LIMIT) == ALL_BUT_ONE[1:]
 
 
 def test_all_routes_count_together_and_what_is_wrong_counts_too(limited_app: Flask) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from tests.gunicorn_server import running_gunicorn
+from tests.gunicorn_server import ROOT, running_gunicorn
 from webapp.extensions import db
 from webapp.items.models import Item
 from webapp.logs import FORMATS, JSONFormatter, TextFormatter, describe_error, hide_secrets
@@ -33,6 +35,26 @@ def caught(error: BaseException) -> BaseException:
         raise error
     except BaseException as raised:
         return raised
+
+
+def test_what_python_itself_would_write_is_a_line_of_the_log_too() -> None:
+    speak = """
+import threading, warnings
+from webapp import logs
+logs.configure(level="INFO", form="json")
+warnings.warn("that\\nis old", DeprecationWarning)
+thread = threading.Thread(target=lambda: 1 / 0, name="busy")
+thread.start()
+thread.join()
+"""
+    command = [sys.executable, "-W", "always", "-c", speak]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stderr
+    warning, error = map(json.loads, said.splitlines())
+
+    assert (warning["level"], warning["logger"]) == ("WARNING", "py.warnings")
+    assert "is old" in warning["message"]
+    assert "busy" in error["message"]
+    assert "ZeroDivisionError" in error["exception"]
 
 
 def test_every_line_of_a_server_is_an_object_and_requests_are_named_but_not_quoted(

@@ -20,12 +20,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from tests.postgres import free_port
+from webapp.api import list_outcomes
+from webapp.metrics.counting import Counting
 from webapp.metrics.tally import BANK_SIZE, OTHER, Family, Tally
 
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 BODY = {"features": [1, 2, 3]}
 PREDICT = "/api/v1/ml/predict"
 WORKERS = 4
+CONVERTERS = {"item_id": "id", "name": "name", "number": "id"}
 COUNTS = Family("counts", ("name",), 1, most=3)
 HELD = Family("held", (), 1, alive=True)
 
@@ -81,6 +84,28 @@ def test_a_scrape_tells_of_requests_predictions_trainings_and_the_process(
     assert found["webapp_database_pool_size",] > 0
     assert found["webapp_database_up",] == 1
     assert not [labels for labels in found if "made" in str(labels) or "nothing" in str(labels)]
+
+
+def test_every_outcome_is_told_of_before_it_comes_about(own_app: Flask) -> None:
+    client = own_app.test_client()
+    client.post("/api/v1/ml/train", json=SAMPLE)
+    own_app.extensions["counting"] = Counting(
+        *(own_app.extensions["counting"]._engine, lambda: own_app.extensions["model_server"]),
+        workers=1,
+        outcomes=list_outcomes(own_app),
+    )
+    found = parse(client.get("/metrics").text)
+
+    for outcome in ("done", "refused", "failed"):
+        assert found["webapp_trainings_total", outcome] == 0
+    for name in ("predictions", "predicted_rows", "stale_predictions"):
+        assert found[f"webapp_{name}_total", "default", "1"] == 0
+    document = client.get("/openapi.json").json
+    for path, operations in document["paths"].items():
+        rule = re.sub(r"{(\w+)}", lambda m: f"<{CONVERTERS[m[1]]}:{m[1]}>", path)
+        for method in set(operations) - {"parameters"}:
+            for status in {"500", "503", *operations[method]["responses"]} - {"default"}:
+                assert found["webapp_requests_total", method.upper(), rule, status] == 0
 
 
 def test_a_database_that_is_away_takes_no_scrape_away() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
@@ -122,37 +123,26 @@ def table(rows: int) -> bytes:
 
 
 @one_database
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_large_body_with_a_good_key_reaches_the_application(
-    start: Start, guarded: Flask, key: str, chunked: bool
+    start: Start, guarded: Flask, key: str, chunked: bool, coding: str
 ) -> None:
     proxy = start(guarded)
     body = table(10_000)
+    if coding == "gzip":
+        body = gzip.compress(body, compresslevel=0)
     assert len(body) > LARGE
 
     answer = requests.post(
         f"{proxy.url}/api/v1/ml/train?target=y",
         data=iter([body]) if chunked else body,
-        headers={"Content-Type": "text/csv", **bearer(key)},
+        headers={"Content-Type": "text/csv", "Content-Encoding": coding, **bearer(key)},
         timeout=30,
     )
 
     assert answer.status_code == 201, answer.text
     assert answer.json()["model"]["n_train"] == 8_000
-
-
-def test_a_body_in_another_coding_reaches_the_application_as_it_was_sent(start: Start) -> None:
-    proxy = start(echo)
-
-    answer = requests.post(
-        proxy.url,
-        data=iter([b"\x1f\x8b", b" is not unpacked here"]),  # in chunks
-        headers={"Content-Encoding": "gzip"},
-        timeout=10,
-    ).json()
-
-    assert answer["HTTP_CONTENT_ENCODING"] == "gzip"
-    assert answer["length"] == len(b"\x1f\x8b is not unpacked here")
 
 
 @one_database

@@ -13,7 +13,7 @@ import config
 from webapp import browser, cli, docs, health, limits, logs, problems, request_id
 from webapp.access import cli as access_cli
 from webapp.access import guard
-from webapp.api import OPENAPI_VERSION
+from webapp.api import OPENAPI_VERSION, list_outcomes
 from webapp.application import Application
 from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
@@ -74,8 +74,9 @@ def configure(app: Flask, overrides: Mapping[str, Any]) -> None:
     app.url_map.merge_slashes = False
     logs.configure(level=settings["LOG_LEVEL"], form=settings["LOG_FORMAT"])
     if hops := settings["PROXY_HOPS"]:
+        # Proxies add to X-Forwarded-For; the others they set, or pass on from one they trust.
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign] # Flask's documented way
-            app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops
+            app.wsgi_app, x_for=hops, x_proto=1, x_host=1, x_port=1, x_prefix=1
         )
 
 
@@ -136,6 +137,7 @@ def register_observation(app: Flask) -> None:
                 db.engine,
                 lambda: app.extensions["model_server"],
                 workers=app.config["WEB_CONCURRENCY"],
+                outcomes=list_outcomes(app),
             )
         tell.append(counting.count_request)
     if app.config["ACCESS_LOG"]:

@@ -7,6 +7,7 @@ be, and that a query parameter which nobody declared is refused.
 from __future__ import annotations
 
 import http
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from itertools import islice
@@ -20,12 +21,12 @@ from flask import Flask, Request, abort, request
 from flask_smorest.utils import resolve_schema_instance
 from marshmallow import fields
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter
 
 from webapp import jsonio
 from webapp.application import WholeRequest
+from webapp.body import MalformedBody
 from webapp.errors import MOST_FAULTS, InvalidInput
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -34,6 +35,12 @@ OPENAPI_VERSION = "3.1.0"
 JSON = "application/json"
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 LARGEST_ID = 2**63 - 1
+SMALL_BODY = 1024 * 1024
+"""Most bytes of a JSON body, unless a view takes rows or files: up to MAX_CONTENT_LENGTH then.
+
+A row of a thousand features with names of 100 characters is an eighth of it. 120 MB of JSON took
+4.4 GB of memory to parse.
+"""
 SECURITY_SCHEME = "ApiKey"
 
 
@@ -44,6 +51,7 @@ _EXAMPLE_DETAILS = {
     404: "There is no item 7.",
     409: "The model 'default' is not trained: train it before predicting.",
     411: "The body must be sent with a Content-Length.",
+    413: "The body is larger than 1,048,576 bytes (unpacked), the most that is taken here.",
     412: "Item 7 has changed: read it again, then repeat the request.",
     415: "The body must be sent as Content-Type: application/json.",
     422: "json.features: has 2 values, expected 3",
@@ -72,12 +80,6 @@ class ProblemSchema(ma.Schema):
             "mapped to messages."
         },
     )
-
-
-class MalformedBody(HTTPException):
-    """The body cannot be read as what its content type says."""
-
-    code = 400
 
 
 class MethodView(flask.views.MethodView):
@@ -120,31 +122,30 @@ class StrictParser(FlaskParser):
         """
         req = req or current_request()
         if location == "json":
+            req.max_content_length = min(SMALL_BODY, req.max_content_length or SMALL_BODY)
             found = self.load_json(req, argmap)
         elif location == "query":
             # What is unknown, or given twice, is refused before the view, for all views alike.
             found = {name: req.args[name] for name in argmap.fields if name in req.args}
         else:
             return super().parse(argmap, req, location=location, **kwargs)
-        try:
-            return argmap.load(found)
-        except ma.ValidationError as error:
-            raise InvalidInput(error.normalized_messages(), source=location) from None  # type: ignore[no-untyped-call]
+        return load(argmap, found, source=location)
 
     def get_default_request(self) -> Request:
         """Return the request to read."""
         return current_request()
 
     def load_json(self, req: Request, schema: ma.Schema) -> Any:
-        """Return the value of the JSON body; raises 400, 411, 413 or 415."""
+        """Return the object in the JSON body; raises InvalidInput, or 400, 411, 413 or 415."""
         if req.environ.get("CONTENT_TYPE") != JSON and not _is_json(req):
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
-        check_body(req)
         try:
             value = jsonio.loads(cast(WholeRequest, req).read_body())
         except jsonio.MalformedJSON as error:
             raise MalformedBody(f"The body is not valid JSON: {error}.") from None
-        if isinstance(value, dict) and len(value) > len(schema.fields) + MOST_FAULTS:
+        if not isinstance(value, dict):
+            raise InvalidInput([f"must be an object such as {_show_form(schema)}"], source="json")
+        if len(value) > len(schema.fields) + MOST_FAULTS:
             # At once: marshmallow would first write a message for each of a million.
             unknown = (name for name in value if name not in schema.fields)
             first = islice(unknown, MOST_FAULTS)
@@ -163,22 +164,32 @@ def current_request() -> Request:
     return request._get_current_object()  # type: ignore[attr-defined,no-any-return]
 
 
+def load(schema: ma.Schema, found: Any, *, source: str) -> Any:
+    """Return the checked values of what was found in a part of a request; raises InvalidInput."""
+    try:
+        return schema.load(found)
+    except ma.ValidationError as error:
+        raise InvalidInput(error.normalized_messages(), source=source) from None  # type: ignore[no-untyped-call]
+
+
+def is_utf8(charset: str) -> bool:
+    """Say whether a charset parameter names UTF-8, in any of the ways that are in use."""
+    return charset.lower().replace("_", "-") in ("utf-8", "utf8", "us-ascii", "ascii")
+
+
 def _is_json(req: Request) -> bool:
-    charset = req.mimetype_params.get("charset", "utf-8").lower()
-    return req.mimetype == JSON and charset == "utf-8"
+    return req.mimetype == JSON and is_utf8(req.mimetype_params.get("charset", "utf-8"))
 
 
-def check_body(req: Request) -> None:
-    """Refuse a body that could not be read whole.
-
-    Without a Content-Length (411): Werkzeug would cut a chunked body off at the limit without a
-    word. Compressed (415): rather than guessed at.
-    """
-    headers = req.environ
-    if "HTTP_TRANSFER_ENCODING" in headers and req.content_length is None:
-        abort(411, "The body must be sent with a Content-Length.")
-    if headers.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
-        abort(415, "The body must be sent without a Content-Encoding.")
+def _show_form(schema: ma.Schema) -> str:
+    """Return how an object of a schema looks, such as ``{"instances": […]}``."""
+    needed = {name: field for name, field in schema.fields.items() if field.required}
+    plain = (fields.String, fields.Integer)
+    shown = (
+        f'"{name}": {"…" if isinstance(field, plain) else "[…]"}'
+        for name, field in (needed or schema.fields).items()
+    )
+    return f"{{{', '.join(shown)}}}"
 
 
 class IdConverter(BaseConverter):
@@ -197,20 +208,51 @@ class IdConverter(BaseConverter):
 class NameConverter(BaseConverter):
     """A path segment that is a name: lower-case letters, digits and ``. _ -``."""
 
-    regex = "[a-z0-9][a-z0-9._-]{0,62}"
+    pattern = "[a-z0-9][a-z0-9._-]{0,62}"
+    _name = re.compile(pattern)
+
+    def to_python(self, value: str) -> str:
+        """Return the name; where it is none, say what a name is (404)."""
+        if not self._name.fullmatch(value):
+            abort(
+                404,
+                "Nothing has a name like this: names are 1 to 63 of a-z, 0-9, '.', '_' and '-', "
+                "and begin with a letter or a digit.",
+            )
+        return value
 
 
 class Blueprint(flask_smorest.Blueprint):
-    """A flask-smorest blueprint that is strict, and that documents errors in one line."""
+    """A flask-smorest blueprint that is strict, and that documents errors in one line.
+
+    It refuses query parameters and bodies that a view has not declared; with
+    ``ignores_undeclared`` it passes over them, as probes need it.
+    """
 
     ARGUMENTS_PARSER = StrictParser()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, ignores_undeclared: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.allowed: dict[tuple[str, str], frozenset[Any]] = {}
+        self.statuses: dict[tuple[str, str], list[str]] = {}
         self._query_names: dict[tuple[str, str], frozenset[str]] = {}
         self._takes_body: set[tuple[str, str]] = set()
-        self.before_request(self._refuse_what_is_not_declared)
+        self._ignores_undeclared = ignores_undeclared
+        if not ignores_undeclared:
+            self.before_request(self._refuse_what_is_not_declared)
+
+    def add_url_rule(self, rule: str, *args: Any, **options: Any) -> None:
+        """Register a route; ``get="list_items"`` and the like name its operations by method.
+
+        A name is what generated clients call the operation. Raises KeyError where one is missing.
+        """
+        methods = [method.lower() for method in self.HTTP_METHODS]
+        names = {method: options.pop(method) for method in methods if method in options}
+        super().add_url_rule(rule, *args, **options)
+        for method, doc in self._docs[self._endpoints[-1]].items():
+            if method != "parameters":
+                manual = doc.get("manual_doc", {})
+                doc["manual_doc"] = {**manual, "operationId": names[method]}
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """Declare what a view takes; the schema is built once, not per request.
@@ -279,11 +321,15 @@ class Blueprint(flask_smorest.Blueprint):
         for method, doc in self._docs[endpoint].items():
             if method == "parameters":
                 continue
-            # Whatever else it does, a view refuses what it has not declared of the query.
-            responses = doc.setdefault("response", {}).setdefault("responses", {})
-            responses.setdefault(422, [http.HTTPStatus.UNPROCESSABLE_ENTITY.name])
+            if not self._ignores_undeclared:
+                responses = doc.setdefault("response", {}).setdefault("responses", {})
+                responses.setdefault(422, [http.HTTPStatus.UNPROCESSABLE_ENTITY.name])
             declared = doc.get("arguments", {}).get("parameters", [])
             call = (f"{self.name}.{endpoint}", method.upper())
+            documented = doc.get("response", {}).get("responses", {})
+            self.statuses[call] = [
+                str(int(status)) for status in documented if status != "default"
+            ]
             allowed = doc.pop("allowed", None)
             if allowed is not None:
                 self.allowed[call] = allowed
@@ -321,6 +367,22 @@ class Blueprint(flask_smorest.Blueprint):
             raise InvalidInput(faults, source="query")
 
 
+def list_outcomes(app: Flask) -> list[tuple[str, str, str]]:
+    """Return URL rule, method and status of what views document, and of what may befall any."""
+    statuses = {
+        call: {*found, "500", "503"}
+        for blueprint in app.blueprints.values()
+        if isinstance(blueprint, Blueprint)
+        for call, found in blueprint.statuses.items()
+    }
+    return [
+        (str(rule.rule), method, status)
+        for rule in app.url_map.iter_rules()
+        for method in sorted(rule.methods or ())
+        for status in sorted(statuses.get((rule.endpoint, method), ()))
+    ]
+
+
 def _refuse_body(req: Request) -> None:
     """Refuse a body where none is read: what it asks for would not happen."""
     if req.content_length or "Transfer-Encoding" in req.headers:
@@ -351,7 +413,7 @@ class Api(flask_smorest.Api):
         )
 
         self.register_converter(
-            NameConverter, lambda _: {"type": "string", "pattern": f"^{NameConverter.regex}$"}
+            NameConverter, lambda _: {"type": "string", "pattern": f"^{NameConverter.pattern}$"}
         )
 
     def _register_error_handlers(self) -> None:

@@ -5,51 +5,102 @@ What they leave out, Flask and Werkzeug look for with every request, and never f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from typing import IO, Any, BinaryIO, cast
 
 from flask import Flask, Request, Response, abort
 from flask.sessions import NullSession, SessionInterface, SessionMixin
-from werkzeug.exceptions import ClientDisconnected
+from werkzeug.exceptions import SecurityError
 from werkzeug.routing import MapAdapter
-from werkzeug.sansio.utils import get_content_length
+from werkzeug.sansio.utils import get_host
 from werkzeug.utils import cached_property
 
+from webapp.body import PIECE, content_length, open_body
 from webapp.jsonio import OrjsonProvider
 
-# Supervisors and balancers ask by address, and are told nothing that depends on it.
-PROBES = "/health/"
+# Supervisors, balancers and Prometheus ask by address, and are told nothing that depends on it.
+ASKED_BY_ADDRESS = ("/health/", "/metrics")
+MOST_FILES = 10  # of a form; a view takes one, and says so of a few
+# A name may hold an underscore, as those of containers do; a port may be empty (RFC 9110, 7.2).
+_HOST = re.compile(r"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{0,5})?", re.IGNORECASE)
+_NEEDLESS = re.compile(r"\.(?=:|$)|:$")  # the dot at a name's end, a colon without a port
+_ADDRESS = re.compile(r"\[([^\]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
 class WholeRequest(Request):
-    """A request whose body is read whole, or answered 400.
-
-    gunicorn says of its input that it ends by itself, and Werkzeug then takes the end of the
-    connection for the end of the body: half a table would be trained on as if it were all.
-    """
+    """A request whose body is read whole and unpacked, or refused (see ``webapp.body``)."""
 
     def __init__(self, environ: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        if environ.get("CONTENT_LENGTH"):
-            environ.pop("wsgi.input_terminated", None)
+        address = environ.get("REMOTE_ADDR") or ""
+        if ":" in address:
+            environ["REMOTE_ADDR"] = plain_address(address)
         super().__init__(environ, *args, **kwargs)
+        self._form_files: list[IO[bytes]] = []
 
     @cached_property
     def content_length(self) -> int | None:
-        """Return the length of the body in bytes; None where it is in chunks, or not given."""
-        environ = self.environ
-        length: str | None = environ.get("CONTENT_LENGTH") or None
-        return get_content_length(length, environ.get("HTTP_TRANSFER_ENCODING"))
+        """Return the length of the body in bytes, as it is sent; None where it is not given."""
+        return content_length(self.environ)
 
-    def read_body(self) -> bytes:
-        """Return the body, read in one go; raises 400 where it ends early, and 413."""
-        length = self.content_length or 0
-        limit = self.max_content_length
-        if limit is not None and length > limit:
-            abort(413)
-        body: bytes = self.environ["wsgi.input"].read(length)
-        if len(body) < length:
-            raise ClientDisconnected
+    @cached_property
+    def stream(self) -> BinaryIO:
+        """Return the unpacked body, as ``open_body`` does; what Werkzeug reads forms from."""
+        return open_body(self.environ, cast(int, self.max_content_length))
+
+    @cached_property
+    def host(self) -> str:
+        """Return the host that was asked for: in lower case, without the dot at a name's end.
+
+        Raises SecurityError (400) where it is none that is trusted, or no host at all: Werkzeug
+        takes the latter for none.
+        """
+        given: str | None = self.environ.get("HTTP_HOST")
+        if given:
+            if not _HOST.fullmatch(given):
+                raise SecurityError("The Host header is not a host name or address.")
+            given = _NEEDLESS.sub("", given.lower())
+        return get_host(self.scheme, given, self.server, self.trusted_hosts)
+
+    def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
+        """Return where Werkzeug puts the next file of a form; raises 413 for too many.
+
+        Each larger one takes a descriptor, of which a process has about a thousand.
+        """
+        if len(self._form_files) == MOST_FILES:
+            abort(413, f"The form holds more than {MOST_FILES} files.")
+        self._form_files.append(super()._get_file_stream(*args, **kwargs))
+        return self._form_files[-1]
+
+    def close(self) -> None:
+        """Close the files of a form, of one too that could not be read to its end."""
+        for file in self._form_files:
+            file.close()
+
+    def read_body(self) -> bytearray:
+        """Return the unpacked body; raises what ``open_body`` does."""
+        body = bytearray()
+        while piece := self.stream.read(PIECE):
+            body += piece
         return body
+
+
+@lru_cache(maxsize=1024)
+def plain_address(text: str) -> str:
+    """Return the IP address in what a socket or a proxy says of a client.
+
+    Without the port that some proxies add (`198.51.100.7:40001`, `[2001:db8::1]:4711`), and as
+    IPv4 where a socket for both kinds has it as IPv6. What is no address comes back as it is.
+    """
+    found = _ADDRESS.fullmatch(text)
+    try:
+        address = ip_address(found[1] or found[2] if found else text)
+    except ValueError:
+        return text
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 class NoSessions(SessionInterface):
@@ -82,7 +133,7 @@ class Application(Flask):
             if self.config["SERVER_NAME"] is None:
                 return None
             return super().create_url_adapter(None)
-        if not request.path.startswith(PROBES):
+        if not request.path.startswith(ASKED_BY_ADDRESS):
             request.trusted_hosts = self.config["TRUSTED_HOSTS"]
         return MapAdapter(
             self.url_map,

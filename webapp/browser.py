@@ -45,7 +45,8 @@ WITHOUT_ETAG = (CACHING, "no-store")
 
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 ALLOWED_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-ID"
+    "Authorization, Content-Encoding, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
+    "X-Request-ID"
 )
 EXPOSED_HEADERS = (
     "Content-Disposition, Digest, ETag, Idempotency-Replayed, Link, Location, Retry-After, "

@@ -31,6 +31,7 @@ ServiceError
     ├── SchemaMissing
     ├── StorageFull
     ├── OutOfMemory
+    ├── OutOfDescriptors
     ├── BackupFailed
     └── ArtifactUnusable
 """
@@ -251,6 +252,13 @@ class OutOfMemory(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The service has not enough memory for this at present.")
+
+
+class OutOfDescriptors(Unavailable):
+    """The process, or the machine, has as many files and connections open as it may."""
+
+    def __init__(self) -> None:
+        super().__init__("The service has too many files and connections open at present.")
 
 
 class BackupFailed(Unavailable):

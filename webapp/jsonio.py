@@ -1,6 +1,6 @@
 """The one JSON reader and writer of the application.
 
-Rules, the same at every size: UTF-8 without a byte order mark; nesting up to 1,024 levels;
+Rules, the same at every size: UTF-8, after a byte order mark or not; nesting up to 1,024 levels;
 of a repeated key the last one counts; lone surrogates are refused. Answers never hold NaN
 or Infinity.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _WRITE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+_BOM = b"\xef\xbb\xbf"  # what Windows puts before UTF-8
 _NON_FINITE_TOKENS = (b"NaN", b"Infinity")
 
 
@@ -27,7 +28,7 @@ class MalformedJSON(ValueError):
     """Bytes that are not a JSON document; ``str()`` says what is wrong and where."""
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes | bytearray) -> Any:
     """Return the value of a JSON document.
 
     A document that is JSON but for NaN, Infinity or numbers beyond float64 is read as well,
@@ -36,6 +37,8 @@ def loads(data: bytes) -> Any:
 
     Raises MalformedJSON.
     """
+    if data.startswith(_BOM):
+        data = data[len(_BOM) :]
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -49,7 +52,7 @@ def loads(data: bytes) -> Any:
         raise MalformedJSON(f"{error.msg} ({place})") from None
 
 
-def _loads_with_non_finite(data: bytes) -> Any:
+def _loads_with_non_finite(data: bytes | bytearray) -> Any:
     value = json.loads(data.decode(), parse_int=_parse_int)
     orjson.dumps(value)  # refuses lone surrogates, which the standard parser lets through
     return value

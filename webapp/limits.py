@@ -60,11 +60,16 @@ class Counter:
         return self._shared
 
     def _count_in(self, counts: FixedWindowRateLimiter, caller: str) -> None:
-        may = counts.hit(self._limit, caller)
+        may, seconds = counts.hit(self._limit, caller), 0.0
+        if not may:
+            seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
+        # The clock was set back, by more than its daily corrections: a window of the future.
+        if seconds > 2 * self._limit.get_expiry():
+            counts.clear(self._limit, caller)
+            may = counts.hit(self._limit, caller)
         if counts is self._shared:
             self._retry_at = 0.0
         if not may:
-            seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
             raise TooManyRequests(self._text, max(1, math.ceil(seconds)))
 
 

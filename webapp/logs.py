@@ -11,6 +11,7 @@ import logging
 import re
 import sqlite3
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
 from typing import Any
@@ -50,6 +51,9 @@ def configure(*, level: str, form: str) -> None:
     for handler in root.handlers:
         if isinstance(handler, StderrHandler):
             handler.setFormatter(FORMATS[form]())
+    logging.captureWarnings(True)  # which Python else writes as lines of its own
+    if threading.excepthook is threading.__excepthook__:  # the same
+        threading.excepthook = _log_thread_error
     logging.getLogger("webapp").setLevel(level)
     _log.setLevel(logging.INFO)  # whether they are said is a setting of its own
     logging.getLogger("werkzeug").addFilter(_is_no_request_line)
@@ -175,6 +179,11 @@ def _time(record: logging.LogRecord) -> str:
 
 def _on_one_line(text: str) -> str:
     return text.translate(_CONTROLS)
+
+
+def _log_thread_error(error: threading.ExceptHookArgs) -> None:
+    name = error.thread.name if error.thread else "?"
+    logging.getLogger(__name__).error("The thread %s failed", name, exc_info=error.exc_value)
 
 
 def _is_no_request_line(record: logging.LogRecord) -> bool:

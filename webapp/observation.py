@@ -23,6 +23,8 @@ Tell: TypeAlias = Callable[[Environ, int, float], object]
 """Is given the environment of a request, the status of its answer, and the seconds it took."""
 
 UNMATCHED = "unmatched"  # the route of a request whose URL or method no view has
+OUTCOMES = ("done", "refused", "failed")
+"""How a training may end."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TRACE_ID = "webapp.trace_id"  # in the environment of the request, where it is traced
 _ROUTE = "webapp.route"  # the same

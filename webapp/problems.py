@@ -120,6 +120,8 @@ def _handle_database_error(error: Exception) -> Response:
 def _handle_unexpected(error: Exception) -> Response:
     if isinstance(error, MemoryError):
         return _handle_service_error(errors.OutOfMemory())
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return _handle_service_error(errors.OutOfDescriptors())
     if isinstance(error, OSError) and _means_no_room(error):
         return _handle_service_error(errors.StorageFull())
     log.error("Unexpected error [request %s]", request_id(), exc_info=error)

@@ -16,9 +16,17 @@ from tests.access.holders import bearer, make_holder
 from tests.faults.record import Record
 from webapp import create_app
 from webapp.access import guard
+from webapp.access.keys import make_key
 from webapp.access.scopes import Scope
-from webapp.access.service import revoke_keys
+from webapp.access.service import (
+    create_key,
+    list_recent_keys,
+    note_uses,
+    revoke_keys,
+    rotate_key,
+)
 from webapp.api import Blueprint
+from webapp.database import utc_now
 from webapp.extensions import db
 
 NO_KEYS = {
@@ -92,7 +100,7 @@ def test_an_application_with_a_route_that_says_nothing_does_not_start(
 ) -> None:
     blueprint = Blueprint("careless", __name__, url_prefix="/careless")
 
-    @blueprint.route("")
+    @blueprint.route("", get="get_careless")
     @blueprint.response(200)
     def get() -> dict[str, str]:
         return {}
@@ -197,7 +205,8 @@ def test_keys_go_on_working_while_the_database_is_away(
     client = guarded.test_client()
     X = {"X": [[1], [2], [3]], "y": [1, 2, 3]}
     key = bearer(make_holder(guarded, "ann", Scope.ML_PREDICT, Scope.ML_TRAIN))
-    unknown = bearer(make_holder(guarded, "bob", Scope.ML_PREDICT))
+    unmet = bearer(make_holder(guarded, "bob", Scope.ML_PREDICT))
+    unknown = bearer(make_key().text)
     assert client.post("/api/v1/ml/train", json=X, headers=key).status_code == 201
     ask = {"json": {"features": [4]}}
     assert client.post("/api/v1/ml/predict", headers=key, **ask).status_code == 200
@@ -206,9 +215,85 @@ def test_keys_go_on_working_while_the_database_is_away(
         monkeypatch.setattr(db.engine.pool, "connect", _refuse)
         guarded.extensions["keyring"].wait_out_leases()
 
-        assert client.post("/api/v1/ml/predict", headers=key, **ask).status_code == 200
+        for known in (key, unmet):
+            assert client.post("/api/v1/ml/predict", headers=known, **ask).status_code == 200
         away = client.post("/api/v1/ml/predict", headers=unknown, **ask)
     assert (away.status_code, "Retry-After" in away.headers) == (503, True)
+
+
+def test_a_key_that_was_revoked_before_the_database_went_away_stays_so(
+    guarded: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, read = guarded.test_client(), Scope.ITEMS_READ
+    ann, bob = (bearer(make_holder(guarded, name, read)) for name in ("ann", "bob"))
+    keyring = guarded.extensions["keyring"]
+    assert client.get("/api/v1/items", headers=ann).status_code == 200
+    with guarded.app_context():
+        revoke_keys(db.session(), "ann")
+        keyring.wait_out_leases()
+        assert client.get("/api/v1/items", headers=bob).status_code == 200
+
+        monkeypatch.setattr(db.engine.pool, "connect", _refuse)
+        keyring.wait_out_leases()
+
+        assert client.get("/api/v1/items", headers=ann).status_code == 401
+
+
+def test_a_worker_that_has_met_no_request_knows_the_keys(
+    guarded: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = bearer(make_holder(guarded, "ann", Scope.ML_PREDICT))
+    with guarded.app_context():
+        guarded.extensions["keyring"].load()
+        monkeypatch.setattr(db.engine.pool, "connect", _refuse)
+
+        asked = guarded.test_client().post("/api/v1/ml/predict", headers=key, json={})
+
+    assert asked.status_code == 422
+
+
+def test_a_worker_starts_while_the_database_is_away(
+    guarded: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with guarded.app_context():
+        monkeypatch.setattr(db.engine.pool, "connect", _refuse)
+
+        guarded.extensions["keyring"].load()
+
+    assert "could not be loaded" in caplog.text
+
+
+def test_the_recent_keys_are_those_used_or_made_last(guarded: Flask) -> None:
+    with guarded.app_context():
+        session, names = db.session(), ("a", "b", "c", "d")
+        keys = {name: create_key(session, name=name, scopes=[])[0].key_id for name in names}
+        note_uses(session, {keys["a"]: utc_now() + timedelta(hours=1)})
+        revoke_keys(session, "c")
+
+        recent = [key.name for key in list_recent_keys(session, most=3)]
+
+    assert recent == ["a", "d", "c"]
+
+
+def test_an_answer_belongs_to_the_holder_not_to_the_name(guarded: Flask) -> None:
+    client = guarded.test_client()
+
+    def create(key: str) -> str:
+        headers = {**bearer(key), "Idempotency-Key": "1"}
+        response = client.post("/api/v1/items", json={"name": "mine"}, headers=headers)
+        assert response.status_code == 201
+        return str(response.json["id"])
+
+    first = create(make_holder(guarded, "ann", Scope.ITEMS_WRITE))
+    with guarded.app_context():
+        _, rotated = rotate_key(db.session(), "ann", overlap=timedelta(0), expires_in=None)
+    again = create(rotated)
+    with guarded.app_context():
+        revoke_keys(db.session(), "ann")
+    other = create(make_holder(guarded, "ann", Scope.ITEMS_WRITE))
+
+    assert again == first
+    assert other != first
 
 
 def _refuse(*_: object) -> None:

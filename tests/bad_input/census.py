@@ -79,6 +79,11 @@ class Operation:
         return re.findall(r"\{(\w+)\}", self.template)
 
     @property
+    def is_probe(self) -> bool:
+        """Return whether it is asked by supervisors, which must not fail for what they add."""
+        return self.template.startswith("/health")
+
+    @property
     def takes_table(self) -> bool:
         """Return whether rows may come as a table."""
         return CSV in self.bodies

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 import sqlalchemy as sa
 
-from tests.conftest import Backend, migrate
+from tests.access.holders import bearer, make_holder
+from tests.conftest import Backend, dispose_app, make_app, migrate
 from tests.faults import scaled
 from tests.faults.load import (
     CONSTANT,
@@ -29,6 +31,7 @@ from tests.faults.load import (
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from tests.postgres import PostgresServer, running_server
+from webapp.access.scopes import Scope
 from webapp.health import DATABASE_DEADLINE
 
 pytestmark = pytest.mark.skipif(
@@ -290,6 +293,31 @@ def wait_until_well(pollers: list[Poller], back_at: float) -> None:
             if len(last) == 3 and all(watch.well(probe) for probe in last):
                 break
             time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_key_is_known_to_workers_that_never_met_it_while_the_database_is_away(
+    own_server: PostgresServer, own_database: str, tmp_path: Path
+) -> None:
+    app = make_app(own_database)
+    key = bearer(make_holder(app, "ann", Scope.ML_PREDICT))
+    dispose_app(app)
+    settings = {"AUTH": "on", "WEB_CONCURRENCY": "4"}
+    with running_gunicorn(own_database, tmp_path / "gunicorn.log", **settings) as server:
+        gives_up_at = time.monotonic() + 30
+        while count_connections(own_server) < 4 and time.monotonic() < gives_up_at:
+            time.sleep(0.1)  # until every worker has asked
+        own_server.stop()
+        try:
+            url = f"{server.url}/api/v1/ml/predict"
+            # Refused behind the guard, before a model is looked for.
+            found = [
+                requests.post(url, json={}, headers=key, timeout=30).status_code for _ in range(20)
+            ]
+        finally:
+            own_server.start()
+
+    assert found == [422] * 20
 
 
 def test_a_database_that_is_restarted_under_load_loses_nothing(

@@ -14,6 +14,7 @@ class Identity:
     """The holder of an API key."""
 
     key_id: str
+    holder_id: str
     name: str
     scopes: frozenset[str]
 

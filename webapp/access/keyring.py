@@ -1,4 +1,8 @@
-"""The keys that this process knows: whose a key is costs no query between leases."""
+"""The keys that this process knows: whose a key is costs no query between leases.
+
+A question about any key brings the answer for all that were used recently. So each process knows
+them, whichever requests it has met, and goes on accepting them while the database is away.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +36,9 @@ class StoredKey:
 class Keyring:
     """Tells whose a key is, for all threads of this process.
 
-    ``find_key(digest)`` asks the database for a key, and ``note_uses`` stores when keys were used
-    last; both raise ``Unavailable`` when they cannot. ``lease`` and ``deadline`` are in seconds,
+    ``find_recent_keys()`` asks the database for the keys that were used recently, by digest, and
+    ``find_key(digest)`` for any other; ``note_uses`` stores when keys were used last. All raise
+    ``Unavailable`` when they cannot. ``lease`` and ``deadline`` are in seconds,
     as ``webapp.leases`` has them. While the database cannot be asked, keys that are known go on
     working until they expire.
     """
@@ -41,12 +46,19 @@ class Keyring:
     def __init__(
         self,
         *,
+        find_recent_keys: Callable[[], Mapping[str, StoredKey]],
         find_key: Callable[[str], StoredKey | None],
         note_uses: Callable[[Mapping[str, datetime]], None],
         lease: float,
         deadline: float,
     ) -> None:
-        self._leases = Leases(
+        self._recent = Leases[None, Mapping[str, StoredKey]](
+            lambda _: find_recent_keys(),
+            lease=lease,
+            deadline=deadline,
+            is_nothing=lambda _: False,
+        )
+        self._others = Leases(
             find_key, lease=lease, deadline=deadline, is_nothing=lambda key: key is None
         )
         self._note_uses = note_uses
@@ -63,7 +75,10 @@ class Keyring:
         if not looks_like_key(text):
             raise KeyRefused("The API key is not valid.")
         digest = digest_key(text)
-        key, fresh = self._leases.get(digest)
+        recent, fresh = self._recent.get(None)
+        key = recent.get(digest)
+        if key is None:
+            key, fresh = self._others.get(digest)
         if key is None and not fresh:
             raise DatabaseUnavailable
         if key is None or not is_same(digest, key.digest):
@@ -78,14 +93,22 @@ class Keyring:
             self._start_noting()
         return key.identity
 
+    def load(self) -> None:
+        """Ask for the recent keys, before any request needs one."""
+        try:
+            self._recent.get(None)
+        except Unavailable as error:  # a thread goes on asking
+            log.warning("The API keys could not be loaded: %s", error)
+
     def wait_out_leases(self) -> None:
         """Wait until no process can rely on what it was told of a key before now."""
-        self._leases.wait_out()
+        self._recent.wait_out()
 
     def close(self) -> None:
         """Stop what is done beside requests, and store the uses so far."""
         self._closed.set()
-        self._leases.close()
+        self._recent.close()
+        self._others.close()
         self.wait_for_notes()
 
     def wait_for_notes(self) -> None:

@@ -13,12 +13,16 @@ NAME_LENGTH = 63
 
 
 class ApiKey(Base):
-    """A key of a holder, by name; a holder has two while one takes over from the other."""
+    """A key of a holder, by name; a holder has two while one takes over from the other.
+
+    ``holder_id`` is the id of the holder's first key: another holder may get the name later.
+    """
 
     __tablename__ = "api_key"
 
     id: Mapped[BigIntPrimaryKey]
     key_id: Mapped[str] = mapped_column(sa.String(12), unique=True)
+    holder_id: Mapped[str] = mapped_column(sa.String(12))
     digest: Mapped[str] = mapped_column(sa.String(64), unique=True)
     name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH), index=True)
     scopes: Mapped[list[str]]

@@ -27,6 +27,7 @@ def create_key(
     if _find_good(session, name):
         raise KeyNameTaken(name)
     key, text = _add_key(session, name, sorted(scopes), expires_in)
+    key.holder_id = key.key_id
     record(session, "key.create", f"key {key.key_id}", {"name": name, "scopes": key.scopes})
     session.commit()
     return key, text
@@ -70,6 +71,7 @@ def rotate_key(
     if expires_in is None and newest.expires_at is not None:
         expires_in = newest.expires_at - newest.created_at
     key, text = _add_key(session, newest.name, newest.scopes, expires_in)
+    key.holder_id = newest.holder_id
     ends = utc_now() + overlap
     for old in before:
         old.expires_at = min(ends, old.expires_at or ends)
@@ -77,6 +79,13 @@ def rotate_key(
     record(session, "key.rotate", f"key {key.key_id}", details)
     session.commit()
     return key, text
+
+
+def list_recent_keys(session: Session, *, most: int) -> Sequence[ApiKey]:
+    """Return the keys that were used last, or made and not used yet; revoked ones too."""
+    begin_read(session)
+    latest = sa.func.coalesce(ApiKey.last_used_at, ApiKey.created_at).desc()
+    return session.scalars(sa.select(ApiKey).order_by(latest, ApiKey.id.desc()).limit(most)).all()
 
 
 def find_key(session: Session, digest: str) -> ApiKey | None:

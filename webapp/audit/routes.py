@@ -16,7 +16,7 @@ from webapp.paging import HEADERS, answer_page
 blp = Blueprint("audit", __name__, url_prefix="/audit", description="Who did what.")
 
 
-@blp.route("")
+@blp.route("", get="list_audit_entries")
 class Audit(MethodView):
     """The audit."""
 

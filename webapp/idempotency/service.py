@@ -55,7 +55,7 @@ def claim_key(
     """
     now = now or utc_now()
     begin_write(session)
-    _forget_old_keys(session, now)
+    _forget_old_keys(session, caller, key, now)
     token = uuid.uuid4().hex
     insert_if_absent(
         session,
@@ -145,12 +145,16 @@ def _row_of(claim: Claim) -> sa.Update:
     )
 
 
-def _forget_old_keys(session: Session, now: datetime) -> None:
-    old = (
+def _forget_old_keys(session: Session, caller: str, key: str, now: datetime) -> None:
+    """Remove this key where it is old, and some of the others that are."""
+    is_old = sa.and_(IdempotencyKey.created_at < now - KEPT, IdempotencyKey.claimed_until < now)
+    some = (
         sa.select(IdempotencyKey.id)
-        .where(IdempotencyKey.created_at < now - KEPT, IdempotencyKey.claimed_until < now)
+        .where(is_old)
         .order_by(IdempotencyKey.created_at)
         .limit(FORGOTTEN_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
-    session.execute(sa.delete(IdempotencyKey).where(IdempotencyKey.id.in_(old)))
+    this = sa.and_(IdempotencyKey.caller == caller, IdempotencyKey.key == key, is_old)
+    for chosen in (this, IdempotencyKey.id.in_(some)):
+        session.execute(sa.delete(IdempotencyKey).where(chosen))

@@ -115,9 +115,10 @@ def idempotent(
 def _caller() -> str:
     """Return whose keys these are: two callers may choose the same one."""
     identity = current_identity()
-    return "" if identity is None else identity.name
+    return "" if identity is None else identity.holder_id
 
 
 def _fingerprint(arguments: Any) -> str:
-    described = orjson.dumps([request.path, arguments], option=orjson.OPT_SORT_KEYS)
+    path = request.path.rstrip("/")  # both forms are one resource
+    described = orjson.dumps([path, arguments], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(described).hexdigest()

@@ -74,7 +74,7 @@ def answer_not_modified(response: Response) -> Response:
     return response
 
 
-@blp.route("")
+@blp.route("", get="list_items", post="create_item")
 class Items(MethodView):
     """The collection."""
 
@@ -100,7 +100,13 @@ class Items(MethodView):
         return service.create_item(db.session(), **new_item, before_commit=before_commit)
 
 
-@blp.route("/<id:item_id>")
+@blp.route(
+    "/<id:item_id>",
+    get="get_item",
+    put="put_item",
+    patch="update_item",
+    delete="delete_item",
+)
 class ItemById(MethodView):
     """One item."""
 

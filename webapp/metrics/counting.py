@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -24,10 +24,17 @@ from webapp.metrics.families import (
     TRAININGS,
     WORKERS,
 )
-from webapp.metrics.tally import Tally
+from webapp.metrics.tally import Labels, Tally
 from webapp.ml.service import list_active_versions
 from webapp.ml.serving import ModelServer
-from webapp.observation import Environ, find_method, find_prediction, find_route, find_training
+from webapp.observation import (
+    OUTCOMES,
+    Environ,
+    find_method,
+    find_prediction,
+    find_route,
+    find_training,
+)
 from webapp.outages import outages_translated
 from webapp.postgresql import time_limit
 
@@ -39,7 +46,19 @@ MOST_MODELS = 1000  # whose active version a scrape names
 class Counting(Collector):
     """Counts what requests do, and tells what was counted by all processes of this server."""
 
-    def __init__(self, engine: Engine, server: Callable[[], ModelServer], *, workers: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        server: Callable[[], ModelServer],
+        *,
+        workers: int,
+        outcomes: Iterable[Labels],
+    ) -> None:
+        """``outcomes`` are the routes, methods and statuses to be told of from the start."""
+        self._known: dict[object, Sequence[Labels]] = {
+            REQUESTS: list(outcomes),
+            TRAININGS: [(name,) for name in OUTCOMES],
+        }
         self._engine = engine
         self._server = server
         # At a reload old and new workers live side by side; an operator may add some.
@@ -83,12 +102,17 @@ class Counting(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         self._note_process()
+        versions, active, up = self._ask_database()
+        known = {**self._known, PREDICTIONS: versions}
         found = self._tally.read()
         for row in METRICS:
-            yield from row.render(found[row.family.name])
-        yield from self._ask_database()
+            yield from row.render(found[row.family.name], known.get(row, ()))
+        yield active
+        yield up
 
-    def _ask_database(self) -> Iterator[Metric]:
+    def _ask_database(self) -> tuple[Sequence[Labels], Metric, Metric]:
+        """Return model and version of all that are active, and what is told of them."""
+        versions: list[Labels] = []
         active = GaugeMetricFamily(
             "webapp_model_active_version",
             "Number of the version that is active, by model; none while the database is away.",
@@ -103,8 +127,8 @@ class Counting(Collector):
             ):
                 for name, number in list_active_versions(session, most=MOST_MODELS):
                     active.add_metric((name,), number)
+                    versions.append((name, str(number)))
             up.add_metric((), 1)
         except Unavailable:
             up.add_metric((), 0)
-        yield active
-        yield up
+        return versions, active, up

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import (
@@ -12,7 +12,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric
 
-from webapp.metrics.tally import Family, Series
+from webapp.metrics.tally import Family, Labels, Series
 
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 TRAINING_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -27,8 +27,12 @@ class Histogram:
     counter: tuple[str, str]
     bounds: tuple[float, ...]
 
-    def render(self, series: Series) -> Iterator[Metric]:
-        """Yield the metrics as Prometheus reads them."""
+    def render(self, series: Series, known: Iterable[Labels] = ()) -> Iterator[Metric]:
+        """Yield the metrics as Prometheus reads them; of what is ``known``, the counter is 0.
+
+        Prometheus takes the first number of a series for its beginning: whatever was counted
+        before would be missing. Buckets of 0 would be ten times as long as all the rest.
+        """
         name, text = self.counter
         counter = CounterMetricFamily(name, text, labels=self.family.labels)
         histogram = HistogramMetricFamily(self.family.name, self.help, labels=self.family.labels)
@@ -39,6 +43,9 @@ class Histogram:
                 seen += count
                 buckets.append((bound, seen))
             histogram.add_metric(labels, buckets, total)
+        for labels in known:
+            if labels not in series:
+                counter.add_metric(labels, 0)
         yield counter
         yield histogram
 
@@ -50,18 +57,17 @@ class Numbers:
     family: Family
     metrics: tuple[tuple[str, str], ...]
 
-    def render(self, series: Series) -> Iterator[Metric]:
-        """Yield the metrics as Prometheus reads them."""
+    def render(self, series: Series, known: Iterable[Labels] = ()) -> Iterator[Metric]:
+        """Yield the metrics as Prometheus reads them; of what is ``known``, all are at least 0."""
+        if not self.family.labels:
+            known = [()]
+        series = {**{labels: [0.0] * self.family.width for labels in known}, **series}
         kind = GaugeMetricFamily if self.family.alive else CounterMetricFamily
         for place, (name, text) in enumerate(self.metrics):
             metric = kind(name, text, labels=self.family.labels)
-            # Without labels there is but one series, which is there from the start.
-            for labels, values in (series or self._none()).items():
+            for labels, values in series.items():
                 metric.add_metric(labels, values[place])
             yield metric
-
-    def _none(self) -> Mapping[tuple[str, ...], Sequence[float]]:
-        return {} if self.family.labels else {(): [0.0] * self.family.width}
 
 
 REQUESTS = Histogram(

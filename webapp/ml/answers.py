@@ -12,7 +12,7 @@ from webapp.ml.core import tables
 from webapp.ml.service import Predictions
 
 CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"
-WRITERS = {CSV: tables.write_csv, ARROW: tables.write_arrow}
+TABLES = (CSV, ARROW)
 
 STALE = "X-Model-Stale"
 STALE_HEADER = {
@@ -52,14 +52,21 @@ def answer_one(predictions: Predictions) -> Response:
     return _answer_json(answer, predictions)
 
 
-def answer_batch(predictions: Predictions) -> Response:
-    """Return the answer for many rows, in the form that the client accepts."""
+def answer_batch(predictions: Predictions, *, for_spreadsheet: bool) -> Response:
+    """Return the answer for many rows, in the form that the client accepts.
+
+    ``for_spreadsheet`` says that a CSV answer holds no text that would run as a formula.
+    """
     accepted = request.accept_mimetypes
-    media_type = accepted.best_match([JSON, *WRITERS]) if accepted else JSON
+    media_type = accepted.best_match([JSON, *TABLES]) if accepted else JSON
     if media_type is None:
-        abort(406, f"Predictions can be had as {', '.join([JSON, *WRITERS])}.")
-    if media_type in WRITERS:
-        body = WRITERS[media_type](make_columns(predictions))
+        abort(406, f"Predictions can be had as {', '.join([JSON, *TABLES])}.")
+    if media_type in TABLES:
+        columns = make_columns(predictions)
+        if media_type == CSV:
+            body = tables.write_csv(columns, for_spreadsheet=for_spreadsheet)
+        else:
+            body = tables.write_arrow(columns)
         response = Response(body, content_type=media_type)
         if predictions.stale:
             response.headers[STALE] = "true"

@@ -17,7 +17,8 @@ from flask import Request, abort, current_app
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
-from webapp.api import OPENAPI_VERSION, Blueprint, StrictParser, View, check_body
+from webapp.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
+from webapp.body import unpack
 from webapp.errors import InvalidInput
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Limits
@@ -50,14 +51,13 @@ class RowsParser(StrictParser):
             if req.args:
                 faults = {name: ["belongs into the JSON body"] for name in req.args}
                 raise InvalidInput(faults, source="query")
-            return _check_size(super().parse(argmap, req, location="json", **kwargs))
+            return _check_size(load(argmap, self.load_json(req, argmap), source="json"))
         return _parse_table(argmap, req)
 
     def load_form(self, req: Request, schema: ma.Schema) -> Any:
         """Return the fields of a form, its one file among them."""
         if req.mimetype != MULTIPART:
             abort(415, f"The body must be sent as Content-Type: {MULTIPART}.")
-        check_body(req)
         (file_field,) = (name for name, f in schema.fields.items() if isinstance(f, FilePart))
         form = req.form.copy()
         lists = {
@@ -143,7 +143,6 @@ def _check_size(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
-    check_body(req)
     options, source = _read_options(req.args, "query"), "query"
     if req.mimetype == MULTIPART:
         form = _read_options(req.form, "form")
@@ -153,8 +152,10 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
         options, source = options | form, "form" if form else "query"
         file = _only_file(req, "file")
         _check_parameters(file)
-        stream = cast(BinaryIO, file.stream)
-        found = tables.format_of_suffix(file.filename or "")
+        stream, name = cast(BinaryIO, file.stream), (file.filename or "").lower()
+        if name.endswith(".gz"):
+            stream = unpack(stream, "gzip", current_app.config["MAX_CONTENT_LENGTH"])
+        found = tables.format_of_suffix(name.removesuffix(".gz"))
         found = found or tables.format_of_media_type(file.mimetype)
     else:
         _check_parameters(req)
@@ -163,10 +164,7 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
     if found is None:
         kinds = ", ".join(["application/json", *TABLE_MEDIA_TYPES, MULTIPART])
         abort(415, f"The body must be of one of these types: {kinds}.")
-    try:
-        loaded = schema.tabular().load(options)
-    except ma.ValidationError as error:
-        raise InvalidInput(error.normalized_messages(), source=source) from None  # type: ignore[no-untyped-call]
+    loaded = load(schema.tabular(), options, source=source)
     try:
         return cast(RowsSchema, schema).read_table(stream, found, limits(), loaded)
     except InvalidInput as error:
@@ -175,10 +173,10 @@ def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
 
 def _check_parameters(sent: Request | FileStorage) -> None:
     """Refuse a table whose content type says that it is not what would be read (RFC 4180, 3)."""
-    said = {name: value.lower() for name, value in sent.mimetype_params.items()}
-    if said.get("charset", "utf-8") not in ("utf-8", "us-ascii"):
+    said = sent.mimetype_params
+    if not is_utf8(said.get("charset", "utf-8")):
         abort(415, "A table must be sent in UTF-8.")
-    if said.get("header", "present") != "present":
+    if said.get("header", "present").lower() != "present":
         abort(415, "A table must be sent with a header.")
 
 

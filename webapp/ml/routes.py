@@ -105,7 +105,7 @@ def wait_until_served() -> None:
     model_server.wait_out_leases()
 
 
-@blp.route("/sample-data")
+@blp.route("/sample-data", get="make_sample_data")
 class SampleData(MethodView):
     """Data to try the service with."""
 
@@ -121,7 +121,7 @@ class SampleData(MethodView):
         return {"X": dataset.X, "y": dataset.y, "description": DESCRIPTION}
 
 
-@blp.route("/estimators")
+@blp.route("/estimators", get="list_estimators")
 class Estimators(MethodView):
     """The catalogue."""
 
@@ -132,8 +132,8 @@ class Estimators(MethodView):
         return [describe_estimator(row) for row in CATALOGUE.values()]
 
 
-@blp.route("/train", endpoint="TrainDefault", defaults=DEFAULTS)
-@blp.route("/models/<name:name>/train")
+@blp.route("/train", endpoint="TrainDefault", defaults=DEFAULTS, post="train_default_model")
+@blp.route("/models/<name:name>/train", post="train_model")
 class Train(MethodView):
     """Training of a model."""
 
@@ -172,9 +172,15 @@ class Train(MethodView):
             )
 
 
-@blp.route("/predict", endpoint="PredictDefault", defaults=DEFAULTS)
-@blp.route("/models/<name:name>/predict")
-@blp.route("/models/<name:name>/versions/<id:number>/predict", endpoint="PredictVersion")
+@blp.route(
+    "/predict", endpoint="PredictDefault", defaults=DEFAULTS, post="predict_with_default_model"
+)
+@blp.route("/models/<name:name>/predict", post="predict")
+@blp.route(
+    "/models/<name:name>/versions/<id:number>/predict",
+    endpoint="PredictVersion",
+    post="predict_with_version",
+)
 class Predict(MethodView):
     """Predictions one by one."""
 
@@ -193,9 +199,18 @@ class Predict(MethodView):
         return answer_one(predictions)
 
 
-@blp.route("/predict/batch", endpoint="PredictBatchDefault", defaults=DEFAULTS)
-@blp.route("/models/<name:name>/predict/batch")
-@blp.route("/models/<name:name>/versions/<id:number>/predict/batch", endpoint="BatchVersion")
+@blp.route(
+    "/predict/batch",
+    endpoint="PredictBatchDefault",
+    defaults=DEFAULTS,
+    post="predict_batch_with_default_model",
+)
+@blp.route("/models/<name:name>/predict/batch", post="predict_batch")
+@blp.route(
+    "/models/<name:name>/versions/<id:number>/predict/batch",
+    endpoint="BatchVersion",
+    post="predict_batch_with_version",
+)
 class PredictBatch(MethodView):
     """Predictions many at once."""
 
@@ -210,14 +225,16 @@ class PredictBatch(MethodView):
 
         Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
         are the features, in any order. `Accept` chooses between JSON, CSV and Arrow; a table
-        names the version in `X-Model`.
+        names the version in `X-Model`. A label such as `=1+1` is written into CSV as it is, unless
+        `for_spreadsheet` asks for an apostrophe before it.
         """
+        for_spreadsheet = request.pop("for_spreadsheet")
         predictions = service.predict_batch(model_server, name=name, number=number, **request)
         note(predictions)
-        return answer_batch(predictions)
+        return answer_batch(predictions, for_spreadsheet=for_spreadsheet)
 
 
-@blp.route("/model-info")
+@blp.route("/model-info", get="get_model_info")
 class ModelInfo(MethodView):
     """What serves as the default model."""
 
@@ -237,7 +254,7 @@ class ModelInfo(MethodView):
         }
 
 
-@blp.route("/models")
+@blp.route("/models", get="list_models")
 class Models(MethodView):
     """All models."""
 
@@ -250,7 +267,7 @@ class Models(MethodView):
         return answer_page(service.list_models(db.session(), **query))
 
 
-@blp.route("/models/<name:name>")
+@blp.route("/models/<name:name>", get="get_model")
 class ModelByName(MethodView):
     """One model."""
 
@@ -262,7 +279,7 @@ class ModelByName(MethodView):
         return service.get_model(db.session(), name)
 
 
-@blp.route("/models/<name:name>/versions")
+@blp.route("/models/<name:name>/versions", get="list_versions", post="upload_version")
 class Versions(MethodView):
     """The versions of a model."""
 
@@ -302,7 +319,7 @@ class Versions(MethodView):
         )
 
 
-@blp.route("/models/<name:name>/versions/<id:number>")
+@blp.route("/models/<name:name>/versions/<id:number>", get="get_version", delete="delete_version")
 class Version(MethodView):
     """One version of a model."""
 
@@ -321,7 +338,7 @@ class Version(MethodView):
         service.delete_version(db.session(), model_server, name=name, number=number)
 
 
-@blp.route("/models/<name:name>/versions/<id:number>/artifact")
+@blp.route("/models/<name:name>/versions/<id:number>/artifact", get="download_artifact")
 class VersionArtifact(MethodView):
     """The file of a version."""
 
@@ -340,7 +357,7 @@ class VersionArtifact(MethodView):
         return response
 
 
-@blp.route("/models/<name:name>/active")
+@blp.route("/models/<name:name>/active", put="activate_version")
 class Active(MethodView):
     """Which version of a model serves."""
 
@@ -359,7 +376,7 @@ class Active(MethodView):
         )
 
 
-@blp.route("/models/<name:name>/rollback")
+@blp.route("/models/<name:name>/rollback", post="roll_back_model")
 class Rollback(MethodView):
     """The way back."""
 
@@ -374,7 +391,7 @@ class Rollback(MethodView):
         return service.roll_back(db.session(), model_server, name=name)
 
 
-@blp.route("/models/<name:name>/activations")
+@blp.route("/models/<name:name>/activations", get="list_activations")
 class Activations(MethodView):
     """What was active when."""
 

@@ -395,10 +395,22 @@ class PredictionResponse(StrictSchema):
     )
 
 
-class BatchRequest(RowsSchema, PredictionOptions):
+class BatchOptions(PredictionOptions):
+    """What to say beside the predictions, and how to write them."""
+
+    for_spreadsheet = JSONBoolean(
+        load_default=False,
+        metadata={
+            "description": "In CSV, put an apostrophe before labels that a spreadsheet would run "
+            "as a formula, such as `=1+1`."
+        },
+    )
+
+
+class BatchRequest(RowsSchema, BatchOptions):
     """Rows to predict for."""
 
-    tabular = PredictionOptions
+    tabular = BatchOptions
 
     instances = _Converted(
         _read_instances,

@@ -45,6 +45,7 @@ PARQUET_BUFFER_BYTES = 2**16
 GROWTH = 1.125
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # OWASP: "CSV injection"
 _BOM = b"\xef\xbb\xbf"
 _ARROW_FILE_MAGIC = b"ARROW1\0\0"
 _LINE_ENDS = b"\r\n"
@@ -186,12 +187,15 @@ def iterate_features(
         yield block
 
 
-def write_csv(columns: Mapping[str, NDArray[Any]]) -> bytes:
+def write_csv(columns: Mapping[str, NDArray[Any]], *, for_spreadsheet: bool = False) -> bytes:
     """Return equally long columns as a CSV file with a header.
 
     columns: name → (n_rows,) of float64, int64 or str. Floats are written as the shortest
-    text that reads back as the same bits.
+    text that reads back as the same bits. ``for_spreadsheet`` puts an apostrophe before text
+    that a spreadsheet would run as a formula, such as ``=1+1``.
     """
+    if for_spreadsheet:
+        columns = {name: _quote_formulas(column) for name, column in columns.items()}
     lines = io.StringIO(newline="")
     writer = text.writer(lines, lineterminator="\n")
     writer.writerow(columns)
@@ -200,6 +204,14 @@ def write_csv(columns: Mapping[str, NDArray[Any]]) -> bytes:
         block = (column[start : start + BATCH_ROWS].tolist() for column in columns.values())
         writer.writerows(zip(*block, strict=True))
     return lines.getvalue().encode()
+
+
+def _quote_formulas(column: NDArray[Any]) -> NDArray[Any]:
+    if column.dtype.kind not in "OU":
+        return column
+    return np.array(
+        [f"'{v}" if str(v)[:1] in _FORMULA_STARTS else v for v in column.tolist()], object
+    )
 
 
 def write_arrow(columns: Mapping[str, NDArray[Any]]) -> bytes:
