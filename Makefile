@@ -38,7 +38,7 @@ upgrade: ## Put the present code into service under Docker Compose, without losi
 	deploy/upgrade.sh
 
 .PHONY: test
-test: $(VENV)/installed-dev ## Run all tests, on SQLite and on a PostgreSQL of their own
+test: $(VENV)/installed-dev ## Run all tests but the slow ones, on SQLite and on a PostgreSQL of their own
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
 
 .PHONY: lease-test
@@ -50,8 +50,12 @@ fuzz: $(VENV)/installed-dev ## Make up calls from the OpenAPI document for some 
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/test_fuzz.py -s
 
 .PHONY: faults
-faults: $(VENV)/installed-dev ## Inject every fault at full scale, on both databases, and print what survived
-	FAULTS=full $(BIN)/python -m pytest tests/faults tests/bad_input
+faults: $(VENV)/installed-dev ## Run the slow tests at full scale: faults, attacks, fleets; print what survived
+	FAULTS=full $(BIN)/python -m pytest -m slow
+
+.PHONY: faults-bounded
+faults-bounded: $(VENV)/installed-dev ## Run the slow tests at the scale of a few minutes, as CI does
+	$(BIN)/python -m pytest -m slow
 
 .PHONY: memory
 memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the README quotes it

@@ -24,7 +24,8 @@ from benchmarks.rivals.common import sample
 from config import SETTINGS
 from tests.access.holders import make_holder
 from tests.conftest import dispose_app, execute_on_server, make_app, migrate
-from tests.postgres import free_port, server_for_tests
+from tests.ports import hold_port, port_of
+from tests.postgres import server_for_tests
 from webapp.access.scopes import Scope
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,7 +168,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def make_address() -> tuple[str, str]:
     """Return a free port of this machine, and the URL of a service that listens there."""
-    port = str(free_port())
+    with hold_port() as held:  # given back at once: not every rival could share it
+        port = str(port_of(held))
     return port, f"http://127.0.0.1:{port}"
 
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
 
-from tests.postgres import free_port
+from tests.ports import hold_port, port_of
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 60
@@ -25,7 +25,8 @@ class GunicornServer:
     def __init__(
         self, database_url: str, log: Path, *, prefix: Sequence[str] = (), **settings: str
     ) -> None:
-        port = free_port()
+        self._held_port = hold_port()
+        port = port_of(self._held_port)
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         environment = {
@@ -63,8 +64,14 @@ class GunicornServer:
         master = self.process.pid
         return set(map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split()))
 
+    def kill_worker(self, worker: int) -> None:
+        """Kill a worker, unless it has just left by itself."""
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End the master, and with it its workers; return its exit code."""
+        self._held_port.close()
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(timeout=60)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.postgres import free_port
+from tests.ports import hold_port, port_of
 
 FOLDER = Path(__file__).parent.parent / "docker" / "nginx"
 BINARY = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
@@ -40,7 +40,8 @@ class Proxy:
     """A running nginx; ``url`` is where it listens, ``log`` and ``errors`` what it has written."""
 
     def __init__(self, folder: Path, upstreams: Sequence[str], settings: dict[str, str]) -> None:
-        self.folder, self.port = folder, free_port()
+        self._held_port = hold_port()
+        self.folder, self.port = folder, port_of(self._held_port)
         self.url = f"http://127.0.0.1:{self.port}"
         self.log, self.errors = folder / "access.log", folder / "error.log"
         # Only where things are is another here: no DNS, no folder that is the image's own.
@@ -68,6 +69,10 @@ class Proxy:
             stderr=subprocess.DEVNULL,
         )
 
+    def close(self) -> None:
+        """Give the port back."""
+        self._held_port.close()
+
     def wait_until_it_listens(self) -> None:
         """Wait until a connection can be made."""
         deadline = time.monotonic() + START_TIMEOUT
@@ -92,3 +97,4 @@ def running_proxy(folder: Path, upstreams: Sequence[str], **settings: str) -> It
     finally:
         proxy.process.terminate()
         proxy.process.wait(timeout=START_TIMEOUT)
+        proxy.close()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+
+from tests.ports import hold_port, port_of
 
 START_TIMEOUT = 60
 
@@ -34,13 +35,6 @@ def server_binaries() -> Path:
     raise RuntimeError("No PostgreSQL binaries found: set TEST_DATABASE_URL, or install some.")
 
 
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class PostgresServer:
     """A server of our own, in a new folder: ``url`` names its first database.
 
@@ -55,7 +49,8 @@ class PostgresServer:
         self._data, self._log = self._folder / "data", self._folder / "log"
         self._pid_file = self._data / "postmaster.pid"
         self._frozen = False
-        self._port = free_port()
+        self._held_port = hold_port()
+        self._port = port_of(self._held_port)
         self.url = f"postgresql://tester@127.0.0.1:{self._port}/postgres"
 
     def create(self) -> None:
@@ -74,7 +69,7 @@ class PostgresServer:
         """Start the server, and wait until it accepts connections."""
         options = (
             f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' "
-            "-c fsync=off -c max_connections=200"
+            "-c fsync=off -c full_page_writes=off -c max_connections=200"
         )
         self._control("start", "-l", str(self._log), "-t", str(START_TIMEOUT), "-o", options)
 
@@ -102,7 +97,8 @@ class PostgresServer:
         self._frozen = False
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder, and give the port back."""
+        self._held_port.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _processes(self) -> list[int]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.postgres import free_port
+from tests.ports import hold_port, port_of
 
 BINARY = next(filter(None, map(shutil.which, ("redis-server", "valkey-server"))), None)
 START_TIMEOUT = 20
@@ -21,7 +21,8 @@ class RedisServer:
 
     def __init__(self) -> None:
         assert BINARY, "Redis is not installed"
-        self.port = free_port()
+        self._held_port = hold_port()
+        self.port = port_of(self._held_port)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
@@ -55,6 +56,11 @@ class RedisServer:
         self.process.kill()
         self.process.wait(timeout=START_TIMEOUT)
 
+    def close(self) -> None:
+        """End the server, and give the port back."""
+        self.stop()
+        self._held_port.close()
+
 
 @contextmanager
 def running_redis() -> Iterator[RedisServer]:
@@ -63,4 +69,4 @@ def running_redis() -> Iterator[RedisServer]:
     try:
         yield server
     finally:
-        server.stop()
+        server.close()

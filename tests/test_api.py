@@ -12,9 +12,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.faults import on_sqlite
 from webapp import API_PREFIX
 from webapp.api import ProblemSchema
 from webapp.errors import DatabaseUnavailable
+
+pytestmark = on_sqlite
 
 ITEMS = f"{API_PREFIX}/items"
 ML = f"{API_PREFIX}/ml"

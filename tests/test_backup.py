@@ -20,7 +20,8 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
 from tests.conftest import Backend, dispose_app, make_app
-from tests.faults.books import Call, body, serving
+from tests.faults import only_postgresql, only_sqlite
+from tests.faults.load import Connect, create_item, serving
 from tests.gunicorn_server import ROOT
 from tests.postgres import server_binaries
 from webapp.database import Base
@@ -61,22 +62,23 @@ def run_flask(line: str, url: str) -> str:
 
 
 @contextmanager
-def writers(call: Call) -> Iterator[list[int]]:
+def writers(connect: Connect) -> Iterator[list[int]]:
     """Create items and train models until the block ends; yields the ids of what was created."""
     stop, items = threading.Event(), list[int]()
 
     def create() -> None:
+        client = connect()
         while not stop.is_set():
-            wanted = {"name": "written under load", "description": "d" * 2_000}
-            answer = call("POST", "/api/v1/items", wanted)
-            assert answer.status_code == 201, answer.text
-            items.append(body(answer)["id"])
+            answer = create_item(client, "written under load", "d" * 2_000)
+            assert answer.status == 201, answer
+            items.append(answer.body["id"])
 
     def train() -> None:
+        client = connect()
         for count in itertools.count(1):
             rows = {"X": [[1, 2], [3, 5], [4, count]], "y": [count, 2, 3]}
-            answer = call("POST", f"/api/v1/ml/models/m{count % 3}/train", rows)
-            assert answer.status_code == 201, answer.text
+            answer = client.call("POST", f"/api/v1/ml/models/m{count % 3}/train", rows)
+            assert answer.status == 201, answer
             if stop.wait(0.2):
                 break
 
@@ -146,14 +148,15 @@ def tools(backend: Backend) -> None:
         pytest.skip("pg_dump is older than the server")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tools")
 def test_a_backup_taken_under_load_serves_what_was_acknowledged(
     backend: Backend, database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         # SQLite is locked by processes; PostgreSQL does not mind who writes.
-        serving(database_url, tmp_path / "log", workers=backend.name == "sqlite") as call,
-        writers(call) as items,
+        serving(database_url, tmp_path / "log", workers=backend.name == "sqlite") as connect,
+        writers(connect) as items,
     ):
         while len(items) < 50:
             threading.Event().wait(0.01)
@@ -184,12 +187,11 @@ def test_a_backup_taken_under_load_serves_what_was_acknowledged(
         backend.drop(at_rest)
 
 
+@only_postgresql  # as Docker's database is
 @pytest.mark.usefixtures("tools")
 def test_what_the_readme_runs_in_the_container_restores_as_well(
     backend: Backend, app: Flask, client: FlaskClient, database_url: str, tmp_path: Path
 ) -> None:
-    if backend.name == "sqlite":
-        pytest.skip("Docker's database is PostgreSQL")
     client.post("/api/v1/items", json={"name": "kept"})
     url = sa.make_url(database_url)
     server = {
@@ -214,18 +216,12 @@ def test_what_the_readme_runs_in_the_container_restores_as_well(
     backend.drop(empty)
 
 
-@pytest.fixture
-def sqlite_only(backend: Backend) -> None:
-    if backend.name != "sqlite":
-        pytest.skip("PostgreSQL has its own tools")
-
-
 def left_in(folder: Path) -> set[str]:
     """Return the names in a folder, without those of the tests' database."""
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.usefixtures("sqlite_only")
+@only_sqlite
 def test_a_backup_is_one_file_that_can_be_served_from_where_nothing_can_be_written(
     runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path
 ) -> None:
@@ -243,7 +239,7 @@ def test_a_backup_is_one_file_that_can_be_served_from_where_nothing_can_be_writt
     copy.close()
 
 
-@pytest.mark.usefixtures("sqlite_only")
+@only_sqlite
 def test_an_existing_file_is_overwritten_by_force_only(
     runner: FlaskCliRunner, tmp_path: Path
 ) -> None:
@@ -261,7 +257,7 @@ def test_an_existing_file_is_overwritten_by_force_only(
     assert target.read_bytes().startswith(b"SQLite format 3")
 
 
-@pytest.mark.usefixtures("sqlite_only")
+@only_sqlite
 def test_the_database_itself_is_no_target(
     runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path, database_url: str
 ) -> None:
@@ -277,7 +273,7 @@ def test_the_database_itself_is_no_target(
     assert client.get("/api/v1/items").json[0]["name"] == "kept"
 
 
-@pytest.mark.usefixtures("sqlite_only")
+@only_sqlite
 def test_a_log_of_another_database_would_spoil_the_copy(
     runner: FlaskCliRunner, tmp_path: Path
 ) -> None:
@@ -290,7 +286,7 @@ def test_a_log_of_another_database_would_spoil_the_copy(
     assert left_in(tmp_path) == {"copy.db-wal"}
 
 
-@pytest.mark.usefixtures("sqlite_only")
+@only_sqlite
 def test_a_full_disk_ends_with_one_line_and_leaves_nothing(
     runner: FlaskCliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +306,7 @@ def test_a_full_disk_ends_with_one_line_and_leaves_nothing(
     assert left_in(tmp_path) == set()
 
 
-@pytest.mark.usefixtures("sqlite_only")
+@only_sqlite
 def test_a_folder_that_is_not_there_is_one_clear_line(
     runner: FlaskCliRunner, tmp_path: Path
 ) -> None:
@@ -321,7 +317,7 @@ def test_a_folder_that_is_not_there_is_one_clear_line(
     assert result.output.count("\n") == 1
 
 
-@pytest.mark.usefixtures("sqlite_only")
+@only_sqlite
 def test_a_damaged_database_makes_no_backup(
     app: Flask, runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path, database_url: str
 ) -> None:

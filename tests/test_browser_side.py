@@ -10,7 +10,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.conftest import dispose_app, make_app
+from tests.faults import on_sqlite
 from tests.test_api import ITEMS, JSON, ML, api_calls, assert_problem
+
+pytestmark = on_sqlite
 
 ORIGIN = "https://app.example.com"
 FOREIGN = [

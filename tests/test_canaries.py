@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import requests
 import sqlalchemy as sa
 
@@ -17,6 +18,8 @@ from tests.conftest import Backend, dispose_app, make_app, migrate
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from webapp.access.scopes import Scope
+
+pytestmark = pytest.mark.slow
 
 PASSWORD = "canary-pa55word"  # noqa: S105
 BAD_KEY = "webapp_0badbadbad00_" + "canaryBADKEY" + "z" * 31

@@ -11,6 +11,9 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from config import SETTINGS
+from tests.faults import on_sqlite
+
+pytestmark = on_sqlite
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

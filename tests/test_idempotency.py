@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -206,13 +206,19 @@ def test_a_trailing_slash_makes_no_other_request(client: FlaskClient) -> None:
 def test_a_claim_lasts_as_long_as_the_work(
     app: Flask, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "CLAIM", timedelta(seconds=0.6))
+    def claimed_until() -> datetime:
+        with Session(db.engine) as another:
+            return another.scalars(sa.select(IdempotencyKey.claimed_until)).one()
+
+    monkeypatch.setattr(service, "CLAIM", timedelta(seconds=0.3))
     held = claim(session)
+    first = claimed_until()
 
     with claim_held(session, db.engine, held):
-        time.sleep(1.2)
+        while claimed_until() == first:
+            time.sleep(0.02)
         with Session(db.engine) as another, pytest.raises(KeyInFlight):
-            claim(another)
+            claim(another, now=first)
         keep_answer(session, held, ANSWER)
         session.commit()
 

@@ -7,9 +7,7 @@ it as long as wanted (`make lease-test`).
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import os
 import threading
 import time
@@ -17,12 +15,17 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
+
+import pytest
 
 from tests.conftest import Backend
+from tests.faults.load import Client
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("LEASE_TEST_SECONDS", "5"))
+FEWEST = 10  # activations, however slow the machine
 CLIENTS = 4
 CONSTANTS = {1: 7.0, 2: 11.0}
 ML = "/api/v1/ml"
@@ -30,15 +33,11 @@ ML = "/api/v1/ml"
 
 def call(url: str, method: str, path: str, body: object) -> dict:
     """Send one request over a connection of its own."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-    headers = {"Content-Type": "application/json"}
-    connection.request(method, ML + path, json.dumps(body), headers)
-    response = connection.getresponse()
-    answer = json.loads(response.read())
-    connection.close()
-    assert response.status < 300, answer
-    assert response.headers.get("X-Model-Stale") is None
-    return answer
+    with Client(url, kept=False) as client:
+        answer = client.call(method, ML + path, body)
+    assert answer.status < 300, answer
+    assert answer.headers.get("X-Model-Stale") is None
+    return answer.body
 
 
 class Watch:
@@ -77,11 +76,12 @@ def predict_until_stopped(urls: Iterator[str], watch: Watch) -> None:
 
 
 def alternate_activations(servers: list[GunicornServer], watch: Watch) -> int:
+    """Activate one version and the other in turn; return how often."""
     ends = time.monotonic() + SECONDS
     for count, (number, server) in enumerate(
         zip(itertools.cycle((1, 2)), itertools.cycle(servers), strict=False)
     ):
-        if time.monotonic() > ends:
+        if count >= FEWEST and time.monotonic() > ends:
             return count
         with watch.lock:
             watch.activating = number
@@ -130,6 +130,5 @@ def test_no_prediction_is_older_than_an_acknowledged_activation(
     print(f"{watch.seen.total()} predictions, {activations} activations: {dict(watch.seen)}")
     assert watch.mismatched == []
     assert watch.stale == []
-    assert activations >= SECONDS
-    assert watch.seen.total() > 100 * SECONDS
-    assert min(watch.seen.values()) > 0
+    assert watch.seen.total() > activations
+    assert watch.seen.keys() == CONSTANTS.keys()

@@ -14,12 +14,15 @@ from flask.testing import FlaskClient
 
 from tests.access.holders import bearer, make_holder
 from tests.conftest import dispose_app, make_app
+from tests.faults import on_sqlite
 from tests.gunicorn_server import running_gunicorn
 from tests.redis import BINARY, RedisServer, running_redis
 from tests.test_api import ITEMS, ML, assert_problem
 from webapp import limits
 from webapp.access.identity import Identity, remember_identity
 from webapp.access.scopes import Scope
+
+pytestmark = on_sqlite
 
 LIMIT = 5
 RATE_LIMIT = f"{LIMIT} per hour"
@@ -74,7 +77,7 @@ def test_a_request_beyond_the_limit_is_refused_until_the_window_ends(limited_app
 
     problem = assert_problem(response, 429)
     assert problem["detail"] == f"More requests were sent than are allowed: {RATE_LIMIT}."
-    assert 3590 <= int(response.headers["Retry-After"]) <= 3600
+    assert 0 < int(response.headers["Retry-After"]) <= 3600
 
 
 def test_after_what_retry_after_says_requests_are_answered_again(database_url: str) -> None:
@@ -212,6 +215,7 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.slow
 @needs_redis
 def test_workers_that_share_a_redis_count_together(
     database_url: str, redis_server: RedisServer, tmp_path: Path
@@ -226,6 +230,7 @@ def test_workers_that_share_a_redis_count_together(
     assert found == [200] * 40 + [429] * 20
 
 
+@pytest.mark.slow
 def test_workers_without_one_count_each_for_itself(database_url: str, tmp_path: Path) -> None:
     with running_gunicorn(
         database_url, tmp_path / "gunicorn.log", WEB_CONCURRENCY="2", RATE_LIMIT="20 per hour"
@@ -244,8 +249,12 @@ def app_with_redis(database_url: str, redis_server: RedisServer) -> Iterator[Fla
 
 @needs_redis
 def test_a_redis_that_is_away_turns_nobody_away_and_the_limit_stays(
-    app_with_redis: Flask, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    app_with_redis: Flask,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(limits, "STORE_PAUSE", 600.0)
     client = app_with_redis.test_client()
     assert client.get(ITEMS).status_code == 200
 
@@ -256,20 +265,22 @@ def test_a_redis_that_is_away_turns_nobody_away_and_the_limit_stays(
 
 
 @needs_redis
-def test_a_redis_that_says_nothing_costs_a_moment_once(
-    app_with_redis: Flask, redis_server: RedisServer
+def test_a_redis_that_says_nothing_is_waited_for_once(
+    app_with_redis: Flask,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(limits, "STORE_PAUSE", 600.0)
     client = app_with_redis.test_client()
     assert client.get(ITEMS).status_code == 200
     redis_server.freeze()
 
-    started = time.monotonic()
     found = statuses(client, LIMIT + 1)
-    elapsed = time.monotonic() - started
 
     redis_server.thaw()
     assert found == ALL_BUT_ONE
-    assert elapsed < 4 * limits.STORE_DEADLINE
+    assert caplog.text.count("counted by each worker for itself") == 1
 
 
 @needs_redis

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
+from tests.faults import on_sqlite
 from tests.gunicorn_server import ROOT, running_gunicorn
 from webapp.extensions import db
 from webapp.items.models import Item
@@ -57,6 +58,7 @@ thread.join()
     assert "ZeroDivisionError" in error["exception"]
 
 
+@on_sqlite
 def test_every_line_of_a_server_is_an_object_and_requests_are_named_but_not_quoted(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -93,15 +95,6 @@ def test_every_line_of_a_server_is_an_object_and_requests_are_named_but_not_quot
     assert (predicted["model"], predicted["version"]) == ("default", 1)
     assert by_id[made]["route"] == "/health/live"
     assert [line["status"] for line in by_id.values() if line["route"] == "unmatched"] == [404]
-
-
-def test_without_an_access_log_requests_are_not_told(database_url: str, tmp_path: Path) -> None:
-    log = tmp_path / "gunicorn.log"
-    with running_gunicorn(database_url, log, ACCESS_LOG="false"):
-        pass
-
-    assert "Listening at" in log.read_text()
-    assert "/health/ready" not in log.read_text()
 
 
 def test_an_error_within_a_request_names_it_and_its_traceback_is_one_field(

@@ -16,7 +16,6 @@ from flask import Flask
 from flask_migrate import check, downgrade, upgrade
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, table_names
-from tests.postgres import free_port
 from webapp.database import Base
 from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
@@ -215,9 +214,8 @@ def insert_activation(*, ended: bool) -> None:
         connection.execute(statement, {"ended": ended})
 
 
-def test_a_database_that_is_away_is_one_clear_line() -> None:
-    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
-    environment = {**os.environ, "DATABASE_URL": url, "APP_ENV": "testing"}
+def test_a_database_that_is_away_is_one_clear_line(absent_database: str) -> None:
+    environment = {**os.environ, "DATABASE_URL": absent_database, "APP_ENV": "testing"}
 
     result = subprocess.run(
         [sys.executable, "-m", "flask", "db", "upgrade"],

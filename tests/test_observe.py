@@ -15,6 +15,10 @@ import yaml
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.faults import on_sqlite
+
+pytestmark = on_sqlite
+
 ROOT = Path(__file__).parent.parent
 PROMETHEUS = ROOT / "docker" / "prometheus"
 GRAFANA = ROOT / "docker" / "grafana"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,30 @@ def test_a_fault_of_ours_is_no_outage(app: Flask) -> None:
 
     assert find_outage(ValueError()) is None
     assert find_outage(raised.value) is None
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.ENOENT])
+def test_no_temporary_folder_at_all_is_no_room(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        # ENOENT is what Python's tempfile raises where no folder can be written.
+        raise OSError(code, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
+
+    response = client.get("/api/v1/items")
+
+    assert response.status_code == 507
+    assert int(response.headers["Retry-After"]) > 0
+
+
+def test_another_file_that_is_not_there_is_a_fault_of_ours(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
+
+    assert client.get("/api/v1/items").status_code == 500

@@ -19,13 +19,13 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from tests.access.holders import bearer, make_holder
+from tests.faults import on_sqlite
 from tests.faults.volumes import can_mount, small_volume
 from tests.nginx import BINARY, Proxy, render_configuration, running_proxy
 from webapp.access.scopes import Scope
 from webapp.server.worker import STOP_DEADLINE
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="nginx is not installed")
-one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 LARGE = 100_000  # bytes from which on the proxy asks for the key first
 Start = Callable[..., Proxy]
@@ -96,7 +96,7 @@ def waiting_bodies(proxy: Proxy) -> list[Path]:
 # Large bodies: the key comes first
 
 
-@one_database
+@on_sqlite
 @pytest.mark.parametrize("authorization", [{}, {"Authorization": "Bearer nonsense"}])
 def test_a_large_body_without_a_good_key_is_refused_before_it_is_taken_in(
     start: Start, guarded: Flask, authorization: dict[str, str]
@@ -122,7 +122,7 @@ def table(rows: int) -> bytes:
     return "\n".join(["a,b,y", *lines, ""]).encode()
 
 
-@one_database
+@on_sqlite
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_large_body_with_a_good_key_reaches_the_application(
@@ -145,7 +145,7 @@ def test_a_large_body_with_a_good_key_reaches_the_application(
     assert answer.json()["model"]["n_train"] == 8_000
 
 
-@one_database
+@on_sqlite
 def test_where_keys_are_not_asked_for_large_bodies_are_taken_from_everybody(
     start: Start, app: Flask
 ) -> None:
@@ -161,7 +161,7 @@ def test_where_keys_are_not_asked_for_large_bodies_are_taken_from_everybody(
     assert answer.status_code == 201
 
 
-@one_database
+@on_sqlite
 def test_one_key_cannot_take_all_the_room_for_large_bodies(
     start: Start, guarded: Flask, key: str
 ) -> None:
@@ -194,7 +194,7 @@ def test_one_key_cannot_take_all_the_room_for_large_bodies(
     assert large.status_code == 201
 
 
-@one_database
+@on_sqlite
 @pytest.mark.skipif(not can_mount(), reason="mounting needs root")
 def test_a_body_for_which_there_is_no_room_is_to_be_sent_again_later(
     start: Start, guarded: Flask, key: str
@@ -327,7 +327,7 @@ def test_a_request_that_is_answered_is_logged_by_its_method_and_path(start: Star
     assert (line["method"], line["path"], line["status"]) == ("DELETE", "/api/v1/items/7", "200")
 
 
-@one_database
+@on_sqlite
 def test_the_document_and_the_pages_are_compressed_and_answers_with_an_etag_are_not(
     start: Start, app: Flask
 ) -> None:

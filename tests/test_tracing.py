@@ -15,6 +15,7 @@ import pytest
 import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.faults import on_sqlite
 from tests.gunicorn_server import ROOT, running_gunicorn
 
 CANARY = "canary4711"
@@ -74,6 +75,7 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
+@on_sqlite
 def test_spans_of_requests_and_statements_reach_the_collector_from_forked_workers(
     database_url: str, collector: Collector, tmp_path: Path
 ) -> None:

@@ -155,7 +155,6 @@ class Census:
     """Sends inputs, holds every answer to the rules, and counts."""
 
     record: Record
-    database: str
     app: Flask
     client: FlaskClient
     operations: list[Operation]
@@ -194,13 +193,6 @@ class Census:
         with self.app.app_context():
             described = api.spec.to_dict()["components"]["schemas"][schema]
         return set(described.get("required", []) if only_required else described["properties"])
-
-    def thin(self, values: Iterable[Any]) -> list[Any]:
-        """Return all values on SQLite, a third on PostgreSQL.
-
-        For what is refused, or computed, before a database is asked.
-        """
-        return list(values)[:: 1 if self.database == "sqlite" else 3]
 
     def begin(self) -> None:
         """Take down what is stored."""

@@ -23,8 +23,11 @@ from tests.bad_input.census import (
     part,
     write_csv,
 )
+from tests.faults import on_sqlite
 from webapp import API_PREFIX
 from webapp.api import SMALL_BODY
+
+pytestmark = on_sqlite
 
 ITEMS = f"{API_PREFIX}/items"
 
@@ -117,7 +120,7 @@ def test_floods(census: Census) -> None:
         "a million fields": b"{" + b",".join(b'"%d":0' % i for i in million) + b"}",
         "a million times one key": b"{" + b",".join([b'"a":0'] * len(million)) + b"}",
     }
-    for operation in [op for op in with_json(census) if op.takes_table][:3]:
+    for operation in [op for op in with_json(census) if op.takes_table][:1]:
         for note, data in floods.items():
             census.send(operation, note, 422, data=data, content_type=JSON)
     for count in (1000, 50_000):
@@ -240,7 +243,7 @@ def test_headers(census: Census) -> None:
             expected = {200, 304, 400, 404, 406}
         else:
             expected = {400, 404, 409, 412, 415, 422}
-        for name, value in census.thin(catalogue.HEADERS):
+        for name, value in catalogue.HEADERS:
             call = f"{operation.method} {path}"
             census.send(call, f"{name}: {value}", expected, headers={name: value})
     for name, value in catalogue.HEADERS:

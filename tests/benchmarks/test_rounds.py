@@ -73,6 +73,7 @@ def test_who_fails_is_left_out_with_its_reason_and_the_others_go_on(error: Excep
     assert list(result.compare()) == []
 
 
+@pytest.mark.slow
 def test_the_service_and_the_bare_server_are_measured_in_a_moment() -> None:
     row = make_prediction_row(2)
     row = replace(row, contenders={name: row.contenders[name] for name in (OURS, BARE)})

@@ -1,7 +1,8 @@
 """Faults injected into the service as an operator runs it, and what survives them.
 
-Each test has an amount that scales: small in `make test`, full with FAULTS=full
-(`make faults`). What it tried, what survived and what was lost is printed as a table.
+They are slow: `make test` leaves them out. Each has an amount that scales: bounded in CI
+(`make faults-bounded`), full with FAULTS=full (`make faults`). What was tried, what survived and
+what was lost is printed as a table.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ def scaled(bounded: T, full: T) -> T:
     return full if FULL else bounded
 
 
-# A short run tries such a fault on one database, `make faults` on both.
-on_sqlite = pytest.mark.parametrize(
-    "backend", scaled(["sqlite"], ["sqlite", "postgresql"]), indirect=True
-)
-on_postgresql = pytest.mark.parametrize(
-    "backend", scaled(["postgresql"], ["sqlite", "postgresql"]), indirect=True
-)
+# Where the database makes no difference to speak of: on one of them, with FAULTS=full on both.
+on_sqlite = pytest.mark.databases("sqlite")
+on_postgresql = pytest.mark.databases("postgresql")
+# What only one of them has.
+only_sqlite = pytest.mark.databases("sqlite", only=True)
+only_postgresql = pytest.mark.databases("postgresql", only=True)
+
+full_only = pytest.mark.skipif(not FULL, reason="with FAULTS=full only")

@@ -1,18 +1,26 @@
-"""Clients that keep a service busy, and a ledger of what it has acknowledged to them."""
+"""Clients of a service, what they were told, and clients that keep it busy."""
 
 from __future__ import annotations
 
 import http.client
 import itertools
 import json
+import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
+from flask import Flask
+
+from tests.conftest import dispose_app, make_app
+from tests.gunicorn_server import running_gunicorn
+
+ITEMS, ML = "/api/v1/items", "/api/v1/ml"
 CONSTANT = 7.0
 """What the model `default` predicts for any row, once ``train_default`` has been called."""
 
@@ -31,6 +39,16 @@ class Answer:
     seconds: float
 
 
+class Caller(Protocol):
+    """Whatever sends requests to a service, for one thread."""
+
+    def call(self, method: str, path: str, body: object = None) -> Answer:
+        """Send a request and return its answer, whatever its status."""
+
+    def close(self) -> None:
+        """Close what connects it to the service."""
+
+
 class Client:
     """An HTTP client with one connection: kept alive, or a fresh one for each request."""
 
@@ -38,7 +56,7 @@ class Client:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
         self._kept = kept
 
-    def call(self, method: str, path: str, body: object = None) -> Answer:
+    def call(self, method: str, path: str, body: object = None, **more_headers: str) -> Answer:
         """Send a request and return its answer, whatever its status.
 
         Raises NotConnected before it was sent, OSError or HTTPException afterwards.
@@ -49,7 +67,7 @@ class Client:
                 self._connection.connect()
             except OSError as error:
                 raise NotConnected from error
-        headers = {} if self._kept else {"Connection": "close"}
+        headers = dict(more_headers) if self._kept else {"Connection": "close", **more_headers}
         if body is not None:
             headers["Content-Type"] = "application/json"
         data = None if body is None else json.dumps(body)
@@ -76,45 +94,165 @@ class Client:
         self._connection.close()
 
 
+class InProcess:
+    """A client of an application without a server."""
+
+    def __init__(self, app: Flask) -> None:
+        self._client = app.test_client()
+
+    def call(self, method: str, path: str, body: object = None) -> Answer:
+        """Send a request and return its answer, whatever its status."""
+        started = time.monotonic()
+        answer = self._client.open(path, method=method, json=body)
+        seconds = time.monotonic() - started
+        return Answer(answer.status_code, answer.headers, answer.get_json(silent=True), seconds)
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+Connect: TypeAlias = Callable[[], Caller]
+"""Returns a client of a service, for one thread."""
+
+
+@contextmanager
+def serving(database_url: str, log: Path, *, workers: bool) -> Iterator[Connect]:
+    """Serve a database, with gunicorn's workers or in this process."""
+    if workers:
+        with running_gunicorn(database_url, log, WEB_CONCURRENCY="2") as server:
+            yield lambda: Client(server.url, kept=False)
+    else:
+        app = make_app(database_url)
+        yield lambda: InProcess(app)
+        dispose_app(app)
+
+
+def train_constant(client: Caller, model: str, value: float) -> Answer:
+    """Train a model that predicts a constant."""
+    rows = {"X": [[float(row)] for row in range(20)], "y": [value] * 20}
+    return client.call("POST", f"{ML}/models/{model}/train", rows)
+
+
+def train_default(service: str | Caller) -> None:
+    """Train the model `default` on its constant, by a client or at a URL."""
+    client = Client(service) if isinstance(service, str) else service
+    assert train_constant(client, "default", CONSTANT).status == 201
+    client.close()
+
+
+def create_item(client: Caller, name: str, description: str = "") -> Answer:
+    """Create an item."""
+    return client.call("POST", ITEMS, {"name": name, "description": description})
+
+
+def predict(client: Caller, path: str = ML) -> Answer:
+    """Predict with the model `default`, or by the model or version at a path."""
+    return client.call("POST", f"{path}/predict", {"features": [0.5]})
+
+
 @dataclass
 class Ledger:
     """What clients were told: work acknowledged, requests refused, and requests without an answer.
 
-    Times are of ``time.monotonic``.
+    ``faults`` holds the reads that were not answered rightly, and the refusals that are unclear.
     """
 
     items: dict[int, str] = field(default_factory=dict)  # name by id
     versions: dict[tuple[str, int], float] = field(default_factory=dict)  # its constant
     predictions: int = 0
-    wrong: list[Answer] = field(default_factory=list)
-    refused: list[tuple[float, int]] = field(default_factory=list)  # when, status
-    unanswered: list[tuple[float, str]] = field(default_factory=list)  # when, error
+    reads: int = 0
+    refused: list[Answer] = field(default_factory=list)
+    unanswered: list[tuple[float, str]] = field(default_factory=list)  # monotonic time, error
+    faults: list[str] = field(default_factory=list)
 
     def acknowledged(self) -> int:
         """Return how many operations were acknowledged."""
         return len(self.items) + len(self.versions) + self.predictions
 
+    def tried(self) -> int:
+        """Return how many requests were sent."""
+        answered = self.acknowledged() + self.reads + len(self.refused) + len(self.faults)
+        return answered + len(self.unanswered)
 
-def train_constant(client: Client, model: str, value: float) -> Answer:
-    """Train a model that predicts a constant."""
-    rows = {"X": [[0.0], [1.0]], "y": [value, value]}
-    return client.call("POST", f"/api/v1/ml/models/{model}/train", rows)
+    def create_item(self, client: Caller, name: str, description: str = "") -> bool:
+        """Create an item; say whether it was acknowledged."""
+        answer = self._send(lambda: create_item(client, name, description))
+        if answer and self._is_accepted(answer, 201):
+            self.items[answer.body["id"]] = name
+            return True
+        return False
 
+    def train(self, client: Caller, model: str, value: float) -> bool:
+        """Train a model that predicts a constant; say whether it was acknowledged."""
+        answer = self._send(lambda: train_constant(client, model, value))
+        if answer and self._is_accepted(answer, 201):
+            self.versions[model, answer.body["model"]["version"]] = value
+            return True
+        return False
 
-def train_default(url: str) -> None:
-    """Train the model `default` on its constant."""
-    with Client(url) as client:
-        assert train_constant(client, "default", CONSTANT).status == 201
+    def predict(self, client: Caller) -> None:
+        """Predict with the model `default`."""
+        answer = self._send(lambda: predict(client))
+        if answer and self._is_accepted(answer, 200):
+            self.predictions += 1
+            if abs(answer.body["prediction"] - CONSTANT) > 1e-9:
+                self.faults.append(f"wrong prediction: {answer.body}")
 
+    def read(self, client: Caller) -> None:
+        """Read and predict: that must go on whatever cannot be written."""
+        for method, path, body in (
+            ("GET", f"{ITEMS}?page_size=1", None),
+            ("POST", f"{ML}/predict", {"features": [0.5]}),
+            ("GET", "/health/ready", None),
+        ):
+            answer = self._send(lambda: client.call(method, path, body))  # noqa: B023
+            # An answer may say that it is stale: other tests hold the lease to its time.
+            right = answer is not None and answer.status == 200
+            if answer and right and "predict" in path:
+                right = abs(answer.body["prediction"] - CONSTANT) < 1e-9
+            if right:
+                self.reads += 1
+            elif answer:
+                self.faults.append(f"{path}: {answer.status} {answer.body}")
 
-def create_item(client: Client, name: str) -> Answer:
-    """Create an item."""
-    return client.call("POST", "/api/v1/items", {"name": name})
+    def write(self, client: Caller, number: int) -> bool:
+        """Create an item that takes some room, or train, by the number; say how it ended."""
+        if number % 4 == 0:
+            return self.train(client, "grown", float(number))
+        text = random.Random(number).randbytes(4_500).hex()  # noqa: S311 (hard to compress)
+        return self.create_item(client, f"item {number}", text)
 
+    def write_many(self, connect: Connect, numbers: Sequence[int], *, threads: int = 4) -> None:
+        """Write each number, several at once, and read after every fifth."""
 
-def predict(client: Client) -> Answer:
-    """Predict with the model `default`."""
-    return client.call("POST", "/api/v1/ml/predict", {"features": [0.5]})
+        def work(own: Sequence[int]) -> None:
+            client = connect()
+            for number in own:
+                self.write(client, number)
+                if number % 5 == 0:
+                    self.read(client)
+            client.close()
+
+        workers = [
+            threading.Thread(target=work, args=(numbers[first::threads],))
+            for first in range(threads)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    def _send(self, send: Callable[[], Answer]) -> Answer | None:
+        try:
+            return send()
+        except (NotConnected, OSError, http.client.HTTPException) as failure:
+            self.unanswered.append((time.monotonic(), repr(failure)))
+            return None
+
+    def _is_accepted(self, answer: Answer, status: int) -> bool:
+        if answer.status != status:
+            self.refused.append(answer)
+        return answer.status == status
 
 
 class Load:
@@ -146,40 +284,16 @@ class Load:
 
     def _work(self, name: str) -> None:
         client = Client(self._url)
-        for count, do in zip(itertools.count(1), self._tasks(), strict=False):
+        for count in itertools.count(1):
             if self._stop.wait(self._pause) if self._pause else self._stop.is_set():
                 break
-            try:
-                do(client, name, count)
-            except (NotConnected, OSError, http.client.HTTPException) as failure:
-                self.ledger.unanswered.append((time.monotonic(), repr(failure)))
+            if count % 4 == 1:
+                self.ledger.create_item(client, f"{name}/{count}")
+            elif count % 4 == 0:
+                self.ledger.train(client, name, float(count))
+            else:
+                self.ledger.predict(client)
         client.close()
-
-    def _tasks(self) -> Iterator[Callable[[Client, str, int], None]]:
-        return itertools.cycle((self._create, self._predict, self._predict, self._train))
-
-    def _create(self, client: Client, name: str, count: int) -> None:
-        answer = create_item(client, f"{name}/{count}")
-        if self._is_accepted(answer, 201):
-            self.ledger.items[answer.body["id"]] = f"{name}/{count}"
-
-    def _train(self, client: Client, name: str, count: int) -> None:
-        answer = train_constant(client, name, float(count))
-        if self._is_accepted(answer, 201):
-            version = answer.body["model"]["version"]
-            self.ledger.versions[name, version] = float(count)
-
-    def _predict(self, client: Client, name: str, count: int) -> None:
-        answer = predict(client)
-        if self._is_accepted(answer, 200):
-            self.ledger.predictions += 1
-            if abs(answer.body["prediction"] - CONSTANT) > 1e-9:
-                self.ledger.wrong.append(answer)
-
-    def _is_accepted(self, answer: Answer, status: int) -> bool:
-        if answer.status != status:
-            self.ledger.refused.append((time.monotonic(), answer.status))
-        return answer.status == status
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,21 +339,3 @@ class Poller:
             with suppress(NotConnected, OSError, http.client.HTTPException):
                 answer = self._send(self._client)
             self.probes.append(Probe(started, time.monotonic(), answer))
-
-
-def find_lost(url: str, ledger: Ledger) -> list[str]:
-    """Read again all that was acknowledged; return what is not there, or not what it was."""
-    client = Client(url)
-    lost = []
-    for item, name in ledger.items.items():
-        answer = client.call("GET", f"/api/v1/items/{item}")
-        if answer.status != 200 or answer.body["name"] != name:
-            lost.append(f"item {item}: {answer.body}")
-    for (model, number), constant in ledger.versions.items():
-        # A prediction with that very version reads its artifact.
-        path = f"/api/v1/ml/models/{model}/versions/{number}/predict"
-        answer = client.call("POST", path, {"features": [0.5]})
-        if answer.status != 200 or abs(answer.body["prediction"] - constant) > 1e-9:
-            lost.append(f"version {number} of {model}: {answer.body}")
-    client.close()
-    return lost + [f"wrong prediction: {answer.body}" for answer in ledger.wrong]

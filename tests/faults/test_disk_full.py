@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
@@ -14,25 +13,20 @@ import pytest
 import requests
 import sqlalchemy as sa
 from flask import Flask
-from flask.testing import FlaskClient
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
-from tests.faults import FULL, on_sqlite
-from tests.faults.books import (
-    Books,
-    Call,
-    find_differences,
-    in_process,
-    serving,
-    train_default,
-)
+from tests.faults import FULL, full_only, on_sqlite, only_sqlite, scaled
+from tests.faults.load import Connect, InProcess, Ledger, serving, train_default
+from tests.faults.losses import find_differences, find_unclear
 from tests.faults.record import Record
 from tests.faults.volumes import MEGABYTE, can_mount, fill, make_room, small_volume
 from tests.gunicorn_server import running_gunicorn
 from webapp.extensions import db
 
-ROUNDS = 15 if FULL else 1
-WRITES = 200 if FULL else 40  # at each full disk
+pytestmark = pytest.mark.slow
+
+ROUNDS = scaled(1, 15)
+WRITES = scaled(40, 200)  # at each full disk
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and leave to mount a tmpfs")
 
 
@@ -61,26 +55,36 @@ def database_on(volume: Path, backend: Backend) -> Iterator[str]:
         execute_on_server(backend.server_url, f"DROP TABLESPACE {name}")
 
 
-def check_full_disk(
-    call: Call, take_room: Callable[[], None], give_room: Callable[[], None]
-) -> Books:
-    """Take a service through full disks; return its books."""
-    train_default(call)
-    books = Books(call)
+def write_on_full_disk(
+    connect: Connect, take_room: Callable[[], None], give_room: Callable[[], None]
+) -> Ledger:
+    """Take a service through full disks; return what its clients were told."""
+    client, ledger = connect(), Ledger()
+    train_default(client)
     for number in range(8):
-        assert (books.train if number % 4 == 0 else books.create_item)(number), books.faults
+        assert ledger.write(client, number), ledger.refused
     for round_ in range(1, ROUNDS + 1):
         take_room()
-        refused_before = books.refused.total()
+        refused_before = len(ledger.refused)
         first = 1000 * round_
-        books.write(range(first, first + WRITES))
-        books.read()
-        assert books.refused.total() - refused_before > WRITES / 2, "the disk was not full"
+        ledger.write_many(connect, range(first, first + WRITES))
+        ledger.read(client)
+        assert len(ledger.refused) - refused_before > WRITES / 2, "the disk was not full"
         give_room()
         # The very next write succeeds, in whichever worker.
         for number in range(first + 900, first + 908):
-            assert (books.train if number % 4 == 0 else books.create_item)(number), books.faults
-    return books
+            assert ledger.write(client, number), ledger.refused[-1]
+    return ledger
+
+
+def settle(ledger: Ledger, differences: list[str], record: Record, fault: str) -> None:
+    """Put down the figures; fail where anything was lost, or refused in another way."""
+    faults = ledger.faults + find_unclear(ledger.refused, "no room")
+    lost = len(differences) + len(faults) + len(ledger.unanswered)
+    record(fault, ledger.tried(), ledger.tried() - lost, lost)
+    assert differences == []
+    assert (faults, ledger.unanswered) == ([], [])
+    assert {answer.status for answer in ledger.refused} == {507}
 
 
 @on_sqlite
@@ -94,26 +98,20 @@ def test_a_full_disk_of_the_database_costs_nothing_that_was_acknowledged(
         volume = stack.enter_context(small_volume(size=size))
         url = stack.enter_context(database_on(volume, backend))
         # Starting workers takes seconds, and PostgreSQL does not mind who asks.
-        with serving(url, log, workers=FULL or backend.name == "sqlite") as call:
-            books = check_full_disk(call, lambda: fill(volume), lambda: make_room(volume))
+        with serving(url, log, workers=FULL or backend.name == "sqlite") as connect:
+            ledger = write_on_full_disk(connect, lambda: fill(volume), lambda: make_room(volume))
         app = make_app(url)
         with app.app_context():
-            differences = find_differences(books, db.engine)
+            differences = find_differences(ledger, db.engine)
         dispose_app(app)
-    lost = len(differences) + len(books.faults) + books.unanswered
-    record("disk of the database full: writes", books.tried, books.tried - lost, lost)
-    record("disk of the database full: reads", books.reads, books.reads - len(books.faults), 0)
-    assert differences == []
-    assert (books.faults, books.unanswered) == ([], 0)
-    assert set(books.refused) == {507}
+    settle(ledger, differences, record, "disk of the database full: writes and reads")
     assert not log.exists() or "Traceback" not in log.read_text()
 
 
+@only_sqlite  # PostgreSQL has no such limit
 def test_a_database_that_may_not_grow_costs_nothing_that_was_acknowledged(
-    backend: Backend, own_app: Flask, record: Record
+    own_app: Flask, record: Record
 ) -> None:
-    if backend.name == "postgresql":
-        pytest.skip("PostgreSQL has no such limit")
     most_pages = {"now": 2**30}
 
     def limit(connection: sa.Connection, *_: object) -> None:
@@ -123,19 +121,15 @@ def test_a_database_that_may_not_grow_costs_nothing_that_was_acknowledged(
     with own_app.app_context():
         sa.event.listen(db.engine, "before_cursor_execute", limit)
 
-    books = check_full_disk(
-        in_process(own_app.test_client()),
+    ledger = write_on_full_disk(
+        lambda: InProcess(own_app),
         lambda: most_pages.update(now=1),
         lambda: most_pages.update(now=2**30),
     )
 
     with own_app.app_context():
-        differences = find_differences(books, db.engine)
-    lost = len(differences) + len(books.faults) + books.unanswered
-    record("database may not grow: writes", books.tried, books.tried - lost, lost)
-    assert differences == []
-    assert (books.faults, books.unanswered) == ([], 0)
-    assert set(books.refused) == {507}
+        differences = find_differences(ledger, db.engine)
+    settle(ledger, differences, record, "database may not grow: writes and reads")
 
 
 def table(rows: int) -> bytes:
@@ -153,13 +147,12 @@ def upload(call_url: str, rows: int) -> requests.Response:
     )
 
 
+@only_sqlite  # the database has no part in it
 @needs_mount
-@pytest.mark.skipif(not FULL, reason="with FAULTS=full only")
+@full_only
 def test_a_full_temporary_folder_refuses_large_uploads_only(
-    backend: Backend, database_url: str, tmp_path: Path, record: Record
+    database_url: str, tmp_path: Path, record: Record
 ) -> None:
-    if backend.name == "postgresql":
-        pytest.skip("the database has no part in it")
     log, tries = tmp_path / "gunicorn.log", 40
     with (
         small_volume(size=2 * MEGABYTE) as volume,
@@ -181,30 +174,3 @@ def test_a_full_temporary_folder_refuses_large_uploads_only(
     assert (small, after) == (201, 201)
     assert left == []
     assert "Traceback" not in log.read_text()
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.ENOENT])
-def test_no_temporary_folder_at_all_is_no_room(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        # ENOENT is what Python's tempfile raises where no folder can be written.
-        raise OSError(code, "No usable temporary directory found in ['/tmp']")
-
-    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
-
-    response = client.get("/api/v1/items")
-
-    assert response.status_code == 507
-    assert int(response.headers["Retry-After"]) > 0
-
-
-def test_another_file_that_is_not_there_is_a_fault_of_ours(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOENT, "No such file or directory")
-
-    monkeypatch.setattr("webapp.items.routes.listing.list_items", refuse)
-
-    assert client.get("/api/v1/items").status_code == 500

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import sqlalchemy as sa
 from flask_migrate import upgrade
 
@@ -17,6 +18,8 @@ from tests.faults.record import Record
 from tests.gunicorn_server import ROOT
 from webapp.database import Base
 from webapp.extensions import db
+
+pytestmark = pytest.mark.slow
 
 REVISIONS = sorted(ROOT.glob("migrations/versions/*.py"))
 

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import http.client
 import itertools
-import json
-import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import requests
+import pytest
 
 from tests.faults import on_postgresql, on_sqlite, scaled
+from tests.faults.load import ITEMS, Answer, Client, NotConnected
 from tests.faults.record import Record
 from tests.gunicorn_server import GunicornServer, running_gunicorn
+
+pytestmark = pytest.mark.slow
 
 CLIENTS = 20
 
 
 def call(
-    server: GunicornServer, method: str, path: str, body: object, **headers: str
-) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Send one request over a connection of its own; return status, headers and body."""
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
-    try:
-        headers = {"Content-Type": "application/json", **headers}
-        connection.request(method, path, json.dumps(body), headers)
-        response = connection.getresponse()
-        return response.status, response.headers, response.read()
-    finally:
-        connection.close()
+    server: GunicornServer, method: str, path: str, body: object = None, **headers: str
+) -> Answer:
+    """Send one request over a connection of its own."""
+    with Client(server.url, kept=False) as client:
+        return client.call(method, path, body, **headers)
 
 
 def at_once(work: Callable[[int], object], times: int) -> list[object]:
@@ -55,8 +49,8 @@ def test_of_fifty_puts_with_one_etag_one_wins(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:
     with running_gunicorn(database_url, tmp_path / "log", WEB_CONCURRENCY="2") as server:
-        _, headers, _ = call(server, "POST", "/api/v1/items", {"name": "contested"})
-        path, etag = headers["Location"], headers["ETag"]
+        created = call(server, "POST", ITEMS, {"name": "contested"}).headers
+        path, etag = created["Location"], created["ETag"]
         rounds = scaled(2, 20)
         winners = 0
         for number in range(rounds):
@@ -68,10 +62,9 @@ def test_of_fifty_puts_with_one_etag_one_wins(
                 ),
                 50,
             )
-            statuses = sorted(status for status, _, _ in put)
-            assert statuses == [200, *[412] * 49]
+            assert sorted(answer.status for answer in put) == [200, *[412] * 49]
             winners += 1
-            etag = requests.get(server.url + path, timeout=30).headers["ETag"]
+            etag = call(server, "GET", path).headers["ETag"]
     record("50 PUTs with one ETag: rounds with one winner", rounds, winners, rounds - winners)
 
 
@@ -81,19 +74,18 @@ def test_increments_by_etag_are_all_counted(
 ) -> None:
     each = scaled(3, 25)
     with running_gunicorn(database_url, tmp_path / "log", WEB_CONCURRENCY="2") as server:
-        _, headers, _ = call(server, "POST", "/api/v1/items", {"name": "0"})
-        path = headers["Location"]
+        path = call(server, "POST", ITEMS, {"name": "0"}).headers["Location"]
 
         def increment(_: int) -> None:
             done = 0
             while done < each:
-                found = requests.get(server.url + path, timeout=30)
-                body = {"name": str(int(found.json()["name"]) + 1)}
+                found = call(server, "GET", path)
+                body = {"name": str(int(found.body["name"]) + 1)}
                 tag = {"If-Match": found.headers["ETag"]}
-                done += call(server, "PUT", path, body, **tag)[0] == 200
+                done += call(server, "PUT", path, body, **tag).status == 200
 
         at_once(increment, CLIENTS)
-        counted = int(requests.get(server.url + path, timeout=30).json()["name"])
+        counted = int(call(server, "GET", path).body["name"])
 
     acknowledged = CLIENTS * each
     record("increments by an ETag loop, 20 clients", acknowledged, counted, acknowledged - counted)
@@ -105,7 +97,7 @@ def test_what_is_sent_until_it_is_acknowledged_is_created_once(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:
     each, kills = scaled((8, 2), (60, 20))
-    acknowledged: dict[str, bytes] = {}
+    acknowledged: dict[str, object] = {}
     retries = itertools.count()
     with running_gunicorn(database_url, tmp_path / "log", WEB_CONCURRENCY="2") as server:
 
@@ -113,15 +105,11 @@ def test_what_is_sent_until_it_is_acknowledged_is_created_once(
             for number in range(each):
                 name = f"{client}-{number}"
                 while name not in acknowledged:
-                    try:
-                        status, _, answer = call(
-                            *(server, "POST", "/api/v1/items", {"name": name}),
-                            **{"Idempotency-Key": f"key-{name}"},
-                        )
-                    except (OSError, http.client.HTTPException):
-                        status = 0
-                    if status == 201:
-                        acknowledged[name] = answer
+                    answer = None
+                    with suppress(NotConnected, OSError, http.client.HTTPException):
+                        answer = create_once(server, name)
+                    if answer and answer.status == 201:
+                        acknowledged[name] = answer.body
                     else:  # killed on the way, or who was killed still holds the key
                         next(retries)
                         time.sleep(0.2)
@@ -131,19 +119,14 @@ def test_what_is_sent_until_it_is_acknowledged_is_created_once(
             client.start()
         for _ in range(kills):
             time.sleep(0.3)
-            os.kill(random.choice(sorted(server.workers())), signal.SIGKILL)  # noqa: S311
+            while not (workers := sorted(server.workers())):
+                time.sleep(0.05)  # all have been killed, and none is back yet
+            server.kill_worker(random.choice(workers))  # noqa: S311 (any will do)
             time.sleep(0.7)
         for client in clients:
             client.join()
         names = list_names(server)
-        repeated = [
-            call(
-                *(server, "POST", "/api/v1/items", {"name": name}),
-                **{"Idempotency-Key": f"key-{name}"},
-            )[2]
-            == answer
-            for name, answer in acknowledged.items()
-        ]
+        repeated = [create_once(server, name).body == body for name, body in acknowledged.items()]
 
     print(f"{kills} kills, {next(retries)} repeats of {len(acknowledged)} creations")
     expected = CLIENTS * each
@@ -154,11 +137,16 @@ def test_what_is_sent_until_it_is_acknowledged_is_created_once(
     assert all(repeated)
 
 
+def create_once(server: GunicornServer, name: str) -> Answer:
+    key = {"Idempotency-Key": f"key-{name}"}
+    return call(server, "POST", ITEMS, {"name": name}, **key)
+
+
 def list_names(server: GunicornServer) -> list[str]:
     names: list[str] = []
     for page in itertools.count(1):
-        url = f"{server.url}/api/v1/items?page={page}&page_size=1000"
-        found = [item["name"] for item in requests.get(url, timeout=30).json()]
+        answer = call(server, "GET", f"{ITEMS}?page={page}&page_size=1000")
+        found = [item["name"] for item in answer.body]
         if not found:
             return names
         names += found

@@ -24,19 +24,22 @@ from tests.faults.load import (
     Poller,
     Probe,
     create_item,
-    find_lost,
     predict,
     train_default,
 )
+from tests.faults.losses import find_lost
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from tests.postgres import PostgresServer, running_server
 from webapp.access.scopes import Scope
 from webapp.health import DATABASE_DEADLINE
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="finds PostgreSQL's processes in /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/task").exists(), reason="finds PostgreSQL's processes in /proc"
+    ),
+]
 
 AWAY = scaled(6, 30)  # seconds
 WORKERS, THREADS = 2, 4
@@ -279,7 +282,7 @@ def test_a_database_that_is_away_for_a_while_is_lived_with(
         complaints += findings.complaints()
     assert lost == []
     assert ledger.unanswered == []
-    assert {status for _, status in ledger.refused} <= {503}
+    assert {answer.status for answer in ledger.refused} <= {503}
     assert set(statuses) == {201}
     assert connections <= WORKERS * (THREADS + 2)
     assert complaints == []
@@ -354,7 +357,7 @@ def test_a_database_that_is_restarted_under_load_loses_nothing(
     )
     assert lost == []
     assert ledger.unanswered == []
-    assert {status for _, status in ledger.refused} <= {503}
+    assert {answer.status for answer in ledger.refused} <= {503}
     assert set(statuses) == {201}
     assert connections <= WORKERS * (THREADS + 2)
     assert min(len(ledger.items), len(ledger.versions), ledger.predictions) > 0

@@ -20,14 +20,14 @@ import requests
 
 from tests.access.holders import bearer, make_holder
 from tests.conftest import dispose_app, make_app
-from tests.faults import scaled
+from tests.faults import on_postgresql, scaled
 from tests.faults.attacks import measured_attack
 from tests.faults.load import Load, find_lost, train_default
 from tests.faults.record import Record, RecordAttack
 from tests.faults.volumes import MEGABYTE, can_mount, small_volume
 from tests.gunicorn_server import running_gunicorn
 from tests.nginx import BINARY, Proxy, running_proxy
-from tests.postgres import free_port
+from tests.ports import hold_port, port_of
 from webapp.access.scopes import Scope
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BINARY is None, reason="nginx is not installed"),
-    pytest.mark.parametrize("backend", ["postgresql"], indirect=True),
+    on_postgresql,
 ]
 
 
@@ -137,11 +137,12 @@ def containers(tmp_path: Path, database_url: str) -> Iterator[dict[str, str]]:
         f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "tests/faults/docker.py"}" "$@"\n'
     )
     (commands / "docker").chmod(0o755)
+    held = [hold_port() for _ in range(4)]
     yield {
         **os.environ,
         "PATH": f"{commands}:{os.environ['PATH']}",
         "FOLDER": str(folder),
-        "PORTS": " ".join(str(free_port()) for _ in range(4)),
+        "PORTS": " ".join(str(port_of(port)) for port in held),
         "APP_ENV": "testing",
         "DATABASE_URL": database_url,
         "WEB_CONCURRENCY": "2",
@@ -150,6 +151,8 @@ def containers(tmp_path: Path, database_url: str) -> Iterator[dict[str, str]]:
         if path.suffix != ".log":
             with suppress(ProcessLookupError):
                 os.kill(int(path.read_text()), signal.SIGTERM)
+    for port in held:
+        port.close()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,23 +18,18 @@ import sqlalchemy as sa
 from flask import Flask
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, migrate
-from tests.faults import FULL
-from tests.faults.books import (
-    Books,
-    Call,
-    find_differences,
-    in_process,
-    over_http,
-    train_default,
-)
+from tests.faults import FULL, full_only, only_postgresql, only_sqlite, scaled
+from tests.faults.load import Client, Connect, InProcess, Ledger, train_default
+from tests.faults.losses import find_differences, find_unclear
 from tests.faults.record import Record
 from tests.faults.volumes import MEGABYTE, can_mount, remount, small_volume
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from webapp.extensions import db
 
-ROUNDS = 8 if FULL else 1
-WRITES = 60 if FULL else 12  # while nothing can be written
-full_only = pytest.mark.skipif(not FULL, reason="with FAULTS=full only")
+pytestmark = pytest.mark.slow
+
+ROUNDS = scaled(1, 8)
+WRITES = scaled(12, 60)  # while nothing can be written
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and leave to mount a tmpfs")
 
 # Permissions do not bind root, unless it has given up the right to pass over them.
@@ -51,8 +46,6 @@ needs_permissions = pytest.mark.skipif(
 @pytest.fixture
 def sqlite_url(backend: Backend, tmp_path: Path) -> str:
     """URL of a migrated SQLite database that is alone in a folder."""
-    if backend.name == "postgresql":
-        pytest.skip("about files of SQLite")
     folder = tmp_path / "data"
     folder.mkdir()
     url = f"sqlite:///{folder / 'webapp.db'}"
@@ -86,38 +79,46 @@ def replace_workers(server: GunicornServer) -> None:
         time.sleep(0.05)
 
 
-def write_in_vain(books: Books, first: int) -> None:
+def write_in_vain(ledger: Ledger, connect: Connect, first: int) -> None:
     """Write and read while nothing can be written."""
-    accepted = len(books.items) + len(books.versions)
-    books.write(range(first, first + WRITES))
+    accepted = len(ledger.items) + len(ledger.versions)
+    ledger.write_many(connect, range(first, first + WRITES))
+    client = connect()
     for _ in range(4):
-        books.read()
-    assert len(books.items) + len(books.versions) == accepted, "it could be written"
+        ledger.read(client)
+    assert len(ledger.items) + len(ledger.versions) == accepted, "it could be written"
 
 
-def write_again(books: Books, first: int) -> None:
+def write_again(ledger: Ledger, connect: Connect, first: int) -> None:
     """Write what must succeed at once, in whichever worker."""
+    client = connect()
     for number in range(first, first + 8):
-        assert (books.train if number % 4 == 0 else books.create_item)(number), books.faults
+        assert ledger.write(client, number), (ledger.refused[-1:], ledger.unanswered[-1:])
+
+
+def over_http(server: GunicornServer) -> Connect:
+    """Return a way to reach any worker of a server."""
+    return lambda: Client(server.url, kept=False)
 
 
 def settle(
-    books: Books, url: str, record: Record, fault: str, *, most_unanswered: int = 0
+    ledger: Ledger, url: str, record: Record, fault: str, *, most_unanswered: int = 0
 ) -> None:
-    """Hold the books against the database, and put down the figures."""
+    """Hold the ledger against the database, and put down the figures."""
     app = make_app(url)
     with app.app_context():
-        differences = find_differences(books, db.engine)
+        differences = find_differences(ledger, db.engine)
     dispose_app(app)
-    lost = len(differences) + len(books.faults) + books.unanswered
-    tried = books.tried + books.reads
-    record(fault, tried, tried - lost, lost)
+    faults = ledger.faults + find_unclear(ledger.refused, "cannot be written")
+    lost = len(differences) + len(faults) + len(ledger.unanswered)
+    record(fault, ledger.tried(), ledger.tried() - lost, lost)
     assert differences == []
-    assert books.faults == []
-    assert books.unanswered <= most_unanswered
-    assert set(books.refused) <= {503}
+    assert faults == []
+    assert len(ledger.unanswered) <= most_unanswered
+    assert {answer.status for answer in ledger.refused} <= {503}
 
 
+@only_sqlite
 @needs_permissions
 def test_files_without_permission_refuse_writes_only(
     sqlite_url: str, tmp_path: Path, record: Record
@@ -125,30 +126,31 @@ def test_files_without_permission_refuse_writes_only(
     folder, log = file_of(sqlite_url).parent, tmp_path / "gunicorn.log"
     start = {"prefix": UNPRIVILEGED, "WEB_CONCURRENCY": "2"}
     with running_gunicorn(sqlite_url, log, **start) as server:
-        call = over_http(server.url)
-        train_default(call)
-        books = Books(call)
-        write_again(books, 0)
+        connect = over_http(server)
+        train_default(server.url)
+        ledger = Ledger()
+        write_again(ledger, connect, 0)
         for round_ in range(1, ROUNDS + 1):
             forbid_writing(folder)
             # Who has the files open already goes on writing, and is right to.
-            books.write(range(1000 * round_, 1000 * round_ + 8))
+            ledger.write_many(connect, range(1000 * round_, 1000 * round_ + 8))
             replace_workers(server)
-            write_in_vain(books, 1000 * round_ + 100)
+            write_in_vain(ledger, connect, 1000 * round_ + 100)
             allow_writing(folder)
-            write_again(books, 1000 * round_ + 900)
+            write_again(ledger, connect, 1000 * round_ + 900)
     if FULL:  # from a cold start: the log was brought into the file when the service stopped
         forbid_writing(folder)
         with running_gunicorn(sqlite_url, log, **start) as server:
-            books.call = over_http(server.url)
-            write_in_vain(books, 100_000)
+            connect = over_http(server)
+            write_in_vain(ledger, connect, 100_000)
             allow_writing(folder)
-            write_again(books, 200_000)
+            write_again(ledger, connect, 200_000)
 
-    settle(books, sqlite_url, record, "files and folder without permission")
+    settle(ledger, sqlite_url, record, "files and folder without permission")
     assert "Traceback" not in log.read_text()
 
 
+@only_sqlite
 @needs_permissions
 @full_only
 @pytest.mark.parametrize("part", ["file", "folder"])
@@ -156,10 +158,9 @@ def test_a_copy_that_cannot_be_written_is_served(
     sqlite_url: str, tmp_path: Path, record: Record, part: str
 ) -> None:
     file, log = file_of(sqlite_url), tmp_path / "gunicorn.log"
-    app = make_app(sqlite_url)
-    books = Books(in_process(app.test_client()))
-    train_default(books.call)
-    write_again(books, 0)
+    app, ledger = make_app(sqlite_url), Ledger()
+    train_default(InProcess(app))
+    write_again(ledger, lambda: InProcess(app), 0)
     dispose_app(app)
     with sqlite3.connect(file) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")  # as `flask backup` leaves it
@@ -167,38 +168,35 @@ def test_a_copy_that_cannot_be_written_is_served(
     (file if part == "file" else file.parent).chmod(0o444 if part == "file" else 0o555)
 
     with running_gunicorn(sqlite_url, log, prefix=UNPRIVILEGED, WEB_CONCURRENCY="2") as server:
-        books.call = over_http(server.url)
-        write_in_vain(books, 1000)
+        connect = over_http(server)
+        write_in_vain(ledger, connect, 1000)
         allow_writing(file.parent)
-        write_again(books, 2000)
+        write_again(ledger, connect, 2000)
 
-    settle(books, sqlite_url, record, f"copy without permission: {part}")
+    settle(ledger, sqlite_url, record, f"copy without permission: {part}")
 
 
+@only_sqlite
 @needs_mount
 def test_a_volume_mounted_read_only_refuses_writes_only(
     backend: Backend, tmp_path: Path, record: Record
 ) -> None:
-    if backend.name == "postgresql":
-        pytest.skip("about files of SQLite")
     with small_volume(size=8 * MEGABYTE) as volume:
         url = f"sqlite:///{volume / 'webapp.db'}"
         migrate(url)
-        app = make_app(url)
-        books = Books(in_process(app.test_client()))
-        train_default(books.call)
-        write_again(books, 0)
+        app, ledger = make_app(url), Ledger()
+        train_default(InProcess(app))
+        write_again(ledger, lambda: InProcess(app), 0)
         dispose_app(app)
         for round_ in range(1, ROUNDS + 1):
             remount(volume, "ro")
             app = make_app(url)
-            books.call = in_process(app.test_client())
-            write_in_vain(books, 1000 * round_)
+            write_in_vain(ledger, lambda: InProcess(app), 1000 * round_)  # noqa: B023
             remount(volume, "rw")
-            write_again(books, 1000 * round_ + 900)
+            write_again(ledger, lambda: InProcess(app), 1000 * round_ + 900)  # noqa: B023
             dispose_app(app)
 
-        settle(books, url, record, "volume mounted read-only")
+        settle(ledger, url, record, "volume mounted read-only")
 
 
 @contextmanager
@@ -212,6 +210,7 @@ def made_immutable(folder: Path) -> Iterator[None]:
         subprocess.run(["chattr", "-i", *files], check=True)
 
 
+@only_sqlite
 @full_only
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 def test_open_files_that_cannot_be_written_any_more_refuse_writes_only(
@@ -227,36 +226,21 @@ def test_open_files_that_cannot_be_written_any_more_refuse_writes_only(
         pytest.skip("this file system knows no immutable files")
     subprocess.run(["chattr", "-i", probe], check=True)
     with running_gunicorn(sqlite_url, log, WEB_CONCURRENCY="2") as server:
-        call = over_http(server.url)
-        train_default(call)
-        books = Books(call)
-        write_again(books, 0)
+        connect, ledger = over_http(server), Ledger()
+        train_default(server.url)
+        write_again(ledger, connect, 0)
         for round_ in range(1, ROUNDS + 1):
             with made_immutable(folder):
-                write_in_vain(books, 1000 * round_)
-            write_again(books, 1000 * round_ + 900)
+                write_in_vain(ledger, connect, 1000 * round_)
+            write_again(ledger, connect, 1000 * round_ + 900)
 
-    settle(books, sqlite_url, record, "open files made immutable", most_unanswered=ROUNDS * 2 * 4)
-
-
-def check_read_only(call: Call, forbid: Callable[[], None], allow: Callable[[], None]) -> Books:
-    """Take a service through a database that cannot be written; return its books."""
-    train_default(call)
-    books = Books(call)
-    write_again(books, 0)
-    for round_ in range(1, ROUNDS + 1):
-        forbid()
-        write_in_vain(books, 1000 * round_)
-        allow()
-        write_again(books, 1000 * round_ + 900)
-    return books
+    settle(ledger, sqlite_url, record, "open files made immutable", most_unanswered=ROUNDS * 2 * 4)
 
 
+@only_postgresql
 def test_a_server_set_read_only_refuses_writes_only(
     backend: Backend, app: Flask, database_url: str, record: Record
 ) -> None:
-    if backend.server_url is None:
-        pytest.skip("about servers")
     name = str(sa.make_url(database_url).database)
     sessions = f"FROM pg_stat_activity WHERE datname = '{name}'"
 
@@ -271,9 +255,15 @@ def test_a_server_set_read_only_refuses_writes_only(
             backend.server_url, f"ALTER DATABASE {name} RESET default_transaction_read_only"
         )
 
-    try:
-        books = check_read_only(in_process(app.test_client()), forbid, allow)
-    finally:
-        allow()
+    ledger = Ledger()
+    train_default(InProcess(app))
+    write_again(ledger, lambda: InProcess(app), 0)
+    for round_ in range(1, ROUNDS + 1):
+        forbid()
+        try:
+            write_in_vain(ledger, lambda: InProcess(app), 1000 * round_)
+        finally:
+            allow()
+        write_again(ledger, lambda: InProcess(app), 1000 * round_ + 900)
 
-    settle(books, database_url, record, "default_transaction_read_only")
+    settle(ledger, database_url, record, "default_transaction_read_only")

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
@@ -14,6 +15,8 @@ from tests.faults import on_postgresql, scaled
 from tests.faults.kill_points import KillPoints
 from tests.faults.record import Record
 from webapp.extensions import db
+
+pytestmark = pytest.mark.slow
 
 ML = "/api/v1/ml/models"
 NEVER = {

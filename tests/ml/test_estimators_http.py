@@ -10,7 +10,10 @@ from sklearn.model_selection import cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tests.faults import on_sqlite
 from webapp.ml.core.estimators import CATALOGUE, load_class
+
+pytestmark = on_sqlite
 
 ML = "/api/v1/ml/models/trial"
 REGRESSORS = [row.name for row in CATALOGUE.values() if row.task == "regression"]
@@ -92,7 +95,7 @@ def test_classifications_equal_scikit_learn(
 
     assert batch["predictions"] == expected.predict(X).tolist()
     found = np.column_stack([batch["probabilities"][label] for label in expected.classes_])
-    np.testing.assert_allclose(found, expected.predict_proba(X), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(found, expected.predict_proba(X), rtol=1e-9, atol=1e-9)
     probabilities = expected.predict_proba(test_X)
     measured = trained["metrics"]
     assert measured["accuracy"] == pytest.approx(expected.score(test_X, test_y))

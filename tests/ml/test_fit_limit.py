@@ -10,8 +10,11 @@ from flask import Flask
 from sklearn.datasets import load_diabetes
 
 from tests.conftest import dispose_app, make_app
+from tests.faults import on_sqlite
 from webapp.errors import FitTooLong
 from webapp.ml.fit_limit import fit_time_limit
+
+FOREVER = 60.0  # seconds: what waits so long has failed
 
 
 def spin(seconds: float) -> None:
@@ -21,38 +24,37 @@ def spin(seconds: float) -> None:
 
 
 def test_a_block_that_takes_too_long_is_interrupted() -> None:
-    started = time.monotonic()
-
     with pytest.raises(FitTooLong), fit_time_limit(0.05):
-        spin(10)
-
-    assert time.monotonic() - started < 5
+        spin(FOREVER)
 
 
 def test_a_block_that_ends_in_time_is_left_alone() -> None:
-    with fit_time_limit(0.05):
-        spin(0.01)
+    with fit_time_limit(0.5):
+        pass
 
-    spin(0.1)  # nothing is raised afterwards
+    spin(0.6)  # nothing is raised afterwards
 
 
 def test_each_thread_has_a_limit_of_its_own() -> None:
     ended: list[str] = []
+    interrupted = threading.Event()
 
     def long_enough() -> None:
-        with fit_time_limit(30):
-            spin(0.3)
+        with fit_time_limit(FOREVER):
+            assert interrupted.wait(FOREVER)
         ended.append("in time")
 
     other = threading.Thread(target=long_enough)
     other.start()
     with pytest.raises(FitTooLong), fit_time_limit(0.05):
-        spin(10)
+        spin(FOREVER)
+    interrupted.set()
     other.join()
 
     assert ended == ["in time"]
 
 
+@on_sqlite
 def test_a_training_that_takes_too_long_is_refused_and_leaves_nothing(database_url: str) -> None:
     app: Flask = make_app(database_url, MAX_FIT_SECONDS=1)
     client = app.test_client()

@@ -345,7 +345,7 @@ def test_a_classifier_from_a_notebook_keeps_its_labels(client: FlaskClient) -> N
 
     assert batch["predictions"] == forest.predict(data.data).tolist()
     probabilities = np.column_stack([batch["probabilities"][name] for name in forest.classes_])
-    assert np.array_equal(probabilities, forest.predict_proba(data.data))
+    np.testing.assert_allclose(probabilities, forest.predict_proba(data.data), rtol=1e-12)
     model = client.get(f"{MODEL}/versions/1").json
     assert model["feature_names"] == list(data.data.columns)
     assert model["classes"] == ["setosa", "versicolor", "virginica"]

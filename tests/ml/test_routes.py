@@ -164,8 +164,8 @@ def test_features_by_name_come_in_any_order(client: FlaskClient) -> None:
         json={"instances": [{"weight": 3, "height": 2}, {"height": 2, "weight": 3}]},
     ).json
 
-    assert by_name["prediction"] == by_order["prediction"]
-    assert batch["predictions"] == [by_order["prediction"]] * 2
+    assert by_name["prediction"] == pytest.approx(by_order["prediction"])
+    assert batch["predictions"] == pytest.approx([by_order["prediction"]] * 2)
 
 
 def test_refit_serves_a_model_of_all_rows(client: FlaskClient) -> None:

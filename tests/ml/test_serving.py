@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -392,10 +393,10 @@ def test_a_database_that_fails_leaves_the_last_version_serving_as_stale(
 
 
 def test_after_the_first_failure_no_request_waits_for_the_database(
-    database: FakeDatabase, clock: Clock
+    database: FakeDatabase, clock: Clock, pool: ThreadPoolExecutor
 ) -> None:
     database.activate("iris", 1)
-    server = make_server(database)
+    server = make_server(database, deadline=10 * PATIENCE)
     server.get_version("iris")
     database.error = DatabaseUnavailable()
     clock.end_leases()
@@ -405,11 +406,9 @@ def test_after_the_first_failure_no_request_waits_for_the_database(
     database.hang(database.hangs_asking)
     assert database.asked.wait(PATIENCE)
     asked = len(database.questions)
-    started = time.monotonic()
-    answers = {describe(server.get_version("iris")) for _ in range(100)}
+    asking = [pool.submit(server.get_version, "iris") for _ in range(100)]
 
-    assert time.monotonic() - started < PATIENCE / 2
-    assert answers == {(1, True)}
+    assert {describe(future.result(PATIENCE)) for future in asking} == {(1, True)}
     assert len(database.questions) == asked
 
 
@@ -424,10 +423,8 @@ def test_a_database_that_hangs_holds_the_others_up_no_longer_than_the_deadline(
     asking = pool.submit(server.get_version, "iris")
     assert database.asked.wait(PATIENCE)
 
-    started = time.monotonic()
-    answer = server.get_version("iris")
+    answer = server.get_version("iris")  # while the database does not answer
 
-    assert 0.04 <= time.monotonic() - started < PATIENCE / 2
     assert describe(answer) == (1, True)
     database.answer()
     assert describe(asking.result(PATIENCE)) == (1, False)
@@ -437,7 +434,7 @@ def test_threads_that_wait_for_a_question_that_fails_are_told_at_once(
     database: FakeDatabase, clock: Clock, pool: ThreadPoolExecutor
 ) -> None:
     database.activate("iris", 1)
-    server = make_server(database)
+    server = make_server(database, deadline=10 * PATIENCE)
     server.get_version("iris")
     clock.end_leases()
     clock.readers.clear()
@@ -446,11 +443,9 @@ def test_threads_that_wait_for_a_question_that_fails_are_told_at_once(
 
     asking = ask_at_once(pool, server, 6)
     wait_until(lambda: len(clock.readers) == 6)
-    started = time.monotonic()
     database.answer()
 
     assert {describe(future.result(PATIENCE)) for future in asking} == {(1, True)}
-    assert time.monotonic() - started < PATIENCE / 2
 
 
 def test_a_server_recovers_by_itself_and_its_recovery_ends(
@@ -550,16 +545,13 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_asking_for_ever(
         server.get_version("iris")
 
     database.error = None
-    answer = None
-    ends = time.monotonic() + 1
-    while answer is None and time.monotonic() < ends:
-        try:
-            answer = server.get_version("iris")
-        except DatabaseUnavailable:
-            time.sleep(0.01)
 
-    assert answer is not None
-    assert describe(answer) == (1, False)
+    def serves() -> bool:
+        with suppress(DatabaseUnavailable):
+            return describe(server.get_version("iris")) == (1, False)
+        return False
+
+    wait_until(serves)
 
 
 def test_an_error_that_nobody_foresaw_does_not_end_the_recovery(
@@ -576,11 +568,8 @@ def test_an_error_that_nobody_foresaw_does_not_end_the_recovery(
     wait_until(lambda: unforeseen in database.raised)
 
     database.error = None
-    ends = time.monotonic() + 1
-    while server.get_version("iris").stale and time.monotonic() < ends:
-        time.sleep(0.01)
 
-    assert describe(server.get_version("iris")) == (1, False)
+    wait_until(lambda: describe(server.get_version("iris")) == (1, False))
 
 
 def test_a_model_that_cannot_be_asked_for_does_not_hold_up_the_recovery_of_the_others(
@@ -598,12 +587,9 @@ def test_a_model_that_cannot_be_asked_for_does_not_hold_up_the_recovery_of_the_o
 
     database.unaskable = {"iris"}
     database.error = None
-    ends = time.monotonic() + 1
-    while server.get_version("wine").stale and time.monotonic() < ends:
-        time.sleep(0.01)
 
+    wait_until(lambda: describe(server.get_version("wine")) == (2, False))
     assert describe(server.get_version("iris")) == (1, True)
-    assert describe(server.get_version("wine")) == (2, False)
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_one_before_serving(
@@ -761,4 +747,5 @@ def test_the_lease_clock_never_goes_back_and_counts_a_suspended_machines_time() 
 
     assert readings == sorted(readings)
     if hasattr(time, "CLOCK_BOOTTIME"):
-        assert abs(leases.lease_clock() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
+        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        assert before <= leases.lease_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -128,14 +128,11 @@ PROBLEM = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/prob
 def test_an_answer_after_which_nothing_can_follow_ends_the_connection(
     server: Server, request_: bytes, answer: bytes
 ) -> None:
-    began = time.monotonic()
-
     answers = talk(server, request_ + get("") * 2)
 
     assert answers.startswith(answer)
     assert answers.count(b"HTTP/1.1 ") == bool(answer)
     assert answer in (PROBLEM, answers) or b" 400 " in answer
-    assert time.monotonic() - began < 5
     assert talk(server, LAST) == HELLO
 
 
@@ -193,6 +190,7 @@ def test_the_access_log_tells_what_was_answered(server: Server) -> None:
 # Clients that dawdle
 
 
+@pytest.mark.slow
 def test_dawdlers_hold_no_thread_and_do_not_live_for_ever(server: Server) -> None:
     dawdle = [b"GET / HTTP/1.1\r\nX: ", post("echo", 9, b"half"), b"G", b"\r\n", get("") + b"G"]
     with ExitStack() as opened:
@@ -220,6 +218,7 @@ def drip(server: Server, request: bytes) -> float:
         return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_bytes_that_drip_do_not_renew_a_deadline(server: Server) -> None:
     requests = {
         "head": b"GET / HTTP/1.1\r\nX: ",
@@ -243,6 +242,7 @@ def test_bytes_that_drip_do_not_renew_a_deadline(server: Server) -> None:
     wait_until(lambda: server.sockets() == 1)
 
 
+@pytest.mark.slow
 def test_an_answer_that_nobody_reads_frees_its_thread(server: Server) -> None:
     with ExitStack() as opened:
         for _ in range(4):  # twice as many as there are threads
@@ -255,6 +255,7 @@ def test_an_answer_that_nobody_reads_frees_its_thread(server: Server) -> None:
         wait_until(lambda: server.sockets() == 1)
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_all_of_a_long_answer(server: Server) -> None:
     with server.connect() as client:
         client.sendall(get("big", CLOSE))
@@ -324,6 +325,7 @@ def test_it_listens_where_gunicorn_can(small_server: Server) -> None:
     assert found == [[path, "0", ""], ["::1", str(port), "::1"]]
 
 
+@pytest.mark.slow
 def test_a_worker_without_descriptors_accepts_again_when_it_has_some(server: Server) -> None:
     (process,) = server.workers()
     limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
@@ -347,6 +349,7 @@ def test_a_worker_without_descriptors_accepts_again_when_it_has_some(server: Ser
 # Stops
 
 
+@pytest.mark.slow
 def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Path) -> None:
     arguments = ("--threads", "2", "--graceful-timeout", "3")
     with running(tmp_path / "log", *arguments) as server, ExitStack() as opened:
@@ -397,6 +400,7 @@ def test_a_door_that_closes_turns_newcomers_away_and_nobody_else(address: str) -
         assert first.recv(10) == b"told"
 
 
+@pytest.mark.slow
 def test_workers_come_and_go_and_nobody_notices(tmp_path: Path) -> None:
     lost: list[str] = []
     answered = 0

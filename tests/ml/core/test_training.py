@@ -54,13 +54,13 @@ def test_the_numbers_are_those_of_scikit_learn_called_directly(
         params={"fit_intercept": fit_intercept, "positive": positive},
     )
 
-    assert np.array_equal(trained.estimator.coef_, expected.coef_)
-    assert trained.estimator.intercept_ == expected.intercept_
+    assert trained.estimator.coef_ == pytest.approx(expected.coef_, rel=1e-9)
+    assert trained.estimator.intercept_ == pytest.approx(expected.intercept_, rel=1e-9)
     assert trained.metrics == {
-        "mse": mean_squared_error(test_y, predicted),
-        "rmse": math.sqrt(mean_squared_error(test_y, predicted)),
-        "mae": mean_absolute_error(test_y, predicted),
-        "r2_score": r2_score(test_y, predicted),
+        "mse": pytest.approx(mean_squared_error(test_y, predicted), rel=1e-9),
+        "rmse": pytest.approx(math.sqrt(mean_squared_error(test_y, predicted)), rel=1e-9),
+        "mae": pytest.approx(mean_absolute_error(test_y, predicted), rel=1e-9),
+        "r2_score": pytest.approx(r2_score(test_y, predicted), rel=1e-9),
     }
     assert trained.params == {"fit_intercept": fit_intercept, "positive": positive}
     assert (trained.evaluated_on, trained.n_train, trained.n_test) == (
@@ -117,7 +117,8 @@ def test_the_model_that_serves_is_the_one_that_the_hold_out_judged(diabetes: Dat
 
     trained = fit(diabetes)
 
-    assert trained.metrics == measure_regression(test_y, trained.estimator.predict(test_X))
+    measured = measure_regression(test_y, trained.estimator.predict(test_X))
+    assert trained.metrics == pytest.approx(measured, rel=1e-9)
 
 
 def test_refit_serves_a_model_of_all_rows_with_the_metrics_of_the_hold_out(
@@ -127,8 +128,8 @@ def test_refit_serves_a_model_of_all_rows_with_the_metrics_of_the_hold_out(
 
     trained = fit(diabetes, refit=True)
 
-    assert np.array_equal(trained.estimator.coef_, expected.coef_)
-    assert trained.metrics == fit(diabetes).metrics
+    assert trained.estimator.coef_ == pytest.approx(expected.coef_, rel=1e-9)
+    assert trained.metrics == pytest.approx(fit(diabetes).metrics, rel=1e-9)
     assert trained.evaluated_on == "hold-out"
     assert (trained.n_train, trained.n_test) == (353, 89)
 
@@ -136,8 +137,8 @@ def test_refit_serves_a_model_of_all_rows_with_the_metrics_of_the_hold_out(
 def test_training_again_gives_the_same_model(diabetes: Dataset) -> None:
     first, second = fit(diabetes), fit(diabetes)
 
-    assert np.array_equal(first.estimator.coef_, second.estimator.coef_)
-    assert first.metrics == second.metrics
+    assert first.estimator.coef_ == pytest.approx(second.estimator.coef_, rel=1e-9)
+    assert first.metrics == pytest.approx(second.metrics, rel=1e-9)
 
 
 def test_training_leaves_the_rows_as_they_are(diabetes: Dataset) -> None:
@@ -180,8 +181,8 @@ def test_a_model_of_few_rows_has_seen_them_all(refit: bool) -> None:
 
     trained = fit(dataset, refit=refit)
 
-    assert np.array_equal(trained.estimator.coef_, expected.coef_)
-    assert trained.metrics["mse"] == mean_squared_error(dataset.y, expected.predict(dataset.X))
+    assert trained.estimator.coef_ == pytest.approx(expected.coef_, rel=1e-9)
+    assert trained.metrics["mse"] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("test_size", [0.95, math.nextafter(1, 0)])
