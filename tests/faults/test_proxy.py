@@ -22,7 +22,8 @@ from tests.access.holders import bearer, make_holder
 from tests.conftest import dispose_app, make_app
 from tests.faults import on_postgresql, scaled
 from tests.faults.attacks import measured_attack
-from tests.faults.load import Load, find_lost, train_default
+from tests.faults.load import Load, train_default
+from tests.faults.losses import find_lost
 from tests.faults.record import Record, RecordAttack
 from tests.faults.volumes import MEGABYTE, can_mount, small_volume
 from tests.gunicorn_server import running_gunicorn
