@@ -12,20 +12,23 @@ FROM python:${PYTHON} AS builder
 # `--build-arg TRACES=1` adds what the setting OTEL needs.
 ARG TRACES=
 COPY requirements.txt requirements-otel.txt /tmp/
+# Bytecode is made here, because the running service may write nothing; unchecked, so that it
+# stays valid whatever happens to the files' dates.
 RUN python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --only-binary :all: --require-hashes --requirement /tmp/requirements.txt \
         ${TRACES:+--requirement /tmp/requirements-otel.txt} \
-    && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv
 
+# From here on all layers are small: a change of the code leaves the packages' layer as it is.
 WORKDIR /app
 COPY config.py wsgi.py gunicorn.conf.py ./
 COPY migrations migrations
 COPY webapp webapp
-# Bytecode is made here, because the running service may write nothing; unchecked, so that it
-# stays good whatever happens to the files' dates. The modes may come from a strict umask.
+# The modes may come from a strict umask.
 RUN chmod -R u=rwX,go=rX . \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv /app
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app
 
 
 FROM python:${PYTHON}
@@ -34,18 +37,18 @@ LABEL org.opencontainers.image.title="webapp" \
       org.opencontainers.image.description="A self-hosted machine-learning service"
 
 # The base image ships no bytecode of the standard library: each start and each health check
-# would compile anew what it imports. The user has a fixed number, so that volumes keep their
+# would compile what it imports. The user has a fixed number, so that volumes keep their
 # owner and an orchestrator sees that it is not root.
 RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib/python3.* \
     && groupadd --gid 10001 app \
     && useradd --uid 10001 --gid app --no-create-home --home-dir /nonexistent \
-        --shell /usr/sbin/nologin app
+        --shell /usr/sbin/nologin app \
+    && install --directory --owner app --group app /app/instance
 
 # The code belongs to root; `instance` is the app's, for a volume that holds a SQLite file.
-WORKDIR /app
 COPY --from=builder /opt/venv /opt/venv
+WORKDIR /app
 COPY --from=builder /app .
-RUN install --directory --owner app --group app instance
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -56,8 +59,6 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER 10001:10001
 EXPOSE 8000
 
-# Without a proxy handler, or an HTTP_PROXY in the environment would be asked for 127.0.0.1.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/health/live', timeout=4)"]
-
+# How to probe it is for whoever runs it to say (images in the OCI format cannot):
+# docker-compose.yml and deploy/kubernetes do.
 CMD ["gunicorn"]

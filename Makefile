@@ -33,6 +33,10 @@ run: $(VENV)/installed ## Serve on http://127.0.0.1:8000: schema to head, seed, 
 	$(BIN)/flask seed
 	$(BIN)/gunicorn
 
+.PHONY: upgrade
+upgrade: ## Put the present code into service under Docker Compose, without losing a request
+	deploy/upgrade.sh
+
 .PHONY: test
 test: $(VENV)/installed-dev ## Run all tests but the slow ones, on SQLite and on a PostgreSQL of their own
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"

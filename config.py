@@ -354,14 +354,15 @@ def load_settings(
 
     ``overrides`` win over the environment, which wins over `.env` beside this file, which
     wins over the defaults. A test environment reads no `.env`, so that a developer's own
-    settings cannot change what the tests see.
+    settings cannot change what the tests see. ``NAME_FILE`` stands for the setting ``NAME``, and
+    is the path of a file that holds its value: for secrets.
 
     Raises ConfigError, naming the setting, when a value is missing or unusable.
     """
     environ = os.environ if environ is None else environ
-    given = _without_empty(environ) | _without_empty(overrides or {})
+    given = _read_given(environ) | _read_given(overrides or {})
     if given.get("APP_ENV") != "testing":
-        given = _without_empty(dotenv_values(ROOT / ".env")) | given
+        given = _read_given(dotenv_values(ROOT / ".env")) | given
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         values[setting.name] = _read(setting, given, values.get("APP_ENV", ""))
@@ -372,8 +373,20 @@ def load_settings(
     return values
 
 
-def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value not in (None, "")}
+def _read_given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is set in one place, the contents of files included; empty counts as unset."""
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    for name in (setting.name for setting in SETTINGS):
+        path = given.get(f"{name}_FILE")
+        if path is None:
+            continue
+        if name in given:
+            raise ConfigError(f"{name} and {name}_FILE are both set: unset one of them")
+        try:
+            given[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}_FILE names a file that cannot be read: {error}") from None
+    return given
 
 
 def _read(setting: Setting, given: Mapping[str, Any], app_env: str) -> Any:

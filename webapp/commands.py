@@ -4,29 +4,51 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from webapp.access.actor import Actor, set_actor
+from webapp.access.models import NAME_LENGTH
 from webapp.errors import ServiceError
 from webapp.outages import driver_message, outages_translated
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._@-]{{0,{NAME_LENGTH - 1}}}")
 
-def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
+
+class PersonName(click.ParamType[str]):
+    """The name of a key's holder, or of whoever runs a command."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        if not _NAME.fullmatch(value):
+            self.fail(f"{value!r} is not 1 to {NAME_LENGTH} letters, digits and . _ @ -")
+        return str(value)
+
+
+def clear_errors(command: Callable[..., R]) -> Callable[..., R]:
     """Turn a command's expected errors into click's one line on standard error.
 
-    What it does is written down as done by the user who runs it.
+    The audit has what it does as done by the account that runs it, or by whom ``--as`` names.
     """
 
+    @click.option(
+        "--as",
+        "person",
+        type=PersonName(),
+        metavar="NAME",
+        help="Who runs this, for the audit; the account's name, unless given.",
+    )
     @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        set_actor(Actor(name=_describe_user()))
+    def run(*args: Any, person: str | None, **kwargs: Any) -> R:
+        set_actor(Actor(name=f"cli:{person or _account()}"))
         try:
             with outages_translated():
                 return command(*args, **kwargs)
@@ -36,8 +58,8 @@ def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _describe_user() -> str:
+def _account() -> str:
     try:
-        return f"cli:{getpass.getuser()}"
+        return getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
-        return f"cli:{os.getuid()}"
+        return str(os.getuid())

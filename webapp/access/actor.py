@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does something, and from where: a key's name, or ``cli:USER``; None is nobody known."""
+    """Who does something, and from where: a key's name, or ``cli:NAME``; None is nobody known."""
 
     name: str | None = None
     address: str | None = None

@@ -12,15 +12,14 @@ import click
 from flask.cli import AppGroup
 
 from webapp.access import guard, service
-from webapp.access.models import NAME_LENGTH, ApiKey
+from webapp.access.models import ApiKey
 from webapp.access.scopes import ABOUT, Scope
-from webapp.commands import clear_errors
+from webapp.commands import PersonName, clear_errors
 from webapp.database import utc_now
 from webapp.extensions import db
 
 commands = AppGroup("keys", help="Make, list, revoke and rotate API keys.")
 
-_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._@-]{{0,{NAME_LENGTH - 1}}}")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -41,18 +40,6 @@ class Duration(click.ParamType[timedelta]):
         return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-class HolderName(click.ParamType[str]):
-    """The name of a key's holder."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name."""
-        if not _NAME.fullmatch(value):
-            self.fail(f"{value!r} is not 1 to {NAME_LENGTH} letters, digits and . _ @ -")
-        return str(value)
-
-
 expires_option = click.option(
     "--expires",
     "expires_in",
@@ -63,7 +50,7 @@ expires_option = click.option(
 
 
 @commands.command()
-@click.option("--name", type=HolderName(), required=True, help="Who will have it.")
+@click.option("--name", type=PersonName(), required=True, help="Who will have it.")
 @click.option(
     "--scope",
     "scopes",

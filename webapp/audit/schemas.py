@@ -28,7 +28,7 @@ class AuditEntrySchema(StrictSchema):
         required=True,
         allow_none=True,
         metadata={
-            "description": "Name of an API key, or `cli:USER`; null where keys are not asked for."
+            "description": "Name of an API key, or `cli:NAME`; null where keys are not asked for."
         },
     )
     address = fields.String(

@@ -1,0 +1,100 @@
+"""A real nginx with the configuration of the compose file, in front of servers on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.ports import hold_port, port_of
+
+FOLDER = Path(__file__).parent.parent / "docker" / "nginx"
+BINARY = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
+START_TIMEOUT = 20
+
+
+def render_configuration(**settings: str) -> str:
+    """Return nginx.conf as the image makes it of the template and the environment."""
+    names = ("MAX_CONTENT_LENGTH", "TRUSTED_FROM", "TRUSTED_GEO")
+    environment = subprocess.run(
+        ["sh", "-euc", ". ./18-trusted.envsh; env"],
+        cwd=FOLDER,
+        env={"MAX_CONTENT_LENGTH": "268435456", **settings},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    values = dict(line.partition("=")[::2] for line in environment.splitlines())
+    text = (FOLDER / "nginx.conf.template").read_text()
+    for name in names:
+        text = text.replace(f"${{{name}}}", values[name])
+    return text
+
+
+class Proxy:
+    """A running nginx; ``url`` is where it listens, ``log`` and ``errors`` what it has written."""
+
+    def __init__(self, folder: Path, upstreams: Sequence[str], settings: dict[str, str]) -> None:
+        self._held_port = hold_port()
+        self.folder, self.port = folder, port_of(self._held_port)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log, self.errors = folder / "access.log", folder / "error.log"
+        # Only where things are is another here: no DNS, no folder that is the image's own.
+        servers = "\n".join(f"server {name} max_fails=1 fail_timeout=2s;" for name in upstreams)
+        text = render_configuration(**settings)
+        for there, here in {
+            " /tmp/": f" {folder}/",
+            "resolver 127.0.0.11 valid=2s ipv6=off;": "",
+            "server web:8000 resolve max_fails=1 fail_timeout=2s;": servers,
+            "listen 8080 ": f"listen 127.0.0.1:{self.port} ",
+            "/dev/stdout": str(self.log),
+            "error_log stderr": f"error_log {self.errors}",
+        }.items():
+            assert there in text, there
+            text = text.replace(there, here)
+        (folder / "nginx.conf").write_text(text)
+        # As root, nginx would give its workers to a user who may not enter the folder.
+        user = "" if os.geteuid() else " user root;"
+        self.process = subprocess.Popen(
+            [
+                *(str(BINARY), "-c", str(folder / "nginx.conf")),
+                *("-e", str(self.errors), "-g", f"daemon off;{user}"),
+            ],
+            cwd=folder,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._held_port.close()
+
+    def wait_until_it_listens(self) -> None:
+        """Wait until a connection can be made."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise RuntimeError(f"nginx does not start:\n{self.errors.read_text()}")
+
+
+@contextmanager
+def running_proxy(folder: Path, upstreams: Sequence[str], **settings: str) -> Iterator[Proxy]:
+    """Run nginx before servers (``HOST:PORT``) until the block ends.
+
+    ``settings`` are those that the compose file gives its container.
+    """
+    proxy = Proxy(folder, upstreams, settings)
+    try:
+        proxy.wait_until_it_listens()
+        yield proxy
+    finally:
+        proxy.process.terminate()
+        proxy.process.wait(timeout=START_TIMEOUT)
+        proxy.close()
