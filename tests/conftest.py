@@ -9,11 +9,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import io
 import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +23,7 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from flask_migrate import upgrade
 from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
 
 from config import SETTINGS
 from tests.faults import FULL
@@ -72,9 +75,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("backend", databases, indirect=True)
 
 
+class Client(FlaskClient):
+    """A client that closes the file in which Werkzeug keeps a form of more than 500 kB."""
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        """Send a request and return its answer."""
+        response = super().open(*args, **kwargs)
+        sent = response.request.environ["wsgi.input"]
+        if isinstance(sent, io.BufferedRandom):
+            sent.close()
+        return response
+
+
 def make_app(database_url: str, **overrides: object) -> Flask:
     """Return an application for tests; whoever makes one calls ``dispose_app``."""
-    return create_app({"APP_ENV": "testing", "DATABASE_URL": database_url, **overrides})
+    app = create_app({"APP_ENV": "testing", "DATABASE_URL": database_url, **overrides})
+    app.test_client_class = Client
+    return app
 
 
 def table_names() -> set[str]:

@@ -313,11 +313,20 @@ def write_arrow(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def write_feather(table: pa.Table) -> bytes:
+    """Return a table as an Arrow file."""
+    sink = io.BytesIO()
+    with ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
 WRITERS = {
     CSV: write_csv,
     PARQUET: write_parquet,
     "application/x-parquet": write_parquet,
     ARROW: write_arrow,
+    "application/vnd.apache.arrow.file": write_feather,
 }
 
 

@@ -18,7 +18,7 @@ from sklearn.linear_model import Ridge
 
 from tests.faults import on_sqlite
 from tests.faults.attacks import measured_attack
-from tests.faults.books import ML
+from tests.faults.load import ML
 from tests.faults.record import RecordAttack
 from tests.gunicorn_server import running_gunicorn
 from webapp.ml.core.artifacts import MOST_UPLOADED_NODES

@@ -298,7 +298,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "parameters",
     ),
     "a long parameter": (
-        lambda: set_attributes(Ridge().fit(X, Y), solver="a" * 10**4),
+        lambda: set_attributes(Ridge().fit(X, Y), solver="a" * 5_000),
         "longer than 1000",
     ),
     "a wide parameter": (

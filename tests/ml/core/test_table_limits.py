@@ -16,7 +16,7 @@ from webapp.ml.core.tables import FORMATS, Limits, read_dataset, read_features, 
 
 
 def to_csv(table: pa.Table) -> bytes:
-    return write_csv({name: table[name].to_numpy() for name in table.column_names})
+    return b"".join(write_csv({name: table[name].to_numpy() for name in table.column_names}))
 
 
 def to_parquet(table: pa.Table) -> bytes:

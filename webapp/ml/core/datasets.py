@@ -250,7 +250,9 @@ def find_repeated(names: Sequence[str]) -> list[str]:
 
 
 def _without_zero_fraction(value: Any) -> Any:
-    return int(value) if type(value) is float and value.is_integer() else value
+    # From 2**53 on, a float may stand for several whole numbers.
+    is_exact = type(value) is float and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_exact else value
 
 
 def _finite_numbers(cells: list[Any]) -> Vector | None:
