@@ -146,7 +146,7 @@ UNFIT_LABEL = ["must be 1 to 255 printable characters"]
         (["a", True], {"1": [f"is a boolean, {NO_LABEL}"]}),
         ([True, 1], {"0": [f"is a boolean, {NO_LABEL}"]}),
         ([1, 2.5], {"1": [f"is a decimal number, {NO_LABEL}"]}),
-        ([1, 1e300], {"1": ["is beyond the whole numbers of 64 bits"]}),
+        ([1, 2.0**53], {"1": ["is too large a number: write a whole number of at most 64 bits"]}),
         (["a", 2.0], {"1": ["is a whole number, but the first label is a string"]}),
         ([1.5, 2], {"0": [f"is a decimal number, {NO_LABEL}"]}),
         ([None, "a"], {"0": [f"is null, {NO_LABEL}"]}),

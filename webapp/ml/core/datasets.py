@@ -205,6 +205,8 @@ def describe_label(value: Any) -> list[str] | None:
         return None if fit else [f"must be 1 to {LONGEST_LABEL} printable characters"]
     if type(value) is int:
         return None if -(2**63) <= value < 2**63 else ["is beyond the whole numbers of 64 bits"]
+    if type(value) is float and value.is_integer():
+        return ["is too large a number: write a whole number of at most 64 bits"]
     kind = _LABEL_KINDS.get(type(value)) or _kind(value)
     return [f"is {kind}, expected a string or a whole number"]
 
