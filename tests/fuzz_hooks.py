@@ -5,7 +5,6 @@ Bodies that are files, what no JSON Schema can say, and checks of our own.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, CheckContext, HookContext, Response
@@ -24,6 +21,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.meta import TestPhase
 from schemathesis.openapi.checks import RejectedPositiveData
 
+from tests.tables import to_arrow, to_csv, to_parquet
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 
 JSON = "application/json"
@@ -98,25 +96,6 @@ BEYOND_SCHEMAS = {
 }
 
 
-def write_csv(table: pa.Table) -> bytes:
-    stream = io.BytesIO()
-    pyarrow.csv.write_csv(table, stream)
-    return stream.getvalue()
-
-
-def write_parquet(table: pa.Table) -> bytes:
-    stream = io.BytesIO()
-    pyarrow.parquet.write_table(table, stream)
-    return stream.getvalue()
-
-
-def write_arrow(table: pa.Table) -> bytes:
-    stream = io.BytesIO()
-    with pa.ipc.new_stream(stream, table.schema) as writer:
-        writer.write_table(table)
-    return stream.getvalue()
-
-
 def tables(write: Callable[[pa.Table], bytes]) -> st.SearchStrategy[bytes]:
     """Files of one to three features x1, x2, x3 and, as predictions have none, maybe a y."""
     names = st.integers(1, 3).flatmap(
@@ -137,11 +116,11 @@ def tables(write: Callable[[pa.Table], bytes]) -> st.SearchStrategy[bytes]:
     return names.flatmap(fill)
 
 
-schemathesis.openapi.media_type("text/csv", tables(write_csv))
+schemathesis.openapi.media_type("text/csv", tables(to_csv))
 schemathesis.openapi.media_type(
-    "application/vnd.apache.parquet", tables(write_parquet), aliases=["application/x-parquet"]
+    "application/vnd.apache.parquet", tables(to_parquet), aliases=["application/x-parquet"]
 )
-schemathesis.openapi.media_type("application/vnd.apache.arrow.stream", tables(write_arrow))
+schemathesis.openapi.media_type("application/vnd.apache.arrow.stream", tables(to_arrow))
 schemathesis.openapi.media_type("application/octet-stream", st.just(ARTIFACT))
 
 

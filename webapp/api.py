@@ -220,8 +220,8 @@ class NameConverter(BaseConverter):
         if not self._name.fullmatch(value):
             abort(
                 404,
-                "Nothing has a name like this: names are 1 to 63 of a-z, 0-9, '.', '_' and '-', "
-                "and begin with a letter or a digit.",
+                "This is not a valid name: a name has 1 to 63 characters of a-z, 0-9, '.', '_' "
+                "and '-', and begins with a letter or a digit.",
             )
         return value
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,10 +14,10 @@ import pyarrow as pa
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
-from pyarrow import ipc, parquet
 from werkzeug.test import TestResponse
 
 from tests.faults.record import Record
+from tests.tables import to_arrow, to_csv, to_parquet
 from webapp import API_PREFIX
 from webapp.api import PROBLEM_CONTENT_TYPE, ProblemSchema
 from webapp.database import Base
@@ -292,41 +292,12 @@ def make_table(columns: Collection[str], n_rows: int = 4) -> pa.Table:
     )
 
 
-def write_csv(table: pa.Table) -> bytes:
-    """Return a table as CSV."""
-    lines = [table.column_names, *(map(str, row.values()) for row in table.to_pylist())]
-    return "".join(",".join(line) + "\n" for line in lines).encode()
-
-
-def write_parquet(table: pa.Table) -> bytes:
-    """Return a table as a Parquet file."""
-    sink = io.BytesIO()
-    parquet.write_table(table, sink)
-    return sink.getvalue()
-
-
-def write_arrow(table: pa.Table) -> bytes:
-    """Return a table as an Arrow stream."""
-    sink = io.BytesIO()
-    with ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def write_feather(table: pa.Table) -> bytes:
-    """Return a table as an Arrow file."""
-    sink = io.BytesIO()
-    with ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-WRITERS = {
-    CSV: write_csv,
-    PARQUET: write_parquet,
-    "application/x-parquet": write_parquet,
-    ARROW: write_arrow,
-    "application/vnd.apache.arrow.file": write_feather,
+WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
+    CSV: to_csv,
+    PARQUET: to_parquet,
+    "application/x-parquet": to_parquet,
+    ARROW: to_arrow,
+    "application/vnd.apache.arrow.file": partial(to_arrow, file=True),
 }
 
 

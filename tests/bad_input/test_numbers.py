@@ -12,8 +12,9 @@ import pytest
 
 from tests.bad_input import catalogue
 from tests.bad_input.catalogue import DIGITS
-from tests.bad_input.census import ARROW, CSV, JSON, Census, make_table, write_csv
+from tests.bad_input.census import ARROW, CSV, JSON, Census, make_table
 from tests.faults import on_sqlite
+from tests.tables import to_csv
 from webapp import API_PREFIX
 from webapp.ml.core.estimators import CATALOGUE, Parameter
 
@@ -192,7 +193,7 @@ def test_what_looks_odd_and_is_right_is_answered_rightly(census: Census) -> None
         if answer.status_code == 200:
             assert math.isfinite(answer.json["prediction"])
 
-    good = write_csv(make_table(("x1", "x2", "x3")))
+    good = to_csv(make_table(("x1", "x2", "x3")))
     expected = census.client.post(f"{ML}/predict/batch", data=good, content_type=CSV).json
     for note, data in {
         "a BOM": b"\xef\xbb\xbf" + good,

@@ -21,9 +21,9 @@ from tests.bad_input.census import (
     json_object,
     make_table,
     part,
-    write_csv,
 )
 from tests.faults import on_sqlite
+from tests.tables import to_csv
 from webapp import API_PREFIX
 from webapp.api import SMALL_BODY
 
@@ -138,7 +138,7 @@ def test_queries(census: Census) -> None:
     for operation in census.operations:
         request = {}
         if operation.takes_table:
-            request = {"data": write_csv(make_table(operation.columns)), "content_type": CSV}
+            request = {"data": to_csv(make_table(operation.columns)), "content_type": CSV}
         for name in operation.query:
             for value in catalogue.REFUSED_QUERY[name]:
                 query = urlencode({**operation.options, name: value})
@@ -281,7 +281,7 @@ def test_a_compressed_part_is_unpacked_by_its_name_alone(census: Census) -> None
 
     for operation in census.operations:
         if MULTIPART in operation.bodies and operation.takes_table:
-            packed = gzip.compress(write_csv(make_table(operation.columns)))
+            packed = gzip.compress(to_csv(make_table(operation.columns)))
             for lines in (["Content-Encoding: gzip"], ["Content-Transfer-Encoding: base64"], []):
                 data = form(part("file", packed, "rows.csv", *lines))
                 query = urlencode(operation.options)

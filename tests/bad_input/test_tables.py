@@ -28,11 +28,9 @@ from tests.bad_input.census import (
     form,
     make_table,
     part,
-    write_arrow,
-    write_csv,
-    write_parquet,
 )
 from tests.faults import on_sqlite
+from tests.tables import to_arrow, to_csv, to_parquet
 
 pytestmark = on_sqlite
 
@@ -71,7 +69,7 @@ def test_csv(census: Census) -> None:
     census.begin()
 
     for operation in with_tables(census):
-        good = write_csv(make_table(operation.columns))
+        good = to_csv(make_table(operation.columns))
         for note, spoil in catalogue.NO_CSV.items():
             refuse(census, operation, CSV, note, spoil(good))
             file = part("file", spoil(good), "rows.csv")
@@ -177,9 +175,9 @@ def send_odd_tables(census: Census, media_type: str, write: Callable[[pa.Table],
 def test_parquet(census: Census) -> None:
     census.begin()
 
-    send_odd_tables(census, PARQUET, write_parquet)
+    send_odd_tables(census, PARQUET, to_parquet)
     for operation in with_tables(census):
-        good = write_parquet(make_table(operation.columns))
+        good = to_parquet(make_table(operation.columns))
         for note, data in {
             "nothing": b"",
             "magic": b"PAR1",
@@ -190,8 +188,8 @@ def test_parquet(census: Census) -> None:
             "half": good[: len(good) // 2],
             "no end": good[:-1],
             "no beginning": good[40:],
-            "CSV": write_csv(make_table(operation.columns)),
-            "Arrow": write_arrow(make_table(operation.columns)),
+            "CSV": to_csv(make_table(operation.columns)),
+            "Arrow": to_arrow(make_table(operation.columns)),
             "noise": NOISE,
         }.items():
             refuse(census, operation, PARQUET, note, data)
@@ -214,9 +212,9 @@ def write_arrow_dictionaries(*, delta: bool) -> bytes:
 def test_arrow(census: Census) -> None:
     census.begin()
 
-    send_odd_tables(census, ARROW, write_arrow)
+    send_odd_tables(census, ARROW, to_arrow)
     for operation in with_tables(census):
-        good = write_arrow(make_table(operation.columns))
+        good = to_arrow(make_table(operation.columns))
         sink = io.BytesIO()
         ipc.new_stream(sink, make_table(operation.columns).schema).close()
         for note, data in {
@@ -231,7 +229,7 @@ def test_arrow(census: Census) -> None:
             "a dictionary that grows": write_arrow_dictionaries(delta=True),
             "a dictionary that is replaced": write_arrow_dictionaries(delta=False),
             "the magic of a file": b"ARROW1\0\0",
-            "Parquet": write_parquet(make_table(operation.columns)),
+            "Parquet": to_parquet(make_table(operation.columns)),
             "noise": NOISE,
         }.items():
             refuse(census, operation, ARROW, note, data)
@@ -276,7 +274,7 @@ def test_limits(census: Census) -> None:
         census.send(operation, "too many rows", 422, json=fields)
         if operation.trains:
             census.send(operation, "too many columns", 422, json={"X": [[1, 2, 3]], "y": [1]})
-            data = write_csv(make_table(operation.columns, n_rows=2))
+            data = to_csv(make_table(operation.columns, n_rows=2))
             refuse(census, operation, CSV, "too many columns", data)
     census.conclude()
 
@@ -317,7 +315,7 @@ def test_forms(census: Census) -> None:
     census.begin()
 
     for operation in with_tables(census):
-        good = write_csv(make_table(operation.columns))
+        good = to_csv(make_table(operation.columns))
         for note, data, status in bad_forms("file", good, "rows.csv"):
             refuse(census, operation, FORM, note, data, status)
         for boundary in catalogue.BOUNDARIES:

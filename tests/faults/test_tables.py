@@ -20,6 +20,7 @@ from tests.faults import scaled
 from tests.faults.attacks import HEALTH_TIMEOUT, measured_attack
 from tests.faults.record import RecordAttack
 from tests.gunicorn_server import ROOT, GunicornServer, running_gunicorn
+from tests.tables import to_parquet
 
 pytestmark = pytest.mark.slow
 
@@ -42,13 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GunicornServer]
         yield server
 
 
-def to_parquet(table: pa.Table, **options: object) -> bytes:
-    sink = io.BytesIO()
-    parquet.write_table(table, sink, **options)
-    return sink.getvalue()
-
-
-def to_arrow(batch: pa.RecordBatch, times: int, **options: object) -> bytes:
+def repeat_batch(batch: pa.RecordBatch, times: int, **options: object) -> bytes:
     sink = io.BytesIO()
     options = pa.ipc.IpcWriteOptions(**options)
     with pa.ipc.new_stream(sink, batch.schema, options=options) as stream:
@@ -95,12 +90,12 @@ def labelled_batch(labels: pa.Array) -> pa.RecordBatch:
 
 def shared_dictionary() -> bytes:
     labels = pa.array([f"{number:07}" for number in range(1_900_000)])
-    return to_arrow(labelled_batch(labels), 12_000)
+    return repeat_batch(labelled_batch(labels), 12_000)
 
 
 def dictionary_of_gaps() -> bytes:
     labels = pa.concat_arrays([pa.array(["a"]), pa.nulls(1_900_000, pa.string())])
-    return to_arrow(labelled_batch(labels), 12_000)
+    return repeat_batch(labelled_batch(labels), 12_000)
 
 
 def growing_dictionary() -> bytes:
@@ -115,21 +110,21 @@ def growing_dictionary() -> bytes:
 
 def short_batches() -> bytes:
     columns = {name: pa.array([1.0]) for name in [*(f"x{i}" for i in range(999)), "y"]}
-    return to_arrow(pa.record_batch(columns), 400)
+    return repeat_batch(pa.record_batch(columns), 400)
 
 
 def empty_batches() -> bytes:
-    return to_arrow(pa.record_batch({"x": pa.array([], pa.float64()), "y": [0.0][:0]}), 90_000)
+    return repeat_batch(pa.record_batch({"x": pa.array([], pa.float64()), "y": [0.0][:0]}), 90_000)
 
 
 def long_dictionary() -> bytes:
     labels = pa.array(["a" * 1000]).take(pa.array(np.zeros(900_000, np.int32)))
-    return to_arrow(labelled_batch(labels), 1, compression="zstd")
+    return repeat_batch(labelled_batch(labels), 1, compression="zstd")
 
 
 def long_schema() -> bytes:
     schema = pa.schema([("x", pa.float64()), ("y", pa.float64())], {b"pandas": b"[" * 50_000_000})
-    return to_arrow(pa.record_batch([pa.array([1.0])] * 2, schema=schema), 1)
+    return repeat_batch(pa.record_batch([pa.array([1.0])] * 2, schema=schema), 1)
 
 
 ATTACKS: dict[str, tuple[Callable[[], bytes], str, str]] = {

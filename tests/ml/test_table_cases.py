@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
-from pyarrow import feather, parquet
+from pyarrow import feather
 
 from tests.conftest import dispose_app, make_app, migrate
+from tests.tables import to_arrow, to_csv, to_parquet
 
 ML = "/api/v1/ml"
 CASES = Path(__file__).parent / "cases"
@@ -210,23 +211,6 @@ def test_names_in_any_format_lose_the_blanks_around_them(client: FlaskClient) ->
 
 
 # --- rows without a target
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    parquet.write_table(table, sink)
-    return sink.getvalue()
-
-
-def to_arrow(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return sink.getvalue()
-
-
-def to_csv(table: pa.Table) -> bytes:
-    return table.to_pandas().to_csv(index=False).encode()
 
 
 def to_json(table: pa.Table, **options: Any) -> dict[str, Any]:

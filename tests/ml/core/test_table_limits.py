@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
+from tests.tables import WRITERS, to_arrow, to_parquet
 from webapp.errors import InvalidInput
-from webapp.ml.core.tables import FORMATS, Limits, read_dataset, read_features, write_csv
-
-
-def to_csv(table: pa.Table) -> bytes:
-    return b"".join(write_csv({name: table[name].to_numpy() for name in table.column_names}))
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    parquet.write_table(table, sink)
-    return sink.getvalue()
-
-
-def to_arrow(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
-        stream.write_table(table)
-    return sink.getvalue()
-
-
-WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
-    "csv": to_csv,
-    "parquet": to_parquet,
-    "arrow": to_arrow,
-}
+from webapp.ml.core.tables import FORMATS, Limits, read_dataset, read_features
 
 
 def table_of(n_rows: int, *names: str) -> pa.Table:
@@ -72,10 +47,15 @@ def test_rows_to_predict_for_are_held_to_the_cells_too(name: str) -> None:
         read(199)
 
 
-@pytest.mark.parametrize("name", ["parquet", "arrow"])
-def test_few_bytes_of_many_equal_values_are_refused_before_the_values_are_made(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("parquet", to_parquet), ("arrow", partial(to_arrow, compression="zstd", chunk=400_000))],
+)
+def test_few_bytes_of_many_equal_values_are_refused_before_the_values_are_made(
+    name: str, write: Callable[[pa.Table], bytes]
+) -> None:
     names = [f"x{number}" for number in range(10)]
-    data = WRITERS[name](table_of(400_000, *names, "y"))
+    data = write(table_of(400_000, *names, "y"))
     limits = Limits(rows=400_000, columns=10, cells=4_000_000)
     usual = pa.default_memory_pool()  # once another is set, it is that one
     arrow = pa.proxy_memory_pool(usual)

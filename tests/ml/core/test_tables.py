@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
 from sklearn.datasets import load_diabetes, load_iris, load_wine
 
+from tests.tables import WRITERS, to_arrow, to_csv, to_parquet
 from webapp.errors import Faults, InvalidInput
 from webapp.ml.core import tables, unpacking
 from webapp.ml.core.datasets import (
@@ -46,32 +46,6 @@ UNPARSED = {
     "arrow": ["is not an Arrow table: it cannot be parsed"],
 }
 BINARY = ("parquet", "arrow")
-
-
-def to_csv(table: pa.Table) -> bytes:
-    columns = {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
-    return b"".join(write_csv(columns))
-
-
-def to_parquet(table: pa.Table, **options: Any) -> bytes:
-    sink = io.BytesIO()
-    parquet.write_table(table, sink, **options)
-    return sink.getvalue()
-
-
-def to_arrow(table: pa.Table, *, file: bool = False, chunk: int = 100, **options: Any) -> bytes:
-    sink = io.BytesIO()
-    new = pa.ipc.new_file if file else pa.ipc.new_stream
-    with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as stream:
-        stream.write_table(table, max_chunksize=chunk)
-    return sink.getvalue()
-
-
-WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
-    "csv": to_csv,
-    "parquet": to_parquet,
-    "arrow": to_arrow,
-}
 
 
 def parse(
