@@ -82,15 +82,19 @@ BEYOND_SCHEMAS = {
         r"query\.\w+: belongs into the JSON body",
         r"form\.\w+: is in the query and in the form",
         r"(query|form)\.target: Missing data for required field\.",
+        r"(query|form)\.(delimiter|decimal): is an option of CSV alone.*",
+        r"(query|form)\.decimal: Must not be the delimiter\.",
     ],
     "a key stands for one request, and is used up by it": [
         r"headers\.Idempotency-Key: was used before, with another request: .*",
     ],
     "a place in a list is one that the list has named": [
         r"query\.after: Is not from a `next` link of a list in this order\.",
+        r"query\.page: Page numbers reach the first 10,000 items\. .*",
     ],
     "what is in a file": [
         r"\w+: has no column .*",
+        r"csv: is not a CSV table: its header cannot be parsed.*",
         r"form\.artifact: The model version cannot be loaded: it is not a skops file\.",
     ],
 }

@@ -91,7 +91,7 @@ def test_a_name_that_no_model_can_have_is_told_the_rule(app: Flask, client: Flas
     for name in ("My_Model", "a%20b", "-a", "x" * 64, "%C3%A9", "a%0A", "."):
         for path in (f"/models/{name}", f"/models/{name}/versions/1"):
             detail = assert_problem(client.get(ML + path), 404)["detail"]
-            assert "1 to 63 of a-z, 0-9" in detail, name
+            assert "1 to 63 characters of a-z, 0-9" in detail, name
         assert (
             "63"
             in assert_problem(client.post(f"{ML}/models/{name}/train", json={}), 404)["detail"]

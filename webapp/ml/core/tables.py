@@ -453,7 +453,7 @@ def _open_csv(
 
 def _parse_csv_header(header: bytes, dialect: CsvDialect) -> list[str]:
     if header.startswith(_UTF_16_BOMS) or b"\0" in header:
-        raise InvalidInput(["is in UTF-16, or no text; save it as UTF-8"])
+        raise InvalidInput(["is UTF-16, or not text; save the table as UTF-8"])
     try:
         line = header.decode()
     except UnicodeDecodeError:
@@ -462,7 +462,8 @@ def _parse_csv_header(header: bytes, dialect: CsvDialect) -> list[str]:
     try:
         return next(reader, [])
     except text.Error:
-        raise InvalidInput(["is not a CSV table: its header cannot be parsed"]) from None
+        message = "is not a CSV table: its header cannot be parsed; check the option delimiter"
+        raise InvalidInput([message]) from None
 
 
 def _split_csv_header(file: _Input) -> tuple[bytes, bytes]:
