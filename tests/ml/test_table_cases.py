@@ -113,7 +113,7 @@ def test_the_same_rows_are_the_same_data_however_csv_writes_them(
         ("row-names.csv", "column 1 has no name; write the table without row names"),
         ("row-names-short-header.csv", "a first column of row names must have a name"),
         ("utf-16.csv", "UTF-16"),
-        ("utf-16.csv", "save it as UTF-8"),
+        ("utf-16.csv", "save the table as UTF-8"),
         ("windows-1252.csv", "Windows-1252"),
         ("windows-1252.csv", "save the table as UTF-8"),
     ],
