@@ -14,8 +14,8 @@ from werkzeug.test import TestResponse
 
 from tests.faults import on_sqlite
 from webapp import API_PREFIX
-from webapp.api import ProblemSchema
 from webapp.errors import DatabaseUnavailable
+from webapp.web.api import ProblemSchema
 
 pytestmark = on_sqlite
 

@@ -8,7 +8,7 @@ import pytest
 
 from webapp import errors
 from webapp.errors import Faults, InvalidInput, ServiceError, describe_faults, faults_in
-from webapp.problems import status_of
+from webapp.web.problems import status_of
 
 
 def subclasses_of(kind: type[ServiceError]) -> list[type[ServiceError]]:

@@ -10,7 +10,7 @@ import marshmallow as ma
 import pytest
 from marshmallow import fields, validate
 
-from webapp.fields import (
+from webapp.web.fields import (
     JSONBoolean,
     JSONFloat,
     JSONInteger,

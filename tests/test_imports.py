@@ -93,7 +93,7 @@ def test_services_know_neither_flask_nor_schemas(module: str) -> None:
 @pytest.mark.parametrize("module", layer("schemas"))
 def test_schemas_know_fields_and_limits(module: str) -> None:
     feature = module.rpartition(".")[0]
-    shared = {"webapp.errors", "webapp.fields", "webapp.paging"}
+    shared = {"webapp.errors", "webapp.web.fields", "webapp.web.paging"}
 
     assert ours(module) <= shared | {f"{feature}.models"} | set(CORE)
     assert not libraries(module) & {"flask", "sqlalchemy"}
@@ -103,8 +103,13 @@ def test_schemas_know_fields_and_limits(module: str) -> None:
 def test_routes_and_commands_know_their_own_feature(module: str) -> None:
     feature = module.rpartition(".")[0]
     shared = {
-        *("webapp.access.scopes", "webapp.api", "webapp.commands", "webapp.errors"),
-        *("webapp.extensions", "webapp.idempotency.views", "webapp.observation", "webapp.paging"),
+        *("webapp.access.scopes", "webapp.web.api", "webapp.commands", "webapp.errors"),
+        *(
+            "webapp.extensions",
+            "webapp.idempotency.views",
+            "webapp.observation",
+            "webapp.web.paging",
+        ),
     }
     own = {name for name in MODULES if name.startswith(f"{feature}.")}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flask import Flask
 
-from webapp.jsonio import MalformedJSON, OrjsonProvider, count_values, loads
+from webapp.web.jsonio import MalformedJSON, OrjsonProvider, count_values, loads
 
 DEEPEST = 1024
 

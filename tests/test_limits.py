@@ -18,9 +18,9 @@ from tests.faults import on_sqlite
 from tests.gunicorn_server import running_gunicorn
 from tests.redis import BINARY, RedisServer, running_redis
 from tests.test_api import ITEMS, ML, assert_problem
-from webapp import limits
 from webapp.access.identity import Identity, remember_identity
 from webapp.access.scopes import Scope
+from webapp.web import limits
 
 pytestmark = on_sqlite
 
@@ -205,7 +205,7 @@ def test_behind_a_proxy_the_address_that_it_saw_counts_and_none_before(database_
 def test_without_a_limit_nothing_is_counted(app: Flask) -> None:
     hooks = [*app.before_request_funcs.get(None, []), *app.after_request_funcs[None]]
 
-    assert not [hook for hook in hooks if hook.__module__ == "webapp.limits"]
+    assert not [hook for hook in hooks if hook.__module__ == "webapp.web.limits"]
 
 
 @pytest.fixture

@@ -111,11 +111,11 @@ def test_an_error_within_a_request_names_it_and_its_traceback_is_one_field(
 
     own_app.add_url_rule("/broken/<int:number>", view_func=fail)
     handler = Keep()
-    logging.getLogger("webapp.problems").addHandler(handler)
+    logging.getLogger("webapp.web.problems").addHandler(handler)
     try:
         response = own_app.test_client().get(f"/broken/7?q={CANARY}")
     finally:
-        logging.getLogger("webapp.problems").removeHandler(handler)
+        logging.getLogger("webapp.web.problems").removeHandler(handler)
     line = json.loads(said[0])
 
     assert response.status_code == 500

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.test_api import ML, assert_problem
-from webapp.api import Blueprint, MethodView
+from webapp.web.api import Blueprint, MethodView
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -11,11 +11,9 @@ from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
-from webapp import browser, cli, docs, health, limits, logs, problems, request_id
+from webapp import cli, health, logs
 from webapp.access import cli as access_cli
 from webapp.access import guard
-from webapp.api import OPENAPI_VERSION, list_outcomes
-from webapp.application import Application
 from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
 from webapp.database import configure_engine, engine_options
@@ -27,6 +25,9 @@ from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml import service as ml_service
 from webapp.observation import Observer, Tell
+from webapp.web import browser, docs, limits, problems, request_id
+from webapp.web.api import OPENAPI_VERSION, list_outcomes
+from webapp.web.application import Application
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"

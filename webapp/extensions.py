@@ -9,8 +9,8 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.local import LocalProxy
 
-from webapp.api import Api
 from webapp.database import Base
+from webapp.web.api import Api
 
 if TYPE_CHECKING:
     from webapp.ml.serving import ModelServer

@@ -10,12 +10,12 @@ from flask import Response, current_app, jsonify
 from marshmallow import fields, validate
 
 from webapp.access.scopes import Scope
-from webapp.api import Blueprint
 from webapp.errors import Unavailable
 from webapp.extensions import db, model_server
-from webapp.fields import StrictSchema
 from webapp.outages import outages_translated
 from webapp.postgresql import time_limit
+from webapp.web.api import Blueprint
+from webapp.web.fields import StrictSchema
 
 DATABASE_DEADLINE = 2.0  # seconds until the answer, whatever the database does
 MARGIN = 0.2  # of them, for all but the database

@@ -16,7 +16,7 @@ from flask import request
 
 from webapp.access.identity import ENVIRON_KEY
 from webapp.errors import ServiceError, Unavailable
-from webapp.request_id import find_request_id
+from webapp.web.request_id import find_request_id
 
 Environ: TypeAlias = dict[str, Any]
 Tell: TypeAlias = Callable[[Environ, int, float], object]

@@ -33,7 +33,7 @@ from webapp.observation import TRACE_ID, Environ, describe_request, find_method
 SERVICE = "webapp"
 _HEADERS = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}
 _NAMES = {
-    "request_id": "webapp.request_id",
+    "request_id": "webapp.web.request_id",
     "method": "http.request.method",
     "route": "http.route",
     "client": "client.address",

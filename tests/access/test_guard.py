@@ -27,9 +27,9 @@ from webapp.access.service import (
     revoke_keys,
     rotate_key,
 )
-from webapp.api import Blueprint
 from webapp.database import utc_now
 from webapp.extensions import db
+from webapp.web.api import Blueprint
 
 NO_KEYS = {
     "no key": {},

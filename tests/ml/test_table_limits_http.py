@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from webapp import jsonio
+from webapp.web import jsonio
 
 ML = "/api/v1/ml"
 

@@ -17,11 +17,11 @@ from webapp.access.identity import Identity, current_identity, remember_identity
 from webapp.access.keyring import Keyring, StoredKey
 from webapp.access.models import ApiKey
 from webapp.access.scopes import Scope
-from webapp.api import Blueprint, current_request
 from webapp.errors import KeyMissing, KeyRefused, ScopeMissing
 from webapp.outages import outages_translated
 from webapp.postgresql import time_limit
-from webapp.request_id import request_id
+from webapp.web.api import Blueprint, current_request
+from webapp.web.request_id import request_id
 
 MOST_RECENT = 100  # keys that a question brings along: about a millisecond for as many
 DEADLINE = 2.0  # seconds that a request waits for the database's word on its key

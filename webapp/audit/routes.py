@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from webapp.access.scopes import Scope
-from webapp.api import Blueprint, MethodView
 from webapp.audit import service
 from webapp.audit.models import AuditEntry
 from webapp.audit.schemas import AuditEntrySchema, AuditQuery
 from webapp.extensions import db
-from webapp.paging import HEADERS, answer_page
+from webapp.web.api import Blueprint, MethodView
+from webapp.web.paging import HEADERS, answer_page
 
 blp = Blueprint("audit", __name__, url_prefix="/audit", description="Who did what.")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from marshmallow import fields
 
-from webapp.fields import StrictSchema, Text
-from webapp.paging import PageQuery
+from webapp.web.fields import StrictSchema, Text
+from webapp.web.paging import PageQuery
 
 
 class AuditQuery(PageQuery):

@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 from flask import Response, request, url_for
 
 from webapp.access.scopes import Scope
-from webapp.api import Blueprint, MethodView
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.items import service
 from webapp.items.models import Item
 from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
-from webapp.paging import HEADERS, answer_page
+from webapp.web.api import Blueprint, MethodView
+from webapp.web.paging import HEADERS, answer_page
 
 blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")
 

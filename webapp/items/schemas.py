@@ -8,9 +8,9 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from webapp.fields import JSONInteger, StrictSchema, Text
 from webapp.items.models import DESCRIPTION_LENGTH, MOST_COUNTED, NAME_LENGTH, SORTS
-from webapp.paging import PageQuery, decode_end, encode_end
+from webapp.web.fields import JSONInteger, StrictSchema, Text
+from webapp.web.paging import PageQuery, decode_end, encode_end
 
 LARGEST_ID = 2**63 - 1
 LONGEST_AFTER = 2_048  # characters; a name of 255 letters of four bytes takes 1,500

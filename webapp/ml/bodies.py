@@ -17,13 +17,13 @@ from flask import Request, abort, current_app
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
-from webapp import jsonio
-from webapp.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
-from webapp.body import unpack
 from webapp.errors import InvalidInput
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Limits
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema
+from webapp.web import jsonio
+from webapp.web.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
+from webapp.web.body import unpack
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"

@@ -11,15 +11,6 @@ from marshmallow import fields, validate
 from werkzeug.datastructures import FileStorage
 
 from webapp.errors import InvalidInput, faults_in
-from webapp.fields import (
-    JSONBoolean,
-    JSONFloat,
-    JSONInteger,
-    JSONObject,
-    QueryFloat,
-    QueryInteger,
-    StrictSchema,
-)
 from webapp.ml.core import datasets, tables
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
@@ -32,6 +23,15 @@ from webapp.ml.core.tables import (
     Limits,
 )
 from webapp.ml.core.training import MOST_COEFFICIENTS, MOST_FOLDS
+from webapp.web.fields import (
+    JSONBoolean,
+    JSONFloat,
+    JSONInteger,
+    JSONObject,
+    QueryFloat,
+    QueryInteger,
+    StrictSchema,
+)
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Response, request
 
 HEADER = "X-Request-ID"
-_KEY = "webapp.request_id"  # in the environment of the request
+_KEY = "webapp.web.request_id"  # in the environment of the request
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 

@@ -11,7 +11,7 @@ import orjson
 from flask import request
 
 from webapp.database import Page
-from webapp.fields import QueryInteger, StrictSchema
+from webapp.web.fields import QueryInteger, StrictSchema
 
 DEFAULT_PAGE_SIZE = 100
 LARGEST_PAGE_SIZE = 1000

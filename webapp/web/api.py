@@ -24,10 +24,10 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter
 
-from webapp import jsonio
-from webapp.application import WholeRequest
-from webapp.body import MalformedBody
 from webapp.errors import MOST_FAULTS, InvalidInput
+from webapp.web import jsonio
+from webapp.web.application import WholeRequest
+from webapp.web.body import MalformedBody
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -106,7 +106,7 @@ class MethodView(flask.views.MethodView):
 
 
 class StrictParser(FlaskParser):
-    """Reads JSON bodies by the rules of ``webapp.jsonio`` and refuses everything else."""
+    """Reads JSON bodies by the rules of ``webapp.web.jsonio`` and refuses everything else."""
 
     def parse(
         self,
@@ -421,7 +421,7 @@ class Api(flask_smorest.Api):
         )
 
     def _register_error_handlers(self) -> None:
-        """Leave errors to ``webapp.problems``."""
+        """Leave errors to ``webapp.web.problems``."""
 
     def _register_responses(self) -> None:
         for status in http.HTTPStatus:
@@ -457,4 +457,4 @@ class Api(flask_smorest.Api):
         """Leave out what flask-smorest would document of ETags: ours are documented by hand."""
 
     def _register_pagination_header(self) -> None:
-        """Leave out what flask-smorest would document of pages; see ``webapp.paging``."""
+        """Leave out what flask-smorest would document of pages; see ``webapp.web.paging``."""

@@ -18,9 +18,9 @@ from werkzeug.routing import MapAdapter
 from werkzeug.sansio.utils import get_host
 from werkzeug.utils import cached_property
 
-from webapp.body import PIECE, content_length, open_body
 from webapp.errors import ServiceError
-from webapp.jsonio import OrjsonProvider
+from webapp.web.body import PIECE, content_length, open_body
+from webapp.web.jsonio import OrjsonProvider
 
 # Supervisors, balancers and Prometheus ask by address, and are told nothing that depends on it.
 ASKED_BY_ADDRESS = ("/health/", "/metrics")
@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r"\[([^\]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
 class WholeRequest(Request):
-    """A request whose body is read whole and unpacked, or refused (see ``webapp.body``)."""
+    """A request whose body is read whole and unpacked, or refused (see ``webapp.web.body``)."""
 
     def __init__(self, environ: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         address = environ.get("REMOTE_ADDR") or ""

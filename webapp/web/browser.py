@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from flask import Flask, Response
 from werkzeug.exceptions import SecurityError
 
-from webapp.api import current_request
+from webapp.web.api import current_request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -21,7 +21,7 @@ HSTS = ("Strict-Transport-Security", "max-age=31536000")  # a year; subdomains a
 
 # An answer is data: whatever a browser takes it for, nothing in it may run, load, or be framed.
 NOT_A_PAGE = (CSP, "default-src 'none'; frame-ancestors 'none'")
-# The pages of `webapp.docs`. Swagger UI's stylesheet has its icons as data URLs.
+# The pages of `webapp.web.docs`. Swagger UI's stylesheet has its icons as data URLs.
 PAGE: Headers = [
     (
         CSP,

@@ -17,8 +17,8 @@ from flask import (
     send_from_directory,
 )
 
-from webapp.browser import PAGE
 from webapp.extensions import api
+from webapp.web.browser import PAGE
 
 DESCRIPTION = """\
 Keeps *items*, and trains, versions and serves scikit-learn models.
@@ -26,7 +26,13 @@ Keeps *items*, and trains, versions and serves scikit-learn models.
 Try it here: open `POST /api/v1/ml/train` and press **Execute**, then do the same with
 `POST /api/v1/ml/predict`. Errors always have the shape of `Problem`."""
 
-blp = Blueprint("docs", __name__, static_folder="static", static_url_path="/static")
+blp = Blueprint(
+    "docs",
+    __name__,
+    static_folder="static",
+    static_url_path="/static",
+    template_folder="templates",
+)
 
 
 def swagger_ui_files() -> Path:

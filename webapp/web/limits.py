@@ -15,8 +15,8 @@ from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import FixedWindowRateLimiter
 
 from webapp.access.identity import current_identity
-from webapp.api import current_request
 from webapp.errors import TooManyRequests
+from webapp.web.api import current_request
 
 STORE_DEADLINE = 0.25  # seconds that a request waits for Redis
 STORE_PAUSE = 5.0  # seconds without Redis after it has not answered

@@ -1,0 +1,1 @@
+"""How this service speaks HTTP: bodies, fields, JSON, errors, pages, browsers and limits."""
