@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from flask import request
 
-from webapp.access.identity import ENVIRON_KEY
 from webapp.errors import ServiceError, Unavailable
+from webapp.web.identity import ENVIRON_KEY
 from webapp.web.request_id import find_request_id
 
 Environ: TypeAlias = dict[str, Any]

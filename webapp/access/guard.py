@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from webapp.access import service
 from webapp.access.actor import Actor, set_actor_source
-from webapp.access.identity import Identity, current_identity, remember_identity
 from webapp.access.keyring import Keyring, StoredKey
 from webapp.access.models import ApiKey
 from webapp.access.scopes import Scope
@@ -21,6 +20,7 @@ from webapp.errors import KeyMissing, KeyRefused, ScopeMissing
 from webapp.outages import outages_translated
 from webapp.postgresql import time_limit
 from webapp.web.api import Blueprint, current_request
+from webapp.web.identity import Identity, current_identity, remember_identity
 from webapp.web.request_id import request_id
 
 MOST_RECENT = 100  # keys that a question brings along: about a millisecond for as many

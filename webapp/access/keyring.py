@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from webapp.access.identity import Identity
 from webapp.access.keys import digest_key, is_same, looks_like_key
 from webapp.errors import DatabaseUnavailable, KeyRefused, Unavailable
 from webapp.leases import Leases
+from webapp.web.identity import Identity
 
 log = logging.getLogger(__name__)
 

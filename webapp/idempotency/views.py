@@ -12,13 +12,13 @@ import orjson
 from flask import Response, jsonify, request
 from marshmallow import fields, validate
 
-from webapp.access.identity import current_identity
 from webapp.database import keep_nothing
 from webapp.extensions import db
 from webapp.idempotency import service
 from webapp.idempotency.models import KEY_LENGTH
 from webapp.idempotency.service import Claim, KeptAnswer
 from webapp.web.api import Blueprint, View
+from webapp.web.identity import current_identity
 
 Headers: TypeAlias = dict[str, str]
 REPLAYED = "Idempotency-Replayed"

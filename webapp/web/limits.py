@@ -14,9 +14,9 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import FixedWindowRateLimiter
 
-from webapp.access.identity import current_identity
 from webapp.errors import TooManyRequests
 from webapp.web.api import current_request
+from webapp.web.identity import current_identity
 
 STORE_DEADLINE = 0.25  # seconds that a request waits for Redis
 STORE_PAUSE = 5.0  # seconds without Redis after it has not answered
