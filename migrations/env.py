@@ -7,11 +7,11 @@ from alembic import context
 from alembic.util import CommandError
 from flask import current_app
 
-from webapp.database import UTCDateTime
+from webapp.db.base import UTCDateTime
+from webapp.db.outages import driver_message, outages_translated
+from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
 from webapp.items.models import TEXT_INDEX
-from webapp.outages import driver_message, outages_translated
-from webapp.postgresql import time_limit
 
 # Any number will do, as long as nothing else in the database locks the same one.
 MIGRATION_LOCK = 7_463_190_552

@@ -39,7 +39,7 @@ from tests.faults.record import (
 from tests.ports import hold_port, port_of
 from tests.postgres import server_for_tests
 from webapp import create_app, register_model_server
-from webapp.database import Base
+from webapp.db.base import Base
 from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
 

@@ -25,7 +25,7 @@ from tests.faults.load import Connect, create_item, serving
 from tests.faults.volumes import MEGABYTE, can_mount, small_volume
 from tests.gunicorn_server import ROOT
 from tests.postgres import server_binaries
-from webapp.database import Base
+from webapp.db.base import Base
 from webapp.extensions import db
 
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from tests.conftest import dispose_app, make_app, migrate
 from tests.postgres import PostgresServer, running_server
-from webapp import postgresql
+from webapp.db import postgresql
 from webapp.extensions import db
 from webapp.health import DATABASE_DEADLINE
 

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from webapp.database import utc_now
+from webapp.db.base import utc_now
 from webapp.errors import KeyInFlight, KeyReused
 from webapp.extensions import db
 from webapp.idempotency import service

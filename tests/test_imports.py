@@ -68,13 +68,13 @@ def test_core_knows_numbers_and_nothing_else(module: str) -> None:
 
 @pytest.mark.parametrize("module", layer("models"))
 def test_models_know_the_base_only(module: str) -> None:
-    assert ours(module) <= {"webapp.database"}
+    assert ours(module) <= {"webapp.db.base"}
     assert not libraries(module) & WEB
 
 
 def test_serving_knows_core_and_is_given_its_loaders() -> None:
-    assert ours("webapp.ml.serving") <= {"webapp.errors", "webapp.leases", *CORE}
-    assert ours("webapp.leases") <= {"webapp.errors"}
+    assert ours("webapp.ml.serving") <= {"webapp.errors", "webapp.db.leases", *CORE}
+    assert ours("webapp.db.leases") <= {"webapp.errors"}
     assert not libraries("webapp.ml.serving") & (WEB | {"sqlalchemy", "marshmallow", "config"})
 
 
@@ -83,7 +83,7 @@ def test_services_know_neither_flask_nor_schemas(module: str) -> None:
     feature = module.rpartition(".")[0]
     own = {f"{feature}.{name}" for name in ("models", "serving", "fit_limit")}
 
-    shared = {"webapp.database", "webapp.errors", "webapp.outages", "webapp.postgresql"}
+    shared = {"webapp.db.base", "webapp.errors", "webapp.db.outages", "webapp.db.postgresql"}
     audited = {"webapp.access.actor", "webapp.audit.service"}
     keys = {"webapp.access.keys", "webapp.access.scopes"} if feature == "webapp.access" else set()
     assert ours(module) <= shared | own | audited | keys | set(CORE)

@@ -16,7 +16,7 @@ from flask import Flask
 from flask_migrate import check, downgrade, upgrade
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, table_names
-from webapp.database import Base
+from webapp.db.base import Base
 from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
 

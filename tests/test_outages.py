@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.conftest import Backend, dispose_app, make_app
+from webapp.db.outages import find_outage
 from webapp.extensions import db
-from webapp.outages import find_outage
 
 ITEMS = "/api/v1/items"
 

@@ -13,9 +13,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from webapp import postgresql
-from webapp.database import begin_read, configure_engine, engine_options
-from webapp.postgresql import ServerSilent, time_limit
+from webapp.db import postgresql
+from webapp.db.base import begin_read, configure_engine, engine_options
+from webapp.db.postgresql import ServerSilent, time_limit
 
 PATIENCE, GREETING, PAUSE = 0.2, 1.0, 0.3
 TIMEOUT = 60  # seconds that a statement may take: far longer than any test waits

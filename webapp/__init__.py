@@ -16,7 +16,7 @@ from webapp.access import cli as access_cli
 from webapp.access import guard
 from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
-from webapp.database import configure_engine, engine_options
+from webapp.db.base import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
 from webapp.metrics import routes as metrics_routes

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from flask.cli import with_appcontext
 
-from webapp.backup import back_up
 from webapp.commands import clear_errors
+from webapp.db.backup import back_up
 from webapp.extensions import db, model_server
 from webapp.items.service import count_missing_items, seed_items
 from webapp.ml.service import DEFAULT_MODEL, seed_default_model

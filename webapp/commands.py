@@ -13,8 +13,8 @@ import click
 
 from webapp.access.actor import Actor, set_actor
 from webapp.access.models import NAME_LENGTH
+from webapp.db.outages import driver_message, outages_translated
 from webapp.errors import ServiceError
-from webapp.outages import driver_message, outages_translated
 
 R = TypeVar("R")
 

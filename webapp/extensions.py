@@ -9,7 +9,7 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.local import LocalProxy
 
-from webapp.database import Base
+from webapp.db.base import Base
 from webapp.web.api import Api
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from webapp.access.service import (
     revoke_keys,
     rotate_key,
 )
-from webapp.database import utc_now
+from webapp.db.base import utc_now
 from webapp.extensions import db
 from webapp.web.api import Blueprint
 

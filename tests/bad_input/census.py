@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 from tests.faults.record import Record
 from tests.tables import to_arrow, to_csv, to_parquet
 from webapp import API_PREFIX
-from webapp.database import Base
+from webapp.db.base import Base
 from webapp.extensions import api, db
 from webapp.web.api import PROBLEM_CONTENT_TYPE, ProblemSchema
 

@@ -16,7 +16,7 @@ from tests.faults import scaled
 from tests.faults.kill_points import KillPoints
 from tests.faults.record import Record
 from tests.gunicorn_server import ROOT
-from webapp.database import Base
+from webapp.db.base import Base
 from webapp.extensions import db
 
 pytestmark = pytest.mark.slow

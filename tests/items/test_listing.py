@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from webapp.database import utc_now
+from webapp.db.base import utc_now
 from webapp.items import schemas, service
 from webapp.items.models import SORTS, Item
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from webapp import leases
+from webapp.db import leases
 from webapp.errors import ArtifactUnusable, DatabaseUnavailable, ModelNotTrained
 from webapp.ml import serving
 from webapp.ml.core.scoring import LinearScorer

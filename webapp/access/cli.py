@@ -15,7 +15,7 @@ from webapp.access import guard, service
 from webapp.access.models import ApiKey
 from webapp.access.scopes import ABOUT, Scope
 from webapp.commands import PersonName, clear_errors
-from webapp.database import utc_now
+from webapp.db.base import utc_now
 from webapp.extensions import db
 
 commands = AppGroup("keys", help="Make, list, revoke and rotate API keys.")

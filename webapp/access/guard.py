@@ -16,9 +16,9 @@ from webapp.access.actor import Actor, set_actor_source
 from webapp.access.keyring import Keyring, StoredKey
 from webapp.access.models import ApiKey
 from webapp.access.scopes import Scope
+from webapp.db.outages import outages_translated
+from webapp.db.postgresql import time_limit
 from webapp.errors import KeyMissing, KeyRefused, ScopeMissing
-from webapp.outages import outages_translated
-from webapp.postgresql import time_limit
 from webapp.web.api import Blueprint, current_request
 from webapp.web.identity import Identity, current_identity, remember_identity
 from webapp.web.request_id import request_id

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from webapp.access.keys import digest_key, is_same, looks_like_key
+from webapp.db.leases import Leases
 from webapp.errors import DatabaseUnavailable, KeyRefused, Unavailable
-from webapp.leases import Leases
 from webapp.web.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Keyring:
     ``find_recent_keys()`` asks the database for the keys that were used recently, by digest, and
     ``find_key(digest)`` for any other; ``note_uses`` stores when keys were used last. All raise
     ``Unavailable`` when they cannot. ``lease`` and ``deadline`` are in seconds,
-    as ``webapp.leases`` has them. While the database cannot be asked, keys that are known go on
+    as ``webapp.db.leases`` has them. While the database cannot be asked, keys that are known go on
     working until they expire.
     """
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.database import Base, BigIntPrimaryKey, utc_now
+from webapp.db.base import Base, BigIntPrimaryKey, utc_now
 
 NAME_LENGTH = 63
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from webapp.access.actor import current_actor
 from webapp.audit.models import AuditEntry
-from webapp.database import Page, begin_read
+from webapp.db.base import Page, begin_read
 
 
 def record(

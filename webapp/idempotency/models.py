@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.database import Base, BigIntPrimaryKey, utc_now
+from webapp.db.base import Base, BigIntPrimaryKey, utc_now
 
 KEY_LENGTH = 255
 

@@ -19,10 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from webapp.database import begin_write, insert_if_absent, utc_now
+from webapp.db.base import begin_write, insert_if_absent, utc_now
+from webapp.db.outages import outages_translated
 from webapp.errors import KeyInFlight, KeyReused, Unavailable
 from webapp.idempotency.models import IdempotencyKey
-from webapp.outages import outages_translated
 
 KEPT = timedelta(hours=24)
 CLAIM = timedelta(seconds=15)

@@ -12,7 +12,7 @@ import orjson
 from flask import Response, jsonify, request
 from marshmallow import fields, validate
 
-from webapp.database import keep_nothing
+from webapp.db.base import keep_nothing
 from webapp.extensions import db
 from webapp.idempotency import service
 from webapp.idempotency.models import KEY_LENGTH

@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.database import Base, BigIntPrimaryKey, sorted_text, utc_now
+from webapp.db.base import Base, BigIntPrimaryKey, sorted_text, utc_now
 
 NAME_LENGTH = 255
 DESCRIPTION_LENGTH = 10_000

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from webapp.audit.service import record
-from webapp.database import Page, begin_read, begin_write, keep_nothing, utc_now
+from webapp.db.base import Page, begin_read, begin_write, keep_nothing, utc_now
 from webapp.errors import ItemChanged, ItemNotFound
 from webapp.items.models import MOST_COUNTED, TEXT_INDEX, Item
 

@@ -13,6 +13,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
+from webapp.db.outages import outages_translated
+from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
 from webapp.metrics.families import (
     CACHE,
@@ -35,8 +37,6 @@ from webapp.observation import (
     find_route,
     find_training,
 )
-from webapp.outages import outages_translated
-from webapp.postgresql import time_limit
 
 DATABASE_DEADLINE = 1.0  # seconds that a scrape waits for the database
 NOTE_EVERY = 0.1  # seconds between two looks at what a process holds: each costs some microseconds

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from webapp.database import Base, BigInt, BigIntPrimaryKey, utc_now
+from webapp.db.base import Base, BigInt, BigIntPrimaryKey, utc_now
 
 NAME_LENGTH = 63
 

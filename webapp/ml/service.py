@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, undefer
 
 from webapp.access.actor import current_actor
 from webapp.audit.service import record
-from webapp.database import (
+from webapp.db.base import (
     Page,
     begin_read,
     begin_write,
@@ -28,6 +28,8 @@ from webapp.database import (
     keep_nothing,
     utc_now,
 )
+from webapp.db.outages import outages_translated
+from webapp.db.postgresql import time_limit
 from webapp.errors import (
     ArtifactUnusable,
     CoefficientsNotFound,
@@ -59,8 +61,6 @@ from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
 from webapp.ml.serving import Absence, LoadedVersion, ModelServer, VersionRef
-from webapp.outages import outages_translated
-from webapp.postgresql import time_limit
 
 DEFAULT_MODEL = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

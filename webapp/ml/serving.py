@@ -1,6 +1,6 @@
 """Which version of a model is active, and its compiled scorer, known to this process.
 
-What the database says of a model holds for one lease (``webapp.leases``). While it cannot be
+What the database says of a model holds for one lease (``webapp.db.leases``). While it cannot be
 asked, the last known version keeps serving, marked as stale.
 
 What a version is never changes, so compiled versions are kept by id, the least used dropped.
@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from webapp.db.leases import Leases, lease_clock
 from webapp.errors import ServiceError, Unavailable
-from webapp.leases import Leases, lease_clock
 from webapp.ml.core.datasets import Vector
 from webapp.ml.core.intervals import IntervalBasis
 from webapp.ml.core.scoring import Scorer

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import orjson
 from flask import request
 
-from webapp.database import Page
+from webapp.db.base import Page
 from webapp.web.fields import QueryInteger, StrictSchema
 
 DEFAULT_PAGE_SIZE = 100

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, NotFound
 from werkzeug.http import HTTP_STATUS_CODES
 
 from webapp import errors
-from webapp.outages import DATABASE_ERRORS, driver_message, find_outage
+from webapp.db.outages import DATABASE_ERRORS, driver_message, find_outage
 from webapp.web.api import PROBLEM_CONTENT_TYPE
 from webapp.web.request_id import request_id
 

@@ -18,10 +18,10 @@ from sqlalchemy.engine import URL, Dialect, Engine, ExceptionContext
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from webapp.db.outages import find_outage
+from webapp.db.postgresql import limit_waits
+from webapp.db.sqlite import WRITES, SQLiteFile
 from webapp.errors import DatabaseReadOnly
-from webapp.outages import find_outage
-from webapp.postgresql import limit_waits
-from webapp.sqlite import WRITES, SQLiteFile
 
 IDLE_LIMIT_MS = 60_000  # milliseconds that PostgreSQL lets a transaction do nothing
 
@@ -126,7 +126,7 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
         "hide_parameters": True,  # in messages: they are what clients have sent
     }
     if url.get_backend_name() == "sqlite":
-        # The driver opens no transaction of its own: `webapp.sqlite` decides which kind.
+        # The driver opens no transaction of its own: `webapp.db.sqlite` decides which kind.
         options["connect_args"] = {"isolation_level": None, "timeout": float(timeout)}
         return options
     return options | {

@@ -17,8 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from webapp.db.outages import find_outage
 from webapp.errors import DatabaseReadOnly
-from webapp.outages import find_outage
 
 WRITES = "writes"
 """Execution option of a connection whose transaction will write."""
