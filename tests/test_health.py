@@ -14,7 +14,7 @@ from tests.conftest import dispose_app, make_app, migrate
 from tests.postgres import PostgresServer, running_server
 from webapp.db import postgresql
 from webapp.extensions import db
-from webapp.health import DATABASE_DEADLINE
+from webapp.observability.health import DATABASE_DEADLINE
 
 
 def test_a_service_at_its_newest_revision_is_ready(client: FlaskClient) -> None:

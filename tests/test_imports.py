@@ -107,7 +107,7 @@ def test_routes_and_commands_know_their_own_feature(module: str) -> None:
         *(
             "webapp.extensions",
             "webapp.idempotency.views",
-            "webapp.observation",
+            "webapp.observability.observer",
             "webapp.web.paging",
         ),
     }

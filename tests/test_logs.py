@@ -20,7 +20,13 @@ from tests.faults import on_sqlite
 from tests.gunicorn_server import ROOT, running_gunicorn
 from webapp.extensions import db
 from webapp.items.models import Item
-from webapp.logs import FORMATS, JSONFormatter, TextFormatter, describe_error, hide_secrets
+from webapp.observability.log import (
+    FORMATS,
+    JSONFormatter,
+    TextFormatter,
+    describe_error,
+    hide_secrets,
+)
 
 CANARY = "canary4711"
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
@@ -41,7 +47,7 @@ def caught(error: BaseException) -> BaseException:
 def test_what_python_itself_would_write_is_a_line_of_the_log_too() -> None:
     speak = """
 import threading, warnings
-from webapp import logs
+from webapp.observability import log as logs
 logs.configure(level="INFO", form="json")
 warnings.warn("that\\nis old", DeprecationWarning)
 thread = threading.Thread(target=lambda: 1 / 0, name="busy")

@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import GunicornServer, running_gunicorn
-from webapp.metrics.counting import Counting
-from webapp.metrics.tally import BANK_SIZE, OTHER, Family, Tally
+from webapp.observability.metrics.counting import Counting
+from webapp.observability.metrics.tally import BANK_SIZE, OTHER, Family, Tally
 from webapp.web.api import list_outcomes
 
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import config
-from webapp import cli, health, logs
+from webapp import cli
 from webapp.access import cli as access_cli
 from webapp.access import guard
 from webapp.audit import cli as audit_cli
@@ -19,12 +19,14 @@ from webapp.audit import routes as audit_routes
 from webapp.db.base import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
-from webapp.metrics import routes as metrics_routes
-from webapp.metrics.counting import Counting
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml import service as ml_service
-from webapp.observation import Observer, Tell
+from webapp.observability import health
+from webapp.observability import log as logs
+from webapp.observability.metrics import routes as metrics_routes
+from webapp.observability.metrics.counting import Counting
+from webapp.observability.observer import Observer, Tell
 from webapp.web import browser, docs, limits, problems, request_id
 from webapp.web.api import OPENAPI_VERSION, list_outcomes
 from webapp.web.application import Application
@@ -154,7 +156,7 @@ def register_observation(app: Flask) -> None:
 def register_tracing(app: Flask) -> None:
     """Trace requests and their SQL; its packages are needed only where it is wanted."""
     try:
-        from webapp import tracing
+        from webapp.observability import traces as tracing
     except ModuleNotFoundError:
         raise config.ConfigError("OTEL needs the packages of requirements-otel.txt") from None
     tracer = tracing.ProcessTracer()

@@ -139,7 +139,7 @@ def test_an_application_with_a_route_that_says_nothing_does_not_start(
     def get() -> dict[str, str]:
         return {}
 
-    monkeypatch.setattr("webapp.health.blp", blueprint)
+    monkeypatch.setattr("webapp.observability.health.blp", blueprint)
     with pytest.raises(guard.Unclassified, match="/careless"):
         create_app({"APP_ENV": "testing", "DATABASE_URL": database_url})
 

@@ -32,7 +32,7 @@ from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from tests.postgres import PostgresServer, running_server
 from webapp.access.scopes import Scope
-from webapp.health import DATABASE_DEADLINE
+from webapp.observability.health import DATABASE_DEADLINE
 
 pytestmark = [
     pytest.mark.slow,

@@ -34,7 +34,7 @@ from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.models import Activation, Model, ModelVersion
 from webapp.ml.service import DEFAULT_MODEL
-from webapp.observation import Prediction, note_prediction, training_noted
+from webapp.observability.observer import Prediction, note_prediction, training_noted
 from webapp.web.api import MethodView
 from webapp.web.paging import HEADERS, PageQuery, answer_page
 

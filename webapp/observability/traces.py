@@ -28,7 +28,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 
-from webapp.observation import TRACE_ID, Environ, describe_request, find_method
+from webapp.observability.observer import TRACE_ID, Environ, describe_request, find_method
 
 SERVICE = "webapp"
 _HEADERS = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}

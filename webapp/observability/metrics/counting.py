@@ -16,7 +16,9 @@ from sqlalchemy.pool import QueuePool
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
-from webapp.metrics.families import (
+from webapp.ml.service import list_active_versions
+from webapp.ml.serving import ModelServer
+from webapp.observability.metrics.families import (
     CACHE,
     METRICS,
     PREDICTIONS,
@@ -26,10 +28,8 @@ from webapp.metrics.families import (
     TRAININGS,
     WORKERS,
 )
-from webapp.metrics.tally import Labels, Tally
-from webapp.ml.service import list_active_versions
-from webapp.ml.serving import ModelServer
-from webapp.observation import (
+from webapp.observability.metrics.tally import Labels, Tally
+from webapp.observability.observer import (
     OUTCOMES,
     Environ,
     find_method,

@@ -21,7 +21,7 @@ import psycopg2
 from flask import has_request_context, request
 from sqlalchemy.exc import StatementError
 
-from webapp.observation import Environ, describe_request
+from webapp.observability.observer import Environ, describe_request
 
 REQUESTS = "webapp.requests"
 """The logger that has a line for every request."""
