@@ -26,7 +26,7 @@ from tests.access.holders import make_holder
 from tests.conftest import dispose_app, execute_on_server, make_app, migrate
 from tests.ports import hold_port, port_of
 from tests.postgres import server_for_tests
-from webapp.access.scopes import Scope
+from webapp.scopes import Scope
 
 ROOT = Path(__file__).resolve().parent.parent
 RIVALS = ROOT / "benchmarks" / "rivals"

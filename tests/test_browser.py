@@ -18,7 +18,7 @@ from tests.access.holders import make_holder
 from tests.conftest import dispose_app, make_app
 from tests.faults import on_sqlite
 from tests.gunicorn_server import GunicornServer, running_gunicorn
-from webapp.access.scopes import Scope
+from webapp.scopes import Scope
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 

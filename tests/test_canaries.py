@@ -17,7 +17,7 @@ from tests.access.holders import bearer, make_holder
 from tests.conftest import Backend, dispose_app, make_app, migrate
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
-from webapp.access.scopes import Scope
+from webapp.scopes import Scope
 
 pytestmark = pytest.mark.slow
 

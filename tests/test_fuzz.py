@@ -20,7 +20,7 @@ import requests
 from tests.access.holders import bearer, make_holder
 from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import ROOT, running_gunicorn
-from webapp.access.scopes import Scope
+from webapp.scopes import Scope
 
 pytestmark = pytest.mark.slow
 

@@ -84,8 +84,8 @@ def test_services_know_neither_flask_nor_schemas(module: str) -> None:
     own = {f"{feature}.{name}" for name in ("models", "serving", "fit_limit")}
 
     shared = {"webapp.db.base", "webapp.errors", "webapp.db.outages", "webapp.db.postgresql"}
-    audited = {"webapp.access.actor", "webapp.audit.service"}
-    keys = {"webapp.access.keys", "webapp.access.scopes"} if feature == "webapp.access" else set()
+    audited = {"webapp.audit.actor", "webapp.audit.service"}
+    keys = {"webapp.access.keys", "webapp.scopes"} if feature == "webapp.access" else set()
     assert ours(module) <= shared | own | audited | keys | set(CORE)
     assert not libraries(module) & (WEB | {"marshmallow", "config"})
 
@@ -103,7 +103,7 @@ def test_schemas_know_fields_and_limits(module: str) -> None:
 def test_routes_and_commands_know_their_own_feature(module: str) -> None:
     feature = module.rpartition(".")[0]
     shared = {
-        *("webapp.access.scopes", "webapp.web.api", "webapp.commands", "webapp.errors"),
+        *("webapp.scopes", "webapp.web.api", "webapp.commands", "webapp.errors"),
         *(
             "webapp.extensions",
             "webapp.idempotency.views",

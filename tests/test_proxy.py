@@ -22,7 +22,7 @@ from tests.access.holders import bearer, make_holder
 from tests.faults import on_sqlite
 from tests.faults.volumes import can_mount, small_volume
 from tests.nginx import BINARY, Proxy, render_configuration, running_proxy
-from webapp.access.scopes import Scope
+from webapp.scopes import Scope
 from webapp.server.worker import STOP_DEADLINE
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="nginx is not installed")

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from flask import Flask
 
-from webapp.access.scopes import Scope
 from webapp.access.service import create_key
 from webapp.extensions import db
+from webapp.scopes import Scope
 
 
 def make_holder(app: Flask, name: str, *scopes: Scope, expires_in: timedelta | None = None) -> str:

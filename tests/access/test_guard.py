@@ -19,7 +19,6 @@ from tests.faults.record import Record
 from webapp import create_app
 from webapp.access import guard
 from webapp.access.keys import make_key
-from webapp.access.scopes import Scope
 from webapp.access.service import (
     create_key,
     list_recent_keys,
@@ -29,6 +28,7 @@ from webapp.access.service import (
 )
 from webapp.db.base import utc_now
 from webapp.extensions import db
+from webapp.scopes import Scope
 from webapp.web.api import Blueprint
 
 NO_KEYS = {

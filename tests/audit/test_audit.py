@@ -10,10 +10,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.access.holders import bearer, make_holder
-from webapp.access.scopes import Scope
 from webapp.errors import ItemNotFound
 from webapp.extensions import db
 from webapp.items import service
+from webapp.scopes import Scope
 
 ROWS = {"X": [[1], [2], [3]], "y": [1, 2, 3]}
 

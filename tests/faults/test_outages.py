@@ -31,8 +31,8 @@ from tests.faults.losses import find_lost
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from tests.postgres import PostgresServer, running_server
-from webapp.access.scopes import Scope
 from webapp.observability.health import DATABASE_DEADLINE
+from webapp.scopes import Scope
 
 pytestmark = [
     pytest.mark.slow,

@@ -29,7 +29,7 @@ from tests.faults.volumes import MEGABYTE, can_mount, small_volume
 from tests.gunicorn_server import running_gunicorn
 from tests.nginx import BINARY, Proxy, running_proxy
 from tests.ports import hold_port, port_of
-from webapp.access.scopes import Scope
+from webapp.scopes import Scope
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -13,10 +13,10 @@ from flask.cli import AppGroup
 
 from webapp.access import guard, service
 from webapp.access.models import ApiKey
-from webapp.access.scopes import ABOUT, Scope
 from webapp.commands import PersonName, clear_errors
 from webapp.db.base import utc_now
 from webapp.extensions import db
+from webapp.scopes import ABOUT, Scope
 
 commands = AppGroup("keys", help="Make, list, revoke and rotate API keys.")
 

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from webapp.access.keys import make_key
 from webapp.access.models import ApiKey
-from webapp.access.scopes import Scope
 from webapp.audit.service import record
 from webapp.db.base import begin_read, begin_write, utc_now
 from webapp.errors import KeyNameTaken, KeyNotFound
+from webapp.scopes import Scope
 
 
 def create_key(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from webapp.access.scopes import Scope
 from webapp.audit import service
 from webapp.audit.models import AuditEntry
 from webapp.audit.schemas import AuditEntrySchema, AuditQuery
 from webapp.extensions import db
+from webapp.scopes import Scope
 from webapp.web.api import Blueprint, MethodView
 from webapp.web.paging import HEADERS, answer_page
 

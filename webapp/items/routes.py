@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 from flask import Response, request, url_for
 
-from webapp.access.scopes import Scope
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.items import service
 from webapp.items.models import Item
 from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
+from webapp.scopes import Scope
 from webapp.web.api import Blueprint, MethodView
 from webapp.web.paging import HEADERS, answer_page
 

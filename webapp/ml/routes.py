@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 from flask import Response, current_app, url_for
 
-from webapp.access.scopes import ANY_ML, Scope
 from webapp.extensions import db, model_server
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml import schemas, service
@@ -35,6 +34,7 @@ from webapp.ml.core.training import TrainingSpec
 from webapp.ml.models import Activation, Model, ModelVersion
 from webapp.ml.service import DEFAULT_MODEL
 from webapp.observability.observer import Prediction, note_prediction, training_noted
+from webapp.scopes import ANY_ML, Scope
 from webapp.web.api import MethodView
 from webapp.web.paging import HEADERS, PageQuery, answer_page
 

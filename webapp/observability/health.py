@@ -9,11 +9,11 @@ from alembic.script import ScriptDirectory
 from flask import Response, current_app, jsonify
 from marshmallow import fields, validate
 
-from webapp.access.scopes import Scope
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
 from webapp.extensions import db, model_server
+from webapp.scopes import Scope
 from webapp.web.api import Blueprint
 from webapp.web.fields import StrictSchema
 
