@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import GunicornServer, running_gunicorn
+from webapp.ml.service import list_active_versions
 from webapp.observability.metrics.counting import Counting
 from webapp.observability.metrics.tally import BANK_SIZE, OTHER, Family, Tally
 from webapp.web.api import list_outcomes
@@ -89,7 +90,9 @@ def test_every_outcome_is_told_of_before_it_comes_about(own_app: Flask) -> None:
     client = own_app.test_client()
     client.post("/api/v1/ml/train", json=SAMPLE)
     own_app.extensions["counting"] = Counting(
-        *(own_app.extensions["counting"]._engine, lambda: own_app.extensions["model_server"]),
+        own_app.extensions["counting"]._engine,
+        cache=lambda: own_app.extensions["model_server"].cache,
+        active_versions=list_active_versions,
         workers=1,
         outcomes=list_outcomes(own_app),
     )

@@ -14,6 +14,7 @@ import config
 from webapp import cli
 from webapp.access import cli as access_cli
 from webapp.access import guard
+from webapp.access import routes as access_routes
 from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
 from webapp.db.base import configure_engine, engine_options
@@ -112,7 +113,9 @@ def register_blueprints(app: Flask) -> None:
     for blueprint in (items_routes.blp, ml_routes.blp, audit_routes.blp):
         prefix = API_PREFIX + str(blueprint.url_prefix)
         api.register_blueprint(blueprint, url_prefix=prefix)
+    health.init_app(app, models=lambda: app.extensions["model_server"].describe_state())
     api.register_blueprint(health.blp)
+    api.register_blueprint(access_routes.blp)
     app.register_blueprint(docs.blp)
     if app.config["METRICS"]:
         app.register_blueprint(metrics_routes.blp)
@@ -140,7 +143,8 @@ def register_observation(app: Flask) -> None:
         with app.app_context():
             counting = app.extensions["counting"] = Counting(
                 db.engine,
-                lambda: app.extensions["model_server"],
+                cache=lambda: app.extensions["model_server"].cache,
+                active_versions=ml_service.list_active_versions,
                 workers=app.config["WEB_CONCURRENCY"],
                 outcomes=list_outcomes(app),
             )

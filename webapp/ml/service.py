@@ -67,6 +67,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
 NORMAL_LIMITS = FitLimits()  # where the caller names none
 VALUE_BYTES = 20  # of an answer: a number of 17 digits, its point and a comma
+MOST_LISTED = 1000  # models, for those who list them all
 MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
@@ -309,8 +310,10 @@ def get_active_version(session: Session, name: str) -> ModelVersion | None:
     )
 
 
-def list_active_versions(session: Session, *, most: int) -> Sequence[tuple[str, int]]:
-    """Return name and active version's number of the first models by name."""
+def list_active_versions(
+    session: Session, *, most: int = MOST_LISTED
+) -> Sequence[tuple[str, int]]:
+    """Return name and active version's number of the first ``most`` models by name."""
     begin_read(session)
     query = (
         sa.select(Model.name, Activation.version_number)

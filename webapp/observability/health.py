@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from flask import Response, current_app, jsonify
+from flask import Flask, Response, current_app, jsonify
 from marshmallow import fields, validate
 
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
-from webapp.extensions import db, model_server
-from webapp.scopes import Scope
+from webapp.extensions import db
 from webapp.web.api import Blueprint
 from webapp.web.fields import StrictSchema
 
@@ -69,25 +69,24 @@ def ready() -> Response:
     this worker serves a model from stale knowledge, or cannot load a version that should serve:
     another worker would do no better, so the answer is still 200.
     """
-    checks = {**_check_database(), "models": model_server.describe_state()}
-    if not checks["database"] == checks["schema"] == "ok":
+    required = _check_database()
+    others = {name: describe() for name, describe in current_app.extensions["health"].items()}
+    checks = {**required, **others}
+    if set(required.values()) != {"ok"}:
         status = "unavailable"
     else:
-        status = "ok" if checks["models"] == "ok" else "degraded"
+        status = "ok" if set(others.values()) <= {"ok"} else "degraded"
     response = jsonify({"status": status, "checks": checks})
     response.status_code = 503 if status == "unavailable" else 200
     return response
 
 
-@blp.route("/key", get="check_key")
-@blp.allow(*Scope)
-@blp.response(200, LiveSchema)
-def key() -> dict[str, str]:
-    """Say whether the API key is good, whatever it allows.
+def init_app(app: Flask, **parts: Callable[[], str]) -> None:
+    """Have readiness name further parts; each function returns ``ok``, or what is wrong.
 
-    A proxy asks this before it takes in a large body. Where keys are not asked for, it is.
+    A part that is not ``ok`` makes the service ``degraded``.
     """
-    return {"status": "ok"}
+    app.extensions["health"] = parts
 
 
 def _check_database() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -16,8 +17,6 @@ from sqlalchemy.pool import QueuePool
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
-from webapp.ml.service import list_active_versions
-from webapp.ml.serving import ModelServer
 from webapp.observability.metrics.families import (
     CACHE,
     METRICS,
@@ -40,7 +39,17 @@ from webapp.observability.observer import (
 
 DATABASE_DEADLINE = 1.0  # seconds that a scrape waits for the database
 NOTE_EVERY = 0.1  # seconds between two looks at what a process holds: each costs some microseconds
-MOST_MODELS = 1000  # whose active version a scrape names
+
+
+class Cache(Protocol):
+    """How often this process found a version loaded, had to load it, or dropped one."""
+
+    hits: int
+    misses: int
+    evictions: int
+
+    def count_loaded(self) -> int:
+        """Return how many versions are loaded now."""
 
 
 class Counting(Collector):
@@ -49,18 +58,25 @@ class Counting(Collector):
     def __init__(
         self,
         engine: Engine,
-        server: Callable[[], ModelServer],
         *,
+        cache: Callable[[], Cache],
+        active_versions: Callable[[Session], Iterable[tuple[str, int]]],
         workers: int,
         outcomes: Iterable[Labels],
     ) -> None:
-        """``outcomes`` are the routes, methods and statuses to be told of from the start."""
+        """Count for the processes of a server.
+
+        ``cache`` returns the process's cache of loaded versions; ``active_versions`` reads names
+        of models and the numbers of their active versions. ``outcomes`` are the routes, methods
+        and statuses that are exported as 0 from the start.
+        """
         self._known: dict[object, Sequence[Labels]] = {
             REQUESTS: list(outcomes),
             TRAININGS: [(name,) for name in OUTCOMES],
         }
         self._engine = engine
-        self._server = server
+        self._find_cache = cache
+        self._active_versions = active_versions
         # At a reload old and new workers live side by side; an operator may add some.
         self._tally = Tally([row.family for row in METRICS], banks=max(64, 4 * workers))
         self._lock = threading.Lock()
@@ -84,7 +100,7 @@ class Counting(Collector):
     def _note_process(self) -> None:
         """Note what this process holds, now that a request has let go of what it had."""
         self._note_at = time.monotonic() + NOTE_EVERY
-        cache, pool = self._server().cache, self._engine.pool
+        cache, pool = self._find_cache(), self._engine.pool
         now = (cache.hits, cache.misses, cache.evictions)
         in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
         size = pool.size() if isinstance(pool, QueuePool) else 0
@@ -125,7 +141,7 @@ class Counting(Collector):
                 time_limit(DATABASE_DEADLINE),
                 Session(self._engine) as session,
             ):
-                for name, number in list_active_versions(session, most=MOST_MODELS):
+                for name, number in self._active_versions(session):
                     active.add_metric((name,), number)
                     versions.append((name, str(number)))
             up.add_metric((), 1)
