@@ -28,7 +28,8 @@ from webapp.observability import log as logs
 from webapp.observability.metrics import routes as metrics_routes
 from webapp.observability.metrics.counting import Counting
 from webapp.observability.observer import Observer, Tell
-from webapp.web import browser, docs, limits, problems, request_id
+from webapp.ui import docs
+from webapp.web import browser, limits, problems, request_id
 from webapp.web.api import OPENAPI_VERSION, list_outcomes
 from webapp.web.application import Application
 

@@ -21,7 +21,7 @@ HSTS = ("Strict-Transport-Security", "max-age=31536000")  # a year; subdomains a
 
 # An answer is data: whatever a browser takes it for, nothing in it may run, load, or be framed.
 NOT_A_PAGE = (CSP, "default-src 'none'; frame-ancestors 'none'")
-# The pages of `webapp.web.docs`. Swagger UI's stylesheet has its icons as data URLs.
+# The pages of `webapp.ui.docs`. Swagger UI's stylesheet has its icons as data URLs.
 PAGE: Headers = [
     (
         CSP,
