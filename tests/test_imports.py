@@ -55,6 +55,51 @@ def layer(name: str) -> list[str]:
     ]
 
 
+SHARED = ("errors", "scopes", "actor", "extensions", "commands")
+LAW: dict[str, set[str]] = {
+    # What every module may know …
+    "errors": set(),
+    "scopes": set(),
+    "actor": set(),
+    "extensions": {"db", "web", "ml"},  # of ml a type alone
+    "commands": {"actor", "db", "errors"},
+    # … and the folders, each of which names only those below it, and no feature in the first four.
+    "server": set(),
+    "db": {"errors"},
+    "web": {"db", "errors"},
+    "observability": {"web", "db", "errors", "extensions"},
+    "ui": {"web", "extensions"},
+    "audit": {"web", "db", "errors", *SHARED},
+    "access": {"audit", "web", "db", *SHARED},
+    "idempotency": {"web", "db", "errors", "extensions"},
+    "items": {"idempotency", "audit", "web", "db", *SHARED},
+    "ml": {"idempotency", "audit", "observability", "web", "db", *SHARED},
+    "cli": {"items", "ml", "db", "commands", "extensions"},
+}
+"""What each folder (or module beside them) of ``webapp`` may import; the root may import all."""
+
+
+def folder(module: str) -> str:
+    """Return the folder of ``webapp`` that a module is in, or its name beside them."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("name", sorted({folder(m) for m in MODULES if "." in m}))
+def test_every_folder_knows_only_what_its_law_allows(name: str) -> None:
+    for module in MODULES:
+        if module.startswith(f"webapp.{name}.") or module == f"webapp.{name}":
+            known = {folder(found) for found in ours(module)} - {name}
+            assert known <= LAW[name], module
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = {module: ours(module) - {module} for module in MODULES}
+    while free := [module for module, known in left.items() if not known & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left
+
+
 CORE = [module for module in MODULES if module.startswith("webapp.ml.core.")]
 
 
@@ -68,7 +113,7 @@ def test_core_knows_numbers_and_nothing_else(module: str) -> None:
 
 @pytest.mark.parametrize("module", layer("models"))
 def test_models_know_the_base_only(module: str) -> None:
-    assert ours(module) <= {"webapp.db.base"}
+    assert ours(module) <= {"webapp.db.base", "webapp.actor"}
     assert not libraries(module) & WEB
 
 
@@ -84,7 +129,7 @@ def test_services_know_neither_flask_nor_schemas(module: str) -> None:
     own = {f"{feature}.{name}" for name in ("models", "serving", "fit_limit")}
 
     shared = {"webapp.db.base", "webapp.errors", "webapp.db.outages", "webapp.db.postgresql"}
-    audited = {"webapp.audit.actor", "webapp.audit.service"}
+    audited = {"webapp.actor", "webapp.audit.service"}
     keys = {"webapp.access.keys", "webapp.scopes"} if feature == "webapp.access" else set()
     assert ours(module) <= shared | own | audited | keys | set(CORE)
     assert not libraries(module) & (WEB | {"marshmallow", "config"})

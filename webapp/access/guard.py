@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from webapp.access import service
 from webapp.access.keyring import Keyring, StoredKey
 from webapp.access.models import ApiKey
-from webapp.audit.actor import Actor, set_actor_source
+from webapp.actor import Actor, set_actor_source
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import KeyMissing, KeyRefused, ScopeMissing

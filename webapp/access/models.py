@@ -7,9 +7,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.actor import NAME_LENGTH
 from webapp.db.base import Base, BigIntPrimaryKey, utc_now
-
-NAME_LENGTH = 63
 
 
 class ApiKey(Base):

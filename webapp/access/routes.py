@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from marshmallow import fields
-
+from webapp.access.schemas import KeySchema
 from webapp.scopes import Scope
 from webapp.web.api import Blueprint
-from webapp.web.fields import StrictSchema
 
 # Under /health, so that it waits for no other request.
 blp = Blueprint(
@@ -16,12 +14,6 @@ blp = Blueprint(
     description="Is the API key good?",
     ignores_undeclared=True,
 )
-
-
-class KeySchema(StrictSchema):
-    """The API key is good."""
-
-    status = fields.String(required=True, metadata={"example": "ok"})
 
 
 @blp.route("/key", get="check_key")

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from webapp.audit.actor import current_actor
+from webapp.actor import current_actor
 from webapp.audit.models import AuditEntry
 from webapp.db.base import Page, begin_read
 

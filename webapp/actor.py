@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+NAME_LENGTH = 63  # characters of the name of a key's holder, or of whoever runs a command
+
 
 @dataclass(frozen=True)
 class Actor:
