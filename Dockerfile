@@ -11,13 +11,13 @@ FROM python:${PYTHON} AS builder
 # would be a tenth of the image.
 # `--build-arg TRACES=1` adds what the setting OTEL needs.
 ARG TRACES=
-COPY requirements.txt requirements-otel.txt /tmp/
+COPY requirements.txt requirements/traces.txt /tmp/
 # Bytecode is made here, because the running service may write nothing; unchecked, so that it
 # stays valid whatever happens to the files' dates.
 RUN python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --only-binary :all: --require-hashes --requirement /tmp/requirements.txt \
-        ${TRACES:+--requirement /tmp/requirements-otel.txt} \
+        ${TRACES:+--requirement /tmp/traces.txt} \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv
 

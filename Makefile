@@ -23,8 +23,8 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+$(VENV)/installed-dev: requirements/dev.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
 	@touch $@
 
 .PHONY: run
@@ -81,13 +81,14 @@ format: $(VENV)/installed-dev ## Put the code into the house style
 	$(BIN)/ruff format .
 
 .PHONY: requirements
-requirements: ## Pin every package anew from the two lists of direct ones (with uv)
+requirements: ## Pin every package anew from the lists of direct ones (with uv)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	for name in requirements requirements-otel requirements-dev; do \
+	for pair in main:requirements.txt traces:requirements/traces.txt dev:requirements/dev.txt; do \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 			--fork-strategy fewest --generate-hashes \
-			--custom-compile-command "make requirements" $$name.in -o $$name.txt || exit 1; \
+			--custom-compile-command "make requirements" \
+			requirements/$${pair%%:*}.in -o $${pair#*:} || exit 1; \
 	done
 
 .PHONY: clean

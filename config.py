@@ -341,7 +341,7 @@ SETTINGS = (
         "OTEL",
         boolean,
         "false",
-        "Whether requests are traced by OpenTelemetry; needs `requirements-otel.txt`.",
+        "Whether requests are traced by OpenTelemetry; needs `requirements/traces.txt`.",
     ),
 )
 

@@ -134,5 +134,5 @@ def test_without_its_packages_the_setting_is_refused_by_name(tmp_path: Path) -> 
     ended = run_python(code, tmp_path, OTEL="true")
 
     assert ended.stderr.splitlines() == [
-        "Configuration error: OTEL needs the packages of requirements-otel.txt"
+        "Configuration error: OTEL needs the packages of requirements/traces.txt"
     ]

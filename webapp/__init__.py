@@ -163,7 +163,7 @@ def register_tracing(app: Flask) -> None:
     try:
         from webapp.observability import traces as tracing
     except ModuleNotFoundError:
-        raise config.ConfigError("OTEL needs the packages of requirements-otel.txt") from None
+        raise config.ConfigError("OTEL needs the packages of requirements/traces.txt") from None
     tracer = tracing.ProcessTracer()
     with app.app_context():
         tracing.trace_statements(db.engine, tracer)
