@@ -10,7 +10,7 @@ from flask import Flask, request
 from flask.testing import FlaskClient
 
 from tests.conftest import dispose_app, make_app
-from tests.test_api import ITEMS, assert_problem
+from tests.web.test_api import ITEMS, assert_problem
 from webapp.web.application import plain_address
 
 NAMES = "localhost,.Example.COM,10.0.0.1"

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from tests.conftest import dispose_app, make_app
 from tests.faults import on_sqlite
-from tests.test_api import ITEMS, JSON, ML, api_calls, assert_problem
+from tests.web.test_api import ITEMS, JSON, ML, api_calls, assert_problem
 
 pytestmark = on_sqlite
 

@@ -17,7 +17,7 @@ from tests.conftest import dispose_app, make_app
 from tests.faults import on_sqlite
 from tests.gunicorn_server import running_gunicorn
 from tests.redis import BINARY, RedisServer, running_redis
-from tests.test_api import ITEMS, ML, assert_problem
+from tests.web.test_api import ITEMS, ML, assert_problem
 from webapp.scopes import Scope
 from webapp.web import limits
 from webapp.web.identity import Identity, remember_identity

@@ -19,7 +19,7 @@ from tests.faults import on_sqlite
 
 pytestmark = on_sqlite
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PROMETHEUS = ROOT / "docker" / "prometheus"
 GRAFANA = ROOT / "docker" / "grafana"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.test_api import ML, assert_problem
+from tests.web.test_api import ML, assert_problem
 from webapp.web.api import Blueprint, MethodView
 
 

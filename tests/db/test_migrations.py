@@ -20,7 +20,7 @@ from webapp.db.base import Base
 from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 REVISIONS = sorted(ROOT.glob("migrations/versions/*.py"))
 
 
