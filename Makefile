@@ -58,15 +58,15 @@ faults-bounded: $(VENV)/installed-dev ## Run the slow tests at the scale of a fe
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: memory
-memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the README quotes it
+memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the docs quote it
 	$(BIN)/python -m benchmarks.memory
 
 .PHONY: latency
-latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activations, as the README quotes it
+latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activations, as the docs quote it
 	$(BIN)/python -m benchmarks.latency
 
 .PHONY: bench
-bench: $(VENV)/installed-dev ## Measure this service beside its rivals, as the README quotes it
+bench: $(VENV)/installed-dev ## Measure this service beside its rivals, as the docs quote it
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 .PHONY: lint

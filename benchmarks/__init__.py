@@ -1,1 +1,1 @@
-"""Measurements that the README quotes, re-runnable."""
+"""Measurements that the docs quote, re-runnable."""

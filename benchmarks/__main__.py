@@ -1,7 +1,7 @@
 """Measures this service beside its rivals and the floors under it: `make bench`.
 
 Every row is measured in rounds that interleave its contenders. A whole run on a quiet machine is
-kept: as JSON and as a chart in `benchmarks/results/`, and as the table of the README.
+kept: as JSON and as a chart in `benchmarks/results/`, and as the table of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def keep(document: dict[str, Any]) -> None:
-    """Keep a whole run; that of a quiet machine is also shown in the README."""
+    """Keep a whole run; that of a quiet machine is also shown in docs/performance.md."""
     name = "busy" if document["busy"] else "quiet"
     report.write_json(RESULTS / f"{name}.json", document)
     (RESULTS / f"{name}.svg").write_text(chart.draw(document))
     if not document["busy"]:
-        readme = ROOT / "README.md"
-        readme.write_text(report.put_into(readme.read_text(), report.format_section(document)))
+        page = ROOT / "docs" / "performance.md"
+        page.write_text(report.put_into(page.read_text(), report.format_section(document)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What a run has found: as a table to read, as JSON to keep, and in the README."""
+"""What a run has found: as a table to read, as JSON to keep, and in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _describe_row(result: RowResult) -> dict[str, Any]:
 
 
 def format_section(document: Mapping[str, Any]) -> str:
-    """Return what the README shows of a document: where and when, and the table."""
+    """Return what docs/performance.md shows of a document: where and when, and the table."""
     machine = document["machine"]
     rivals = {name: pins[name] for name, pins in machine["rivals"].items() if name in pins}
     load = machine["load_before"]
@@ -156,9 +156,9 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def put_into(readme: str, table: str) -> str:
-    """Return the README with another table between its two marks."""
+    """Return the page with another table between its two marks."""
     before, _, rest = readme.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
-        raise ValueError("the README has no place for the table")
+        raise ValueError("the page has no place for the table")
     return before + BEGIN + table + END + after

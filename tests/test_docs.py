@@ -1,4 +1,4 @@
-"""The documents: OpenAPI is valid and its examples work; the README leaves nothing out."""
+"""The documents: OpenAPI is valid and its examples work; README and docs leave nothing out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults import on_sqlite
 pytestmark = on_sqlite
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -136,28 +136,44 @@ def test_only_swagger_uis_own_files_are_sent(client: FlaskClient, name: str) -> 
     assert client.get(f"/docs/{name}").status_code == 404
 
 
-def test_every_setting_stands_in_the_readme_with_its_default() -> None:
+def test_every_setting_stands_in_the_docs_with_its_default() -> None:
+    operations = (DOCS / "operations.md").read_text()
     for setting in SETTINGS:
         row = f"| `{setting.name}` | `{setting.default}` | {setting.help} |"
-        assert row in README, row
+        assert row in operations, row
 
 
-def test_every_endpoint_stands_in_the_readme(document: dict) -> None:
+def test_every_endpoint_stands_in_the_docs(document: dict) -> None:
+    api = (DOCS / "api.md").read_text()
     for path, method, _ in operations(document):
-        assert f"`{method.upper()} {path}`" in README, (method, path)
+        assert f"`{method.upper()} {path}`" in api, (method, path)
 
 
-def test_every_command_stands_in_the_readme(app: Flask) -> None:
+def test_every_command_stands_in_the_docs(app: Flask) -> None:
+    documented = (DOCS / "operations.md").read_text()
     ours = [f"ml {name}" for name in app.cli.commands["ml"].commands]
     for name in ("db upgrade", "seed", "backup", "routes", *ours):
-        assert f"flask {name}" in README, name
+        assert f"flask {name}" in documented, name
 
 
-def test_every_make_target_stands_in_the_readme() -> None:
+def test_every_make_target_stands_in_the_docs() -> None:
+    documented = (DOCS / "contributing.md").read_text()
     for target in re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M):
-        assert f"`make {target}`" in README, target
+        assert f"`make {target}`" in documented, target
 
 
-def test_every_file_that_the_readme_points_to_exists() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=str)
+def test_every_file_and_heading_that_a_page_points_to_exists(page: Path) -> None:
+    for target, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text()):
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.M)
+            assert heading in [h.lower().replace(" ", "-") for h in headings], heading
+
+
+def test_every_page_is_linked_from_the_readme_and_leads_back() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in DOCS.glob("*.md"):
+        assert f"(docs/{page.name})" in readme
+        assert "(../README.md)" in page.read_text()

@@ -28,19 +28,18 @@ from tests.postgres import server_binaries
 from webapp.db.base import Base
 from webapp.extensions import db
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^\$ (.*)$", README, re.M)
+COMMANDS = re.findall(r"^\$ (.*)$", (ROOT / "docs/operations.md").read_text(), re.M)
 ROW = [0.5, 2.0]
 
 
 def command(*words: str) -> str:
-    """Return the README's one command that holds all these words."""
+    """Return the one command of docs/operations.md that holds all these words."""
     (found,) = (line for line in COMMANDS if all(word in line for word in words))
     return found
 
 
 def run(line: str, folder: Path, **variables: str) -> None:
-    """Run a command of the README in a folder, with PostgreSQL's tools at hand."""
+    """Run a command of the docs in a folder, with PostgreSQL's tools at hand."""
     path = os.pathsep.join([str(server_binaries()), os.environ["PATH"]])
     result = subprocess.run(
         ["bash", "-c", line],
@@ -54,7 +53,7 @@ def run(line: str, folder: Path, **variables: str) -> None:
 
 
 def run_flask(line: str, url: str) -> str:
-    """Run a `flask` command of the README on a database; return what it prints."""
+    """Run a `flask` command of the docs on a database; return what it prints."""
     app = make_app(url)
     result = app.test_cli_runner().invoke(args=shlex.split(line)[1:])
     dispose_app(app)
@@ -117,7 +116,7 @@ def describe(app: Flask) -> dict[str, object]:
 
 
 def make_copy(backend: Backend, url: str, folder: Path, name: str) -> str:
-    """Back a database up by the README, and restore it; return the URL of the copy."""
+    """Back a database up by docs/operations.md, and restore it; return the URL of the copy."""
     if backend.name == "sqlite":
         target = folder / name
         run_flask(command("flask backup").replace("webapp-backup.db", str(target)), url)
@@ -190,7 +189,7 @@ def test_a_backup_taken_under_load_serves_what_was_acknowledged(
 
 @only_postgresql  # as Docker's database is
 @pytest.mark.usefixtures("tools")
-def test_what_the_readme_runs_in_the_container_restores_as_well(
+def test_what_the_docs_run_in_the_container_restores_as_well(
     backend: Backend, app: Flask, client: FlaskClient, database_url: str, tmp_path: Path
 ) -> None:
     client.post("/api/v1/items", json={"name": "kept"})
