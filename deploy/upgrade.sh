@@ -19,6 +19,10 @@ if ! docker compose up --detach --wait --no-deps --no-recreate --scale "web=$((2
     exit 1
 fi
 
+# While they started, the proxy has tried the new ones in vain, and passes such a server over for
+# fail_timeout (2 s): were the old ones stopped now, it could find none.
+sleep 3
+
 for container in $old; do
     docker stop --timeout 40 "$container" > /dev/null # answers what it has begun
     docker rm "$container" > /dev/null
