@@ -91,7 +91,8 @@ def test_a_killed_worker_takes_only_the_requests_along_that_it_was_answering(
     assert lost == []
     assert unexplained == []
     assert ledger.refused == []
-    assert 0 < len(ledger.unanswered) <= load.clients * kills
+    # In three kills, it can be that no killed worker was just answering.
+    assert len(ledger.unanswered) <= load.clients * kills
     assert min(len(ledger.items), len(ledger.versions), ledger.predictions) > 0
 
 
