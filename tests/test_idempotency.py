@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from webapp.db.base import utc_now
-from webapp.errors import KeyInFlight, KeyReused
 from webapp.extensions import db
 from webapp.idempotency import service
+from webapp.idempotency.errors import KeyInFlight, KeyReused
 from webapp.idempotency.models import IdempotencyKey
 from webapp.idempotency.service import Claim, KeptAnswer, claim_held, claim_key, keep_answer
 

@@ -1,29 +1,14 @@
-"""The domain errors: what can go wrong, in the words of the domain. Knows no HTTP.
+"""The domain errors that features share: what can go wrong, without a word of HTTP.
+
+Each feature derives its own errors from these, in its ``errors.py``.
 
 ServiceError
 ├── InvalidInput            well-formed, but not acceptable; says where
-│   ├── FitTooLong
-│   └── KeyReused
 ├── NotFound
-│   ├── CoefficientsNotFound
-│   ├── ItemNotFound
-│   ├── KeyNotFound
-│   ├── ModelNotFound
-│   └── VersionNotFound
 ├── Conflict
-│   ├── KeyInFlight
-│   ├── KeyNameTaken
-│   ├── ModelNotTrained
-│   ├── NothingToRollBack
-│   ├── VersionActive
-│   └── VersionUnusable
 ├── Unauthenticated
-│   ├── KeyMissing
-│   └── KeyRefused
 ├── Forbidden
-│   └── ScopeMissing
 ├── PreconditionFailed
-│   └── ItemChanged
 ├── TooManyRequests
 └── Unavailable
     ├── DatabaseUnavailable
@@ -32,15 +17,14 @@ ServiceError
     ├── SchemaMissing
     ├── StorageFull
     ├── OutOfMemory
-    ├── OutOfDescriptors
-    ├── BackupFailed
-    └── ArtifactUnusable
+    └── OutOfDescriptors
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TypeAlias
 
 Faults: TypeAlias = "Mapping[str, Faults] | Sequence[str]"
@@ -55,9 +39,11 @@ class ServiceError(Exception):
     """Base of every error that the service raises on purpose; `str()` is fit for a client.
 
     ``retry_after`` is the number of seconds after which trying again may help; None for never.
+    ``challenge`` says which key is wanted: the parameters of a Bearer challenge (RFC 6750, 3).
     """
 
     retry_after: int | None = None
+    challenge: Mapping[str, str] | None = None
 
 
 class InvalidInput(ServiceError):
@@ -77,142 +63,22 @@ class NotFound(ServiceError):
     """Something that was asked for does not exist."""
 
 
-class ItemNotFound(NotFound):
-    """No item has this id."""
-
-    def __init__(self, item_id: int) -> None:
-        super().__init__(f"There is no item {item_id}.")
-
-
-class CoefficientsNotFound(NotFound):
-    """The version is of a model without coefficients."""
-
-    def __init__(self, name: str, number: int, model_type: str) -> None:
-        super().__init__(
-            f"Version {number} of {name!r} is a {model_type}, which has no coefficients."
-        )
-
-
-class KeyNotFound(NotFound):
-    """No API key that works has this name or id."""
-
-    def __init__(self, name_or_id: str) -> None:
-        super().__init__(f"There is no API key {name_or_id!r} that works.")
-
-
-class ModelNotFound(NotFound):
-    """No model has this name."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"There is no model named {name!r}.")
-
-
-class VersionNotFound(NotFound):
-    """The model has no such version."""
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(f"The model {name!r} has no version {number}.")
-
-
 class Conflict(ServiceError):
     """The state of the service does not allow the operation."""
-
-
-class KeyInFlight(Conflict):
-    """A request with the same idempotency key is being worked on."""
-
-    retry_after = 1
-
-    def __init__(self) -> None:
-        super().__init__("A request with this Idempotency-Key is under way: try again later.")
-
-
-class KeyNameTaken(Conflict):
-    """The holder has an API key already."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} has an API key that works: rotate or revoke that one.")
-
-
-class ModelNotTrained(Conflict):
-    """The model has no active version to predict with."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The model {name!r} is not trained: train it before predicting.")
-
-
-class NothingToRollBack(Conflict):
-    """No version was active before the present one, or it exists no more."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"No earlier version of {name!r} is there to go back to.")
-
-
-class VersionActive(Conflict):
-    """The active version cannot be deleted."""
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(f"Version {number} of {name!r} is active: activate another one first.")
-
-
-class VersionUnusable(Conflict):
-    """A version that cannot be loaded was refused at its activation."""
-
-    def __init__(self, name: str, number: int, reason: str) -> None:
-        super().__init__(f"Version {number} of {name!r} cannot be activated. {reason}")
-
-
-class FitTooLong(InvalidInput):
-    """Fitting took longer than the service allows."""
-
-    def __init__(self) -> None:
-        super().__init__({"estimator": ["takes longer to fit than MAX_FIT_SECONDS allows"]})
-
-
-class KeyReused(InvalidInput):
-    """An idempotency key was used before, for something else."""
-
-    def __init__(self) -> None:
-        message = "was used before, with another request: a new request needs a new key"
-        super().__init__({"Idempotency-Key": [message]}, source="headers")
 
 
 class Unauthenticated(ServiceError):
     """Nobody knows who is asking."""
 
-
-class KeyMissing(Unauthenticated):
-    """The request carries no API key."""
-
-    def __init__(self) -> None:
-        super().__init__("An API key is needed: send it as `Authorization: Bearer KEY`.")
-
-
-class KeyRefused(Unauthenticated):
-    """The API key that the request carries is none, or works no more."""
+    challenge: Mapping[str, str] | None = MappingProxyType({})
 
 
 class Forbidden(ServiceError):
     """Whoever is asking may not do this."""
 
 
-class ScopeMissing(Forbidden):
-    """The API key has none of the scopes that would do."""
-
-    def __init__(self, scopes: Sequence[str]) -> None:
-        super().__init__(f"The API key lacks the scope {' or '.join(scopes)}.")
-        self.scopes = scopes
-
-
 class PreconditionFailed(ServiceError):
     """The caller's condition on the resource does not hold."""
-
-
-class ItemChanged(PreconditionFailed):
-    """The item is not in the state that the caller named."""
-
-    def __init__(self, item_id: int) -> None:
-        super().__init__(f"Item {item_id} has changed: read it again, then repeat the request.")
 
 
 class TooManyRequests(ServiceError):
@@ -271,22 +137,11 @@ class OutOfDescriptors(Unavailable):
         super().__init__("The service has too many files and connections open at present.")
 
 
-class BackupFailed(Unavailable):
-    """No copy of the database was made; nothing of it was kept."""
-
-
 class SchemaMissing(Unavailable):
     """The database has not been brought to the revision that this code needs."""
 
     def __init__(self) -> None:
         super().__init__("The database lacks tables: an operator must run `flask db upgrade`.")
-
-
-class ArtifactUnusable(Unavailable):
-    """A stored model version cannot be loaded."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The model version cannot be loaded: {reason}.")
 
 
 @contextmanager

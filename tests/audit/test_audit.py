@@ -10,9 +10,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.access.holders import bearer, make_holder
-from webapp.errors import ItemNotFound
 from webapp.extensions import db
 from webapp.items import service
+from webapp.items.errors import ItemNotFound
 from webapp.scopes import Scope
 
 ROWS = {"X": [[1], [2], [3]], "y": [1, 2, 3]}

@@ -10,12 +10,12 @@ from flask import Flask
 from sqlalchemy.orm import Session
 
 from tests.conftest import dispose_app, make_app
-from webapp.errors import VersionNotFound, VersionUnusable
 from webapp.extensions import db
 from webapp.items.service import create_item
 from webapp.ml import service
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.training import TrainingSpec
+from webapp.ml.errors import VersionNotFound, VersionUnusable
 from webapp.ml.models import ModelVersion
 from webapp.ml.serving import LoadedVersion, ModelServer
 

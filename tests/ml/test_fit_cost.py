@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from webapp.errors import ArtifactUnusable
 from webapp.ml.core import artifacts
+from webapp.ml.errors import ArtifactUnusable
 
 NEWTON = {"estimator": "logistic_regression", "params": {"solver": "newton-cholesky"}}
 

@@ -11,18 +11,13 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from webapp.errors import (
-    ArtifactUnusable,
-    InvalidInput,
-    ModelNotFound,
-    ModelNotTrained,
-    VersionNotFound,
-)
+from webapp.errors import InvalidInput
 from webapp.extensions import db
 from webapp.ml import service
 from webapp.ml.core import artifacts
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.training import TrainingSpec
+from webapp.ml.errors import ArtifactUnusable, ModelNotFound, ModelNotTrained, VersionNotFound
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
 from webapp.ml.serving import Absence, ModelServer, VersionRef
 

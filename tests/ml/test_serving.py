@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from webapp.db import leases
-from webapp.errors import ArtifactUnusable, DatabaseUnavailable, ModelNotTrained
+from webapp.errors import DatabaseUnavailable
 from webapp.ml import serving
 from webapp.ml.core.scoring import LinearScorer
+from webapp.ml.errors import ArtifactUnusable, ModelNotTrained
 from webapp.ml.serving import (
     LOAD_PAUSE,
     Absence,

@@ -12,12 +12,12 @@ from flask import Flask, current_app, has_request_context
 from sqlalchemy.orm import Session
 
 from webapp.access import service
+from webapp.access.errors import KeyMissing, KeyRefused, ScopeMissing
 from webapp.access.keyring import Keyring, StoredKey
 from webapp.access.models import ApiKey
 from webapp.actor import Actor, set_actor_source
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
-from webapp.errors import KeyMissing, KeyRefused, ScopeMissing
 from webapp.scopes import Scope
 from webapp.web.api import Blueprint, current_request
 from webapp.web.identity import Identity, current_identity, remember_identity

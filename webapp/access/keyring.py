@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from webapp.access.errors import KeyRefused
 from webapp.access.keys import digest_key, is_same, looks_like_key
 from webapp.db.leases import Leases
-from webapp.errors import DatabaseUnavailable, KeyRefused, Unavailable
+from webapp.errors import DatabaseUnavailable, Unavailable
 from webapp.web.identity import Identity
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from webapp.access.errors import KeyNameTaken, KeyNotFound
 from webapp.access.keys import make_key
 from webapp.access.models import ApiKey
 from webapp.audit.service import record
 from webapp.db.base import begin_read, begin_write, utc_now
-from webapp.errors import KeyNameTaken, KeyNotFound
 from webapp.scopes import Scope
 
 

@@ -15,9 +15,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine
 
-from webapp.errors import BackupFailed
+from webapp.errors import Unavailable
 
 _SIDE_FILES = ("-journal", "-wal")
+
+
+class BackupFailed(Unavailable):
+    """No copy of the database was made; nothing of it was kept."""
 
 
 def back_up(engine: Engine, target: Path, *, overwrite: bool = False) -> None:

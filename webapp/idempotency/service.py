@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 
 from webapp.db.base import begin_write, insert_if_absent, utc_now
 from webapp.db.outages import outages_translated
-from webapp.errors import KeyInFlight, KeyReused, Unavailable
+from webapp.errors import Unavailable
+from webapp.idempotency.errors import KeyInFlight, KeyReused
 from webapp.idempotency.models import IdempotencyKey
 
 KEPT = timedelta(hours=24)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from webapp.audit.service import record
 from webapp.db.base import Page, begin_read, begin_write, keep_nothing, utc_now
-from webapp.errors import ItemChanged, ItemNotFound
+from webapp.items.errors import ItemChanged, ItemNotFound
 from webapp.items.models import MOST_COUNTED, TEXT_INDEX, Item
 
 TRIGRAM = 3  # characters: shorter texts are not in SQLite's index

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from webapp.errors import FitTooLong
+from webapp.ml.errors import FitTooLong
 
 
 @contextmanager

@@ -30,18 +30,7 @@ from webapp.db.base import (
 )
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
-from webapp.errors import (
-    ArtifactUnusable,
-    CoefficientsNotFound,
-    InvalidInput,
-    ModelNotFound,
-    ModelNotTrained,
-    NothingToRollBack,
-    VersionActive,
-    VersionNotFound,
-    VersionUnusable,
-    faults_in,
-)
+from webapp.errors import InvalidInput, faults_in
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import (
@@ -58,6 +47,16 @@ from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.sample_data import make_sample_data
 from webapp.ml.core.scoring import Scores, find_linear_model, score
 from webapp.ml.core.training import TrainedModel, TrainingSpec
+from webapp.ml.errors import (
+    ArtifactUnusable,
+    CoefficientsNotFound,
+    ModelNotFound,
+    ModelNotTrained,
+    NothingToRollBack,
+    VersionActive,
+    VersionNotFound,
+    VersionUnusable,
+)
 from webapp.ml.fit_limit import fit_time_limit
 from webapp.ml.models import Activation, Artifact, Model, ModelVersion
 from webapp.ml.serving import Absence, LoadedVersion, ModelServer, VersionRef

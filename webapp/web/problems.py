@@ -70,25 +70,17 @@ def _handle_service_error(error: errors.ServiceError) -> Response:
     status = status_of(type(error))
     if status >= 500:
         log.error("%s %s [request %s]", error, driver_message(error), request_id())
-    headers = _describe_challenge(error)
+    headers = {}
+    if error.challenge is not None:
+        parameters = {"realm": "webapp", **error.challenge}
+        listed = ", ".join(f'{name}="{value}"' for name, value in parameters.items())
+        headers["WWW-Authenticate"] = f"Bearer {listed}"
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.InvalidInput):
         faults = {error.source or _SOURCES.get(request.mimetype, "request"): error.faults}
         return render_problem(status, errors.describe_faults(faults), faults=faults)
     return render_problem(status, str(error), headers=headers)
-
-
-def _describe_challenge(error: errors.ServiceError) -> dict[str, str]:
-    """Return the header that says which key is wanted (RFC 6750, 3)."""
-    challenge = 'Bearer realm="webapp"'
-    if isinstance(error, errors.KeyRefused):
-        challenge += f', error="invalid_token", error_description="{error}"'
-    elif isinstance(error, errors.ScopeMissing):
-        challenge += f', error="insufficient_scope", scope="{" ".join(error.scopes)}"'
-    elif not isinstance(error, errors.Unauthenticated):
-        return {}
-    return {"WWW-Authenticate": challenge}
 
 
 def _handle_http_error(error: HTTPException) -> Response:

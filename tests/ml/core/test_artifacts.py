@@ -27,10 +27,10 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 from sklearn.svm import SVR
 
 import config
-from webapp.errors import ArtifactUnusable
 from webapp.ml.core import artifacts
 from webapp.ml.core.estimators import CATALOGUE, Estimator, build_estimator, resolve_params
 from webapp.ml.core.probe import make_scorer
+from webapp.ml.errors import ArtifactUnusable
 
 X, y = load_diabetes(return_X_y=True)
 IRIS_X, IRIS_CODES = load_iris(return_X_y=True)

@@ -19,12 +19,12 @@ from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRe
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from webapp.errors import ArtifactUnusable
 from webapp.ml.core import probe
 from webapp.ml.core.estimators import CATALOGUE, Estimator, load_class
 from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.profile import profile_features
 from webapp.ml.core.scoring import EstimatorScorer, Scores, compile_scorer
+from webapp.ml.errors import ArtifactUnusable
 
 SIZES = (1, 2, 7, 13, 65, 100)
 X, Y = load_diabetes(return_X_y=True)

@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from webapp.errors import ArtifactUnusable
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.validation import MOST_FEATURES, PIPELINE, SCALER, check_estimator, is_count
+from webapp.ml.errors import ArtifactUnusable
 
 MAX_BYTES = 2**30
 """What the parts of a file may take when unpacked, unless the caller says otherwise."""

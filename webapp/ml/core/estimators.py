@@ -22,9 +22,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from webapp.errors import MOST_FAULTS, ArtifactUnusable, InvalidInput
+from webapp.errors import MOST_FAULTS, InvalidInput
 from webapp.ml.core import costs
 from webapp.ml.core.costs import Cost, Size
+from webapp.ml.errors import ArtifactUnusable
 
 Task: TypeAlias = Literal["regression", "classification"]
 ParameterType: TypeAlias = Literal["boolean", "integer", "number", "string"]

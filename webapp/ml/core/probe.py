@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from webapp.errors import ArtifactUnusable
 from webapp.ml.core.datasets import LONGEST_LABEL, Matrix, describe_label
 from webapp.ml.core.estimators import is_classifier, split_pipeline
 from webapp.ml.core.scoring import EstimatorScorer, Scorer, Scores, compile_scorer
+from webapp.ml.errors import ArtifactUnusable
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from webapp.errors import ArtifactUnusable
 from webapp.ml.core.estimators import find_by_type, is_classifier, split_pipeline
+from webapp.ml.errors import ArtifactUnusable
 
 MOST_FEATURES = 2**20  # whatever an operator allows
 PIPELINE = "sklearn.pipeline.Pipeline"

@@ -1,0 +1,22 @@
+"""What can go wrong with idempotency keys."""
+
+from __future__ import annotations
+
+from webapp.errors import Conflict, InvalidInput
+
+
+class KeyInFlight(Conflict):
+    """A request with the same idempotency key is being worked on."""
+
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("A request with this Idempotency-Key is under way: try again later.")
+
+
+class KeyReused(InvalidInput):
+    """An idempotency key was used before, for something else."""
+
+    def __init__(self) -> None:
+        message = "was used before, with another request: a new request needs a new key"
+        super().__init__({"Idempotency-Key": [message]}, source="headers")

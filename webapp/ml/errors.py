@@ -1,0 +1,70 @@
+"""What can go wrong with models, their versions and artifacts."""
+
+from __future__ import annotations
+
+from webapp.errors import Conflict, InvalidInput, NotFound, Unavailable
+
+
+class CoefficientsNotFound(NotFound):
+    """The version is of a model without coefficients."""
+
+    def __init__(self, name: str, number: int, model_type: str) -> None:
+        super().__init__(
+            f"Version {number} of {name!r} is a {model_type}, which has no coefficients."
+        )
+
+
+class ModelNotFound(NotFound):
+    """No model has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no model named {name!r}.")
+
+
+class VersionNotFound(NotFound):
+    """The model has no such version."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"The model {name!r} has no version {number}.")
+
+
+class ModelNotTrained(Conflict):
+    """The model has no active version to predict with."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The model {name!r} is not trained: train it before predicting.")
+
+
+class NothingToRollBack(Conflict):
+    """No version was active before the present one, or it exists no more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No earlier version of {name!r} is there to go back to.")
+
+
+class VersionActive(Conflict):
+    """The active version cannot be deleted."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"Version {number} of {name!r} is active: activate another one first.")
+
+
+class VersionUnusable(Conflict):
+    """A version that cannot be loaded was refused at its activation."""
+
+    def __init__(self, name: str, number: int, reason: str) -> None:
+        super().__init__(f"Version {number} of {name!r} cannot be activated. {reason}")
+
+
+class FitTooLong(InvalidInput):
+    """Fitting took longer than the service allows."""
+
+    def __init__(self) -> None:
+        super().__init__({"estimator": ["takes longer to fit than MAX_FIT_SECONDS allows"]})
+
+
+class ArtifactUnusable(Unavailable):
+    """A stored model version cannot be loaded."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The model version cannot be loaded: {reason}.")
