@@ -22,7 +22,8 @@ from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
-from webapp.ml import service as ml_service
+from webapp.ml.inference.service import make_server
+from webapp.ml.registry.service import list_active_versions
 from webapp.observability import health
 from webapp.observability import log as logs
 from webapp.observability.metrics import routes as metrics_routes
@@ -102,7 +103,7 @@ def register_extensions(app: Flask) -> None:
 def register_model_server(app: Flask) -> None:
     """Give the application its model server: what predictions are served from."""
     with app.app_context():
-        app.extensions["model_server"] = ml_service.make_server(
+        app.extensions["model_server"] = make_server(
             db.engine,
             lease=app.config["MODEL_LEASE_MS"] / 1000,
             capacity=app.config["MODEL_CACHE_SIZE"],
@@ -145,7 +146,7 @@ def register_observation(app: Flask) -> None:
             counting = app.extensions["counting"] = Counting(
                 db.engine,
                 cache=lambda: app.extensions["model_server"].cache,
-                active_versions=ml_service.list_active_versions,
+                active_versions=list_active_versions,
                 workers=app.config["WEB_CONCURRENCY"],
                 outcomes=list_outcomes(app),
             )

@@ -11,7 +11,8 @@ from webapp.commands import clear_errors
 from webapp.db.backup import back_up
 from webapp.extensions import db, model_server
 from webapp.items.service import count_missing_items, seed_items
-from webapp.ml.service import DEFAULT_MODEL, seed_default_model
+from webapp.ml.registry.service import DEFAULT_MODEL
+from webapp.ml.training.service import seed_default_model
 
 FEWEST_ITEMS_FOR_A_BAR = 10_000
 

@@ -13,7 +13,7 @@ from webapp.db.base import Base
 from webapp.web.api import Api
 
 if TYPE_CHECKING:
-    from webapp.ml.serving import ModelServer
+    from webapp.ml.inference.serving import ModelServer
 
 # Objects stay readable after a commit: a view dumps what its service has just committed,
 # without a further query.

@@ -21,7 +21,7 @@ from tests.faults.load import ML
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from webapp.extensions import db
-from webapp.ml.models import Artifact
+from webapp.ml.registry.models import Artifact
 
 pytestmark = on_sqlite
 
@@ -59,7 +59,7 @@ MORE_DAMAGES = {
 def _shorter_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try a version that could not be loaded again sooner than after the usual two seconds."""
     if not FULL:
-        monkeypatch.setattr("webapp.ml.serving.LOAD_PAUSE", 0.2)
+        monkeypatch.setattr("webapp.ml.inference.serving.LOAD_PAUSE", 0.2)
 
 
 each_damage = pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from tests.conftest import dispose_app, make_app
 from webapp.extensions import db
 from webapp.items.service import create_item
-from webapp.ml import service
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.errors import VersionNotFound, VersionUnusable
-from webapp.ml.models import ModelVersion
-from webapp.ml.serving import LoadedVersion, ModelServer
+from webapp.ml.inference.serving import LoadedVersion, ModelServer
+from webapp.ml.registry import service
+from webapp.ml.registry.models import ModelVersion
+from webapp.ml.training.service import train_model
 
 Action = Callable[[Session, ModelServer], ModelVersion]
 DuringLoad = Callable[[Callable[[], object]], list[int]]
@@ -70,7 +71,7 @@ def during_load(monkeypatch: pytest.MonkeyPatch) -> DuringLoad:
 def train(session: Session, server: ModelServer, count: int) -> list[ModelVersion]:
     """Train so many versions of the default model; the last is active."""
     return [
-        service.train_model(
+        train_model(
             session,
             server,
             name="default",

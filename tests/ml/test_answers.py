@@ -20,7 +20,7 @@ from webapp.extensions import db
 from webapp.ml.core import tables
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.training import MOST_COEFFICIENTS
-from webapp.ml.service import MOST_EXTRAPOLATED
+from webapp.ml.inference.service import MOST_EXTRAPOLATED
 
 ML = "/api/v1/ml"
 VERSIONS = f"{ML}/models/default/versions"

@@ -12,7 +12,7 @@ from sklearn.datasets import load_diabetes
 from tests.conftest import dispose_app, make_app
 from tests.faults import on_sqlite
 from webapp.ml.errors import FitTooLong
-from webapp.ml.fit_limit import fit_time_limit
+from webapp.ml.training.fit_limit import fit_time_limit
 
 FOREVER = 60.0  # seconds: what waits so long has failed
 

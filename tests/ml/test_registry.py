@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from webapp.ml.models import Activation, Artifact, ModelVersion
+from webapp.ml.registry.models import Activation, Artifact, ModelVersion
 
 ML = "/api/v1/ml"
 MODEL = f"{ML}/models/house-prices"

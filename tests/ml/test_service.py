@@ -13,13 +13,15 @@ from sqlalchemy.orm import Session
 
 from webapp.errors import InvalidInput
 from webapp.extensions import db
-from webapp.ml import service
 from webapp.ml.core import artifacts
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.errors import ArtifactUnusable, ModelNotFound, ModelNotTrained, VersionNotFound
-from webapp.ml.models import Activation, Artifact, Model, ModelVersion
-from webapp.ml.serving import Absence, ModelServer, VersionRef
+from webapp.ml.inference import service as inference
+from webapp.ml.inference.serving import Absence, ModelServer, VersionRef
+from webapp.ml.registry import service
+from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
+from webapp.ml.training.service import seed_default_model, train_model
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def train_constant(
     session: Session, server: ModelServer, value: float, **arguments: object
 ) -> ModelVersion:
     dataset = make_dataset(np.array([[0.0], [1.0]]), np.array([value, value]))
-    return service.train_model(
+    return train_model(
         session,
         server,
         **{"name": "default", "dataset": dataset, "spec": TrainingSpec(), **arguments},
@@ -105,16 +107,16 @@ def test_predictions_follow_the_active_version(session: Session, server: ModelSe
 
     for value in (7.0, 11.0):
         train_constant(session, server, value)
-        predictions = service.predict(server, name="default", rows=row)
+        predictions = inference.predict(server, name="default", rows=row)
         assert predictions.scores.values == pytest.approx([value])
         assert predictions.stale is False
 
 
 def test_a_model_without_versions_is_not_trained(server: ModelServer) -> None:
     with pytest.raises(ModelNotTrained):
-        service.predict(server, name="default", rows=np.array([[0.5]]))
+        inference.predict(server, name="default", rows=np.array([[0.5]]))
     with pytest.raises(ModelNotFound):
-        service.predict(server, name="nobody", rows=np.array([[0.5]]))
+        inference.predict(server, name="nobody", rows=np.array([[0.5]]))
 
 
 def test_a_damaged_artifact_is_refused(session: Session, server: ModelServer) -> None:
@@ -131,7 +133,7 @@ def test_a_damaged_new_version_leaves_the_one_before_serving(
 ) -> None:
     row = np.array([[0.5]])
     train_constant(session, server, 7)
-    service.predict(server, name="default", rows=row)
+    inference.predict(server, name="default", rows=row)
     version = train_constant(session, server, 11)
     session.execute(
         sa.update(Artifact)
@@ -140,15 +142,15 @@ def test_a_damaged_new_version_leaves_the_one_before_serving(
     )
     session.commit()
 
-    predictions = service.predict(server, name="default", rows=row)
+    predictions = inference.predict(server, name="default", rows=row)
 
     assert predictions.scores.values == pytest.approx([7])
     assert predictions.stale is True
 
 
 def test_seeding_trains_once(session: Session, server: ModelServer) -> None:
-    first = service.seed_default_model(session, server)
-    second = service.seed_default_model(session, server)
+    first = seed_default_model(session, server)
+    second = seed_default_model(session, server)
 
     assert first is not None
     assert first.number == 1

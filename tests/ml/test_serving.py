@@ -15,10 +15,10 @@ import pytest
 
 from webapp.db import leases
 from webapp.errors import DatabaseUnavailable
-from webapp.ml import serving
 from webapp.ml.core.scoring import LinearScorer
 from webapp.ml.errors import ArtifactUnusable, ModelNotTrained
-from webapp.ml.serving import (
+from webapp.ml.inference import serving
+from webapp.ml.inference.serving import (
     LOAD_PAUSE,
     Absence,
     LoadedVersion,

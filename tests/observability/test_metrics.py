@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import GunicornServer, running_gunicorn
-from webapp.ml.service import list_active_versions
+from webapp.ml.registry.service import list_active_versions
 from webapp.observability.metrics.counting import Counting
 from webapp.observability.metrics.tally import BANK_SIZE, OTHER, Family, Tally
 from webapp.web.api import list_outcomes

@@ -19,16 +19,18 @@ from flask.cli import AppGroup
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db, model_server
-from webapp.ml import service
-from webapp.ml.answers import make_columns
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 from webapp.ml.core.tables import DEFAULT_DIALECT, CsvDialect, Format, Limits
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
-from webapp.ml.models import ModelVersion
-from webapp.ml.schemas import ModelSchema, VersionSchema, VersionSummarySchema
-from webapp.ml.service import DEFAULT_MODEL
+from webapp.ml.inference import service as inference
+from webapp.ml.inference.answers import make_columns
+from webapp.ml.registry import service as registry
+from webapp.ml.registry.models import ModelVersion
+from webapp.ml.registry.schemas import ModelSchema, VersionSchema, VersionSummarySchema
+from webapp.ml.registry.service import DEFAULT_MODEL
+from webapp.ml.training import service as training
 
 commands = AppGroup("ml", help="Train models, predict with them, see and choose what serves.")
 PAGE = {"page": 1, "page_size": 1000}
@@ -122,7 +124,7 @@ def train(
         )
     rows, columns = dataset.X.shape
     with ticking(f"Fitting {spec['estimator']} on {rows} x {columns}"):
-        version = service.train_model(
+        version = training.train_model(
             db.session(),
             model_server,
             name=name,
@@ -165,7 +167,7 @@ def predict(
         raise click.UsageError("Give either IN or --features.")
     if source is None:
         rows = parse_features(features or "")
-        predictions = service.predict_one(model_server, name=name, number=number, features=rows)
+        predictions = inference.predict_one(model_server, name=name, number=number, features=rows)
         click.echo(str(predictions.scores.values[0]))
         return
     names = model_server.get_version(name, number).version.feature_names
@@ -181,7 +183,7 @@ def predict(
             dialect=CsvDialect(delimiter, decimal),
         )
         for index, batch in enumerate(batches):
-            predictions = service.predict(model_server, name=name, number=number, rows=batch.X)
+            predictions = inference.predict(model_server, name=name, number=number, rows=batch.X)
             out.writelines(tables.write_csv(make_columns(predictions), header=index == 0))
             bar.update(stream.tell() - bar.pos)
     for warning in batch.warnings:
@@ -193,7 +195,7 @@ def predict(
 @clear_errors
 def models(as_json: bool) -> None:
     """List the models and what serves of each."""
-    found = ModelSchema(many=True).dump(service.list_models(db.session(), **PAGE).objects)
+    found = ModelSchema(many=True).dump(registry.list_models(db.session(), **PAGE).objects)
     echo_table(found, ["name", "active_version", "last_version", "created_at"], as_json=as_json)
 
 
@@ -203,8 +205,8 @@ def models(as_json: bool) -> None:
 @clear_errors
 def versions(name: str, as_json: bool) -> None:
     """List the versions of a model, the newest first."""
-    active = service.get_active_version(db.session(), name)
-    page = service.list_versions(db.session(), name=name, **PAGE)
+    active = registry.get_active_version(db.session(), name)
+    page = registry.list_versions(db.session(), name=name, **PAGE)
     rows = VersionSummarySchema(many=True).dump(page.objects)
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
@@ -219,7 +221,7 @@ def versions(name: str, as_json: bool) -> None:
 @clear_errors
 def show(number: int, name: str, as_json: bool) -> None:
     """Show a version: how it was made, and how good it is."""
-    echo_version(service.get_version(db.session(), name, number), as_json=as_json)
+    echo_version(registry.get_version(db.session(), name, number), as_json=as_json)
 
 
 @commands.command()
@@ -228,7 +230,7 @@ def show(number: int, name: str, as_json: bool) -> None:
 @clear_errors
 def info(name: str, as_json: bool) -> None:
     """Show which version serves, and how good it is."""
-    version = service.get_active_version(db.session(), name)
+    version = registry.get_active_version(db.session(), name)
     if version is not None:
         echo_version(version, as_json=as_json)
     elif as_json:
@@ -243,7 +245,7 @@ def info(name: str, as_json: bool) -> None:
 @clear_errors
 def activate(number: int, name: str) -> None:
     """Make a version serve; when the command returns, every worker serves it."""
-    service.activate_version(db.session(), model_server, name=name, number=number)
+    registry.activate_version(db.session(), model_server, name=name, number=number)
     click.echo(f"Model {name!r}: version {number} serves.")
 
 
@@ -252,7 +254,7 @@ def activate(number: int, name: str) -> None:
 @clear_errors
 def rollback(name: str) -> None:
     """Make the version serve that was active before."""
-    version = service.roll_back(db.session(), model_server, name=name)
+    version = registry.roll_back(db.session(), model_server, name=name)
     click.echo(f"Model {name!r}: version {version.number} serves.")
 
 
@@ -263,7 +265,7 @@ def rollback(name: str) -> None:
 @clear_errors
 def export_artifact(number: int, out: IO[bytes], name: str) -> None:
     """Write a version to OUT as a skops file."""
-    out.write(service.get_artifact(db.session(), name, number).data)
+    out.write(registry.get_artifact(db.session(), name, number).data)
 
 
 @commands.command("import")
@@ -275,7 +277,7 @@ def export_artifact(number: int, out: IO[bytes], name: str) -> None:
 def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -> None:
     """Register a model that was fitted elsewhere: FILE is what skops.io.dump wrote."""
     check_name(name)
-    version = service.register_version(
+    version = registry.register_version(
         db.session(),
         model_server,
         name=name,
@@ -288,8 +290,8 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
 
 def check_name(name: str) -> None:
     """Raise InvalidInput for a name that no URL can carry."""
-    if not service.NAME.fullmatch(name):
-        raise InvalidInput({"--model": [f"must match {service.NAME.pattern}"]})
+    if not registry.NAME.fullmatch(name):
+        raise InvalidInput({"--model": [f"must match {registry.NAME.pattern}"]})
 
 
 def format_of(path: Path) -> Format:

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, abort, current_app, request
 
 from webapp.ml.core import tables
-from webapp.ml.service import VALUE_BYTES, Predictions
+from webapp.ml.inference.service import VALUE_BYTES, Predictions
 from webapp.web import jsonio
 
 CSV, ARROW, JSON = "text/csv", "application/vnd.apache.arrow.stream", "application/json"

@@ -1,16 +1,14 @@
-"""The use cases of machine learning: session + core + serving."""
+"""Models and their versions: store, activate, roll back, delete, read."""
 
 from __future__ import annotations
 
 import platform
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -28,25 +26,17 @@ from webapp.db.base import (
     keep_nothing,
     utc_now,
 )
-from webapp.db.outages import outages_translated
-from webapp.db.postgresql import time_limit
-from webapp.errors import InvalidInput, faults_in
+from webapp.errors import InvalidInput
 from webapp.ml.core import artifacts, datasets, training
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import (
-    Dataset,
-    DataWarning,
-    Features,
     Matrix,
     Vector,
     default_feature_names,
 )
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
-from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
+from webapp.ml.core.intervals import IntervalBasis
 from webapp.ml.core.probe import make_scorer
-from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.scoring import Scores, find_linear_model, score
-from webapp.ml.core.training import TrainedModel, TrainingSpec
+from webapp.ml.core.scoring import find_linear_model
 from webapp.ml.errors import (
     ArtifactUnusable,
     CoefficientsNotFound,
@@ -57,42 +47,16 @@ from webapp.ml.errors import (
     VersionNotFound,
     VersionUnusable,
 )
-from webapp.ml.fit_limit import fit_time_limit
-from webapp.ml.models import Activation, Artifact, Model, ModelVersion
-from webapp.ml.serving import Absence, LoadedVersion, ModelServer, VersionRef
+from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
+from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
 
 DEFAULT_MODEL = "default"
+
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
-NORMAL_LIMITS = FitLimits()  # where the caller names none
-VALUE_BYTES = 20  # of an answer: a number of 17 digits, its point and a comma
+
 MOST_LISTED = 1000  # models, for those who list them all
-MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
+
 _RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
-
-Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Features]
-"""Rows to predict for: a matrix in training order, records by feature name, or a function that
-returns the named features, in that order."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Scores (n_rows,), the version that made them, and what goes with them.
-
-    ``stale`` says that the database could not be asked whether the version still serves.
-    ``extrapolated`` maps the number of a row to the features that are outside the range they
-    had in training; where these are too many to name, it is empty, and ``extrapolated_counts``
-    has the number of rows by feature. ``intervals`` is None unless they were asked for.
-    ``warnings`` say which columns were left out.
-    """
-
-    scores: Scores
-    version: LoadedVersion
-    stale: bool
-    extrapolated: Mapping[int, Sequence[str]]
-    extrapolated_counts: Mapping[str, int]
-    intervals: Intervals | None
-    warnings: Sequence[DataWarning] = ()
 
 
 @dataclass(frozen=True)
@@ -107,43 +71,6 @@ class Coefficients:
     classes: Sequence[Any] | None
     intercepts: Vector
     coefficients: Matrix
-
-
-# Training and registering
-
-
-def train_model(
-    session: Session,
-    server: ModelServer,
-    *,
-    name: str,
-    dataset: Dataset,
-    spec: TrainingSpec,
-    activate: bool = True,
-    limits: FitLimits = NORMAL_LIMITS,
-    before_commit: Callable[[ModelVersion], object] = keep_nothing,
-) -> ModelVersion:
-    """Train a model and store it as the model's next version; return that.
-
-    Version, artifact and activation are one transaction, and ``before_commit`` is given the
-    version within it. When the function returns, and ``activate`` was asked for, every worker on
-    every host serves the new version.
-
-    Raises InvalidInput where the data cannot be fitted, or not within ``limits``.
-    """
-    try:
-        with fit_time_limit(limits.seconds):
-            trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
-        version = _describe_training(trained, dataset, spec)
-        data = artifacts.dumps(trained.estimator)
-    except (MemoryError, ArtifactUnusable):  # the latter: a model too large to be stored
-        lighter = CATALOGUE[spec.estimator].lighter
-        message = "makes a model that is too large: try fewer rows or columns"
-        faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
-        raise InvalidInput(faults) from None
-    return _store_version(
-        session, server, name, version, data, activate=activate, before_commit=before_commit
-    )
 
 
 def register_version(
@@ -172,26 +99,9 @@ def register_version(
     except ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
     version.metrics = dict(metrics or {})
-    return _store_version(
+    return store_version(
         session, server, name, version, data, activate=activate, before_commit=before_commit
     )
-
-
-def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | None:
-    """Train the default model on the sample data, unless it has a version; return the new one."""
-    trained = session.scalar(sa.select(Model.last_version).where(Model.name == DEFAULT_MODEL))
-    if trained:
-        return None
-    return train_model(
-        session,
-        server,
-        name=DEFAULT_MODEL,
-        dataset=make_sample_data(),
-        spec=TrainingSpec(),
-    )
-
-
-# Activating, rolling back, deleting
 
 
 def activate_version(
@@ -260,9 +170,6 @@ def delete_version(session: Session, server: ModelServer, *, name: str, number: 
     record(session, "version.delete", f"model {name}", {"version": number})
     session.commit()
     server.wait_out_leases()
-
-
-# Reading
 
 
 def get_model(session: Session, name: str) -> Model:
@@ -366,96 +273,6 @@ def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
     )
 
 
-# Predicting
-
-
-def predict_one(server: ModelServer, *, features: Rows, **arguments: Any) -> Predictions:
-    """Predict for the single row in ``features``; see ``predict``."""
-    try:
-        return predict(server, rows=features, **arguments)
-    except InvalidInput as error:
-        # There is but one row: its number would only be in the way.
-        faults = error.faults
-        if not isinstance(faults, Mapping):
-            faults = {"features": faults}
-        elif "0" in faults:
-            faults = {"features": faults["0"]}
-        raise InvalidInput(faults) from None
-
-
-def predict_batch(server: ModelServer, *, instances: Rows, **arguments: Any) -> Predictions:
-    """Predict for the rows in ``instances``; see ``predict``."""
-    place = None if callable(instances) else "instances"
-    return predict(server, rows=instances, place=place, **arguments)
-
-
-def predict(
-    server: ModelServer,
-    *,
-    name: str,
-    rows: Rows,
-    place: str | None = None,
-    number: int | None = None,
-    intervals: bool = False,
-    level: float = 0.95,
-    most_values: int | None = None,
-) -> Predictions:
-    """Predict with a version of a model, by default the active one.
-
-    With ``intervals``, bounds come along for a model fitted by ordinary least squares.
-    ``most_values`` bounds what an answer says: predictions, probabilities and bounds together.
-
-    Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by
-    row, under ``place``) where rows do not fit the model, or are too many for one answer. Every
-    prediction of the service passes here.
-    """
-    served = server.get_version(name, number)
-    version = served.version
-    basis = version.interval_basis
-    if intervals and basis is None:
-        message = "needs a linear regression with more rows than independent features"
-        raise InvalidInput({"intervals": [message]})
-    bounds = None
-    with faults_in(place) if place else nullcontext():
-        found = _arrange_rows(version, rows)
-        X = found.X
-        if most_values is not None:
-            _check_answer(version, len(X), intervals=intervals, most=most_values)
-        scores = score(version.scorer, X)
-        if intervals and basis is not None:
-            bounds = compute_intervals(basis, X, scores.values, level=level)
-    extrapolated, extrapolated_counts = _find_extrapolated(version, X)
-    return Predictions(
-        scores=scores,
-        version=version,
-        stale=served.stale,
-        extrapolated=extrapolated,
-        extrapolated_counts=extrapolated_counts,
-        intervals=bounds,
-        warnings=found.warnings,
-    )
-
-
-def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
-    """Return the model server of a process, reading from a database; lease in seconds."""
-
-    def find(name: str, number: int | None) -> VersionRef | Absence:
-        with outages_translated(), time_limit(LEASE_DEADLINE), Session(engine) as session:
-            return find_version(session, name, number)
-
-    def load(ref: VersionRef) -> LoadedVersion:
-        with outages_translated(), Session(engine) as session:
-            return load_version(session, ref.id)
-
-    return ModelServer(
-        find_version=find,
-        load_version=load,
-        lease=lease,
-        deadline=LEASE_DEADLINE,
-        capacity=capacity,
-    )
-
-
 def find_version(session: Session, name: str, number: int | None) -> VersionRef | Absence:
     """Return which version a request for it means: the one query that a lease costs.
 
@@ -501,52 +318,7 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
     )
 
 
-def _arrange_rows(version: LoadedVersion, rows: Rows) -> Features:
-    if isinstance(rows, np.ndarray):
-        datasets.check_width(rows, len(version.feature_names))
-        return Features(rows)
-    if callable(rows):
-        return rows(version.feature_names)
-    return Features(datasets.matrix_from_records(rows, version.feature_names))
-
-
-def _check_answer(version: LoadedVersion, n_rows: int, *, intervals: bool, most: int) -> None:
-    """Raise InvalidInput where the answer for so many rows has more values than are allowed.
-
-    A label counts as a value for every 20 bytes of it.
-    """
-    labels = version.classes or ()
-    longest = max((len(str(label).encode()) for label in labels), default=0)
-    by_row = 1 + longest // VALUE_BYTES + len(labels) + 4 * intervals
-    if n_rows * by_row > most:
-        message = (
-            f"would be answered by {n_rows * by_row} values, {by_row} for each of {n_rows} rows; "
-            f"at most {most} are allowed: send at most {most // by_row} rows a request"
-        )
-        raise InvalidInput([message])
-
-
-def _find_extrapolated(
-    version: LoadedVersion, X: Matrix
-) -> tuple[dict[int, list[str]], dict[str, int]]:
-    """Return the features outside their range in training: names by row, or else counts."""
-    if version.minimum is None or version.maximum is None:
-        return {}, {}
-    outside = (version.minimum > X) | (version.maximum < X)
-    count = np.count_nonzero(outside)  # quicker than any() for a row
-    if not count:
-        return {}, {}
-    names = version.feature_names
-    if count > MOST_EXTRAPOLATED and len(X) > 1:
-        by_feature = zip(names, np.count_nonzero(outside, axis=0).tolist(), strict=True)
-        return {}, {name: rows for name, rows in by_feature if rows}
-    found: dict[int, list[str]] = {}
-    for row, column in zip(*(indices.tolist() for indices in outside.nonzero()), strict=True):
-        found.setdefault(row, []).append(names[column])
-    return found, {}
-
-
-def _store_version(
+def store_version(
     session: Session,
     server: ModelServer,
     name: str,
@@ -594,37 +366,6 @@ def _lock_existing_model(session: Session, name: str) -> Model:
     return model
 
 
-def _describe_training(
-    trained: TrainedModel, dataset: Dataset, spec: TrainingSpec
-) -> ModelVersion:
-    basis = trained.interval_basis
-    return ModelVersion(
-        origin="trained",
-        task=CATALOGUE[spec.estimator].task,
-        estimator=spec.estimator,
-        model_type=type(split_pipeline(trained.estimator)[1]).__name__,
-        params=dict(trained.params),
-        scale=spec.scale,
-        feature_names=list(dataset.feature_names),
-        classes=None if trained.classes is None else list(trained.classes),
-        metrics=dict(trained.metrics),
-        coefficients=trained.coefficients,
-        libraries=_library_versions(),
-        evaluated_on=trained.evaluated_on,
-        n_train=trained.n_train,
-        n_test=trained.n_test,
-        test_size=spec.test_size,
-        random_state=spec.random_state,
-        refit=spec.refit,
-        fit_seconds=trained.fit_seconds,
-        converged=trained.converged,
-        data_digest=trained.data_digest,
-        warnings=[asdict(warning) for warning in dataset.warnings],
-        profile=dict(trained.profile),
-        interval_basis=None if basis is None else basis.to_json(),
-    )
-
-
 def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> ModelVersion:
     scaler, final = split_pipeline(estimator)
     entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
@@ -648,7 +389,7 @@ def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> Mod
         classes=None if classes is None else list(classes),
         coefficients=training.describe_coefficients(estimator, tuple(names)),
         warnings=[],
-        libraries=_library_versions(),
+        libraries=library_versions(),
     )
 
 
@@ -728,6 +469,7 @@ def _model_id(name: str) -> sa.ScalarSelect[int]:
 _find_version = cache(metadata.version)  # reads files, for what stays as it is
 
 
-def _library_versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a model depends on."""
     versions = {name: _find_version(name) for name in _RECORDED_LIBRARIES}
     return {"python": platform.python_version(), **versions}

@@ -251,3 +251,6 @@ def _describe_parameter(name: str, described: Mapping[str, Any]) -> dict[str, An
         "description": f"With a table: {about[:1].lower()}{about[1:]}",
         **({"content": {JSON: value}} if found["type"] == "object" else value),
     }
+
+
+blp = RowsBlueprint("ml", __name__, url_prefix="/ml", description="Train, serve, predict.")

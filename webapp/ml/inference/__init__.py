@@ -1,0 +1,1 @@
+"""Prediction requests, and the versions that answer them."""

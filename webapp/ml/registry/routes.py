@@ -1,0 +1,271 @@
+"""The HTTP face of models, versions and activations."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from flask import Response, current_app, url_for
+
+from webapp.extensions import db, model_server
+from webapp.idempotency.views import REPLAYED_HEADER, idempotent
+from webapp.ml.blueprint import blp
+from webapp.ml.core import artifacts
+from webapp.ml.registry import schemas, service
+from webapp.ml.registry.models import Activation, Model, ModelVersion
+from webapp.ml.registry.service import DEFAULT_MODEL
+from webapp.scopes import ANY_ML, Scope
+from webapp.web.api import MethodView
+from webapp.web.paging import HEADERS, PageQuery, answer_page
+
+Answer: TypeAlias = dict[str, Any]
+
+Headers: TypeAlias = dict[str, str]
+
+Keep: TypeAlias = Callable[[ModelVersion], None]
+
+NEW_VERSION_HEADERS = {
+    "Location": {
+        "description": "URL of the new version.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    **REPLAYED_HEADER,
+}
+
+BINARY = {"type": "string", "format": "binary"}
+
+ARTIFACT_HEADERS = {
+    "ETag": {
+        "description": "SHA-256 of the file in hexadecimal.",
+        "schema": {"type": "string", "pattern": '^"[0-9a-f]{64}"$'},
+    },
+    "Digest": {
+        "description": "The same in base64 (RFC 3230).",
+        "schema": {"type": "string", "pattern": "^sha-256=[0-9A-Za-z+/]{43}=$"},
+    },
+    "Content-Disposition": {
+        "description": "A name for the file.",
+        "schema": {"type": "string"},
+    },
+}
+
+DEFAULTS = {"name": DEFAULT_MODEL}
+
+
+def version_url(version: ModelVersion) -> str:
+    """Return the URL of a version."""
+    return url_for("ml.Version", name=version.model.name, number=version.number)
+
+
+def announce_upload(version: ModelVersion) -> tuple[Answer, Headers]:
+    """Return the answer that tells of a version that was uploaded."""
+    return announce_version(version, "Model registered successfully")
+
+
+def announce_version(version: ModelVersion, message: str) -> tuple[Answer, Headers]:
+    """Return the answer that tells of a new version."""
+    answer = {"message": message, "metrics": version.metrics, "model": version}
+    answer["warnings"] = version.warnings
+    return answer, {"Location": version_url(version)}
+
+
+def describe_upload(request: Mapping[str, Any]) -> Answer:
+    """Return what an upload is told by."""
+    stream = request["artifact"].stream
+    digest = artifacts.digest(stream.read())
+    stream.seek(0)
+    return {**request, "artifact": digest}
+
+
+def wait_until_served() -> None:
+    """Wait until whoever activated a version before now may say that every worker serves it."""
+    model_server.wait_out_leases()
+
+
+@blp.route("/model-info", get="get_model_info")
+class ModelInfo(MethodView):
+    """What serves as the default model."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.ModelInfoSchema)
+    @blp.problems(503)
+    def get(self) -> Answer:
+        """Describe the default model."""
+        version = service.get_active_version(db.session(), DEFAULT_MODEL)
+        if version is None:
+            return {"trained": False, "model_type": None, "metrics": {}}
+        return {
+            "trained": True,
+            "model_type": version.model_type,
+            "metrics": version.metrics,
+            "model": version,
+        }
+
+
+@blp.route("/models", get="list_models")
+class Models(MethodView):
+    """All models."""
+
+    @blp.allow(*ANY_ML)
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, schemas.ModelSchema(many=True), headers=HEADERS)
+    @blp.problems(503)
+    def get(self, query: Mapping[str, Any]) -> tuple[Sequence[Model], Headers]:
+        """List models, by name."""
+        return answer_page(service.list_models(db.session(), **query))
+
+
+@blp.route("/models/<name:name>", get="get_model")
+class ModelByName(MethodView):
+    """One model."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.ModelSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str) -> Model:
+        """Describe a model."""
+        return service.get_model(db.session(), name)
+
+
+@blp.route("/models/<name:name>/versions", get="list_versions", post="upload_version")
+class Versions(MethodView):
+    """The versions of a model."""
+
+    @blp.allow(*ANY_ML)
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, schemas.VersionSummarySchema(many=True), headers=HEADERS)
+    @blp.problems(404, 503)
+    def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[ModelVersion], Headers]:
+        """List the versions of a model, the newest first.
+
+        What grows with features or classes is left out: a single version shows it.
+        """
+        return answer_page(service.list_versions(db.session(), name=name, **query))
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(schemas.UploadRequest, location="form")
+    @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
+    @blp.problems(404, 503)
+    @idempotent(
+        blp,
+        schemas.TrainingResponse(),
+        announce_upload,
+        describe=describe_upload,
+        before_repeat=wait_until_served,
+    )
+    def post(self, request: dict[str, Any], name: str, before_commit: Keep) -> ModelVersion:
+        """Upload a model that was fitted elsewhere.
+
+        The file is what `skops.io.dump` wrote of a fitted estimator of the catalogue, alone or in
+        a pipeline behind a StandardScaler. It predicts exactly what it predicted there, for rows
+        with a finite number for every feature: missing values are refused, even where the model
+        was fitted on some.
+        """
+        data = request.pop("artifact").stream.read()
+        return service.register_version(
+            db.session(),
+            model_server,
+            name=name,
+            data=data,
+            max_features=current_app.config["MAX_COLUMNS"],
+            before_commit=before_commit,
+            **request,
+        )
+
+
+@blp.route("/models/<name:name>/versions/<id:number>", get="get_version", delete="delete_version")
+class Version(MethodView):
+    """One version of a model."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str, number: int) -> ModelVersion:
+        """Describe a version."""
+        return service.get_version(db.session(), name, number)
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.response(204)
+    @blp.problems(404, 409, 503)
+    def delete(self, name: str, number: int) -> None:
+        """Delete a version, unless it is active. Its number is not given again."""
+        service.delete_version(db.session(), model_server, name=name, number=number)
+
+
+@blp.route("/models/<name:name>/versions/<id:number>/coefficients", get="get_version_coefficients")
+class VersionCoefficients(MethodView):
+    """The coefficients of a version."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.CoefficientsSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str, number: int) -> service.Coefficients:
+        """Read all coefficients of a linear model, however many."""
+        return service.get_coefficients(db.session(), name, number)
+
+
+@blp.route("/models/<name:name>/versions/<id:number>/artifact", get="download_artifact")
+class VersionArtifact(MethodView):
+    """The file of a version."""
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.response(200, BINARY, content_type="application/octet-stream", headers=ARTIFACT_HEADERS)
+    @blp.problems(404, 503)
+    def get(self, name: str, number: int) -> Response:
+        """Download a version as a skops file."""
+        artifact = service.get_artifact(db.session(), name, number)
+        response = Response(artifact.data, content_type="application/octet-stream")
+        response.set_etag(artifact.digest)
+        sha = base64.b64encode(bytes.fromhex(artifact.digest)).decode()
+        response.headers["Digest"] = f"sha-256={sha}"
+        filename = f"{name}-{number}.skops"
+        response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+        return response
+
+
+@blp.route("/models/<name:name>/active", put="activate_version")
+class Active(MethodView):
+    """Which version of a model serves."""
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(schemas.ActivationRequest, example={"version": 1})
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 409, 503)
+    def put(self, request: Mapping[str, int], name: str) -> ModelVersion:
+        """Activate a version.
+
+        Once the answer is there, every worker on every host serves it. A version that cannot be
+        loaded is refused with 409, and the one before keeps serving.
+        """
+        return service.activate_version(
+            db.session(), model_server, name=name, number=request["version"]
+        )
+
+
+@blp.route("/models/<name:name>/rollback", post="roll_back_model")
+class Rollback(MethodView):
+    """The way back."""
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 409, 503)
+    def post(self, name: str) -> ModelVersion:
+        """Activate what was active before.
+
+        Again: what was active before that. 409 when there is nothing to go back to.
+        """
+        return service.roll_back(db.session(), model_server, name=name)
+
+
+@blp.route("/models/<name:name>/activations", get="list_activations")
+class Activations(MethodView):
+    """What was active when."""
+
+    @blp.allow(*ANY_ML)
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, schemas.ActivationSchema(many=True), headers=HEADERS)
+    @blp.problems(404, 503)
+    def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[Activation], Headers]:
+        """List a model's activations, the latest first."""
+        return answer_page(service.list_activations(db.session(), name=name, **query))

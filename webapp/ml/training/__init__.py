@@ -1,0 +1,1 @@
+"""Train requests: rows to a stored version."""

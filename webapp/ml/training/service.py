@@ -1,0 +1,111 @@
+"""Training: from rows to a stored version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from webapp.db.base import (
+    keep_nothing,
+)
+from webapp.errors import InvalidInput
+from webapp.ml.core import artifacts, training
+from webapp.ml.core.costs import FitLimits
+from webapp.ml.core.datasets import (
+    Dataset,
+)
+from webapp.ml.core.estimators import CATALOGUE, split_pipeline
+from webapp.ml.core.sample_data import make_sample_data
+from webapp.ml.core.training import TrainedModel, TrainingSpec
+from webapp.ml.errors import (
+    ArtifactUnusable,
+)
+from webapp.ml.inference.serving import ModelServer
+from webapp.ml.registry.models import Model, ModelVersion
+from webapp.ml.registry.service import DEFAULT_MODEL, library_versions, store_version
+from webapp.ml.training.fit_limit import fit_time_limit
+
+NORMAL_LIMITS = FitLimits()  # where the caller names none
+
+
+def train_model(
+    session: Session,
+    server: ModelServer,
+    *,
+    name: str,
+    dataset: Dataset,
+    spec: TrainingSpec,
+    activate: bool = True,
+    limits: FitLimits = NORMAL_LIMITS,
+    before_commit: Callable[[ModelVersion], object] = keep_nothing,
+) -> ModelVersion:
+    """Train a model and store it as the model's next version; return that.
+
+    Version, artifact and activation are one transaction, and ``before_commit`` is given the
+    version within it. When the function returns, and ``activate`` was asked for, every worker on
+    every host serves the new version.
+
+    Raises InvalidInput where the data cannot be fitted, or not within ``limits``.
+    """
+    try:
+        with fit_time_limit(limits.seconds):
+            trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
+        version = _describe_training(trained, dataset, spec)
+        data = artifacts.dumps(trained.estimator)
+    except (MemoryError, ArtifactUnusable):  # the latter: a model too large to be stored
+        lighter = CATALOGUE[spec.estimator].lighter
+        message = "makes a model that is too large: try fewer rows or columns"
+        faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
+        raise InvalidInput(faults) from None
+    return store_version(
+        session, server, name, version, data, activate=activate, before_commit=before_commit
+    )
+
+
+def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | None:
+    """Train the default model on the sample data, unless it has a version; return the new one."""
+    trained = session.scalar(sa.select(Model.last_version).where(Model.name == DEFAULT_MODEL))
+    if trained:
+        return None
+    return train_model(
+        session,
+        server,
+        name=DEFAULT_MODEL,
+        dataset=make_sample_data(),
+        spec=TrainingSpec(),
+    )
+
+
+def _describe_training(
+    trained: TrainedModel, dataset: Dataset, spec: TrainingSpec
+) -> ModelVersion:
+    basis = trained.interval_basis
+    return ModelVersion(
+        origin="trained",
+        task=CATALOGUE[spec.estimator].task,
+        estimator=spec.estimator,
+        model_type=type(split_pipeline(trained.estimator)[1]).__name__,
+        params=dict(trained.params),
+        scale=spec.scale,
+        feature_names=list(dataset.feature_names),
+        classes=None if trained.classes is None else list(trained.classes),
+        metrics=dict(trained.metrics),
+        coefficients=trained.coefficients,
+        libraries=library_versions(),
+        evaluated_on=trained.evaluated_on,
+        n_train=trained.n_train,
+        n_test=trained.n_test,
+        test_size=spec.test_size,
+        random_state=spec.random_state,
+        refit=spec.refit,
+        fit_seconds=trained.fit_seconds,
+        converged=trained.converged,
+        data_digest=trained.data_digest,
+        warnings=[asdict(warning) for warning in dataset.warnings],
+        profile=dict(trained.profile),
+        interval_basis=None if basis is None else basis.to_json(),
+    )
