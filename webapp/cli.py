@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 
 from webapp.commands import clear_errors
 from webapp.db.backup import back_up
-from webapp.extensions import db, model_server
+from webapp.extensions import db, model_leases
 from webapp.items.service import count_missing_items, seed_items
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training.service import seed_default_model
@@ -39,7 +39,7 @@ def seed(total: int) -> None:
     ) as bar:
         seed_items(db.session(), missing, on_progress=bar.update)
     click.echo(f"Items: {missing} added." if missing else "Items: enough already.")
-    version = seed_default_model(db.session(), model_server)
+    version = seed_default_model(db.session(), model_leases())
     if version is None:
         click.echo(f"Model {DEFAULT_MODEL!r}: trained already.")
     else:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from flask import current_app
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from werkzeug.local import LocalProxy
 
 from webapp.db.base import Base
+from webapp.db.leases import Leases
 from webapp.web.api import Api
-
-if TYPE_CHECKING:
-    from webapp.ml.inference.serving import ModelServer
 
 # Objects stay readable after a commit: a view dumps what its service has just committed,
 # without a further query.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 migrate = Migrate()
 api = Api()
-model_server = cast("ModelServer", LocalProxy(lambda: current_app.extensions["model_server"]))
+
+
+def model_leases() -> Leases[Any, Any]:
+    """Return the leases by which this process knows which version of each model is active."""
+    return cast(Leases[Any, Any], current_app.extensions["model_server"].leases)

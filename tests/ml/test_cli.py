@@ -247,7 +247,7 @@ def test_predict_reads_every_form_and_writes_a_file(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["activate", "7"], "no model named"),
+        (["activate", "7"], "no version 7"),
         (["rollback"], "no model named"),
         (["show", "7"], "no version 7"),
         (["versions"], "no model named"),

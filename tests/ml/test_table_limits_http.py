@@ -47,7 +47,7 @@ def test_json_rows_of_more_cells_than_allowed_are_refused_with_their_size(
     ],
     ids=lambda body: body[:24].decode(),
 )
-@pytest.mark.parametrize("path", ["train", "predict", "predict/batch"])
+@pytest.mark.parametrize("path", ["train", "predict/batch"])
 def test_json_of_more_values_than_allowed_is_not_decoded(
     small: FlaskClient, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,71 +1,79 @@
-"""What a request of rows carries: JSON, or a table in CSV, Parquet or Arrow, alone or as a file.
+"""The blueprint `ml`, and how it chooses formats by content type, for what comes in and goes out.
 
-With JSON, everything is in the body. With a table, the options come as query parameters, or as
-fields of the form that the file is in; both are JSON values, or plain text.
+Rows come as JSON, or as a table in CSV, Parquet or Arrow, alone or as the file of a form. With
+JSON, everything is in the body. With a table, the options are query parameters, or fields of the
+form; each is a JSON value, or plain text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, NoReturn, cast
 
 import marshmallow as ma
 import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Request, abort, current_app
+from flask import Request, abort, current_app, request
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import tables
-from webapp.ml.core.tables import Limits
-from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema
+from webapp.ml.core.tables import Format, Limits
+from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
 from webapp.web import jsonio
-from webapp.web.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
+from webapp.web.api import OPENAPI_VERSION, Blueprint, StrictParser, is_utf8, load
 from webapp.web.body import unpack
 
-JSON = "application/json"
+JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 MULTIPART = "multipart/form-data"
-OCTETS = "application/octet-stream"
+TABLE_TYPES = [media_type for row in tables.FORMATS.values() for media_type in row.media_types]
+BINARY = {"type": "string", "format": "binary"}
 FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their columns
-TABLE_MEDIA_TYPES = [
-    media_type for row in tables.FORMATS.values() for media_type in row.media_types
-]
 
 
-class RowsParser(StrictParser):
-    """Reads ``rows`` (JSON or a table) and ``form`` (an uploaded file with its fields)."""
+def choose_answer_type() -> str:
+    """Return the media type that the client prefers for many predictions; aborts with 406."""
+    accepted = request.accept_mimetypes
+    media_type = accepted.best_match([JSON, CSV, ARROW]) if accepted else JSON
+    return media_type or abort(406, f"Predictions can be had as {JSON}, {CSV} or {ARROW}.")
 
-    def parse(
-        self,
-        argmap: Any,
-        req: Request | None = None,
-        *,
-        location: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Return the checked arguments of a view."""
-        req = req or self.get_default_request()
-        if location != "rows":
-            return super().parse(argmap, req, location=location, **kwargs)
-        if req.mimetype == JSON:
-            if req.args:
-                faults = {name: ["belongs into the JSON body"] for name in req.args}
-                raise InvalidInput(faults, source="query")
-            return _check_size(load(argmap, self.load_json(req, argmap), source="json"))
-        return _parse_table(argmap, req)
+
+class CountedParser(StrictParser):
+    """Refuses JSON of too many values before it is decoded.
+
+    A value takes two bytes of a body, and up to 60 once it is decoded.
+    """
 
     def read_json(self, req: Request) -> bytes | bytearray:
-        """Return the JSON body; one of more values than allowed is refused before it is decoded.
-
-        A value takes two bytes of a body, and up to 60 once it is decoded.
-        """
+        """Return the JSON body; raises InvalidInput."""
         body = super().read_json(req)
-        limits = _limits()
+        limits = Limits.from_settings(current_app.config)
         most = limits.cells + limits.rows + limits.columns + FURTHER_VALUES
         if len(body) > most and jsonio.count_values(body) > most:
             raise InvalidInput([f"holds more than {limits.cells} values"], source="json")
+        return body
+
+
+class RowsParser(StrictParser):
+    """Reads the locations ``rows`` (JSON or a table) and ``form`` (a file with its fields)."""
+
+    __location_map__: ClassVar[dict[str, Any]] = {  # type: ignore[misc] # webargs' way to add a location
+        **StrictParser.__location_map__,
+        "rows": "load_rows",
+    }
+    _counted = CountedParser()
+
+    def load_rows(self, req: Request, schema: RowsSchema) -> dict[str, Any] | Table:
+        """Return the JSON object, or the table, in the body of a request."""
+        if req.mimetype != JSON:
+            return _find_table(req, schema)
+        if req.args:
+            faults = {name: ["belongs into the JSON body"] for name in req.args}
+            raise InvalidInput(faults, source="query")
+        body: dict[str, Any] = self._counted.load_json(req, schema)
+        _check_size(body, schema.rows_field)
         return body
 
     def load_form(self, req: Request, schema: ma.Schema) -> Any:
@@ -79,12 +87,19 @@ class RowsParser(StrictParser):
             for name, f in schema.fields.items()
             if isinstance(f, fields.List) and name in form
         }
-        file = _only_file(req, file_field)
+        file = _find_only_file(req, file_field)
         return {file_field: file, **_read_options(form, "form"), **lists}
+
+    def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
+        """Turn marshmallow's error into InvalidInput; ``rows`` that have faults are JSON."""
+        faults: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]
+        if "rows" in faults:
+            raise InvalidInput(faults["rows"], source="json") from None
+        super().handle_error(error, *args, **kwargs)
 
 
 class RowsBlueprint(Blueprint):
-    """A blueprint whose views take rows in any form."""
+    """A blueprint whose views take rows in any format, and files."""
 
     ARGUMENTS_PARSER = RowsParser()
     DEFAULT_LOCATION_CONTENT_TYPE_MAPPING: ClassVar[dict[str, str]] = {
@@ -97,111 +112,95 @@ class RowsBlueprint(Blueprint):
         """Declare what a view takes; for ``rows``, document tables and their options too."""
         decorate = super().arguments(schema, location=location, **kwargs)
         if location == "form":
-            parts = {
-                name: {"contentType": OCTETS}
-                for name, f in schema().fields.items()
-                if isinstance(f, FilePart)
-            }
-            encode: Any = self.doc(requestBody={"content": {MULTIPART: {"encoding": parts}}})
-            return lambda view: encode(decorate(view))
-        if location != "rows":
+            files = [name for name, f in schema().fields.items() if isinstance(f, FilePart)]
+            encoding = {name: {"contentType": "application/octet-stream"} for name in files}
+            document = self.doc(requestBody={"content": {MULTIPART: {"encoding": encoding}}})
+        elif location == "rows":
+            document = self._document_tables(schema.table_options)
+        else:
             return decorate
-        options = _describe_fields(schema.tabular)
-        binary = {"type": "string", "format": "binary"}
-        part = {
-            "type": "object",
-            "properties": {"file": binary, **options},
-            "required": ["file"],
-            "additionalProperties": False,
-        }
-        form = {
-            "schema": part,
-            "encoding": {"file": {"contentType": ", ".join(TABLE_MEDIA_TYPES)}},
-        }
-        content: dict[str, Any] = {kind: {"schema": binary} for kind in TABLE_MEDIA_TYPES}
-        content[MULTIPART] = form
-        parameters = [_describe_parameter(name, found) for name, found in options.items()]
-
-        def document(view: View) -> View:
-            documented = self.doc(requestBody={"content": content}, parameters=parameters)(view)
-            return cast(View, decorate(documented))
-
-        return document
+        return lambda view: decorate(document(view))
 
     def query_names(self, parameter: Mapping[str, Any]) -> Iterable[str]:
         """Return the query parameters that a declared argument of a view allows."""
         if parameter["in"] == "rows":
-            return list(parameter["schema"].tabular().fields)
+            return list(parameter["schema"].table_options().fields)
         return super().query_names(parameter)
 
+    def _document_tables(self, table_options: type[ma.Schema]) -> Any:
+        plugin = MarshmallowPlugin()
+        APISpec("", "", OPENAPI_VERSION, plugins=[plugin])
+        options = plugin.converter.schema2jsonschema(table_options)["properties"]  # type: ignore[union-attr] # set by APISpec
+        form = {
+            "schema": {
+                "type": "object",
+                "properties": {"file": BINARY, **options},
+                "required": ["file"],
+                "additionalProperties": False,
+            },
+            "encoding": {"file": {"contentType": ", ".join(TABLE_TYPES)}},
+        }
+        tables_content = {media_type: {"schema": BINARY} for media_type in TABLE_TYPES}
+        return self.doc(
+            requestBody={"content": {**tables_content, MULTIPART: form}},
+            parameters=[_describe_parameter(name, found) for name, found in options.items()],
+        )
 
-def _limits() -> Limits:
-    return Limits.from_settings(current_app.config)
 
-
-def _check_size(arguments: dict[str, Any]) -> dict[str, Any]:
+def _check_size(body: Mapping[str, Any], rows_field: str) -> None:
     """Hold JSON rows to the limits that the reader of a table keeps by itself."""
-    limits = _limits()
-    if "dataset" in arguments:
-        rows, columns = arguments["dataset"].X.shape
+    limits, rows = Limits.from_settings(current_app.config), body.get(rows_field)
+    if isinstance(rows, list) and rows and isinstance(rows[0], list | dict):
+        columns = len(rows[0])
         if columns > limits.columns:
             message = f"has {columns} columns, at most {limits.columns} are allowed"
-            raise InvalidInput({"X": [message]})
-        columns += 1  # the target
-    else:
-        instances = arguments["instances"]
-        rows, columns = len(instances), len(instances[0])
-    limits.check(rows=rows, columns=columns)
-    return arguments
+            raise InvalidInput({rows_field: [message]}, source="json")
+        limits.check(rows=len(rows), columns=columns + ("y" in body))
 
 
-def _parse_table(schema: Any, req: Request) -> dict[str, Any]:
+def _find_table(req: Request, schema: RowsSchema) -> Table:
+    """Return the table in the body of a request, its options checked."""
     options, source = _read_options(req.args, "query"), "query"
+    sent: Request | FileStorage = req
     if req.mimetype == MULTIPART:
         form = _read_options(req.form, "form")
-        doubled = {name: ["is in the query and in the form"] for name in form if name in options}
-        if doubled:
-            raise InvalidInput(doubled, source="form")
+        repeated = {name: ["is in the query and in the form"] for name in form if name in options}
+        if repeated:
+            raise InvalidInput(repeated, source="form")
         options, source = options | form, "form" if form else "query"
-        file = _only_file(req, "file")
-        _check_parameters(file)
-        stream, name = cast(BinaryIO, file.stream), (file.filename or "").lower()
+        sent = _find_only_file(req, "file")
+    # RFC 4180, section 3: a content type may say that the table is not what would be read.
+    if not is_utf8(sent.mimetype_params.get("charset", "utf-8")):
+        abort(415, "A table must be sent in UTF-8.")
+    if sent.mimetype_params.get("header", "present").lower() != "present":
+        abort(415, "A table must be sent with a header.")
+    stream, found = _open_table(sent)
+    loaded = load(schema.table_options(), options, source=source)
+    if found.name != "csv" and (given := CsvOptions().fields.keys() & options):
+        raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
+    return Table(stream, found, Limits.from_settings(current_app.config), loaded)
+
+
+def _open_table(sent: Request | FileStorage) -> tuple[BinaryIO, Format]:
+    """Return the bytes of a table and their format, by its suffix or content type."""
+    stream, found = cast(BinaryIO, sent.stream), None
+    if isinstance(sent, FileStorage):
+        name = (sent.filename or "").lower()
         if name.endswith(".gz"):
             stream = unpack(stream, "gzip", current_app.config["MAX_CONTENT_LENGTH"])
         found = tables.format_of_suffix(name.removesuffix(".gz"))
-        found = found or tables.format_of_media_type(file.mimetype)
-    else:
-        _check_parameters(req)
-        stream = cast(BinaryIO, req.stream)
-        found = tables.format_of_media_type(req.mimetype)
+    found = found or tables.format_of_media_type(sent.mimetype)
     if found is None:
-        kinds = ", ".join(["application/json", *TABLE_MEDIA_TYPES, MULTIPART])
-        abort(415, f"The body must be of one of these types: {kinds}.")
-    loaded = load(schema.tabular(), options, source=source)
-    if found.name != "csv" and (
-        given := [name for name in CsvOptions().fields if name in options]
-    ):
-        raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
-    try:
-        return cast(RowsSchema, schema).read_table(stream, found, _limits(), loaded)
-    except InvalidInput as error:
-        raise InvalidInput(error.faults, source=error.source or found.name) from None
+        known = ", ".join([JSON, *TABLE_TYPES, MULTIPART])
+        abort(415, f"The body must be of one of these types: {known}.")
+    return stream, found
 
 
-def _check_parameters(sent: Request | FileStorage) -> None:
-    """Refuse a table whose content type says that it is not what would be read (RFC 4180, 3)."""
-    said = sent.mimetype_params
-    if not is_utf8(said.get("charset", "utf-8")):
-        abort(415, "A table must be sent in UTF-8.")
-    if said.get("header", "present").lower() != "present":
-        abort(415, "A table must be sent with a header.")
-
-
-def _only_file(req: Request, field: str) -> FileStorage:
+def _find_only_file(req: Request, field: str) -> FileStorage:
     files = req.files.getlist(field)
-    others = [name for name in req.files if name != field]
+    others = {name: ["Unknown file."] for name in req.files if name != field}
     if others:
-        raise InvalidInput({name: ["Unknown file."] for name in others}, source="form")
+        raise InvalidInput(others, source="form")
     if len(files) != 1:
         message = f"needs exactly one file part named {field}, and got {len(files)}"
         raise InvalidInput({field: [message]}, source="form")
@@ -212,16 +211,17 @@ def _read_options(values: MultiDict[str, str], source: str) -> dict[str, Any]:
     repeated = {name: ["Given more than once."] for name, v in values.lists() if len(v) > 1}
     if repeated:
         raise InvalidInput(repeated, source=source)
-    return {name: _read_option(name, text) for name, text in values.items()}
+    return {name: read_option(name, text) for name, text in values.items()}
 
 
 def _read_list(texts: list[str]) -> list[Any] | None:
     """Return a list that came as one JSON array or, as OpenAPI has it, as a part per item."""
-    only = _read_option("", texts[0]) if len(texts) == 1 else texts
+    only = read_option("", texts[0]) if len(texts) == 1 else texts
     return only if only is None or isinstance(only, list) else texts
 
 
-def _read_option(name: str, text: str) -> Any:
+def read_option(name: str, text: str) -> Any:
+    """Return the value of an option that is written as JSON, or as plain text."""
     if name in ("target", "estimator"):
         return text  # a column may be called 1, or true
     try:
@@ -230,20 +230,10 @@ def _read_option(name: str, text: str) -> Any:
         return text
 
 
-def _describe_fields(schema: type[ma.Schema]) -> dict[str, dict[str, Any]]:
-    """Return the JSON Schema of each field."""
-    spec = APISpec("", "", OPENAPI_VERSION, plugins=[MarshmallowPlugin()])
-    spec.components.schema("Options", schema=schema)
-    properties: dict[str, dict[str, Any]] = spec.to_dict()["components"]["schemas"]["Options"][
-        "properties"
-    ]
-    return properties
-
-
 def _describe_parameter(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an option as a query parameter: not a required one, as JSON has it in its body."""
+    """Return an option of a table as a query parameter; none is required, as JSON needs none."""
     found = dict(described)
-    about = found.pop("description", "")
+    about = found.pop("description")
     value = {"schema": found}
     return {
         "in": "query",

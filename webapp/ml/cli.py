@@ -1,139 +1,104 @@
-"""`flask ml`: train, predict, activate and look, from the command line."""
+"""`flask ml`: train, predict, and manage versions at the command line."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import click
-import numpy as np
 from flask import current_app
 from flask.cli import AppGroup
+from marshmallow import fields
 
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
-from webapp.extensions import db, model_server
+from webapp.extensions import db, model_leases
+from webapp.ml.blueprint import read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
-from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
-from webapp.ml.core.tables import DEFAULT_DIALECT, CsvDialect, Format, Limits
-from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
+from webapp.ml.core.datasets import Features
+from webapp.ml.core.tables import Format, Limits
 from webapp.ml.inference import service as inference
-from webapp.ml.inference.answers import make_columns
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import ModelSchema, VersionSchema, VersionSummarySchema
 from webapp.ml.registry.service import DEFAULT_MODEL
+from webapp.ml.schemas import CsvOptions, Table
 from webapp.ml.training import service as training
+from webapp.ml.training.schemas import TableTrainingOptions, TrainingRequest
+from webapp.web.api import NameConverter, load
+from webapp.web.fields import StrictSchema
 
-commands = AppGroup("ml", help="Train models, predict with them, see and choose what serves.")
+F = TypeVar("F", bound=Callable[..., Any])
+
+commands = AppGroup("ml", help="Train models, predict with them, manage their versions.")
 PAGE = {"page": 1, "page_size": 1000}
 
 model_option = click.option(
     "--model", "name", default=DEFAULT_MODEL, show_default=True, help="Which model."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
-delimiter_option = click.option(
-    "--delimiter",
-    type=click.Choice(tables.DELIMITERS),
-    default=DEFAULT_DIALECT.delimiter,
-    help="What separates the columns of CSV: , ; | or a tab.",
-)
-decimal_option = click.option(
-    "--decimal",
-    type=click.Choice(tables.DECIMALS),
-    default=DEFAULT_DIALECT.decimal,
-    help="The decimal point of CSV: . or ,",
-)
 number_argument = click.argument("number", type=click.IntRange(min=1), metavar="VERSION")
+
+
+def options_of(schema: type[StrictSchema]) -> Callable[[F], F]:
+    """Give a command an option for each field of a schema, which checks them."""
+
+    def decorate(command: F) -> F:
+        for name, field in reversed(schema().fields.items()):
+            flag, settings = f"--{name.replace('_', '-')}", {"help": field.metadata["description"]}
+            if name == "params":
+                settings |= {"multiple": True, "metavar": "NAME=VALUE"}
+                command = click.option("--param", name, **settings)(command)
+            elif isinstance(field, fields.Boolean):
+                default = field.load_default
+                flags = f"{flag}/--no-{flag[2:]}"
+                command = click.option(flags, default=default, **settings)(command)
+            else:
+                settings |= {"required": field.required, "show_default": True}
+                default = None if field.required else field.load_default
+                command = click.option(flag, name, default=default, **settings)(command)
+        return command
+
+    return decorate
 
 
 @commands.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--target", required=True, help="Name of the column to predict.")
 @model_option
-@click.option(
-    "--estimator",
-    type=click.Choice(list(CATALOGUE)),
-    default=DEFAULT_ESTIMATOR,
-    show_default=True,
-    help="What to fit.",
-)
-@click.option(
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Parameter of the estimator; may be given again.",
-)
-@click.option("--scale", is_flag=True, help="Standardise the features first.")
-@click.option(
-    "--test-size",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=TrainingSpec.test_size,
-    show_default=True,
-    help="Share of the rows held out to judge the model.",
-)
-@click.option(
-    "--random-state",
-    type=click.IntRange(0, 2**32 - 1),
-    default=TrainingSpec.random_state,
-    show_default=True,
-    help="Seed of the split, and of what the estimator draws.",
-)
-@click.option("--cv", type=click.IntRange(0, MOST_FOLDS), default=0, help="Cross-validate.")
-@click.option("--refit", is_flag=True, help="Serve a model fitted on all rows.")
-@click.option("--activate/--no-activate", default=True, help="Whether it serves from now on.")
-@delimiter_option
-@decimal_option
+@options_of(TableTrainingOptions)
 @json_option
 @clear_errors
-def train(
-    file: Path,
-    target: str,
-    name: str,
-    params: Sequence[str],
-    activate: bool,
-    delimiter: str,
-    decimal: str,
-    as_json: bool,
-    **spec: Any,
-) -> None:
-    """Train a model on a FILE with a header: CSV, Parquet or Arrow, told by its suffix.
+def train(file: Path, name: str, params: Sequence[str], as_json: bool, **options: Any) -> None:
+    """Train a model on a FILE with a header: CSV, Parquet or Arrow, by its suffix.
 
-    Every column but the target is a feature. The new version serves as soon as the command
-    returns, in every worker of a running service too.
+    Every column but the target is a feature. When the command returns, every worker of a running
+    service uses the new version.
 
     Example: flask ml train diabetes.csv --target progression --estimator ridge --param alpha=0.1
     """
-    check_name(name)
-    with file.open("rb") as source, faults_in(file.name):
-        dataset = tables.read_dataset(
-            source,
-            format=format_of(file),
-            target=target,
-            task=CATALOGUE[spec["estimator"]].task,
-            limits=Limits.from_settings(current_app.config),
-            dialect=CsvDialect(delimiter, decimal),
-        )
-    rows, columns = dataset.X.shape
-    with ticking(f"Fitting {spec['estimator']} on {rows} x {columns}"):
-        version = training.train_model(
-            db.session(),
-            model_server,
-            name=name,
-            dataset=dataset,
-            spec=TrainingSpec(params=parse_params(params), **spec),
-            activate=activate,
-            limits=FitLimits.from_settings(current_app.config),
-        )
-    echo_version(version, as_json=as_json)
+    _check_name(name)
+    loaded = _load(TableTrainingOptions, {**options, "params": _parse_params(params)})
+    limits = Limits.from_settings(current_app.config)
+    with file.open("rb") as stream, faults_in(file.name):
+        table = Table(stream, _find_format(file), limits, loaded)
+        request = TrainingRequest().load(table)
+    if sys.stderr.isatty():
+        rows, columns = request["dataset"].X.shape
+        click.echo(f"Fitting {loaded['estimator']} on {rows} x {columns} …", err=True)
+    version = training.train_model(
+        db.session(),
+        model_leases(),
+        name=name,
+        limits=FitLimits.from_settings(current_app.config),
+        **request,
+    )
+    _echo_version(version, as_json=as_json)
 
 
 @commands.command()
@@ -144,8 +109,7 @@ def train(
 @model_option
 @click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
 @click.option("--features", help="One row instead of a file: numbers separated by commas.")
-@delimiter_option
-@decimal_option
+@options_of(CsvOptions)
 @clear_errors
 def predict(
     source: Path | None,
@@ -153,10 +117,9 @@ def predict(
     name: str,
     number: int | None,
     features: str | None,
-    delimiter: str,
-    decimal: str,
+    **options: str,
 ) -> None:
-    """Predict a line of OUT (CSV, by default standard output) per row of IN.
+    """Write a line to OUT (CSV, by default standard output) per row of IN.
 
     IN is CSV, Parquet or Arrow; its header names the features, in any order. It may be larger
     than memory. With --features, a single row comes from the command line.
@@ -165,12 +128,13 @@ def predict(
     """
     if (source is None) == (features is None):
         raise click.UsageError("Give either IN or --features.")
+    server = current_app.extensions["model_server"]
     if source is None:
-        rows = parse_features(features or "")
-        predictions = inference.predict_one(model_server, name=name, number=number, features=rows)
+        row = _parse_features(features or "")
+        predictions = inference.predict_one(server, name=name, number=number, features=row)
         click.echo(str(predictions.scores.values[0]))
         return
-    names = model_server.get_version(name, number).version.feature_names
+    version = server.get_version(name, number).version  # the same for all rows
     with (
         source.open("rb") as stream,
         faults_in(source.name),
@@ -178,13 +142,14 @@ def predict(
     ):
         batches = tables.iterate_features(
             stream,
-            format=format_of(source),
-            names=names,
-            dialect=CsvDialect(delimiter, decimal),
+            format=_find_format(source),
+            names=version.feature_names,
+            dialect=_load(CsvOptions, options)["dialect"],
         )
         for index, batch in enumerate(batches):
-            predictions = inference.predict(model_server, name=name, number=number, rows=batch.X)
-            out.writelines(tables.write_csv(make_columns(predictions), header=index == 0))
+            rows = partial(_get_rows, batch)
+            predictions = inference.predict(server, name=name, number=version.number, rows=rows)
+            out.writelines(tables.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
     for warning in batch.warnings:
         click.echo(f"{warning.column}: {warning.message}", err=True)
@@ -194,9 +159,10 @@ def predict(
 @json_option
 @clear_errors
 def models(as_json: bool) -> None:
-    """List the models and what serves of each."""
+    """List the models and their active versions."""
     found = ModelSchema(many=True).dump(registry.list_models(db.session(), **PAGE).objects)
-    echo_table(found, ["name", "active_version", "last_version", "created_at"], as_json=as_json)
+    columns = ["name", "active_version", "last_version", "created_at"]
+    _echo_table(found, columns, as_json=as_json)
 
 
 @commands.command()
@@ -211,7 +177,7 @@ def versions(name: str, as_json: bool) -> None:
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]
-    echo_table(rows, columns, as_json=as_json)
+    _echo_table(rows, columns, as_json=as_json)
 
 
 @commands.command()
@@ -221,7 +187,7 @@ def versions(name: str, as_json: bool) -> None:
 @clear_errors
 def show(number: int, name: str, as_json: bool) -> None:
     """Show a version: how it was made, and how good it is."""
-    echo_version(registry.get_version(db.session(), name, number), as_json=as_json)
+    _echo_version(registry.get_version(db.session(), name, number), as_json=as_json)
 
 
 @commands.command()
@@ -229,14 +195,12 @@ def show(number: int, name: str, as_json: bool) -> None:
 @json_option
 @clear_errors
 def info(name: str, as_json: bool) -> None:
-    """Show which version serves, and how good it is."""
+    """Show the active version, and how good it is."""
     version = registry.get_active_version(db.session(), name)
     if version is not None:
-        echo_version(version, as_json=as_json)
-    elif as_json:
-        click.echo("null")
+        _echo_version(version, as_json=as_json)
     else:
-        click.echo(f"Model {name!r} is not trained.")
+        click.echo("null" if as_json else f"Model {name!r} is not trained.")
 
 
 @commands.command()
@@ -244,18 +208,18 @@ def info(name: str, as_json: bool) -> None:
 @model_option
 @clear_errors
 def activate(number: int, name: str) -> None:
-    """Make a version serve; when the command returns, every worker serves it."""
-    registry.activate_version(db.session(), model_server, name=name, number=number)
-    click.echo(f"Model {name!r}: version {number} serves.")
+    """Activate a version; when the command returns, every worker serves it."""
+    registry.activate_version(db.session(), model_leases(), name=name, number=number)
+    click.echo(f"Model {name!r}: version {number} is active.")
 
 
 @commands.command()
 @model_option
 @clear_errors
 def rollback(name: str) -> None:
-    """Make the version serve that was active before."""
-    version = registry.roll_back(db.session(), model_server, name=name)
-    click.echo(f"Model {name!r}: version {version.number} serves.")
+    """Activate the version that was active before."""
+    version = registry.roll_back(db.session(), model_leases(), name=name)
+    click.echo(f"Model {name!r}: version {version.number} is active.")
 
 
 @commands.command("export")
@@ -271,31 +235,31 @@ def export_artifact(number: int, out: IO[bytes], name: str) -> None:
 @commands.command("import")
 @click.argument("file", type=click.File("rb"))
 @model_option
-@click.option("--activate", is_flag=True, help="Serve it from now on.")
+@click.option("--activate", is_flag=True, help="Make it the active version.")
 @json_option
 @clear_errors
 def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -> None:
     """Register a model that was fitted elsewhere: FILE is what skops.io.dump wrote."""
-    check_name(name)
+    _check_name(name)
     version = registry.register_version(
         db.session(),
-        model_server,
+        model_leases(),
         name=name,
         data=file.read(),
         max_features=current_app.config["MAX_COLUMNS"],
         activate=activate,
     )
-    echo_version(version, as_json=as_json)
+    _echo_version(version, as_json=as_json)
 
 
-def check_name(name: str) -> None:
+def _check_name(name: str) -> None:
     """Raise InvalidInput for a name that no URL can carry."""
-    if not registry.NAME.fullmatch(name):
-        raise InvalidInput({"--model": [f"must match {registry.NAME.pattern}"]})
+    if not re.fullmatch(NameConverter.pattern, name):
+        raise InvalidInput({"--model": [f"must match {NameConverter.pattern}"]})
 
 
-def format_of(path: Path) -> Format:
-    """Return the format that a file's suffix tells; raises InvalidInput."""
+def _find_format(path: Path) -> Format:
+    """Return the format that a file's suffix stands for; raises InvalidInput."""
     found = tables.format_of_suffix(path.name)
     if found is None:
         known = ", ".join(s for row in tables.FORMATS.values() for s in row.suffixes)
@@ -303,97 +267,63 @@ def format_of(path: Path) -> Format:
     return found
 
 
-def parse_params(pairs: Sequence[str]) -> dict[str, Any]:
+def _parse_params(pairs: Sequence[str]) -> dict[str, Any]:
     """Return NAME=VALUE pairs as parameters; a value is JSON, or plain text."""
     params: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator:
             raise InvalidInput({"--param": [f"{pair!r} is not of the form NAME=VALUE"]})
-        try:
-            params[name] = json.loads(text)
-        except ValueError:
-            params[name] = text
+        params[name] = read_option("", text)
     return params
 
 
-def parse_features(text: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Return numbers separated by commas as a matrix of one row."""
+def _load(schema: type[StrictSchema], options: Mapping[str, Any]) -> Any:
+    """Return the options of a command as their schema checks them; raises InvalidInput."""
+    values = {k: read_option(k, v) if isinstance(v, str) else v for k, v in options.items()}
+    return load(schema(), values, source="options")
+
+
+def _get_rows(batch: Features, _names: Sequence[str]) -> Features:
+    return batch
+
+
+def _parse_features(text: str) -> list[float]:
+    """Return numbers separated by commas."""
     try:
-        row = [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError:
         raise InvalidInput({"--features": ["must be numbers separated by commas"]}) from None
-    if not np.isfinite(row).all():
-        raise InvalidInput({"--features": ["must be finite numbers"]})
-    return np.array([row])
 
 
-@contextmanager
-def ticking(what: str) -> Iterator[None]:
-    """Tell a person at a terminal, every second, how long something has taken."""
-    done = threading.Event()
-    started = time.monotonic()
-
-    def tick() -> None:
-        while not done.wait(1):
-            click.echo(f"\r{what}: {time.monotonic() - started:.0f} s", nl=False, err=True)
-
-    ticker = threading.Thread(target=tick, daemon=True)
-    visible = sys.stderr.isatty()
-    if visible:
-        ticker.start()
-    try:
-        yield
-    finally:
-        done.set()
-        if visible:
-            ticker.join()
-            click.echo(err=True)
-
-
-def echo_table(
+def _echo_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
 ) -> None:
-    """Print rows: all of them as JSON, or some columns as a table."""
+    """Print rows: as JSON, or some columns as a table."""
     if as_json:
         click.echo(json.dumps(rows))
         return
-    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+    cells = [columns, *([_format(row[column]) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
 
 
-def echo_version(version: ModelVersion, *, as_json: bool) -> None:
-    """Print a version: all of it as JSON, or what a person wants to know as a table."""
+def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
+    """Print a version: as JSON, or field by field without what grows with its features."""
     if as_json:
         click.echo(json.dumps(VersionSchema().dump(version)))
         return
-    rows = {
-        "model": version.model.name,
-        "version": version.number,
-        "origin": version.origin,
-        "type": version.model_type,
-        "parameters": ", ".join(f"{key}={value}" for key, value in version.params.items()),
-        "features": ", ".join(version.feature_names),
-        "classes": ", ".join(map(str, version.classes or ())) or None,
-        "fitted rows": version.n_train,
-        "held out": version.n_test,
-        "warnings": "; ".join(f"{w['column']}: {w['message']}" for w in version.warnings) or None,
-        "judged on": version.evaluated_on,
-        **version.metrics,
-        "digest": version.artifact_digest,
-        "made at": version.created_at.isoformat(timespec="seconds"),
-        "made by": version.created_by,
-    }
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        click.echo(f"{name:<{width}}  {_cell(value)}")
+    fields = VersionSummarySchema().dump(version)
+    fields |= fields.pop("metrics")
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        click.echo(f"{name:<{width}}  {_format(value)}")
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
+def _format(value: Any) -> str:
+    if isinstance(value, dict | list):
         return json.dumps(value)
     words = {True: "yes", False: "", None: "-"}
     return words[value] if value is None or isinstance(value, bool) else str(value)

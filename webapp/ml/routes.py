@@ -1,4 +1,7 @@
-"""The HTTP face of machine learning: the blueprint `ml` with the routes of its parts."""
+"""All routes of the blueprint `ml`.
+
+What acts on a model stands under its name, and once more, shorter, for the model `default`.
+"""
 
 from __future__ import annotations
 

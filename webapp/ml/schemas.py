@@ -1,9 +1,10 @@
-"""Shapes that the registry, trainings and predictions share."""
+"""What the shapes of the registry, of training and of inference share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import marshmallow as ma
 from marshmallow import fields, validate
@@ -19,37 +20,18 @@ from webapp.ml.core.tables import (
     Format,
     Limits,
 )
-from webapp.web.fields import (
-    StrictSchema,
-)
+from webapp.web.fields import StrictSchema
+
+T = TypeVar("T")
 
 NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
-
 ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
-
-LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
-
-LABELS = {"type": "array", "items": LABEL, "minItems": 1}
-
-RECORD = {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1}
-
-LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
+NULLABLE: dict[str, Any] = {"required": True, "allow_none": True}
 
 
-class Converted(fields.Field[Any]):
-    """A field whose value a function of the core makes and checks."""
-
-    def __init__(self, convert: Callable[[Any], Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._convert = convert
-
-    def _deserialize(
-        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
-    ) -> Any:
-        try:
-            return self._convert(value)
-        except InvalidInput as error:
-            raise ma.ValidationError(error.faults) from None  # type: ignore[arg-type] # as nested
+def described(text: str, **more: Any) -> dict[str, Any]:
+    """Return the metadata of a field: its description, and further keywords of JSON Schema."""
+    return {"description": text, **more}
 
 
 class FeatureNames(fields.List[str]):
@@ -57,25 +39,23 @@ class FeatureNames(fields.List[str]):
 
     def __init__(self, description: str) -> None:
         name = fields.String(metadata={"minLength": 1, "maxLength": datasets.LONGEST_FEATURE_NAME})
-        metadata = {"description": description, "uniqueItems": True}
-        super().__init__(name, load_default=None, metadata=metadata)
+        super().__init__(
+            name, load_default=None, metadata=described(description, uniqueItems=True)
+        )
 
 
 class FilePart(fields.Field[FileStorage]):
     """A file part of a form."""
 
 
-class RowsSchema(StrictSchema):
-    """A JSON body of rows; ``tabular`` is the schema of the options that go with a table."""
+class WarningSchema(StrictSchema):
+    """What was left out of the data, or converted."""
 
-    tabular: ClassVar[type[StrictSchema]]
-
-    @staticmethod
-    def read_table(
-        stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the options with the rows of a table."""
-        raise NotImplementedError
+    column = fields.String(required=True, metadata={"example": "__index_level_0__"})
+    message = fields.String(
+        required=True,
+        metadata={"example": "is the index of a pandas data frame; it was left out"},
+    )
 
 
 class CsvOptions(StrictSchema):
@@ -84,14 +64,12 @@ class CsvOptions(StrictSchema):
     delimiter = fields.String(
         load_default=DEFAULT_DIALECT.delimiter,
         validate=validate.OneOf(DELIMITERS),
-        metadata={"description": "What separates the columns of CSV: a comma, `;`, a tab or `|`."},
+        metadata=described("What separates the columns of CSV: a comma, `;`, a tab or `|`."),
     )
     decimal = fields.String(
         load_default=DEFAULT_DIALECT.decimal,
         validate=validate.OneOf(DECIMALS),
-        metadata={
-            "description": "The decimal point of CSV: `.`, or `,` beside another delimiter."
-        },
+        metadata=described("The decimal point of CSV: `.`, or `,` beside another delimiter."),
     )
 
     @ma.post_load
@@ -103,11 +81,40 @@ class CsvOptions(StrictSchema):
         return {**data, "dialect": dialect}
 
 
-class WarningSchema(StrictSchema):
-    """What was left out of the data, or converted."""
+@dataclass(frozen=True)
+class Table:
+    """A table in the body of a request, with its checked options, before it is read."""
 
-    column = fields.String(required=True, metadata={"example": "__index_level_0__"})
-    message = fields.String(
-        required=True,
-        metadata={"example": "is the index of a pandas data frame; it was left out"},
-    )
+    stream: BinaryIO
+    format: Format
+    limits: Limits
+    options: dict[str, Any]
+
+    def read(self, reader: Callable[..., T], **arguments: Any) -> T:
+        """Return what a reader of ``webapp.ml.core.tables`` makes of it.
+
+        Raises InvalidInput, whose source is the format.
+        """
+        arguments |= {"format": self.format, "limits": self.limits}
+        try:
+            return reader(self.stream, dialect=self.options["dialect"], **arguments)
+        except InvalidInput as error:
+            raise InvalidInput(error.faults, source=error.source or self.format.name) from None
+
+
+class RowsSchema(StrictSchema):
+    """A body of rows: a JSON object with the rows in ``rows_field``, or a table.
+
+    ``table_options`` is the schema of the options that go with a table.
+    """
+
+    rows_field: ClassVar[str]
+    table_options: ClassVar[type[StrictSchema]]
+
+    def load(self, data: Any, **kwargs: Any) -> Any:
+        """Return the checked values of a JSON object or a table."""
+        return self.load_table(data) if isinstance(data, Table) else super().load(data, **kwargs)
+
+    def load_table(self, table: Table) -> dict[str, Any]:
+        """Return what a table and its options give, as ``load`` does for a JSON object."""
+        raise NotImplementedError

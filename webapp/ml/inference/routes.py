@@ -1,39 +1,47 @@
-"""The HTTP face of prediction."""
+"""Routes of predictions, and their answers: JSON, or a table where the client asks for one."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from flask import Response
+from flask import Response, current_app
 
-from webapp.extensions import model_server
-from webapp.ml.blueprint import blp
+from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp, choose_answer_type
+from webapp.ml.core import tables
 from webapp.ml.inference import schemas, service
-from webapp.ml.inference.answers import (
-    ARROW,
-    CSV,
-    STALE_HEADER,
-    TABLE_HEADERS,
-    answer_batch,
-    answer_one,
-    choose_media_type,
-    most_values,
-)
-from webapp.ml.registry.routes import (
-    BINARY,
-    DEFAULTS,
-)
+from webapp.ml.inference.service import VALUE_BYTES, Predictions
+from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.observability.observer import Prediction, note_prediction
 from webapp.scopes import Scope
+from webapp.web import jsonio
 from webapp.web.api import MethodView
 
+DEFAULTS = {"name": DEFAULT_MODEL}
+EXAMPLE = {"features": [1.0, 2.0, 3.0]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
-
-
-def note(predictions: service.Predictions) -> None:
-    """Say what answered, to whoever is told of requests."""
-    version, rows = predictions.version, len(predictions.scores.values)
-    note_prediction(Prediction(version.model, version.number, rows, predictions.stale))
+STALE = "X-Model-Stale"
+STALE_HEADER = {
+    STALE: {
+        "description": "`true` when the database could not be asked which version is active, and "
+        "the last known one answered.",
+        "schema": {"type": "string"},
+    }
+}
+TABLE_HEADERS = {
+    "X-Model": {
+        "description": "Which version of which model: `default; version=1`.",
+        "schema": {"type": "string"},
+    },
+    "X-Warnings": {
+        "description": 'A JSON array of the columns that were left out: `[{"column": …, '
+        '"message": …}]`; absent without any.',
+        "schema": {"type": "string"},
+    },
+    **STALE_HEADER,
+}
 
 
 @blp.route(
@@ -49,18 +57,24 @@ class Predict(MethodView):
     """Predictions one by one."""
 
     @blp.allow(Scope.ML_PREDICT)
-    @blp.arguments(schemas.PredictionRequest, example={"features": [1.0, 2.0, 3.0]})
+    @blp.arguments(schemas.PredictionRequest, example=EXAMPLE)
     @blp.alt_response(200, schema=schemas.PredictionResponse, headers=STALE_HEADER, success=True)
     @blp.problems(404, 409, 503)
     def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Response:
         """Predict for one row.
 
-        A feature outside the range that it had in training is answered, and named in
-        `extrapolated`.
+        A feature outside its range in training is accepted, and named in `extrapolated`.
         """
-        predictions = service.predict_one(model_server, name=name, number=number, **request)
-        note(predictions)
-        return answer_one(predictions)
+        server = current_app.extensions["model_server"]
+        predictions = service.predict_one(server, name=name, number=number, **request)
+        # Plain values: dumping them through the schema would take as long as predicting.
+        answer = {
+            "prediction": predictions.scores.values[0],
+            **_describe(predictions, _take_first),
+        }
+        if predictions.extrapolated:
+            answer["extrapolated"] = predictions.extrapolated[0]
+        return _finish(jsonio.answer(answer), predictions)
 
 
 @blp.route(
@@ -94,14 +108,82 @@ class PredictBatch(MethodView):
         values: rows times classes; in JSON also no more than fit into MAX_CONTENT_LENGTH at 20
         bytes each.
         """
-        media_type = choose_media_type()
+        media_type = choose_answer_type()
         for_spreadsheet = request.pop("for_spreadsheet")
-        predictions = service.predict_batch(
-            model_server,
-            name=name,
-            number=number,
-            most_values=most_values(media_type),
-            **request,
+        most_values = current_app.config["MAX_CELLS"]
+        if media_type == JSON:
+            most_values = min(most_values, current_app.config["MAX_CONTENT_LENGTH"] // VALUE_BYTES)
+        server = current_app.extensions["model_server"]
+        predictions = service.predict(
+            server, name=name, number=number, most_values=most_values, **request
         )
-        note(predictions)
-        return answer_batch(predictions, media_type, for_spreadsheet=for_spreadsheet)
+        if media_type == JSON:
+            response: Response = jsonio.answer(_describe_rows(predictions))
+        else:
+            response = _write_table(predictions, media_type, for_spreadsheet=for_spreadsheet)
+        return _finish(response, predictions)
+
+
+def _finish(response: Response, predictions: Predictions) -> Response:
+    """Note what answered for log and metrics, and mark an answer that may be stale."""
+    version, rows = predictions.version, len(predictions.scores.values)
+    note_prediction(Prediction(version.model, version.number, rows, predictions.stale))
+    if predictions.stale:
+        response.headers[STALE] = "true"
+    return response
+
+
+def _describe(predictions: Predictions, take: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return version, probabilities and intervals; ``take`` chooses from a column (n_rows,)."""
+    version, bounds = predictions.version, predictions.intervals
+    answer: dict[str, Any] = {"model": {"name": version.model, "version": version.number}}
+    if predictions.scores.probabilities is not None:
+        by_class = zip(version.classes or (), predictions.scores.probabilities.T, strict=True)
+        answer["probabilities"] = {str(label): take(column) for label, column in by_class}
+    if bounds is not None:
+        answer["intervals"] = {
+            "level": bounds.level,
+            "confidence": {
+                "lower": take(bounds.confidence_lower),
+                "upper": take(bounds.confidence_upper),
+            },
+            "prediction": {
+                "lower": take(bounds.prediction_lower),
+                "upper": take(bounds.prediction_upper),
+            },
+        }
+    return answer
+
+
+def _take_first(column: Any) -> Any:
+    return column[0]
+
+
+def _describe_rows(predictions: Predictions) -> dict[str, Any]:
+    answer = {
+        "predictions": predictions.scores.values,
+        **_describe(predictions, lambda column: column),
+    }
+    if predictions.extrapolated:
+        answer["extrapolated"] = {str(row): n for row, n in predictions.extrapolated.items()}
+    if predictions.extrapolated_counts:
+        answer["extrapolated_counts"] = predictions.extrapolated_counts
+    if predictions.warnings:
+        answer["warnings"] = [asdict(warning) for warning in predictions.warnings]
+    return answer
+
+
+def _write_table(predictions: Predictions, media_type: str, *, for_spreadsheet: bool) -> Response:
+    columns, version = predictions.to_columns(), predictions.version
+    if media_type == CSV:
+        body = tables.write_csv(columns, for_spreadsheet=for_spreadsheet)
+    else:
+        body = tables.write_arrow(columns)
+    response = Response(body, content_type=media_type)
+    if len(columns) * len(predictions.scores.values) <= tables.WRITTEN_CELLS:
+        response.make_sequence()  # a single piece: the answer gets a Content-Length
+    response.headers["X-Model"] = f"{version.model}; version={version.number}"
+    if predictions.warnings:  # in ASCII, as a header must be
+        warnings = [asdict(warning) for warning in predictions.warnings]
+        response.headers["X-Warnings"] = json.dumps(warnings)
+    return response

@@ -1,46 +1,116 @@
-"""Shapes of predictions on the wire."""
+"""The JSON of predictions: rows and options in, predictions out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any
 
+import marshmallow as ma
 from marshmallow import fields, validate
 
-from webapp.errors import InvalidInput
 from webapp.ml.core import datasets, tables
-from webapp.ml.core.tables import (
-    Format,
-    Limits,
-)
+from webapp.ml.core.datasets import Features
 from webapp.ml.schemas import (
     NUMBERS,
-    RECORD,
     ROWS,
-    Converted,
     CsvOptions,
     RowsSchema,
+    Table,
     WarningSchema,
+    described,
 )
-from webapp.web.fields import (
-    JSONBoolean,
-    JSONFloat,
-    StrictSchema,
+from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
+
+RECORD = {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1}
+PREDICTION = {"type": ["number", "string"]}
+BOUNDS = {"type": "object", "properties": {"lower": {}, "upper": {}}}
+INTERVALS = described(
+    "Where the mean of y lies (confidence), and where a single y lies (prediction).",
+    type="object",
+    properties={"level": {"type": "number"}, "confidence": BOUNDS, "prediction": BOUNDS},
 )
 
 
-def _read_features(value: Any) -> Any:
-    if isinstance(value, dict):
-        return [value]
-    if not isinstance(value, list):
-        raise InvalidInput(["must be an array of numbers, or an object by feature name"])
-    return datasets.vector_from_values(value).reshape(1, -1)
+def read_rows(rows: Any, names: Sequence[str]) -> Features:
+    """Return JSON rows, arrays or objects by feature name, with their columns in order."""
+    if isinstance(rows, list) and rows and all(type(row) is dict for row in rows):
+        return Features(datasets.matrix_from_records(rows, names))
+    X = datasets.matrix_from_rows(rows)
+    datasets.check_width(X, len(names))
+    return Features(X)
 
 
-def _read_instances(value: Any) -> Any:
-    if isinstance(value, list) and value and all(type(row) is dict for row in value):
-        return value
-    return datasets.matrix_from_rows(value)
+class PredictionOptions(StrictSchema):
+    """What to answer beside the predictions."""
+
+    intervals = JSONBoolean(
+        load_default=False,
+        metadata=described(
+            "Add confidence and prediction intervals; for a model fitted by ordinary least "
+            "squares."
+        ),
+    )
+    level = JSONFloat(
+        bounds=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
+        load_default=0.95,
+        metadata=described("Level of the intervals."),
+    )
+
+
+class PredictionRequest(PredictionOptions):
+    """One row to predict for."""
+
+    features = fields.Raw(
+        required=True,
+        metadata=described(
+            "The row: an array in training order, or an object by feature name.",
+            oneOf=[NUMBERS, RECORD],
+        ),
+    )
+
+
+class BatchOptions(PredictionOptions):
+    """What to answer beside the predictions, and how to write them."""
+
+    for_spreadsheet = JSONBoolean(
+        load_default=False,
+        metadata=described(
+            "In CSV, put an apostrophe before labels that a spreadsheet would run as a formula, "
+            "such as `=1+1`."
+        ),
+    )
+
+
+class TableBatchOptions(BatchOptions, CsvOptions):
+    """What to answer beside the predictions for a table."""
+
+
+class BatchRequest(RowsSchema, BatchOptions):
+    """Rows to predict for."""
+
+    rows_field = "instances"
+    table_options = TableBatchOptions
+
+    instances = fields.Raw(
+        required=True,
+        metadata=described(
+            "The rows: arrays in training order, or objects by feature name.",
+            oneOf=[ROWS, {"type": "array", "items": RECORD, "minItems": 1}],
+        ),
+    )
+
+    @ma.post_load
+    def defer_rows(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Return the rows as a function of the model's feature names, as for a table."""
+        rows = partial(read_rows, data.pop("instances"))
+        return {**data, "rows": rows, "place": "instances"}
+
+    def load_table(self, table: Table) -> dict[str, Any]:
+        """Return the options of a table and its rows: the model decides which columns to read."""
+        options = dict(table.options)
+        del options["dialect"]
+        return {**options, "rows": lambda names: table.read(tables.read_features, names=names)}
 
 
 class VersionRefSchema(StrictSchema):
@@ -50,153 +120,54 @@ class VersionRefSchema(StrictSchema):
     version = fields.Integer(required=True, metadata={"example": 1})
 
 
-class PredictionOptions(StrictSchema):
-    """What to say beside the predictions."""
-
-    intervals = JSONBoolean(
-        load_default=False,
-        metadata={
-            "description": "Add confidence and prediction intervals; for a model fitted by "
-            "ordinary least squares."
-        },
-    )
-    level = JSONFloat(
-        bounds=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
-        load_default=0.95,
-        metadata={"description": "Level of the intervals."},
-    )
-
-
-BOUNDS = {"type": "object", "properties": {"lower": {}, "upper": {}}}
-
-INTERVALS = {
-    "type": "object",
-    "properties": {"level": {"type": "number"}, "confidence": BOUNDS, "prediction": BOUNDS},
-    "description": "Where the mean of y lies (confidence), and where a single y (prediction).",
-}
-
-
-class PredictionRequest(PredictionOptions):
-    """One row to predict for."""
-
-    features = Converted(
-        _read_features,
-        required=True,
-        metadata={
-            "oneOf": [NUMBERS, RECORD],
-            "description": "The row: an array in training order, or an object by feature name.",
-        },
-    )
-
-
 class PredictionResponse(StrictSchema):
     """A prediction, and which version made it."""
 
     prediction = fields.Raw(
         required=True,
-        metadata={
-            "type": ["number", "string"],
-            "description": "A number, or the label of a class.",
-            "example": 4.9608,
-        },
+        metadata=described("A number, or the label of a class.", example=4.9608, **PREDICTION),
     )
     model = fields.Nested(VersionRefSchema, required=True)
     probabilities = fields.Raw(
-        metadata={
-            "type": "object",
-            "description": "Of a classification: the probability of each class.",
-        }
+        metadata=described("Of a classification: the probability of each class.", type="object")
     )
     intervals = fields.Raw(metadata=INTERVALS)
     extrapolated = fields.List(
         fields.String(),
-        metadata={
-            "description": "Features outside the range that they had in training; absent where "
-            "there are none."
-        },
+        metadata=described("Features outside their range in training; absent without any."),
     )
-
-
-class BatchOptions(PredictionOptions):
-    """What to say beside the predictions, and how to write them."""
-
-    for_spreadsheet = JSONBoolean(
-        load_default=False,
-        metadata={
-            "description": "In CSV, put an apostrophe before labels that a spreadsheet would run "
-            "as a formula, such as `=1+1`."
-        },
-    )
-
-
-class TableBatchOptions(BatchOptions, CsvOptions):
-    """What to say beside the predictions for a table."""
-
-
-class BatchRequest(RowsSchema, BatchOptions):
-    """Rows to predict for."""
-
-    tabular = TableBatchOptions
-
-    instances = Converted(
-        _read_instances,
-        required=True,
-        metadata={
-            "oneOf": [ROWS, {"type": "array", "items": RECORD, "minItems": 1}],
-            "description": "The rows: arrays in training order, or objects by feature name.",
-        },
-    )
-
-    @staticmethod
-    def read_table(
-        stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the options with a function that reads the features, once they are known."""
-        dialect = options.pop("dialect")
-
-        def read(names: Sequence[str]) -> datasets.Features:
-            try:
-                return tables.read_features(
-                    stream, format=format_, names=names, limits=limits, dialect=dialect
-                )
-            except InvalidInput as error:
-                raise InvalidInput(error.faults, source=format_.name) from None
-
-        return {**options, "instances": read}
 
 
 class BatchResponse(StrictSchema):
     """A prediction per row, and which version made them."""
 
     predictions = fields.Raw(
-        required=True,
-        metadata={"type": "array", "items": {"type": ["number", "string"]}, "minItems": 1},
+        required=True, metadata={"type": "array", "items": PREDICTION, "minItems": 1}
     )
     model = fields.Nested(VersionRefSchema, required=True)
     probabilities = fields.Raw(
-        metadata={
-            "type": "object",
-            "description": "Of a classification: an array per class, a probability per row.",
-        }
+        metadata=described(
+            "Of a classification: an array per class, with a probability per row.", type="object"
+        )
     )
     intervals = fields.Raw(metadata=INTERVALS)
     extrapolated = fields.Raw(
-        metadata={
-            "type": "object",
-            "description": "Features outside the range that they had in training, by the number "
-            "of the row; absent where there are none, or more than 1,000 in all.",
-        }
+        metadata=described(
+            "Features outside their range in training, by number of the row; absent without any, "
+            "or with more than 1,000 in all.",
+            type="object",
+        )
     )
     extrapolated_counts = fields.Raw(
-        metadata={
-            "type": "object",
-            "additionalProperties": {"type": "integer"},
-            "description": "In place of `extrapolated` where that would name more than 1,000: "
-            "how many rows are outside the range, by feature.",
-            "example": {"x2": 4711},
-        }
+        metadata=described(
+            "Instead of `extrapolated` where it would name more than 1,000: the number of rows "
+            "outside the range, by feature.",
+            type="object",
+            additionalProperties={"type": "integer"},
+            example={"x2": 4711},
+        )
     )
     warnings = fields.List(
         fields.Nested(WarningSchema),
-        metadata={"description": "Columns that were left out; absent where there are none."},
+        metadata=described("Columns that were left out; absent without any."),
     )

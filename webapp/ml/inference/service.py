@@ -1,50 +1,49 @@
-"""Prediction: from rows and a version to scores."""
+"""Predict: find the version that serves, put the rows into its order, score them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
+from webapp.db.base import begin_read
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import InvalidInput, faults_in
 from webapp.ml.core import datasets
-from webapp.ml.core.datasets import (
-    DataWarning,
-    Features,
-    Matrix,
-)
-from webapp.ml.core.intervals import Intervals, compute_intervals
+from webapp.ml.core.datasets import DataWarning, Features, Matrix
+from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
+from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.scoring import Scores, score
+from webapp.ml.core.training import list_classes
+from webapp.ml.errors import ArtifactUnusable, ModelNotFound, ModelNotTrained, VersionNotFound
 from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
-from webapp.ml.registry.service import find_version, load_version
+from webapp.ml.registry.models import Activation, Model, ModelVersion
+from webapp.ml.registry.service import DEFAULT_MODEL, load_estimator
 
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
-
-VALUE_BYTES = 20  # of an answer: a number of 17 digits, its point and a comma
-
+VALUE_BYTES = 20  # of a value in an answer: a number of 17 digits, its point and a comma
 MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
 
-Rows: TypeAlias = Matrix | Sequence[Mapping[str, Any]] | Callable[[Sequence[str]], Features]
-"""Rows to predict for: a matrix in training order, records by feature name, or a function that
-returns the named features, in that order."""
+RowReader: TypeAlias = Callable[[Sequence[str]], Features]
+"""Rows of a request: given the model's feature names, returns them with their columns in that
+order, or raises InvalidInput."""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Scores (n_rows,), the version that made them, and what goes with them.
 
-    ``stale`` says that the database could not be asked whether the version still serves.
-    ``extrapolated`` maps the number of a row to the features that are outside the range they
-    had in training; where these are too many to name, it is empty, and ``extrapolated_counts``
-    has the number of rows by feature. ``intervals`` is None unless they were asked for.
-    ``warnings`` say which columns were left out.
+    ``stale``: the database could not be asked whether this version still serves.
+    ``extrapolated`` maps the number of a row to the features that are outside their range in
+    training; where these are too many to name, it is empty, and ``extrapolated_counts`` has the
+    number of rows by feature. ``warnings`` say which columns were left out.
     """
 
     scores: Scores
@@ -53,34 +52,54 @@ class Predictions:
     extrapolated: Mapping[int, Sequence[str]]
     extrapolated_counts: Mapping[str, int]
     intervals: Intervals | None
-    warnings: Sequence[DataWarning] = ()
+    warnings: Sequence[DataWarning]
+
+    def to_columns(self) -> dict[str, Any]:
+        """Return a column (n_rows,) each: prediction, probability:CLASS, and bounds."""
+        columns: dict[str, Any] = {"prediction": self.scores.values}
+        if self.scores.probabilities is not None:
+            names = [f"probability:{label}" for label in self.version.classes or ()]
+            # The rows of the transposed matrix are views; copies could take 400 MB.
+            columns |= zip(names, self.scores.probabilities.T, strict=True)
+        if self.intervals is not None:
+            columns["confidence:lower"] = self.intervals.confidence_lower
+            columns["confidence:upper"] = self.intervals.confidence_upper
+            columns["prediction:lower"] = self.intervals.prediction_lower
+            columns["prediction:upper"] = self.intervals.prediction_upper
+        return columns
 
 
-def predict_one(server: ModelServer, *, features: Rows, **arguments: Any) -> Predictions:
-    """Predict for the single row in ``features``; see ``predict``."""
+def predict_one(server: ModelServer, *, features: Any, **options: Any) -> Predictions:
+    """Predict for one row, a JSON array or an object by feature name; see ``predict``."""
     try:
-        return predict(server, rows=features, **arguments)
+        return predict(server, rows=partial(_read_row, features), **options)
     except InvalidInput as error:
-        # There is but one row: its number would only be in the way.
         faults = error.faults
-        if not isinstance(faults, Mapping):
-            faults = {"features": faults}
-        elif "0" in faults:
-            faults = {"features": faults["0"]}
-        raise InvalidInput(faults) from None
+        if isinstance(faults, Mapping):
+            if "0" not in faults:
+                raise  # it is about an option
+            faults = faults["0"]  # the only row needs no number
+        raise InvalidInput({"features": faults}) from None
 
 
-def predict_batch(server: ModelServer, *, instances: Rows, **arguments: Any) -> Predictions:
-    """Predict for the rows in ``instances``; see ``predict``."""
-    place = None if callable(instances) else "instances"
-    return predict(server, rows=instances, place=place, **arguments)
+def _read_row(row: Any, names: Sequence[str]) -> Features:
+    if isinstance(row, dict):
+        return Features(datasets.matrix_from_records([row], names))
+    if not isinstance(row, list):
+        raise InvalidInput(["must be an array of numbers, or an object by feature name"])
+    try:
+        X = datasets.vector_from_values(row).reshape(1, -1)
+    except InvalidInput as error:
+        raise InvalidInput({"0": error.faults}) from None
+    datasets.check_width(X, len(names))
+    return Features(X)
 
 
 def predict(
     server: ModelServer,
     *,
     name: str,
-    rows: Rows,
+    rows: RowReader,
     place: str | None = None,
     number: int | None = None,
     intervals: bool = False,
@@ -89,23 +108,21 @@ def predict(
 ) -> Predictions:
     """Predict with a version of a model, by default the active one.
 
-    With ``intervals``, bounds come along for a model fitted by ordinary least squares.
-    ``most_values`` bounds what an answer says: predictions, probabilities and bounds together.
+    ``intervals`` adds bounds, for a model fitted by ordinary least squares. ``most_values``
+    limits the size of the answer: predictions, probabilities and bounds together.
 
-    Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by
-    row, under ``place``) where rows do not fit the model, or are too many for one answer. Every
-    prediction of the service passes here.
+    Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by row,
+    under ``place``) where rows do not fit the model, or are too many for one answer.
     """
     served = server.get_version(name, number)
     version = served.version
-    basis = version.interval_basis
+    basis, bounds = version.interval_basis, None
     if intervals and basis is None:
         message = "needs a linear regression with more rows than independent features"
         raise InvalidInput({"intervals": [message]})
-    bounds = None
     with faults_in(place) if place else nullcontext():
-        found = _arrange_rows(version, rows)
-        X = found.X
+        features = rows(version.feature_names)
+        X = features.X
         if most_values is not None:
             _check_answer(version, len(X), intervals=intervals, most=most_values)
         scores = score(version.scorer, X)
@@ -119,12 +136,12 @@ def predict(
         extrapolated=extrapolated,
         extrapolated_counts=extrapolated_counts,
         intervals=bounds,
-        warnings=found.warnings,
+        warnings=features.warnings,
     )
 
 
 def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
-    """Return the model server of a process, reading from a database; lease in seconds."""
+    """Return the model server of a process; lease in seconds."""
 
     def find(name: str, number: int | None) -> VersionRef | Absence:
         with outages_translated(), time_limit(LEASE_DEADLINE), Session(engine) as session:
@@ -143,13 +160,45 @@ def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServe
     )
 
 
-def _arrange_rows(version: LoadedVersion, rows: Rows) -> Features:
-    if isinstance(rows, np.ndarray):
-        datasets.check_width(rows, len(version.feature_names))
-        return Features(rows)
-    if callable(rows):
-        return rows(version.feature_names)
-    return Features(datasets.matrix_from_records(rows, version.feature_names))
+def find_version(session: Session, name: str, number: int | None) -> VersionRef | Absence:
+    """Return the version that a request means, the active one without a number.
+
+    This is the one query that a lease costs.
+    """
+    begin_read(session)
+    query = sa.select(ModelVersion.id, ModelVersion.number).join(ModelVersion.model)
+    if number is None:
+        query = query.join(Activation, Activation.version_id == ModelVersion.id)
+        query = query.where(Activation.ended_at.is_(None))
+    else:
+        query = query.where(ModelVersion.number == number)
+    row = session.execute(query.where(Model.name == name)).one_or_none()
+    if row is not None:
+        return VersionRef(row.id, row.number)
+    if number is not None:
+        return Absence(VersionNotFound, (name, number))
+    exists = name == DEFAULT_MODEL or session.scalar(sa.select(Model.id).where(Model.name == name))
+    return Absence(ModelNotTrained if exists else ModelNotFound, (name,))
+
+
+def load_version(session: Session, version_id: int) -> LoadedVersion:
+    """Return a stored version ready to predict; raises ArtifactUnusable."""
+    version = session.get(ModelVersion, version_id, options=[undefer("*")])
+    if version is None:
+        raise ArtifactUnusable("it has been deleted")
+    estimator = load_estimator(session, version.artifact_digest)
+    basis, profile = version.interval_basis, version.profile
+    return LoadedVersion(
+        id=version.id,
+        model=version.model.name,
+        number=version.number,
+        feature_names=tuple(version.feature_names),
+        scorer=make_scorer(estimator, profile),
+        classes=list_classes(estimator),
+        minimum=None if profile is None else np.array(profile["min"], dtype=np.float64),
+        maximum=None if profile is None else np.array(profile["max"], dtype=np.float64),
+        interval_basis=None if basis is None else IntervalBasis.from_json(basis),
+    )
 
 
 def _check_answer(version: LoadedVersion, n_rows: int, *, intervals: bool, most: int) -> None:

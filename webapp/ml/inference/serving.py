@@ -1,9 +1,8 @@
-"""Which version of a model is active, and its compiled scorer, known to this process.
+"""Which version of a model is active, and the versions that this process has loaded.
 
-What the database says of a model holds for one lease (``webapp.db.leases``). While it cannot be
-asked, the last known version keeps serving, marked as stale.
-
-What a version is never changes, so compiled versions are kept by id, the least used dropped.
+What the database says of a model holds for one lease (``webapp.db.leases``). While the database
+cannot be asked, the last known version keeps serving, marked as stale. A version never changes,
+so loaded versions are cached by id.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LOAD_PAUSE = 2.0  # seconds until a version that could not be loaded is tried ag
 
 @dataclass(frozen=True)
 class VersionRef:
-    """Which version: its row id, for ever its own, and its number within the model."""
+    """Which version: its row id, which is never reused, and its number within the model."""
 
     id: int
     number: int
@@ -37,7 +36,7 @@ class VersionRef:
 
 @dataclass(frozen=True)
 class Absence:
-    """The answer that there is nothing to serve: the error that a request for it ends with."""
+    """There is nothing to serve: the error that a request for it ends with."""
 
     error: Callable[..., ServiceError]
     arguments: tuple[str | int, ...]
@@ -47,7 +46,7 @@ class Absence:
 class LoadedVersion:
     """A version ready to predict.
 
-    ``minimum`` and ``maximum``: (n_features,), of the rows that were fitted, where they are known.
+    ``minimum`` and ``maximum``: (n_features,), of the fitted rows, where they are known.
     ``classes`` is None for a regression.
     """
 
@@ -64,7 +63,7 @@ class LoadedVersion:
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """The answer to "what serves this?"; stale when the database could not be asked."""
+    """The version that answers a request; stale when the database could not be asked for it."""
 
     version: LoadedVersion
     stale: bool
@@ -75,12 +74,12 @@ Key: TypeAlias = tuple[str, int | None]
 
 
 class ModelServer:
-    """Hands out versions of any model, for all threads of this process.
+    """Hands out the versions of all models, to all threads of this process.
 
-    ``find_version(name, number)`` asks the database for a version, or for a model's active one
-    where the number is None; ``load_version(ref)`` builds a version; both raise ``Unavailable``
-    when they cannot. ``lease`` and ``deadline`` are in seconds: how long an answer may be relied
-    on, and how long a request waits for one. ``capacity`` is the number of versions kept loaded.
+    ``find_version(name, number)`` asks the database for a version, or for the active one where
+    the number is None; ``load_version(ref)`` loads it; both raise ``Unavailable`` when they
+    cannot. ``lease`` and ``deadline`` are in seconds: how long an answer may be relied on, and
+    how long a request waits for one. ``capacity`` is the number of versions kept loaded.
     """
 
     def __init__(
@@ -92,34 +91,34 @@ class ModelServer:
         deadline: float,
         capacity: int,
     ) -> None:
-        self._leases = Leases[Key, VersionRef | Absence](
+        self.leases = Leases[Key, VersionRef | Absence](
             lambda key: find_version(*key),
             lease=lease,
             deadline=deadline,
             is_nothing=lambda answer: isinstance(answer, Absence),
         )
-        self._last_served: dict[str, VersionRef] = {}  # as the active one, by model
+        self.cache = VersionCache(load_version, capacity)
+        self._last_served: dict[str, VersionRef] = {}  # as the active version, by model
         self._unusable: dict[Key, VersionRef] = {}  # should serve, but cannot be loaded
-        self._versions = _VersionCache(load_version, capacity)
 
     def get_version(self, name: str, number: int | None = None) -> ServedVersion:
-        """Return a version of a model, or what is active now where no number is given.
+        """Return a version of a model, the active one where no number is given.
 
-        Raises the error of an Absence where there is none (ModelNotTrained, say), and
-        Unavailable when the database cannot be asked and this process knows nothing from before.
+        Raises the error of an Absence (ModelNotTrained, say), and Unavailable when the database
+        cannot be asked and this process has no earlier answer.
         """
         key = (name, number)
-        answer, fresh = self._leases.get(key)
+        answer, fresh = self.leases.get(key)
         if isinstance(answer, Absence):
             self._unusable.pop(key, None)
             raise answer.error(*answer.arguments)
         try:
-            version = self._versions.get(answer)
+            version = self.cache.get(answer)
         except Unavailable:
-            # A version that cannot be loaded must not take the one before out of service.
+            # An active version that cannot be loaded leaves the one before it in service.
             self._unusable[key] = answer
             last = self._last_served.get(name) if number is None else None
-            before = None if last is None else self._versions.peek(last)
+            before = None if last is None else self.cache.peek(last)
             if before is None:
                 raise
             return ServedVersion(before, stale=True)
@@ -129,38 +128,26 @@ class ModelServer:
             self._unusable.pop(key, None)
         return ServedVersion(version, stale=not fresh)
 
-    def wait_out_leases(self) -> None:
-        """Wait until no process can rely on what it was told before now."""
-        self._leases.wait_out()
-
     def describe_state(self) -> str:
         """Return ``ok``, or which models are stale, and which versions cannot be loaded."""
-        unusable = self._unusable.copy()
+        unusable = self._unusable.copy().items()
         troubles = {
-            "stale": {name for name, _ in self._leases.stale_keys()},
-            "cannot be loaded": {
-                f"{name} version {v.number}" for (name, _), v in unusable.items()
-            },
+            "stale": {name for name, _ in self.leases.stale_keys()},
+            "cannot be loaded": {f"{name} version {ref.number}" for (name, _), ref in unusable},
         }
         said = [f"{what}: {', '.join(sorted(names))}" for what, names in troubles.items() if names]
         return "; ".join(said) or "ok"
 
-    @property
-    def cache(self) -> _VersionCache:
-        """The loaded versions, for whoever counts them."""
-        return self._versions
-
     def close(self) -> None:
-        """Stop asking beside the requests."""
-        self._leases.close()
+        """Stop the thread that asks the database after an outage."""
+        self.leases.close()
 
 
-class _VersionCache:
-    """Loaded versions by id: each is loaded once, by one thread; the least used go first.
+class VersionCache:
+    """Loaded versions by id: each is loaded once, by one thread; the least used is dropped first.
 
-    A version that could not be loaded is not tried again before ``LOAD_PAUSE`` is over: each
-    try reads and checks the whole artifact. ``hits``, ``misses`` and ``evictions`` are counts
-    since the start.
+    A version that could not be loaded is tried again after ``LOAD_PAUSE``: each try reads and
+    checks the whole artifact. ``hits``, ``misses`` and ``evictions`` count since the start.
     """
 
     def __init__(self, load_version: Callable[[VersionRef], LoadedVersion], capacity: int) -> None:
@@ -173,7 +160,7 @@ class _VersionCache:
         self.hits = self.misses = self.evictions = 0
 
     def get(self, ref: VersionRef) -> LoadedVersion:
-        """Return a version, loading it where needed; raises what loading raises."""
+        """Return a version, loaded where it is not yet; raises what loading raises."""
         with self._lock:
             version = self._loaded.get(ref.id)
             if version is not None:
@@ -183,14 +170,15 @@ class _VersionCache:
             retry_at, failure = self._failed.get(ref.id, (0.0, None))
             if failure is not None and lease_clock() < retry_at:
                 raise failure.with_traceback(None)
-            theirs = self._loading.get(ref.id)
-            self.misses += theirs is None
-            mine: Future[LoadedVersion] = self._loading.setdefault(ref.id, Future())
-        # Loading happens outside the lock: requests for other versions go on meanwhile.
-        return self._load(ref, mine) if theirs is None else theirs.result()
+            loading = self._loading.get(ref.id)
+            if loading is None:
+                self.misses += 1
+                future = self._loading[ref.id] = Future[LoadedVersion]()
+        # Outside the lock: requests for other versions go on meanwhile.
+        return self._load(ref, future) if loading is None else loading.result()
 
     def peek(self, ref: VersionRef) -> LoadedVersion | None:
-        """Return a version if it is loaded; never load it."""
+        """Return a version if it is loaded."""
         return self._loaded.get(ref.id)
 
     def count_loaded(self) -> int:

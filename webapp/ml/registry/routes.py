@@ -1,4 +1,4 @@
-"""The HTTP face of models, versions and activations."""
+"""Routes of models, their versions and what is active."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from typing import Any, TypeAlias
 
 from flask import Response, current_app, url_for
 
-from webapp.extensions import db, model_server
+from webapp.extensions import db, model_leases
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
-from webapp.ml.blueprint import blp
+from webapp.ml.blueprint import BINARY, blp
 from webapp.ml.core import artifacts
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.scopes import ANY_ML, Scope
-from webapp.web.api import MethodView
+from webapp.web.api import MethodView, View
 from webapp.web.paging import HEADERS, PageQuery, answer_page
 
 Answer: TypeAlias = dict[str, Any]
-
 Headers: TypeAlias = dict[str, str]
-
-Keep: TypeAlias = Callable[[ModelVersion], None]
+BeforeCommit: TypeAlias = Callable[[ModelVersion], None]
 
 NEW_VERSION_HEADERS = {
     "Location": {
@@ -32,9 +30,6 @@ NEW_VERSION_HEADERS = {
     },
     **REPLAYED_HEADER,
 }
-
-BINARY = {"type": "string", "format": "binary"}
-
 ARTIFACT_HEADERS = {
     "ETag": {
         "description": "SHA-256 of the file in hexadecimal.",
@@ -50,42 +45,49 @@ ARTIFACT_HEADERS = {
     },
 }
 
-DEFAULTS = {"name": DEFAULT_MODEL}
+
+def creates_version(
+    message: str, *, describe: Callable[[Answer], Answer]
+) -> Callable[[View], Any]:
+    """Let a view answer 201 with the version that it returns, and heed `Idempotency-Key`.
+
+    ``describe`` returns what tells one request from another, as JSON values.
+    """
+
+    def announce(version: ModelVersion) -> tuple[Answer, Headers]:
+        url = url_for("ml.Version", name=version.model.name, number=version.number)
+        answer = {
+            "message": message,
+            "metrics": version.metrics,
+            "warnings": version.warnings,
+            "model": version,
+        }
+        return answer, {"Location": url}
+
+    def decorate(view: View) -> Any:
+        create = idempotent(
+            blp,
+            schemas.NewVersionSchema(),
+            announce,
+            describe=describe,
+            before_repeat=lambda: model_leases().wait_out(),
+        )(view)
+        created = blp.problems(404, 503)(create)
+        return blp.response(201, schemas.NewVersionSchema, headers=NEW_VERSION_HEADERS)(created)
+
+    return decorate
 
 
-def version_url(version: ModelVersion) -> str:
-    """Return the URL of a version."""
-    return url_for("ml.Version", name=version.model.name, number=version.number)
-
-
-def announce_upload(version: ModelVersion) -> tuple[Answer, Headers]:
-    """Return the answer that tells of a version that was uploaded."""
-    return announce_version(version, "Model registered successfully")
-
-
-def announce_version(version: ModelVersion, message: str) -> tuple[Answer, Headers]:
-    """Return the answer that tells of a new version."""
-    answer = {"message": message, "metrics": version.metrics, "model": version}
-    answer["warnings"] = version.warnings
-    return answer, {"Location": version_url(version)}
-
-
-def describe_upload(request: Mapping[str, Any]) -> Answer:
-    """Return what an upload is told by."""
+def _describe_upload(request: Mapping[str, Any]) -> Answer:
     stream = request["artifact"].stream
     digest = artifacts.digest(stream.read())
     stream.seek(0)
     return {**request, "artifact": digest}
 
 
-def wait_until_served() -> None:
-    """Wait until whoever activated a version before now may say that every worker serves it."""
-    model_server.wait_out_leases()
-
-
 @blp.route("/model-info", get="get_model_info")
 class ModelInfo(MethodView):
-    """What serves as the default model."""
+    """The active version of the default model."""
 
     @blp.allow(*ANY_ML)
     @blp.response(200, schemas.ModelInfoSchema)
@@ -145,16 +147,10 @@ class Versions(MethodView):
 
     @blp.allow(Scope.ML_ADMIN)
     @blp.arguments(schemas.UploadRequest, location="form")
-    @blp.response(201, schemas.TrainingResponse, headers=NEW_VERSION_HEADERS)
-    @blp.problems(404, 503)
-    @idempotent(
-        blp,
-        schemas.TrainingResponse(),
-        announce_upload,
-        describe=describe_upload,
-        before_repeat=wait_until_served,
-    )
-    def post(self, request: dict[str, Any], name: str, before_commit: Keep) -> ModelVersion:
+    @creates_version("Model registered successfully", describe=_describe_upload)
+    def post(
+        self, request: dict[str, Any], name: str, before_commit: BeforeCommit
+    ) -> ModelVersion:
         """Upload a model that was fitted elsewhere.
 
         The file is what `skops.io.dump` wrote of a fitted estimator of the catalogue, alone or in
@@ -162,12 +158,11 @@ class Versions(MethodView):
         with a finite number for every feature: missing values are refused, even where the model
         was fitted on some.
         """
-        data = request.pop("artifact").stream.read()
         return service.register_version(
             db.session(),
-            model_server,
+            model_leases(),
             name=name,
-            data=data,
+            data=request.pop("artifact").stream.read(),
             max_features=current_app.config["MAX_COLUMNS"],
             before_commit=before_commit,
             **request,
@@ -189,8 +184,8 @@ class Version(MethodView):
     @blp.response(204)
     @blp.problems(404, 409, 503)
     def delete(self, name: str, number: int) -> None:
-        """Delete a version, unless it is active. Its number is not given again."""
-        service.delete_version(db.session(), model_server, name=name, number=number)
+        """Delete a version, unless it is active. Its number is not used again."""
+        service.delete_version(db.session(), model_leases(), name=name, number=number)
 
 
 @blp.route("/models/<name:name>/versions/<id:number>/coefficients", get="get_version_coefficients")
@@ -226,7 +221,7 @@ class VersionArtifact(MethodView):
 
 @blp.route("/models/<name:name>/active", put="activate_version")
 class Active(MethodView):
-    """Which version of a model serves."""
+    """Which version of a model is active."""
 
     @blp.allow(Scope.ML_ADMIN)
     @blp.arguments(schemas.ActivationRequest, example={"version": 1})
@@ -235,32 +230,32 @@ class Active(MethodView):
     def put(self, request: Mapping[str, int], name: str) -> ModelVersion:
         """Activate a version.
 
-        Once the answer is there, every worker on every host serves it. A version that cannot be
-        loaded is refused with 409, and the one before keeps serving.
+        When the answer arrives, every worker on every host serves it. A version that cannot be
+        loaded is refused with 409, and the one before stays active.
         """
         return service.activate_version(
-            db.session(), model_server, name=name, number=request["version"]
+            db.session(), model_leases(), name=name, number=request["version"]
         )
 
 
 @blp.route("/models/<name:name>/rollback", post="roll_back_model")
 class Rollback(MethodView):
-    """The way back."""
+    """Return to the version before."""
 
     @blp.allow(Scope.ML_ADMIN)
     @blp.response(200, schemas.VersionSchema)
     @blp.problems(404, 409, 503)
     def post(self, name: str) -> ModelVersion:
-        """Activate what was active before.
+        """Activate the version that was active before.
 
-        Again: what was active before that. 409 when there is nothing to go back to.
+        A second rollback goes further back. 409 when there is no earlier version.
         """
-        return service.roll_back(db.session(), model_server, name=name)
+        return service.roll_back(db.session(), model_leases(), name=name)
 
 
 @blp.route("/models/<name:name>/activations", get="list_activations")
 class Activations(MethodView):
-    """What was active when."""
+    """Which version was active when."""
 
     @blp.allow(*ANY_ML)
     @blp.arguments(PageQuery, location="query")

@@ -1,4 +1,4 @@
-"""Shapes of models, versions and activations on the wire."""
+"""The JSON of models, versions and activations."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.schemas import (
+    NULLABLE,
     NUMBERS,
     ROWS,
     FeatureNames,
     FilePart,
     WarningSchema,
+    described,
 )
-from webapp.web.fields import (
-    JSONBoolean,
-    JSONInteger,
-    JSONObject,
-    StrictSchema,
-)
+from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema
 
 MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
 
@@ -40,65 +37,58 @@ class VersionSummarySchema(StrictSchema):
     origin = fields.String(
         required=True,
         validate=validate.OneOf(["trained", "uploaded"]),
-        metadata={"description": "Whether it was fitted here or elsewhere."},
+        metadata=described("Whether it was fitted here or elsewhere."),
     )
     task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
     estimator = fields.String(required=True, metadata={"example": DEFAULT_ESTIMATOR})
     model_type = fields.String(required=True, metadata={"example": "LinearRegression"})
     params = fields.Dict(required=True, metadata={"example": {"fit_intercept": True}})
     scale = fields.Boolean(
-        required=True, metadata={"description": "Whether features are standardised first."}
+        required=True, metadata=described("Whether features are standardised first.")
     )
     metrics = fields.Dict(
         required=True,
         attribute="single_metrics",
-        metadata={
-            "description": "Metrics that are one number; null where undefined for these rows.",
-            "example": {"accuracy": 0.96, "log_loss": 0.11, "roc_auc": None},
-        },
+        metadata=described(
+            "Metrics that are one number; null where undefined for these rows.",
+            example={"accuracy": 0.96, "log_loss": 0.11, "roc_auc": None},
+        ),
     )
     evaluated_on = fields.String(
-        required=True,
-        allow_none=True,
+        **NULLABLE,
         validate=validate.OneOf(["hold-out", "training"]),
-        metadata={"description": "Which rows the metrics speak of."},
+        metadata=described("The rows that the metrics were computed on."),
     )
-    n_train = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "Rows fitted for the metrics."}
-    )
-    n_test = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "Rows held out."}
-    )
-    test_size = fields.Float(required=True, allow_none=True)
-    random_state = fields.Integer(required=True, allow_none=True)
-    refit = fields.Boolean(required=True, allow_none=True)
+    n_train = fields.Integer(**NULLABLE, metadata=described("Rows fitted for the metrics."))
+    n_test = fields.Integer(**NULLABLE, metadata=described("Rows held out."))
+    test_size = fields.Float(**NULLABLE)
+    random_state = fields.Integer(**NULLABLE)
+    refit = fields.Boolean(**NULLABLE)
     converged = fields.Boolean(
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": "Whether an iterative solver came to its end before max_iter; "
-            "null where none was at work, as in boosting."
-        },
+        **NULLABLE,
+        metadata=described(
+            "Whether an iterative solver converged before max_iter; null where there is none, as "
+            "in boosting."
+        ),
     )
-    fit_seconds = fields.Float(required=True, allow_none=True)
+    fit_seconds = fields.Float(**NULLABLE)
     data_digest = fields.String(
-        required=True,
-        allow_none=True,
-        metadata={"description": "SHA-256 of names and rows: the same whatever they came in."},
+        **NULLABLE,
+        metadata=described("SHA-256 of names and rows, whichever format they came in."),
     )
     warnings = fields.List(
         fields.Nested(WarningSchema),
         required=True,
-        metadata={"description": "What was left out of the data in training, or converted."},
+        metadata=described("What was left out of the training data, or converted."),
     )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
     digest = fields.String(
         required=True,
         attribute="artifact_digest",
-        metadata={"description": "SHA-256 of the artifact."},
+        metadata=described("SHA-256 of the artifact."),
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
-    created_by = fields.String(required=True, allow_none=True)
+    created_by = fields.String(**NULLABLE)
 
 
 class VersionSchema(VersionSummarySchema):
@@ -110,65 +100,34 @@ class VersionSchema(VersionSummarySchema):
     feature_names = fields.List(fields.String(), required=True)
     classes = fields.List(
         fields.Raw(),
-        required=True,
-        allow_none=True,
-        metadata={"description": "The labels of a classification; null for a regression."},
+        **NULLABLE,
+        metadata=described("The labels of a classification; null for a regression."),
     )
     metrics = fields.Dict(
         required=True,
-        metadata={
-            "description": "A metric that is undefined for these rows is null, and so is the "
-            f"confusion matrix of more than {MOST_MATRIX_CLASSES} classes.",
-            "example": {"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
-        },
+        metadata=described(
+            "A metric that is undefined for these rows is null, and so is the confusion matrix "
+            f"of more than {MOST_MATRIX_CLASSES} classes.",
+            example={"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
+        ),
     )
     coefficients = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": "Intercept and coefficient by feature name of a linear model, in units "
-            "of the features as they came; of a classification by class. null for other models, "
-            f"and where there are more than {MOST_COEFFICIENTS}: `…/coefficients` has those.",
-            "example": {"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
-        },
+        **NULLABLE,
+        metadata=described(
+            "Intercept, and coefficient by feature name, of a linear model, in units of the "
+            "unscaled features; of a classification by class. null for other models, and where "
+            f"there are more than {MOST_COEFFICIENTS}: `…/coefficients` has those.",
+            example={"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
+        ),
     )
     profile = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={"description": "Mean, spread, minimum and maximum of each feature as fitted."},
+        **NULLABLE,
+        metadata=described("Mean, spread, minimum and maximum of each feature in training."),
     )
 
 
-class CoefficientsSchema(StrictSchema):
-    """All coefficients of a linear model, in units of the features as they came."""
-
-    feature_names = fields.List(fields.String(), required=True)
-    classes = fields.List(
-        fields.Raw(),
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": "The class of each row of `coefficients`: of two classes the second, "
-            "whose log-odds they add up to; null for a regression.",
-        },
-    )
-    intercepts = fields.Raw(
-        required=True,
-        metadata={**NUMBERS, "description": "One for each row of `coefficients`.", "example": [0]},
-    )
-    coefficients = fields.Raw(
-        required=True,
-        metadata={
-            **ROWS,
-            "description": "One row for each class, or one for a regression; one column for each "
-            "of `feature_names`.",
-            "example": [[2.0, 3.0, -1.0]],
-        },
-    )
-
-
-class TrainingResponse(StrictSchema):
-    """What a training made."""
+class NewVersionSchema(StrictSchema):
+    """The version that a training or an upload made."""
 
     message = fields.String(required=True, metadata={"example": "Model trained successfully"})
     metrics = fields.Dict(required=True)
@@ -176,39 +135,61 @@ class TrainingResponse(StrictSchema):
     model = fields.Nested(VersionSchema, required=True)
 
 
+class CoefficientsSchema(StrictSchema):
+    """All coefficients of a linear model, in units of the unscaled features."""
+
+    feature_names = fields.List(fields.String(), required=True)
+    classes = fields.List(
+        fields.Raw(),
+        **NULLABLE,
+        metadata=described(
+            "The class of each row of `coefficients`: of two classes only the second, whose "
+            "log-odds they add up to; null for a regression."
+        ),
+    )
+    intercepts = fields.Raw(
+        required=True,
+        metadata=described("One for each row of `coefficients`.", example=[0], **NUMBERS),
+    )
+    coefficients = fields.Raw(
+        required=True,
+        metadata=described(
+            "One row per class, or one for a regression; a column per feature.",
+            example=[[2.0, 3.0, -1.0]],
+            **ROWS,
+        ),
+    )
+
+
 class ModelInfoSchema(StrictSchema):
-    """What serves, or that nothing was trained yet."""
+    """The active version of the default model, or that there is none yet."""
 
     trained = fields.Boolean(required=True)
-    model_type = fields.String(
-        required=True, allow_none=True, metadata={"example": "LinearRegression"}
-    )
+    model_type = fields.String(**NULLABLE, metadata={"example": "LinearRegression"})
     metrics = fields.Dict(required=True)
     model = fields.Nested(
-        VersionSchema, metadata={"description": "The active version; absent while untrained."}
+        VersionSchema, metadata=described("The active version; absent while untrained.")
     )
 
 
 class ModelSchema(StrictSchema):
-    """A model and the version of it that serves."""
+    """A model and its active version."""
 
     name = fields.String(required=True, metadata={"example": "default"})
     active_version = fields.Integer(
-        required=True,
-        allow_none=True,
+        **NULLABLE,
         attribute="active.version_number",
         dump_default=None,
-        metadata={"description": "null while no version is active.", "example": 1},
+        metadata=described("null while no version is active.", example=1),
     )
     last_version = fields.Integer(
-        required=True,
-        metadata={"description": "The highest version number given out.", "example": 1},
+        required=True, metadata=described("The highest version number so far.", example=1)
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
 
 
 class ActivationRequest(StrictSchema):
-    """Which version is to serve."""
+    """Which version to activate."""
 
     version = JSONInteger(minimum=1, maximum=2**31 - 1, required=True, metadata={"example": 1})
 
@@ -218,25 +199,21 @@ class ActivationSchema(StrictSchema):
 
     version = fields.Integer(required=True, attribute="version_number", metadata={"example": 2})
     previous_version = fields.Integer(
-        required=True,
-        allow_none=True,
+        **NULLABLE,
         attribute="previous_number",
-        metadata={"description": "What was active until then.", "example": 1},
+        metadata=described("The version that was active until then.", example=1),
     )
     reason = fields.String(
         required=True, validate=validate.OneOf(["train", "upload", "activate", "rollback"])
     )
     activated_at = fields.AwareDateTime(required=True, format="iso")
-    activated_by = fields.String(required=True, allow_none=True)
+    activated_by = fields.String(**NULLABLE)
     ended_at = fields.AwareDateTime(
-        required=True,
-        allow_none=True,
-        format="iso",
-        metadata={"description": "null while active."},
+        **NULLABLE, format="iso", metadata=described("null while active.")
     )
 
 
-def _check_metrics(metrics: Mapping[str, Any]) -> None:
+def _check_size(metrics: Mapping[str, Any]) -> None:
     size = len(orjson.dumps(metrics))
     if size > MOST_METRICS_BYTES:
         raise ma.ValidationError(f"Takes {size} bytes, at most {MOST_METRICS_BYTES} are allowed.")
@@ -247,20 +224,15 @@ class UploadRequest(StrictSchema):
 
     artifact = FilePart(
         required=True,
-        metadata={
-            "type": "string",
-            "format": "binary",
-            "description": "The file that `skops.io.dump` wrote.",
-        },
+        metadata=described("The file that `skops.io.dump` wrote.", type="string", format="binary"),
     )
-    feature_names = FeatureNames("Those that the estimator learnt, where not given.")
+    feature_names = FeatureNames("The names that the estimator learnt, where not given.")
     metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
-        validate=_check_metrics,
-        metadata={"description": "What is known of its quality.", "example": {"r2_score": 0.9}},
+        validate=_check_size,
+        metadata=described("What is known of its quality.", example={"r2_score": 0.9}),
     )
     activate = JSONBoolean(
-        load_default=False,
-        metadata={"description": "Whether it serves predictions from now on."},
+        load_default=False, metadata=described("Whether it becomes the active version.")
     )

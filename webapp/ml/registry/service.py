@@ -1,9 +1,12 @@
-"""Models and their versions: store, activate, roll back, delete, read."""
+"""Models and their versions: store, activate, roll back, delete, read.
+
+A function that changes what may be served commits, and then waits until no process can rely on
+what it knew before (``webapp.db.leases``): when it returns, every worker serves the new state.
+"""
 
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
 from webapp.actor import current_actor
 from webapp.audit.service import record
@@ -23,48 +26,38 @@ from webapp.db.base import (
     fetch_page,
     insert_if_absent,
     insert_or_correct,
-    keep_nothing,
     utc_now,
 )
+from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.ml.core import artifacts, datasets, training
-from webapp.ml.core.datasets import (
-    Matrix,
-    Vector,
-    default_feature_names,
-)
+from webapp.ml.core.datasets import Matrix, Vector
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
-from webapp.ml.core.intervals import IntervalBasis
 from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.scoring import find_linear_model
 from webapp.ml.errors import (
     ArtifactUnusable,
     CoefficientsNotFound,
     ModelNotFound,
-    ModelNotTrained,
     NothingToRollBack,
     VersionActive,
     VersionNotFound,
     VersionUnusable,
 )
-from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
 from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
 
 DEFAULT_MODEL = "default"
+MOST_LISTED = 1000  # models, where there are no pages
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-MOST_LISTED = 1000  # models, for those who list them all
-
-_RECORDED_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
+_find_library_version = cache(metadata.version)  # it reads files
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """A linear model's coefficients, in units of the features as they came.
+    """A linear model's coefficients, in units of the unscaled features.
 
     coefficients: (n_functions, n_features), intercepts: (n_functions,). A regression is one
-    function; a classification has one for each of ``classes``: of two classes for the second.
+    function; a classification has one per class in ``classes``: of two classes only the second.
     """
 
     feature_names: Sequence[str]
@@ -73,9 +66,49 @@ class Coefficients:
     coefficients: Matrix
 
 
+def store_version(
+    session: Session,
+    leases: Leases[Any, Any],
+    *,
+    name: str,
+    version: ModelVersion,
+    artifact: bytes,
+    activate: bool,
+    before_commit: Callable[[ModelVersion], object] | None = None,
+) -> ModelVersion:
+    """Store a new version of a model, in one transaction with its artifact and activation.
+
+    The model is created with its first version. ``before_commit`` is called with the version
+    inside the transaction.
+    """
+    version.artifact_digest = artifacts.digest(artifact)
+    version.created_by = current_actor().name
+    reason = "train" if version.origin == "trained" else "upload"
+    begin_write(session)
+    insert_if_absent(session, Model, {"name": name, "last_version": 0, "created_at": utc_now()})
+    # The lock numbers concurrent trainings one after the other, without gaps or duplicates.
+    model = _lock_model(session, name)
+    model.last_version += 1
+    version.model, version.number = model, model.last_version
+    # An artifact with this digest may be there already, and damaged: it is then replaced.
+    insert_or_correct(session, Artifact, {"digest": version.artifact_digest, "data": artifact})
+    session.add(version)
+    session.flush()
+    if activate:
+        _activate(session, version, reason=reason)
+    details = {"version": version.number, "activated": activate}
+    record(session, f"version.{reason}", f"model {name}", details)
+    if before_commit is not None:
+        before_commit(version)
+    session.commit()
+    if activate:
+        leases.wait_out()
+    return version
+
+
 def register_version(
     session: Session,
-    server: ModelServer,
+    leases: Leases[Any, Any],
     *,
     name: str,
     data: bytes,
@@ -83,85 +116,94 @@ def register_version(
     feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
     activate: bool = False,
-    before_commit: Callable[[ModelVersion], object] = keep_nothing,
+    before_commit: Callable[[ModelVersion], object] | None = None,
 ) -> ModelVersion:
-    """Store a model that was fitted elsewhere, a skops file, as the model's next version.
+    """Store a skops file, a model fitted elsewhere, as the model's next version.
 
-    Feature names are those that the estimator has learnt, unless they are given. Raises
-    InvalidInput when the file or the names cannot be used, and when it has more than
-    ``max_features``.
+    Without ``feature_names``, the names that the estimator has learnt are taken. Raises
+    InvalidInput when the file or the names cannot be used, or it has more than ``max_features``.
     """
     try:
         estimator, learnt_names = artifacts.read_upload(data, max_features=max_features)
-        make_scorer(estimator)  # what fails now would fail a client later
+        make_scorer(estimator)  # what fails here would fail a prediction
         names = learnt_names if feature_names is None else feature_names
-        version = _describe_upload(estimator, names)
+        version = _describe_upload(estimator, names, metrics or {})
     except ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
-    version.metrics = dict(metrics or {})
     return store_version(
-        session, server, name, version, data, activate=activate, before_commit=before_commit
+        session,
+        leases,
+        name=name,
+        version=version,
+        artifact=data,
+        activate=activate,
+        before_commit=before_commit,
     )
 
 
 def activate_version(
-    session: Session, server: ModelServer, *, name: str, number: int
+    session: Session, leases: Leases[Any, Any], *, name: str, number: int
 ) -> ModelVersion:
-    """Make a version the one that serves; when this returns, every worker serves it.
+    """Make a version the active one.
 
-    Raises VersionNotFound, and VersionUnusable when it cannot be loaded: then the one before
-    keeps serving.
+    Raises VersionNotFound, and VersionUnusable when it cannot be loaded: the version that is
+    active stays so.
     """
-
-    def choose(model: Model) -> tuple[ModelVersion, Activation | None]:
-        return get_version(session, name, number), _get_active_activation(session, model)
-
-    version, active = _lock_with_loadable(session, name, choose)
+    fault = _find_loading_fault(session, get_version(session, name, number))
+    begin_write(session)
+    active = _get_active_activation(session, _lock_model(session, name))
+    version = get_version(session, name, number)  # it may have been deleted meanwhile
+    if fault:
+        raise VersionUnusable(name, number, fault)
     if active is None or active.version_id != version.id:
-        _activate(session, version, reason="activate", predecessor=active)
+        _activate(session, version, reason="activate")
     record(session, "version.activate", f"model {name}", {"version": number})
     session.commit()
-    server.wait_out_leases()
+    leases.wait_out()
     return version
 
 
-def roll_back(session: Session, server: ModelServer, *, name: str) -> ModelVersion:
-    """Make the version serve that was active before, and return it.
+def roll_back(session: Session, leases: Leases[Any, Any], *, name: str) -> ModelVersion:
+    """Activate the version that was active before, and return it.
 
-    Rolling back again goes further back. Versions that were deleted since are passed over.
-    Raises ModelNotFound, NothingToRollBack, and VersionUnusable.
+    Rolling back again goes further back. Deleted versions are skipped. Raises ModelNotFound,
+    NothingToRollBack, and VersionUnusable.
     """
-
-    def choose(model: Model) -> tuple[ModelVersion, Activation | None]:
-        active = _get_active_activation(session, model)
+    checked, fault = 0, ""
+    while True:
+        begin_write(session)
+        active = _get_active_activation(session, _lock_model(session, name))
         target = None if active is None else _find_rollback_target(session, active)
-        if target is None or target.version_id is None:
+        if target is None:
             raise NothingToRollBack(name)
-        before = target.predecessor_id
-        predecessor = None if before is None else session.get(Activation, before)
-        return session.get_one(ModelVersion, target.version_id), predecessor
-
-    version, predecessor = _lock_with_loadable(session, name, choose)
-    _activate(session, version, reason="rollback", predecessor=predecessor)
+        version = session.get_one(ModelVersion, target.version_id)
+        if version.id == checked:
+            break
+        checked, fault = version.id, _find_loading_fault(session, version)
+    if fault:
+        raise VersionUnusable(name, version.number, fault)
+    # It takes over the predecessor of its target: the next rollback goes further back.
+    _activate(session, version, reason="rollback", rollback_to=target)
     record(session, "model.rollback", f"model {name}", {"version": version.number})
     session.commit()
-    server.wait_out_leases()
+    leases.wait_out()
     return version
 
 
-def delete_version(session: Session, server: ModelServer, *, name: str, number: int) -> None:
-    """Delete a version and its artifact; its number is not given again.
+def delete_version(session: Session, leases: Leases[Any, Any], *, name: str, number: int) -> None:
+    """Delete a version and its artifact; its number is not used again.
 
-    When this returns, no worker serves it. Raises VersionNotFound, and VersionActive.
+    Raises VersionNotFound, and VersionActive.
     """
     begin_write(session)
-    model = _lock_existing_model(session, name)
+    model = _lock_model(session, name)
     version = get_version(session, name, number)
     active = _get_active_activation(session, model)
     if active is not None and active.version_id == version.id:
         raise VersionActive(name, number)
     digest = version.artifact_digest
-    # Whoever stores a version of the same bytes holds them: wait, and then see that version.
+    # A transaction that is storing a version with the same artifact holds it: wait, and then see
+    # that version.
     session.execute(sa.select(Artifact.digest).where(Artifact.digest == digest).with_for_update())
     session.delete(version)
     session.flush()
@@ -169,7 +211,7 @@ def delete_version(session: Session, server: ModelServer, *, name: str, number: 
     session.execute(sa.delete(Artifact).where(Artifact.digest == digest, ~used.exists()))
     record(session, "version.delete", f"model {name}", {"version": number})
     session.commit()
-    server.wait_out_leases()
+    leases.wait_out()
 
 
 def get_model(session: Session, name: str) -> Model:
@@ -187,33 +229,18 @@ def list_models(session: Session, *, page: int, page_size: int) -> Page[Model]:
 
 def list_versions(session: Session, *, name: str, page: int, page_size: int) -> Page[ModelVersion]:
     """Return one page of a model's versions, the newest first; raises ModelNotFound."""
-    model = get_model(session, name)
-    newest_first = (
-        sa.select(ModelVersion)
-        .where(ModelVersion.model_id == model.id)
-        .order_by(ModelVersion.number.desc())
-    )
+    versions = sa.select(ModelVersion).where(ModelVersion.model_id == get_model(session, name).id)
+    newest_first = versions.order_by(ModelVersion.number.desc())
     return fetch_page(session, newest_first, number=page, size=page_size)
 
 
 def list_activations(
     session: Session, *, name: str, page: int, page_size: int
 ) -> Page[Activation]:
-    """Return one page of what was active when, the latest first; raises ModelNotFound."""
-    model = get_model(session, name)
-    latest_first = (
-        sa.select(Activation).where(Activation.model_id == model.id).order_by(Activation.id.desc())
-    )
+    """Return one page of a model's activations, the latest first; raises ModelNotFound."""
+    activations = sa.select(Activation).where(Activation.model_id == get_model(session, name).id)
+    latest_first = activations.order_by(Activation.id.desc())
     return fetch_page(session, latest_first, number=page, size=page_size)
-
-
-def get_active_version(session: Session, name: str) -> ModelVersion | None:
-    """Return the metadata of a model's active version, None where there is none."""
-    return session.scalar(
-        sa.select(ModelVersion)
-        .join(Activation, Activation.version_id == ModelVersion.id)
-        .where(Activation.model_id == _model_id(name), Activation.ended_at.is_(None))
-    )
 
 
 def list_active_versions(
@@ -231,12 +258,22 @@ def list_active_versions(
     return [(name, number) for name, number in session.execute(query)]
 
 
+def get_active_version(session: Session, name: str) -> ModelVersion | None:
+    """Return the active version of a model, None where there is none."""
+    return session.scalar(
+        sa.select(ModelVersion)
+        .join(ModelVersion.model)
+        .join(Activation, Activation.version_id == ModelVersion.id)
+        .where(Model.name == name, Activation.ended_at.is_(None))
+    )
+
+
 def get_version(session: Session, name: str, number: int) -> ModelVersion:
-    """Return the metadata of a version; raises VersionNotFound."""
+    """Return a version; raises VersionNotFound."""
     version = session.scalar(
-        sa.select(ModelVersion).where(
-            ModelVersion.model_id == _model_id(name), ModelVersion.number == number
-        )
+        sa.select(ModelVersion)
+        .join(ModelVersion.model)
+        .where(Model.name == name, ModelVersion.number == number)
     )
     if version is None:
         raise VersionNotFound(name, number)
@@ -244,13 +281,16 @@ def get_version(session: Session, name: str, number: int) -> ModelVersion:
 
 
 def get_artifact(session: Session, name: str, number: int) -> Artifact:
-    """Return the bytes of a version; raises VersionNotFound, and ArtifactUnusable."""
-    version = get_version(session, name, number)
-    artifact = session.get(Artifact, version.artifact_digest)
-    if artifact is None:
-        raise ArtifactUnusable("its bytes are missing")
+    """Return the artifact of a version; raises VersionNotFound, and ArtifactUnusable."""
+    artifact = session.get_one(Artifact, get_version(session, name, number).artifact_digest)
     artifacts.check_digest(artifact.data, artifact.digest)
     return artifact
+
+
+def load_estimator(session: Session, digest: str) -> Any:
+    """Return the fitted estimator in an artifact; raises ArtifactUnusable."""
+    data = session.scalar(sa.select(Artifact.data).where(Artifact.digest == digest))
+    return artifacts.loads(data or b"", digest)
 
 
 def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
@@ -261,7 +301,7 @@ def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
     version = get_version(session, name, number)
     if not CATALOGUE[version.estimator].is_linear:
         raise CoefficientsNotFound(name, number, version.model_type)
-    estimator = artifacts.loads(get_artifact(session, name, number).data, version.artifact_digest)
+    estimator = load_estimator(session, version.artifact_digest)
     linear = find_linear_model(estimator)
     assert linear is not None  # noqa: S101 (the catalogue says that it is one)
     classes = training.list_classes(estimator)
@@ -273,106 +313,22 @@ def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
     )
 
 
-def find_version(session: Session, name: str, number: int | None) -> VersionRef | Absence:
-    """Return which version a request for it means: the one query that a lease costs.
-
-    A number of None means the active version.
-    """
-    begin_read(session)
-    wanted = Activation.ended_at.is_(None) if number is None else ModelVersion.number == number
-    query = sa.select(ModelVersion.id, ModelVersion.number).where(
-        ModelVersion.model_id == _model_id(name), wanted
-    )
-    if number is None:
-        query = query.join(Activation, Activation.version_id == ModelVersion.id)
-    row = session.execute(query).one_or_none()
-    if row is not None:
-        return VersionRef(row.id, row.number)
-    if number is not None:
-        return Absence(VersionNotFound, (name, number))
-    known = name == DEFAULT_MODEL or session.scalar(sa.select(_model_id(name)))
-    return Absence(ModelNotTrained if known else ModelNotFound, (name,))
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that fit and store models."""
+    libraries = ("scikit-learn", "numpy", "scipy", "skops")
+    versions = {name: _find_library_version(name) for name in libraries}
+    return {"python": platform.python_version(), **versions}
 
 
-def load_version(session: Session, version_id: int) -> LoadedVersion:
-    """Return a stored version ready to predict; raises ArtifactUnusable."""
-    version = session.get(ModelVersion, version_id, options=[undefer(ModelVersion.interval_basis)])
-    if version is None:
-        raise ArtifactUnusable("it has been deleted")
-    data = session.scalar(
-        sa.select(Artifact.data).where(Artifact.digest == version.artifact_digest)
-    )
-    estimator = artifacts.loads(data or b"", version.artifact_digest)
-    basis = version.interval_basis
-    profile = version.profile or {}
-    return LoadedVersion(
-        id=version.id,
-        model=version.model.name,
-        number=version.number,
-        feature_names=tuple(version.feature_names),
-        scorer=make_scorer(estimator, version.profile),
-        classes=training.list_classes(estimator),
-        minimum=np.array(profile["min"], dtype=np.float64) if profile else None,
-        maximum=np.array(profile["max"], dtype=np.float64) if profile else None,
-        interval_basis=None if basis is None else IntervalBasis.from_json(basis),
-    )
-
-
-def store_version(
-    session: Session,
-    server: ModelServer,
-    name: str,
-    version: ModelVersion,
-    data: bytes,
-    *,
-    activate: bool,
-    before_commit: Callable[[ModelVersion], object],
+def _describe_upload(
+    estimator: Any, feature_names: Sequence[str] | None, metrics: Mapping[str, Any]
 ) -> ModelVersion:
-    """Store version, artifact and activation in one transaction; wait until it serves."""
-    version.artifact_digest = artifacts.digest(data)
-    version.created_by = current_actor().name
-    reason = "train" if version.origin == "trained" else "upload"
-    begin_write(session)
-    model = _lock_model(session, name)
-    model.last_version += 1
-    version.model, version.number = model, model.last_version
-    # Bytes that are there already are compared: a new version must not rest on damaged ones.
-    insert_or_correct(session, Artifact, {"digest": version.artifact_digest, "data": data})
-    session.add(version)
-    session.flush()
-    if activate:
-        active = _get_active_activation(session, model)
-        _activate(session, version, reason=reason, predecessor=active)
-    details = {"version": version.number, "activated": activate}
-    record(session, f"version.{reason}", f"model {name}", details)
-    before_commit(version)
-    session.commit()
-    if activate:
-        server.wait_out_leases()
-    return version
-
-
-def _lock_model(session: Session, name: str) -> Model:
-    # The row lock makes trainings of one model number their versions one after the other, so
-    # that numbers have neither gaps nor doubles; a rollback gives the number back.
-    insert_if_absent(session, Model, {"name": name, "last_version": 0, "created_at": utc_now()})
-    return _lock_existing_model(session, name)
-
-
-def _lock_existing_model(session: Session, name: str) -> Model:
-    model = session.scalar(sa.select(Model).where(Model.name == name).with_for_update())
-    if model is None:
-        raise ModelNotFound(name)
-    return model
-
-
-def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> ModelVersion:
     scaler, final = split_pipeline(estimator)
     entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
     if entry is None:
-        raise InvalidInput({"artifact": ["is not an estimator of the catalogue"]}, source="form")
+        raise ArtifactUnusable("it is not an estimator of the catalogue")
     n_features = estimator.n_features_in_
-    names = default_feature_names(n_features) if feature_names is None else feature_names
+    names = datasets.default_feature_names(n_features) if feature_names is None else feature_names
     if len(names) != n_features:
         message = f"has {len(names)} names for {n_features} features"
         raise InvalidInput({"feature_names": [message]}, source="form")
@@ -387,36 +343,33 @@ def _describe_upload(estimator: Any, feature_names: Sequence[str] | None) -> Mod
         scale=scaler is not None,
         feature_names=list(names),
         classes=None if classes is None else list(classes),
+        metrics=dict(metrics),
         coefficients=training.describe_coefficients(estimator, tuple(names)),
         warnings=[],
         libraries=library_versions(),
     )
 
 
-def _lock_with_loadable(
-    session: Session,
-    name: str,
-    choose: Callable[[Model], tuple[ModelVersion, Activation | None]],
-) -> tuple[ModelVersion, Activation | None]:
-    """Lock a model for writing, and return what ``choose`` finds of it: a version that loads.
+def _find_loading_fault(session: Session, version: ModelVersion) -> str:
+    """Return why a version cannot be loaded; "" where it can.
 
-    Loading takes seconds, and on SQLite the lock keeps all other writers out: the lock is given
-    back for it, and then the choice is made again. Raises VersionUnusable.
+    Loading takes seconds. The session gives up its locks first: on SQLite they would keep out
+    all other writers.
     """
-    loaded, unusable = 0, ""
-    while True:
-        begin_write(session)
-        version, activation = choose(_lock_existing_model(session, name))
-        if version.id == loaded:
-            if unusable:
-                raise VersionUnusable(name, version.number, unusable)
-            return version, activation
-        loaded, unusable = version.id, ""
-        begin_read(session)
-        try:
-            load_version(session, loaded)
-        except ArtifactUnusable as error:
-            unusable = str(error)
+    digest, profile = version.artifact_digest, version.profile
+    begin_read(session)
+    try:
+        make_scorer(load_estimator(session, digest), profile)
+    except ArtifactUnusable as error:
+        return str(error)
+    return ""
+
+
+def _lock_model(session: Session, name: str) -> Model:
+    model = session.scalar(sa.select(Model).where(Model.name == name).with_for_update())
+    if model is None:
+        raise ModelNotFound(name)
+    return model
 
 
 def _get_active_activation(session: Session, model: Model) -> Activation | None:
@@ -440,14 +393,16 @@ def _activate(
     version: ModelVersion,
     *,
     reason: str,
-    predecessor: Activation | None,
+    rollback_to: Activation | None = None,
 ) -> None:
     now = utc_now()
     active = _get_active_activation(session, version.model)
     if active is not None:
         active.ended_at = now
-        # The session would INSERT first and meet the unique index.
-        session.flush()
+        session.flush()  # before the INSERT: a unique index allows one active version
+    predecessor_id = active and active.id
+    if rollback_to is not None:
+        predecessor_id = rollback_to.predecessor_id
     session.add(
         Activation(
             model_id=version.model_id,
@@ -456,20 +411,7 @@ def _activate(
             reason=reason,
             activated_at=now,
             activated_by=current_actor().name,
-            previous_number=None if active is None else active.version_number,
-            predecessor_id=None if predecessor is None else predecessor.id,
+            previous_number=active and active.version_number,
+            predecessor_id=predecessor_id,
         )
     )
-
-
-def _model_id(name: str) -> sa.ScalarSelect[int]:
-    return sa.select(Model.id).where(Model.name == name).scalar_subquery()
-
-
-_find_version = cache(metadata.version)  # reads files, for what stays as it is
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a model depends on."""
-    versions = {name: _find_version(name) for name in _RECORDED_LIBRARIES}
-    return {"python": platform.python_version(), **versions}

@@ -1,8 +1,8 @@
-"""Shapes of trainings on the wire."""
+"""The JSON of training: what to train on, how, and the catalogue of estimators."""
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields, validate
@@ -10,20 +10,15 @@ from marshmallow import fields, validate
 from webapp.errors import faults_in
 from webapp.ml.core import datasets, tables
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
-from webapp.ml.core.tables import (
-    Format,
-    Limits,
-)
-from webapp.ml.core.training import MOST_FOLDS
+from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
-    LABELS,
-    LARGEST_SEED,
     NUMBERS,
     ROWS,
-    Converted,
     CsvOptions,
     FeatureNames,
     RowsSchema,
+    Table,
+    described,
 )
 from webapp.web.fields import (
     JSONBoolean,
@@ -34,28 +29,28 @@ from webapp.web.fields import (
     StrictSchema,
 )
 
+LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
+LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
+LABELS = {"type": "array", "items": LABEL, "minItems": 1}
 
 
 class SampleDataQuery(StrictSchema):
     """Which sample data to make."""
 
     n_samples = QueryInteger(
-        minimum=1,
-        maximum=MOST_SAMPLES,
-        load_default=100,
-        metadata={"description": "Number of rows."},
+        minimum=1, maximum=MOST_SAMPLES, load_default=100, metadata=described("Number of rows.")
     )
     noise = QueryFloat(
         bounds=validate.Range(0, 1e6),
         load_default=0.1,
-        metadata={"description": "Standard deviation of the noise."},
+        metadata=described("Standard deviation of the noise."),
     )
     seed = QueryInteger(
         minimum=0,
         maximum=LARGEST_SEED,
         load_default=42,
-        metadata={"description": "The same seed gives the same numbers."},
+        metadata=described("The same seed gives the same numbers."),
     )
 
 
@@ -69,41 +64,51 @@ class SampleDataSchema(StrictSchema):
     )
 
 
+class EstimatorSchema(StrictSchema):
+    """An estimator of the catalogue."""
+
+    name = fields.String(required=True, metadata={"example": "ridge"})
+    task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
+    summary = fields.String(required=True)
+    parameters = fields.Dict(
+        required=True, metadata=described("A JSON Schema for each parameter.")
+    )
+
+
 class TrainingOptions(StrictSchema):
     """How to train."""
 
     estimator = fields.String(
         load_default=DEFAULT_ESTIMATOR,
         validate=validate.OneOf(list(CATALOGUE)),
-        metadata={"description": "Which estimator of the catalogue to fit."},
+        metadata=described("Which estimator of the catalogue to fit."),
     )
     params = fields.Dict(
         keys=fields.String(),
         load_default=dict,
-        metadata={
-            "description": "Parameters of the estimator; those not given have their defaults.",
-            "example": {"fit_intercept": True},
+        metadata=described(
+            "Parameters of the estimator; those not given have their defaults.",
+            example={"fit_intercept": True},
             **params_schema(),
-        },
+        ),
     )
     scale = JSONBoolean(
-        load_default=False,
-        metadata={"description": "Whether to standardise the features first."},
+        load_default=False, metadata=described("Whether to standardise the features first.")
     )
     test_size = JSONFloat(
         bounds=validate.Range(0, 1, max_inclusive=False),
         load_default=0.2,
-        metadata={"description": "Share of the rows that is held out to judge the model."},
+        metadata=described("Share of the rows that is held out to evaluate the model."),
     )
     random_state = JSONInteger(
         minimum=0,
         maximum=LARGEST_SEED,
         load_default=42,
-        metadata={"description": "Seed of the split, and of what the estimator draws."},
+        metadata=described("Seed of the split, and of the estimator where it is random."),
     )
     refit = JSONBoolean(
         load_default=False,
-        metadata={"description": "Serve a model fitted on all rows, once the hold-out judged it."},
+        metadata=described("Serve a model fitted on all rows, after the evaluation."),
     )
     cv = fields.Integer(
         strict=True,
@@ -112,14 +117,13 @@ class TrainingOptions(StrictSchema):
             validate.NoneOf([1], error="Must be 0, or at least 2 folds."),
             validate.Range(0, MOST_FOLDS),
         ],
-        metadata={
-            "description": "Folds of a cross-validation beside the hold-out; 0 for none.",
-            "not": {"const": 1},
-        },
+        metadata=described(
+            "Folds of a cross-validation, in addition to the hold-out; 0 for none.",
+            **{"not": {"const": 1}},
+        ),
     )
     activate = JSONBoolean(
-        load_default=True,
-        metadata={"description": "Whether the new version serves predictions from now on."},
+        load_default=True, metadata=described("Whether the new version becomes the active one.")
     )
 
 
@@ -127,67 +131,52 @@ class TableTrainingOptions(TrainingOptions, CsvOptions):
     """How to train on a table."""
 
     target = fields.String(
-        required=True, metadata={"description": "The column to predict; the others are features."}
+        required=True, metadata=described("The column to predict; the others are features.")
     )
 
 
 class TrainingRequest(RowsSchema, TrainingOptions):
     """Rows to learn from, and how."""
 
-    tabular = TableTrainingOptions
+    rows_field = "X"
+    table_options = TableTrainingOptions
 
-    X = Converted(
-        datasets.matrix_from_rows,
-        required=True,
-        metadata={**ROWS, "description": "One row of numbers per observation."},
+    X = fields.Raw(
+        required=True, metadata=described("One row of numbers per observation.", **ROWS)
     )
     y = fields.Raw(
         required=True,
-        metadata={
-            "anyOf": [NUMBERS, LABELS],
-            "description": "What to predict, one per row of X: numbers for a regression, strings "
-            "or whole numbers for a classification.",
-        },
+        metadata=described(
+            "What to predict, one per row of X: numbers for a regression, strings or whole "
+            "numbers for a classification. Rows with null are left out.",
+            anyOf=[NUMBERS, LABELS],
+        ),
     )
     feature_names = FeatureNames("Names of the columns of X; x1, x2, … where not given.")
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Join X and y to a dataset; what y may hold depends on the estimator's task.
-
-        Rows whose y is null are left out.
-        """
+        """Return the dataset and the options; what y may hold depends on the estimator's task."""
         regression = CATALOGUE[data["estimator"]].task == "regression"
         convert = datasets.vector_from_values if regression else datasets.labels_from_values
-        X, y, names = data.pop("X"), data.pop("y"), data.pop("feature_names")
-        X, y, warnings = datasets.drop_missing_targets(X, y)
+        with faults_in("X"):
+            rows = datasets.matrix_from_rows(data.pop("X"))
+        X, y, warnings = datasets.drop_missing_targets(rows, data.pop("y"))
         with faults_in("y"):
             target = convert(y)
-        dataset = datasets.make_dataset(X, target, names, warnings)
-        return {**data, "dataset": dataset}
+        dataset = datasets.make_dataset(X, target, data.pop("feature_names"), warnings)
+        return _as_arguments(dataset, data)
 
-    @staticmethod
-    def read_table(
-        stream: BinaryIO, format_: Format, limits: Limits, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the options with the dataset of a table."""
-        dataset = tables.read_dataset(
-            stream,
-            format=format_,
-            target=options.pop("target"),
-            task=CATALOGUE[options["estimator"]].task,
-            limits=limits,
-            dialect=options.pop("dialect"),
-        )
-        return {**options, "dataset": dataset}
+    def load_table(self, table: Table) -> dict[str, Any]:
+        """Return the options of a table and its dataset."""
+        options = dict(table.options)
+        task = CATALOGUE[options["estimator"]].task
+        dataset = table.read(tables.read_dataset, target=options.pop("target"), task=task)
+        del options["dialect"]
+        return _as_arguments(dataset, options)
 
 
-class EstimatorSchema(StrictSchema):
-    """An estimator of the catalogue."""
-
-    name = fields.String(required=True, metadata={"example": "ridge"})
-    task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
-    summary = fields.String(required=True)
-    parameters = fields.Dict(
-        required=True, metadata={"description": "A JSON Schema for each parameter."}
-    )
+def _as_arguments(dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``training.service.train_model`` takes."""
+    activate = options.pop("activate")
+    return {"dataset": dataset, "activate": activate, "spec": TrainingSpec(**options)}

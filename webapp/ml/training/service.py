@@ -1,82 +1,72 @@
-"""Training: from rows to a stored version."""
+"""Train: from a dataset and its options to a stored version."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from webapp.db.base import (
-    keep_nothing,
-)
+from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.ml.core import artifacts, training
 from webapp.ml.core.costs import FitLimits
-from webapp.ml.core.datasets import (
-    Dataset,
-)
+from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.sample_data import make_sample_data
 from webapp.ml.core.training import TrainedModel, TrainingSpec
-from webapp.ml.errors import (
-    ArtifactUnusable,
-)
-from webapp.ml.inference.serving import ModelServer
+from webapp.ml.errors import ArtifactUnusable
 from webapp.ml.registry.models import Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL, library_versions, store_version
 from webapp.ml.training.fit_limit import fit_time_limit
 
-NORMAL_LIMITS = FitLimits()  # where the caller names none
+NORMAL_LIMITS = FitLimits()
 
 
 def train_model(
     session: Session,
-    server: ModelServer,
+    leases: Leases[Any, Any],
     *,
     name: str,
     dataset: Dataset,
     spec: TrainingSpec,
     activate: bool = True,
     limits: FitLimits = NORMAL_LIMITS,
-    before_commit: Callable[[ModelVersion], object] = keep_nothing,
+    before_commit: Callable[[ModelVersion], object] | None = None,
 ) -> ModelVersion:
-    """Train a model and store it as the model's next version; return that.
-
-    Version, artifact and activation are one transaction, and ``before_commit`` is given the
-    version within it. When the function returns, and ``activate`` was asked for, every worker on
-    every host serves the new version.
+    """Train a model and store it as its next version; see ``registry.service.store_version``.
 
     Raises InvalidInput where the data cannot be fitted, or not within ``limits``.
     """
     try:
         with fit_time_limit(limits.seconds):
             trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
-        version = _describe_training(trained, dataset, spec)
-        data = artifacts.dumps(trained.estimator)
-    except (MemoryError, ArtifactUnusable):  # the latter: a model too large to be stored
+        artifact = artifacts.dumps(trained.estimator)
+    except (MemoryError, ArtifactUnusable):  # the latter: too large to be stored
         lighter = CATALOGUE[spec.estimator].lighter
         message = "makes a model that is too large: try fewer rows or columns"
         faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
         raise InvalidInput(faults) from None
     return store_version(
-        session, server, name, version, data, activate=activate, before_commit=before_commit
+        session,
+        leases,
+        name=name,
+        version=_describe_training(trained, dataset, spec),
+        artifact=artifact,
+        activate=activate,
+        before_commit=before_commit,
     )
 
 
-def seed_default_model(session: Session, server: ModelServer) -> ModelVersion | None:
+def seed_default_model(session: Session, leases: Leases[Any, Any]) -> ModelVersion | None:
     """Train the default model on the sample data, unless it has a version; return the new one."""
-    trained = session.scalar(sa.select(Model.last_version).where(Model.name == DEFAULT_MODEL))
-    if trained:
+    if session.scalar(sa.select(Model.last_version).where(Model.name == DEFAULT_MODEL)):
         return None
     return train_model(
-        session,
-        server,
-        name=DEFAULT_MODEL,
-        dataset=make_sample_data(),
-        spec=TrainingSpec(),
+        session, leases, name=DEFAULT_MODEL, dataset=make_sample_data(), spec=TrainingSpec()
     )
 
 

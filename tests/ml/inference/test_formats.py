@@ -14,10 +14,10 @@ from sklearn.datasets import load_diabetes, load_wine
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tests.ml.calls import ARROW, CSV, JSON, ML
 from webapp.ml.core.estimators import CATALOGUE, Estimator, load_class
 
 SIZES = (1, 2, 3, 7, 12, 13, 100)
-JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 PARAMS = {
     "random_forest": {"n_estimators": 5},
     "random_forest_classifier": {"n_estimators": 5},
@@ -38,7 +38,7 @@ def test_every_number_of_rows_in_every_form_equals_scikit_learn(
     )
     expected = make_pipeline(StandardScaler(), expected) if scale else expected
     expected.fit(X, y)
-    model = f"/api/v1/ml/models/{row.name.replace('_', '-')}-{scale}".lower()
+    model = f"{ML}/models/{row.name.replace('_', '-')}-{scale}".lower()
     body = {"X": X.tolist(), "y": y.tolist(), "estimator": row.name, "scale": scale}
     body |= {"params": PARAMS.get(row.name, {}), "test_size": 0}
     assert client.post(f"{model}/train", json=body).status_code == 201

@@ -1,0 +1,246 @@
+"""Predictions over HTTP: rows that fit, rows that do not, and answers within bounds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from pyarrow import csv
+from sqlalchemy.orm import Session
+
+from tests.conftest import dispose_app, make_app
+from tests.ml.calls import ARROW, CSV, JSON, ML, predict, train, train_constant
+from webapp.ml.core import tables
+from webapp.ml.inference.service import MOST_EXTRAPOLATED
+from webapp.ml.registry.models import Artifact
+
+
+def train_classes(client: FlaskClient, labels: list[str]) -> None:
+    """Train a classifier of one feature with these labels."""
+    train(
+        client,
+        np.repeat(np.arange(len(labels)), 2)[:, np.newaxis],
+        np.repeat(labels, 2),
+        estimator="hist_gradient_boosting_classifier",
+        params={"max_iter": 1},
+        test_size=0,
+    )
+
+
+def ask(client: FlaskClient, n_rows: int, accept: str = JSON, **options: Any) -> Any:
+    body = {"instances": [[0.0]] * n_rows, **options}
+    return client.post(f"{ML}/predict/batch", json=body, headers={"Accept": accept})
+
+
+def test_features_by_name_come_in_any_order(client: FlaskClient) -> None:
+    train(client, [[1, 2], [3, 4], [5, 7]], [1, 2, 3], feature_names=["height", "weight"])
+
+    by_order = client.post(f"{ML}/predict", json={"features": [2, 3]}).json
+    by_name = client.post(f"{ML}/predict", json={"features": {"weight": 3, "height": 2}}).json
+    batch = client.post(
+        f"{ML}/predict/batch",
+        json={"instances": [{"weight": 3, "height": 2}, {"height": 2, "weight": 3}]},
+    ).json
+
+    assert by_name["prediction"] == pytest.approx(by_order["prediction"])
+    assert batch["predictions"] == pytest.approx([by_order["prediction"]] * 2)
+
+
+TOO_SHORT = ["has 2 values, expected 3"]
+NOT_A_NUMBER = ["is a string, expected a number"]
+NOT_A_ROW = ["is an object, expected an array of numbers"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "rows", "faults"),
+    [
+        ("predict", "features", [1, 2], TOO_SHORT),
+        ("predict", "features", [1, 2, 3, 4], ["has 4 values, expected 3"]),
+        ("predict", "features", [], ["must be an array of at least one number"]),
+        ("predict", "features", ["1", 2, 3], {"0": NOT_A_NUMBER}),
+        ("predict", "features", [1, [2], 3], {"1": ["is an array, expected a number"]}),
+        (
+            *("predict", "features", "1,2,3"),
+            ["must be an array of numbers, or an object by feature name"],
+        ),
+        ("predict", "features", None, ["Field may not be null."]),
+        ("predict", "features", {"x1": 1, "x2": 2}, {"x3": ["is missing"]}),
+        (
+            *("predict", "features", {"x1": 1, "x2": 2, "x3": 3, "x4": 4}),
+            {"x4": ["is not a feature of the model"]},
+        ),
+        ("predict", "features", {"x1": 1, "x2": 2, "x3": "3"}, {"x3": NOT_A_NUMBER}),
+        ("predict", "features", {}, {f"x{n}": ["is missing"] for n in (1, 2, 3)}),
+        ("predict/batch", "instances", [], ["must be an array of at least one row"]),
+        ("predict/batch", "instances", [[1, 2]], {"0": TOO_SHORT}),
+        ("predict/batch", "instances", [[1, 2, 3], [1, 2]], {"1": TOO_SHORT}),
+        ("predict/batch", "instances", [[1, 2, 3], {"x1": 1}], {"1": NOT_A_ROW}),
+        (
+            *("predict/batch", "instances", [{"x1": 1, "x2": 2, "x3": 3}, {"x1": 1, "x2": 2}]),
+            {"1": {"x3": ["is missing"]}},
+        ),
+        (
+            *("predict/batch", "instances", [[1, 2, None]]),
+            {"0": {"2": ["is null, expected a number"]}},
+        ),
+    ],
+)
+def test_rows_that_do_not_fit_the_model_are_refused_by_place(
+    client: FlaskClient, path: str, field: str, rows: object, faults: object
+) -> None:
+    train(client, [[1, 2, 3], [4, 5, 6]], [10, 20])
+
+    response = client.post(f"{ML}/{path}", json={field: rows})
+
+    assert response.status_code == 422
+    assert response.json["errors"] == {"json": {field: faults}}
+
+
+def test_a_prediction_beyond_float64_is_refused_not_answered_as_null(client: FlaskClient) -> None:
+    train(client, [[0.0], [1.0]], [0.0, 1e10])
+
+    one = client.post(f"{ML}/predict", json={"features": [1e308]})
+    batch = client.post(f"{ML}/predict/batch", json={"instances": [[1.0], [1e308]]})
+
+    assert (one.status_code, batch.status_code) == (422, 422)
+    message = "gives a prediction beyond the range of float64"
+    assert one.json["errors"] == {"json": {"features": [message]}}
+    assert batch.json["errors"] == {"json": {"instances": {"1": [message]}}}
+
+
+@pytest.mark.parametrize("path", ["predict", "predict/batch"])
+def test_an_untrained_model_cannot_predict(client: FlaskClient, path: str) -> None:
+    refused = client.post(
+        f"{ML}/{path}", json={"features": [1]} if path == "predict" else {"instances": [[1]]}
+    )
+
+    assert refused.status_code == 409
+    assert "not trained" in refused.json["detail"]
+
+
+def test_a_damaged_new_version_leaves_the_one_before_serving(
+    client: FlaskClient, session: Session
+) -> None:
+    train_constant(client, 7)
+    predict(client)
+    digest = train_constant(client, 11).json["model"]["digest"]
+    session.execute(sa.update(Artifact).where(Artifact.digest == digest).values(data=b"damaged"))
+    session.commit()
+
+    answer = client.post(f"{ML}/models/house-prices/predict", json={"features": [0.5]})
+
+    assert answer.json["prediction"] == pytest.approx(7)
+    assert answer.headers["X-Model-Stale"] == "true"
+
+
+# Answers within bounds
+
+
+@pytest.fixture
+def small(database_url: str) -> Iterator[FlaskClient]:
+    """Return a client of a service whose answers have at most 200 values, as JSON 100."""
+    app: Flask = make_app(database_url, MAX_CELLS=200, MAX_CONTENT_LENGTH=2000)
+    yield app.test_client()
+    dispose_app(app)
+
+
+@pytest.mark.parametrize(
+    ("labels", "by_row"),
+    [(["a", "b"], 3), (["a", "b", "c"], 4), (["a" * 39, "b"], 4), (["ä" * 20, "b"], 5)],
+)
+@pytest.mark.parametrize(("accept", "most"), [(JSON, 100), (CSV, 200), (ARROW, 200)])
+def test_an_answer_has_no_more_values_than_are_allowed(
+    small: FlaskClient, accept: str, most: int, labels: list[str], by_row: int
+) -> None:
+    train_classes(small, labels)
+    n_rows = most // by_row
+
+    within = ask(small, n_rows, accept)
+    beyond = ask(small, n_rows + 1, accept)
+
+    assert within.status_code == 200
+    assert beyond.status_code == 422
+    (message,) = beyond.json["errors"]["json"]["instances"]
+    assert message == (
+        f"would be answered by {(n_rows + 1) * by_row} values, {by_row} for each of {n_rows + 1} "
+        f"rows; at most {most} are allowed: send at most {n_rows} rows a request"
+    )
+
+
+def test_intervals_count_among_the_values_of_an_answer(small: FlaskClient) -> None:
+    train(small, [[0], [1], [2], [3]], [0, 1, 2.5, 3])
+
+    assert ask(small, 100).status_code == 200
+    assert ask(small, 20, intervals=True).status_code == 200
+    assert ask(small, 21, intervals=True).status_code == 422
+
+
+def test_too_many_rows_of_a_table_are_refused_too(small: FlaskClient) -> None:
+    train_classes(small, ["a", "b"])
+
+    refused = small.post(
+        f"{ML}/predict/batch", data=b"x1\n" + b"0\n" * 34, headers={"Content-Type": CSV}
+    )
+
+    assert refused.status_code == 422
+    assert "send at most 33 rows" in refused.json["detail"]
+
+
+@pytest.mark.parametrize("accept", [CSV, ARROW])
+def test_a_long_table_is_sent_piece_by_piece_and_whole(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    monkeypatch.setattr(tables, "WRITTEN_CELLS", 400)
+    train_classes(client, ["a", "b", "c"])
+    n_rows = tables.WRITTEN_CELLS // 4
+    expected = ask(client, 1).json
+
+    short = ask(client, n_rows, accept)
+    long = ask(client, n_rows + 1, accept)
+
+    assert [short.status_code, long.status_code] == [200, 200]
+    assert short.headers["Content-Length"] == str(len(short.data))
+    assert "Content-Length" not in long.headers
+    read = csv.read_csv if accept == CSV else lambda file: pa.ipc.open_stream(file).read_all()
+    table = read(io.BytesIO(long.data))
+    assert table.num_rows == n_rows + 1
+    assert table["prediction"].unique().to_pylist() == expected["predictions"]
+    for label in "abc":
+        by_class = table[f"probability:{label}"].to_pylist()
+        assert by_class == pytest.approx(expected["probabilities"][label] * (n_rows + 1))
+
+
+@pytest.mark.parametrize(("n_rows", "n_features"), [(MOST_EXTRAPOLATED, 1), (10, 100)])
+def test_many_extrapolated_values_are_counted_by_feature(
+    client: FlaskClient, n_rows: int, n_features: int
+) -> None:
+    train(client, np.arange(2 * n_features).reshape(2, n_features), [1, 2])
+    rows = np.full((n_rows, n_features), -1).tolist()
+
+    def predict_batch(instances: list[list[int]]) -> Any:
+        return client.post(f"{ML}/predict/batch", json={"instances": instances}).json
+
+    named = predict_batch(rows)
+    counted = predict_batch([*rows, [-1, *[2 * n_features] * (n_features - 1)]])
+
+    names = [f"x{number + 1}" for number in range(n_features)]
+    assert named["extrapolated"] == {str(row): names for row in range(n_rows)}
+    assert "extrapolated_counts" not in named
+    assert counted["extrapolated_counts"] == dict.fromkeys(names, n_rows + 1)
+    assert "extrapolated" not in counted
+
+
+def test_a_single_row_names_each_feature_that_is_extrapolated(client: FlaskClient) -> None:
+    n_features = MOST_EXTRAPOLATED
+    train(client, np.zeros((2, n_features)), [1, 2])
+
+    answer = client.post(f"{ML}/predict", json={"features": [1] * n_features})
+
+    assert len(answer.json["extrapolated"]) == n_features

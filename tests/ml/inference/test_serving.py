@@ -1,0 +1,582 @@
+"""The model server alone: leases, outages and the cache, with real threads and no database."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from webapp.db import leases
+from webapp.errors import DatabaseUnavailable
+from webapp.ml.core.scoring import LinearScorer
+from webapp.ml.errors import ArtifactUnusable, ModelNotTrained
+from webapp.ml.inference import serving
+from webapp.ml.inference.serving import (
+    LOAD_PAUSE,
+    Absence,
+    LoadedVersion,
+    ModelServer,
+    ServedVersion,
+    VersionRef,
+)
+
+PATIENCE = 10.0  # seconds after which a test that waits has failed
+LEASE = 0.03
+
+
+class FakeDatabase:
+    """Which version of each model is active; keeps count, and fails or hangs when told to."""
+
+    def __init__(self) -> None:
+        self.active: dict[str, VersionRef] = {}
+        self.questions: list[str] = []
+        self.loads: list[int] = []
+        self.raised: list[Exception] = []
+        self.error: Exception | None = None
+        self.unusable: set[int] = set()
+        self.unaskable: set[str] = set()
+        self.hanging: str | None = None
+        self.asked = threading.Event()
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def activate(self, name: str, number: int) -> None:
+        """Make a version of a model the active one."""
+        self.active[name] = VersionRef(number, number)
+
+    def hang(self, what: str) -> None:
+        """Let questions ("asking"), or loads ("loading"), wait until ``answer`` is called."""
+        # In this order: once `asked` is set again, it is by one that waits.
+        self.answers.clear()
+        self.hanging = what
+        self.asked.clear()
+
+    def answer(self) -> None:
+        """Answer what waits, and no longer let anything wait."""
+        self.hanging = None
+        self.answers.set()
+
+    def find_version(self, name: str, number: int | None) -> VersionRef | Absence:
+        """Answer as the database stood when it was asked."""
+        self.questions.append(name)
+        error = DatabaseUnavailable() if name in self.unaskable else self.error
+        found = self.active.get(name) or Absence(ModelNotTrained, (name,))
+        self._wait_where("asking")
+        if error is not None:
+            self.raised.append(error)
+            raise error
+        return found
+
+    def load_version(self, ref: VersionRef) -> LoadedVersion:
+        """Load a version whose scorer multiplies by the version's number."""
+        self.loads.append(ref.id)
+        self._wait_where("loading")
+        if ref.id in self.unusable:
+            raise ArtifactUnusable("it is not a skops file")
+        scorer = LinearScorer(np.array([float(ref.number)]), 0.0)
+        return LoadedVersion(ref.id, "any", ref.number, ("x1",), scorer)
+
+    def _wait_where(self, what: str) -> None:
+        self.asked.set()
+        if self.hanging == what:
+            assert self.answers.wait(PATIENCE)
+
+
+class Clock:
+    """A lease clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.readers: set[int] = set()
+
+    def __call__(self) -> float:
+        """Tell the time, and remember which thread wanted to know it."""
+        self.readers.add(threading.get_ident())
+        return self.now
+
+    def end_leases(self) -> None:
+        """Move on by one lease."""
+        self.now += LEASE
+
+
+def recovery_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "lease-recovery"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def database() -> Iterator[FakeDatabase]:
+    """Return a database with version 1 of "iris"; in the end, nothing waits for it any more."""
+    database = FakeDatabase()
+    database.activate("iris", 1)
+    yield database
+    database.error = None
+    database.unaskable.clear()
+    database.answer()
+    for thread in recovery_threads():
+        thread.join(PATIENCE)
+    assert recovery_threads() == []
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock that leases are measured by, standing still."""
+    clock = Clock()
+    monkeypatch.setattr(serving, "lease_clock", clock)
+    monkeypatch.setattr(leases, "lease_clock", clock)
+    return clock
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Return threads to ask with."""
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def make_server(
+    database: FakeDatabase, *, lease: float = LEASE, deadline: float = PATIENCE, capacity: int = 8
+) -> ModelServer:
+    return ModelServer(
+        find_version=database.find_version,
+        load_version=database.load_version,
+        lease=lease,
+        deadline=deadline,
+        capacity=capacity,
+    )
+
+
+@pytest.fixture
+def server(database: FakeDatabase) -> ModelServer:
+    """Return a server that knows nothing yet, and waits long for an answer."""
+    return make_server(database)
+
+
+def ask(server: ModelServer, name: str = "iris") -> tuple[int, bool]:
+    """Return number and staleness of the version that serves."""
+    served = server.get_version(name)
+    return served.version.number, served.stale
+
+
+def ask_at_once(
+    pool: ThreadPoolExecutor, server: ModelServer, n_threads: int
+) -> list[Future[ServedVersion]]:
+    """Let some threads ask for the active version, all let go at the same moment."""
+    barrier = threading.Barrier(n_threads)
+
+    def ask_after_all_came() -> ServedVersion:
+        barrier.wait(PATIENCE)
+        return server.get_version("iris")
+
+    return [pool.submit(ask_after_all_came) for _ in range(n_threads)]
+
+
+def answers_of(asking: list[Future[ServedVersion]]) -> set[tuple[int, bool]]:
+    served = [future.result(PATIENCE) for future in asking]
+    return {(answer.version.number, answer.stale) for answer in served}
+
+
+def test_within_a_lease_nothing_is_asked_and_after_it_the_new_version_serves(
+    database: FakeDatabase, server: ModelServer, clock: Clock
+) -> None:
+    answers = {ask(server) for _ in range(100)}
+    database.activate("iris", 2)
+    clock.now += LEASE * 0.999
+    before = ask(server)
+    clock.now += LEASE * 0.001
+
+    assert (answers, before) == ({(1, False)}, (1, False))
+    assert database.questions == ["iris"]
+    assert database.loads == [1]
+    assert ask(server) == (2, False)
+
+
+def test_a_lease_counts_from_before_the_question_was_sent(
+    database: FakeDatabase, server: ModelServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = database._wait_where
+
+    def answer_slowly(what: str) -> None:
+        clock.now += LEASE * 0.6 if what == "asking" else 0
+        answer(what)
+
+    monkeypatch.setattr(database, "_wait_where", answer_slowly)
+    ask(server)
+    database.activate("iris", 2)
+    clock.now += LEASE * 0.5
+
+    assert ask(server) == (2, False)
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["first question", "after a lease"])
+def test_one_thread_asks_for_all(
+    database: FakeDatabase,
+    server: ModelServer,
+    clock: Clock,
+    pool: ThreadPoolExecutor,
+    knows: bool,
+) -> None:
+    if knows:
+        ask(server)
+        clock.end_leases()
+        clock.readers.clear()
+    database.activate("iris", 2)
+    database.hang("asking")
+
+    asking = ask_at_once(pool, server, 12)
+    wait_until(lambda: len(clock.readers) == 12)
+    database.answer()
+
+    assert answers_of(asking) == {(2, False)}
+    assert len(database.questions) == 1 + knows
+
+
+@pytest.mark.parametrize("what", ["asking", "loading"])
+def test_models_do_not_wait_for_each_other(
+    database: FakeDatabase, server: ModelServer, pool: ThreadPoolExecutor, what: str
+) -> None:
+    database.activate("wine", 2)
+    ask(server, "wine")
+    database.hang(what)
+
+    slow = pool.submit(ask, server)
+    wait_until(lambda: (database.questions if what == "asking" else database.loads)[1:] != [])
+
+    assert ask(server, "wine") == (2, False)
+    database.answer()
+    assert slow.result(PATIENCE) == (1, False)
+
+
+def test_after_the_leases_were_waited_out_every_process_serves_the_new_version(
+    database: FakeDatabase, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "lease_clock", time.monotonic)
+    servers = [make_server(database, lease=0.02) for _ in range(3)]
+    done = threading.Event()
+
+    def read_on(server: ModelServer) -> None:
+        while not done.is_set():
+            server.get_version("iris")
+
+    readers = [pool.submit(read_on, server) for server in servers]
+    answers = []
+    for number in range(2, 12):
+        database.activate("iris", number)
+        servers[0].leases.wait_out()
+        answers.append([ask(server) for server in servers])
+    done.set()
+
+    assert answers == [[(number, False)] * 3 for number in range(2, 12)]
+    for reader in readers:
+        reader.result(PATIENCE)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_slow_answer_serves_only_those_who_came_before_it_was_asked_for(
+    database: FakeDatabase,
+    server: ModelServer,
+    clock: Clock,
+    pool: ThreadPoolExecutor,
+    late: bool,
+) -> None:
+    database.hang("asking")
+    first = pool.submit(ask, server)
+    assert database.asked.wait(PATIENCE)
+
+    if late:
+        clock.now += LEASE / 2
+        database.activate("iris", 2)
+    asking = ask_at_once(pool, server, 6)
+    wait_until(lambda: len(clock.readers) == 7)
+    clock.now += 10 * LEASE
+    database.answer()
+
+    assert first.result(PATIENCE) == (1, False)
+    assert answers_of(asking) == {(1 + late, False)}
+    assert len(database.questions) == 1 + late
+
+
+def test_a_model_is_not_trained_while_it_has_no_active_version(
+    database: FakeDatabase, server: ModelServer, clock: Clock
+) -> None:
+    for _ in range(100):
+        with pytest.raises(ModelNotTrained, match="'wine'"):
+            server.get_version("wine")
+    assert (database.questions, database.loads) == (["wine"], [])
+
+    database.activate("wine", 2)
+    clock.end_leases()
+    assert ask(server, "wine") == (2, False)
+
+    del database.active["wine"]
+    clock.end_leases()
+    with pytest.raises(ModelNotTrained):
+        server.get_version("wine")
+
+
+def test_after_the_first_failure_the_last_version_serves_as_stale_without_waiting(
+    database: FakeDatabase, server: ModelServer, clock: Clock, pool: ThreadPoolExecutor
+) -> None:
+    ask(server)
+    database.error = DatabaseUnavailable()
+    clock.end_leases()
+
+    assert ask(server) == (1, True)
+    assert server.describe_state() == "stale: iris"
+    # The recovery thread now hangs in a question; requests must neither wait nor ask.
+    database.hang("asking")
+    assert database.asked.wait(PATIENCE)
+    asked = len(database.questions)
+    asking = [pool.submit(server.get_version, "iris") for _ in range(100)]
+    assert answers_of(asking) == {(1, True)}
+    assert len(database.questions) == asked
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_database_that_hangs_holds_up_others_no_longer_than_the_deadline(
+    database: FakeDatabase, clock: Clock, pool: ThreadPoolExecutor, knows: bool
+) -> None:
+    server = make_server(database, deadline=0.05)
+    if knows:
+        ask(server)
+        clock.end_leases()
+    database.hang("asking")
+    asking = pool.submit(ask, server)
+    assert database.asked.wait(PATIENCE)
+
+    if knows:
+        assert ask(server) == (1, True)
+    else:
+        with pytest.raises(DatabaseUnavailable):
+            ask(server)
+
+    database.answer()
+    assert asking.result(PATIENCE) == (1, False)
+
+
+def test_threads_that_wait_for_a_question_that_fails_are_answered_at_once(
+    database: FakeDatabase, server: ModelServer, clock: Clock, pool: ThreadPoolExecutor
+) -> None:
+    ask(server)
+    clock.end_leases()
+    clock.readers.clear()
+    database.error = DatabaseUnavailable()
+    database.hang("asking")
+
+    asking = ask_at_once(pool, server, 6)
+    wait_until(lambda: len(clock.readers) == 6)
+    database.answer()
+
+    assert answers_of(asking) == {(1, True)}
+
+
+def test_a_server_recovers_from_each_outage_by_itself_and_its_recovery_ends(
+    database: FakeDatabase, server: ModelServer, clock: Clock
+) -> None:
+    database.activate("wine", 2)
+    for name in database.active:
+        ask(server, name)
+
+    for number in (7, 8):
+        database.error = DatabaseUnavailable()
+        clock.end_leases()
+        for name in database.active:
+            assert server.get_version(name).stale
+        assert server.describe_state() == "stale: iris, wine"
+        assert len(recovery_threads()) == 1
+
+        database.activate("iris", number)
+        database.error = None
+        wait_until(lambda: server.describe_state() == "ok")
+        assert (ask(server), ask(server, "wine")) == ((number, False), (2, False))
+        for thread in recovery_threads():
+            thread.join(PATIENCE)
+        assert recovery_threads() == []
+
+
+def test_a_model_that_was_never_known_is_unavailable_while_the_database_is(
+    database: FakeDatabase, server: ModelServer
+) -> None:
+    database.error = DatabaseUnavailable()
+
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            ask(server)
+    database.error = None
+    wait_until(lambda: server.describe_state() == "ok")
+
+    assert ask(server) == (1, False)
+
+
+def test_a_model_that_was_not_trained_stays_so_during_an_outage(
+    database: FakeDatabase, server: ModelServer, clock: Clock
+) -> None:
+    for error in (None, DatabaseUnavailable()):
+        database.error = error
+        clock.end_leases()
+        with pytest.raises(ModelNotTrained):
+            server.get_version("wine")
+
+
+@pytest.mark.parametrize("when", ["first question", "recovery"])
+def test_an_unforeseen_error_does_not_end_the_asking(
+    database: FakeDatabase, server: ModelServer, clock: Clock, when: str
+) -> None:
+    unforeseen = RuntimeError("relation does not exist")
+    if when == "recovery":
+        ask(server)
+        database.error = DatabaseUnavailable()
+        clock.end_leases()
+        ask(server)
+        database.error = unforeseen
+        wait_until(lambda: unforeseen in database.raised)
+    else:
+        database.error = unforeseen
+        with pytest.raises(RuntimeError):
+            ask(server)
+    database.error = None
+
+    def serves() -> bool:
+        with suppress(DatabaseUnavailable):
+            return ask(server) == (1, False)
+        return False
+
+    wait_until(serves)
+
+
+def test_a_model_that_cannot_be_asked_for_does_not_hold_up_the_recovery_of_the_others(
+    database: FakeDatabase, server: ModelServer, clock: Clock
+) -> None:
+    database.activate("wine", 2)
+    for error in (None, DatabaseUnavailable()):
+        database.error = error
+        clock.end_leases()
+        assert ask(server) == (1, error is not None)
+        ask(server, "wine")
+
+    database.unaskable = {"iris"}
+    database.error = None
+
+    wait_until(lambda: ask(server, "wine") == (2, False))
+    assert ask(server) == (1, True)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_pause(
+    database: FakeDatabase, server: ModelServer, clock: Clock, knows: bool
+) -> None:
+    if knows:
+        ask(server)
+    database.unusable = {2}
+    database.activate("iris", 2)
+    clock.end_leases()
+
+    for _ in range(100):
+        if knows:  # then the version before keeps serving
+            assert ask(server) == (1, True)
+        else:
+            with pytest.raises(ArtifactUnusable):
+                ask(server)
+    assert database.loads == ([1, 2] if knows else [2])
+    assert server.describe_state() == "cannot be loaded: iris version 2"
+
+    database.unusable = set()
+    clock.now += LOAD_PAUSE
+    assert ask(server) == (2, False)
+    assert server.describe_state() == "ok"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_version_is_loaded_once_for_many_threads(
+    database: FakeDatabase,
+    server: ModelServer,
+    clock: Clock,
+    pool: ThreadPoolExecutor,
+    fails: bool,
+) -> None:
+    database.unusable = {1} if fails else set()
+    database.hang("loading")
+
+    asking = ask_at_once(pool, server, 12)
+    wait_until(lambda: len(clock.readers) == 12 and database.loads != [])
+    database.answer()
+
+    if fails:
+        for future in asking:
+            with pytest.raises(ArtifactUnusable):
+                future.result(PATIENCE)
+    else:
+        assert len({id(future.result(PATIENCE).version) for future in asking}) == 1
+    assert database.loads == [1]
+
+
+def test_the_version_that_was_least_used_is_dropped_first(
+    database: FakeDatabase, clock: Clock
+) -> None:
+    server = make_server(database, capacity=2)
+
+    for number in (1, 2, 1, 3, 1, 2):
+        database.activate("iris", number)
+        clock.end_leases()
+        assert ask(server) == (number, False)
+
+    assert database.loads == [1, 2, 3, 2]
+
+
+def test_no_more_versions_stay_loaded_than_the_capacity(database: FakeDatabase) -> None:
+    server = make_server(database, capacity=2)
+    loaded = []
+
+    for number in range(1, 11):
+        database.activate(f"model {number}", number)
+        loaded.append(weakref.ref(server.get_version(f"model {number}").version))
+    gc.collect()
+
+    assert len([version for version in loaded if version() is not None]) <= 2
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_names_that_a_process_knows_are_bounded_and_made_up_ones_go_first(
+    database: FakeDatabase, server: ModelServer, trained: bool
+) -> None:
+    ask(server)
+    names = [f"model {number}" for number in range(leases.MOST_KEYS + 10)]
+
+    def get(name: str) -> None:
+        with suppress(ModelNotTrained):
+            server.get_version(name)
+
+    for number, name in enumerate(names, start=2):
+        if trained:
+            database.activate(name, number)
+        get(name)
+    database.questions.clear()
+    for name in ("iris", names[-1], names[0]):
+        get(name)
+
+    assert database.questions == ([*(["iris"] if trained else []), names[0]])
+
+
+def test_the_lease_clock_never_goes_back_and_counts_a_suspended_machines_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    readings = [leases.lease_clock() for _ in range(1000)]
+
+    assert readings == sorted(readings)
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        assert before <= leases.lease_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)

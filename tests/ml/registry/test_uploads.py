@@ -1,0 +1,147 @@
+"""Uploads of models that were fitted elsewhere: what they become, and what is refused."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import skops.io
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
+
+from tests.ml.calls import MODEL, predict, train_constant
+from webapp.ml.registry.models import Artifact
+
+FITTED = skops.io.dumps(LinearRegression().fit([[0.0], [1.0]], [0, 1]))
+
+
+def upload(client: FlaskClient, data: bytes, **fields: str | list[str]) -> TestResponse:
+    form = {"artifact": (io.BytesIO(data), "model.skops"), **fields}
+    return client.post(f"{MODEL}/versions", data=form)
+
+
+def test_a_download_can_be_uploaded_as_a_new_version(client: FlaskClient) -> None:
+    train_constant(client, 7)
+    artifact = client.get(f"{MODEL}/versions/1/artifact").data
+
+    uploaded = upload(client, artifact, activate="true", metrics='{"r2_score": 0.5}')
+
+    assert uploaded.status_code == 201, uploaded.text
+    assert uploaded.json["model"]["origin"] == "uploaded"
+    assert uploaded.json["metrics"] == {"r2_score": 0.5}
+    assert predict(client) == (7, 2)
+
+
+@pytest.mark.parametrize(
+    "estimator", [LinearRegression(), Ridge(alpha=0.3), make_pipeline(StandardScaler(), Ridge())]
+)
+def test_a_model_from_a_notebook_predicts_what_it_predicted_there(
+    client: FlaskClient, estimator: object
+) -> None:
+    X, y = load_diabetes(return_X_y=True)
+    estimator.fit(X, y)
+
+    uploaded = upload(client, skops.io.dumps(estimator), activate="true")
+    batch = client.post(f"{MODEL}/predict/batch", json={"instances": X.tolist()})
+
+    assert uploaded.status_code == 201, uploaded.text
+    np.testing.assert_allclose(batch.json["predictions"], estimator.predict(X), rtol=1e-12)
+
+
+def test_a_classifier_from_a_notebook_keeps_its_labels_and_names(client: FlaskClient) -> None:
+    data = load_iris(as_frame=True)
+    forest = RandomForestClassifier(10, random_state=0)
+    forest.fit(data.data, data.target_names[data.target])
+
+    upload(client, skops.io.dumps(forest), activate="true")
+    rows = data.data.to_dict("records")
+    batch = client.post(f"{MODEL}/predict/batch", json={"instances": rows}).json
+
+    assert batch["predictions"] == forest.predict(data.data).tolist()
+    probabilities = np.column_stack([batch["probabilities"][name] for name in forest.classes_])
+    np.testing.assert_allclose(probabilities, forest.predict_proba(data.data), rtol=1e-12)
+    model = client.get(f"{MODEL}/versions/1").json
+    assert model["feature_names"] == list(data.data.columns)
+    assert model["classes"] == ["setosa", "versicolor", "virginica"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"PK\x03\x04 not a zip",
+        skops.io.dumps({"a": 1}),
+        skops.io.dumps(LinearRegression()),
+        FITTED[:-40],
+    ],
+)
+def test_what_is_no_fitted_model_of_the_catalogue_is_refused_and_leaves_nothing(
+    client: FlaskClient, session: Session, data: bytes
+) -> None:
+    refused = upload(client, data)
+
+    assert refused.status_code == 422
+    assert list(refused.json["errors"]["form"]) == ["artifact"]
+    assert client.get(MODEL).status_code == 404
+    assert session.scalar(sa.select(sa.func.count()).select_from(Artifact)) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"data": {"activate": "true"}, "content_type": "multipart/form-data"}, 422),
+        ({"data": {"artifact": "text"}, "content_type": "multipart/form-data"}, 422),
+        ({"json": {}}, 415),
+    ],
+)
+def test_an_upload_without_its_file_is_refused(
+    client: FlaskClient, body: dict[str, object], status: int
+) -> None:
+    assert client.post(f"{MODEL}/versions", **body).status_code == status
+
+
+@pytest.mark.parametrize("names", ['["a", "b"]', "[]", '[""]'])
+def test_an_upload_with_names_that_do_not_fit_is_refused(client: FlaskClient, names: str) -> None:
+    refused = upload(client, FITTED, feature_names=names)
+
+    assert refused.status_code == 422
+    assert "feature_names" in refused.json["errors"]["form"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ('["height", "weight"]', ["height", "weight"]),
+        (["height", "weight"], ["height", "weight"]),
+        *((name, [name]) for name in ("height", "1", "true")),
+    ],
+)
+def test_names_are_uploaded_as_one_json_array_or_as_a_part_each(
+    client: FlaskClient, names: str | list[str], expected: list[str]
+) -> None:
+    data = skops.io.dumps(LinearRegression().fit(np.eye(2, len(expected)), [0, 1]))
+
+    uploaded = upload(client, data, feature_names=names)
+
+    assert uploaded.json["model"]["feature_names"] == expected
+
+
+@pytest.mark.parametrize(("levels", "status"), [(32, 201), (33, 422), (1000, 422)])
+def test_metrics_nested_deeper_than_can_be_answered_are_refused(
+    client: FlaskClient, levels: int, status: int
+) -> None:
+    metrics = '{"a": ' + "[" * (levels - 1) + "1" + "]" * (levels - 1) + "}"
+
+    answer = upload(client, FITTED, metrics=metrics)
+
+    assert answer.status_code == status, answer.text
+    assert client.get(f"{MODEL}/versions").status_code == (200 if status == 201 else 404)

@@ -1,0 +1,367 @@
+"""Named models and their versions over HTTP: the whole life of a model."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import itertools
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import skops.io
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from sklearn.linear_model import LogisticRegression
+from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
+
+from tests.ml.calls import ML, MODEL, predict, train, train_constant
+from webapp.extensions import db
+from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
+from webapp.ml.core.training import MOST_COEFFICIENTS
+from webapp.ml.registry.models import Activation, Artifact, ModelVersion
+
+VERSIONS = f"{MODEL}/versions"
+
+
+def activate(client: FlaskClient, number: object) -> TestResponse:
+    return client.put(f"{MODEL}/active", json={"version": number})
+
+
+def test_a_training_creates_its_model(client: FlaskClient) -> None:
+    created = train_constant(client, 7)
+
+    model = client.get(MODEL).json
+    assert created.headers["Location"] == f"{VERSIONS}/1"
+    assert client.get(f"{VERSIONS}/1").json == created.json["model"]
+    found = (model["name"], model["active_version"], model["last_version"])
+    assert found == ("house-prices", 1, 1)
+    assert client.get(f"{ML}/models").json == [model]
+
+
+def test_models_do_not_meet(client: FlaskClient) -> None:
+    train_constant(client, 7)
+    train_constant(client, 11, url=ML)
+
+    assert predict(client) == (7, 1)
+    assert predict(client, ML) == predict(client, f"{ML}/models/default") == (11, 1)
+
+
+@pytest.mark.parametrize("path", ["", "/versions", "/activations", "/versions/1"])
+def test_a_model_that_does_not_exist_is_not_found(client: FlaskClient, path: str) -> None:
+    assert client.get(f"{MODEL}{path}").status_code == 404
+    assert client.post(f"{MODEL}/predict", json={"features": [1]}).status_code == 404
+
+
+def test_model_info_describes_the_active_version(client: FlaskClient) -> None:
+    untrained = client.get(f"{ML}/model-info")
+    names = ["height", "weight"]
+    trained = train(client, [[1, 2], [3, 4], [5, 7]], [1, 2, 3], feature_names=names)
+
+    info = client.get(f"{ML}/model-info").json
+
+    assert untrained.json == {"trained": False, "model_type": None, "metrics": {}}
+    assert (info["trained"], info["model_type"]) == (True, "LinearRegression")
+    assert (info["metrics"], info["model"]) == (trained.json["metrics"], trained.json["model"])
+    assert info["model"]["feature_names"] == names
+    assert info["model"]["params"] == {"fit_intercept": True, "positive": False}
+    assert set(info["model"]["libraries"]) >= {"python", "numpy", "scikit-learn"}
+
+
+def test_a_model_without_an_active_version_is_not_trained(client: FlaskClient) -> None:
+    train_constant(client, 7, activate=False)
+
+    refused = client.post(f"{MODEL}/predict", json={"features": [1]})
+
+    assert refused.status_code == 409
+    assert refused.content_type == "application/problem+json"
+    assert client.get(MODEL).json["active_version"] is None
+
+
+def test_versions_are_listed_the_newest_first_in_pages(client: FlaskClient) -> None:
+    for value in (1, 2, 3):
+        train_constant(client, value)
+
+    page = client.get(f"{VERSIONS}?page_size=2")
+
+    assert [version["version"] for version in page.json] == [3, 2]
+    assert 'rel="next"' in page.headers["Link"]
+
+
+def test_an_activation_serves_as_soon_as_it_is_answered(client: FlaskClient) -> None:
+    train_constant(client, 7)
+    train_constant(client, 11)
+
+    for number, value in [(1, 7), (2, 11), (1, 7)]:
+        assert activate(client, number).json["version"] == number
+        assert predict(client) == (value, number)
+    assert predict(client, f"{VERSIONS}/2") == (11, 2)
+    batch = client.post(f"{VERSIONS}/2/predict/batch", json={"instances": [[0.0], [1.0]]})
+    assert batch.json["predictions"] == pytest.approx([11, 11])
+    assert client.post(f"{VERSIONS}/3/predict", json={"features": [1]}).status_code == 404
+
+
+@pytest.mark.parametrize("version", [0, -1, 2, 2**31, 2**63, "1", 1.5, None, True])
+def test_a_version_that_does_not_exist_cannot_be_activated(
+    client: FlaskClient, version: object
+) -> None:
+    train_constant(client, 7)
+
+    refused = activate(client, version)
+
+    assert refused.status_code == (404 if version == 2 else 422)
+    assert predict(client) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "back_to"),
+    [
+        ("train train train", [2, 1, None]),
+        ("train train rollback train", [1, None]),
+        ("train train train delete", [1, None]),
+    ],
+)
+def test_each_rollback_goes_further_back_to_what_is_there(
+    client: FlaskClient, steps: str, back_to: list[int | None]
+) -> None:
+    value = 0
+    for step in steps.split():
+        if step == "train":
+            value += 1
+            train_constant(client, value)
+        elif step == "rollback":
+            client.post(f"{MODEL}/rollback")
+        else:
+            client.delete(f"{VERSIONS}/2")
+
+    for number in back_to:
+        answer = client.post(f"{MODEL}/rollback")
+        assert (answer.status_code, answer.json.get("version")) == (
+            (409, None) if number is None else (200, number)
+        )
+        assert predict(client) == (number or 1, number or 1)
+
+
+def test_the_history_says_what_was_active_when(client: FlaskClient) -> None:
+    train_constant(client, 7)
+    train_constant(client, 11)
+    activate(client, 1)
+    client.post(f"{MODEL}/rollback")
+
+    history = client.get(f"{MODEL}/activations").json
+
+    assert [(a["version"], a["previous_version"], a["reason"]) for a in history] == [
+        (2, 1, "rollback"),
+        (1, 2, "activate"),
+        (2, 1, "train"),
+        (1, None, "train"),
+    ]
+    assert [a["ended_at"] is None for a in history] == [True, False, False, False]
+    assert history[1]["ended_at"] == history[0]["activated_at"]
+
+
+def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(
+    client: FlaskClient, session: Session
+) -> None:
+    train_constant(client, 7)
+    train_constant(client, 11)
+    predict(client, f"{VERSIONS}/1")
+
+    deleted = [client.delete(f"{VERSIONS}/{number}").status_code for number in (1, 2)]
+
+    assert deleted == [204, 409]  # version 2 is active
+    assert client.get(f"{VERSIONS}/1").status_code == 404
+    gone = client.post(f"{VERSIONS}/1/predict", json={"features": [1]})
+    assert gone.status_code == 404
+    assert activate(client, 1).status_code == 404
+    assert session.scalar(sa.select(sa.func.count()).select_from(Artifact)) == 1
+    assert train_constant(client, 13).json["model"]["version"] == 3
+    assert [a["version"] for a in client.get(f"{MODEL}/activations").json] == [3, 2, 1]
+
+
+def write_as_of_another_version(data: bytes) -> bytes:
+    """Return a skops file with another version of scikit-learn written into it."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(written, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "schema.json":
+                content = content.replace(b'"1.', b'"0.')
+            new.writestr(name, content)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [(write_as_of_another_version, "scikit-learn 0."), (lambda _: b"damaged", "digest")],
+)
+def test_a_version_that_cannot_be_loaded_is_refused_at_its_activation(
+    client: FlaskClient, session: Session, damage: Callable[[bytes], bytes], complaint: str
+) -> None:
+    train_constant(client, 7)
+    digest = train_constant(client, 11, activate=False).json["model"]["digest"]
+    data = damage(session.get_one(Artifact, digest).data)
+    new_digest = "0" * 64 if complaint == "digest" else hashlib.sha256(data).hexdigest()
+    session.add(Artifact(digest=new_digest, data=data))
+    version = session.scalars(sa.select(ModelVersion).where(ModelVersion.number == 2)).one()
+    version.artifact_digest = new_digest
+    session.commit()
+
+    refused = activate(client, 2)
+
+    assert refused.status_code == 409
+    assert complaint in refused.json["detail"]
+    assert predict(client) == (7, 1)
+
+
+def test_fifty_concurrent_trainings_are_numbered_without_gap_or_double(
+    app: Flask, client: FlaskClient, session: Session
+) -> None:
+    def train_one(value: int) -> int:
+        return train_constant(app.test_client(), value).json["model"]["version"]
+
+    with ThreadPoolExecutor(6) as pool:
+        numbers = sorted(pool.map(train_one, range(50)))
+
+    assert numbers == list(range(1, 51))
+    active = session.scalars(sa.select(Activation).where(Activation.ended_at.is_(None))).one()
+    assert predict(client)[1] == active.version_number
+
+
+def test_fifty_concurrent_activations_leave_one_active_and_a_consistent_history(
+    app: Flask, client: FlaskClient, session: Session
+) -> None:
+    for value in (1, 2, 3):
+        train_constant(client, value)
+
+    def activate_one(index: int) -> int:
+        return activate(app.test_client(), 1 + index % 3).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(activate_one, range(50))) == {200}
+
+    history = session.scalars(sa.select(Activation).order_by(Activation.id)).all()
+    assert [a.ended_at is None for a in history] == [False] * (len(history) - 1) + [True]
+    for before, after in itertools.pairwise(history):
+        assert after.previous_number == before.version_number
+        assert after.predecessor_id == before.id
+        assert before.ended_at == after.activated_at
+    assert predict(client)[1] == history[-1].version_number
+
+
+def test_an_artifact_is_downloaded_as_it_is_stored(client: FlaskClient) -> None:
+    digest = train_constant(client, 7).json["model"]["digest"]
+
+    artifact = client.get(f"{VERSIONS}/1/artifact")
+
+    assert artifact.headers["ETag"] == f'"{digest}"'
+    sha = base64.b64encode(hashlib.sha256(artifact.data).digest()).decode()
+    assert artifact.headers["Digest"] == f"sha-256={sha}"
+    assert artifact.headers["Content-Type"] == "application/octet-stream"
+    assert skops.io.loads(artifact.data).predict([[0.5]]) == pytest.approx([7])
+
+
+# What a version says of itself
+
+
+def train_classes(client: FlaskClient, labels: list[object]) -> None:
+    """Train a classifier of one feature with these labels."""
+    train(
+        client,
+        np.repeat(np.arange(len(labels)), 2)[:, np.newaxis],
+        np.repeat(np.array(labels, dtype=object), 2),
+        url=MODEL,
+        estimator="hist_gradient_boosting_classifier",
+        params={"max_iter": 1},
+        test_size=0,
+    )
+
+
+def test_a_listing_neither_loads_nor_shows_what_grows_with_features(own_app: Flask) -> None:
+    client = own_app.test_client()
+    names = [f"{'a long name' * 20} {number}" for number in range(1000)]
+    train(client, np.eye(2, len(names)), [1, 2], url=MODEL, feature_names=names)
+    statements: list[str] = []
+    with own_app.app_context():
+        sa.event.listen(
+            db.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
+        )
+
+    listed = client.get(VERSIONS)
+
+    assert len(listed.data) < 2000
+    assert listed.json[0]["digest"] == client.get(f"{VERSIONS}/1").json["digest"]
+    (listing,) = (sql for sql in statements if "FROM model_version" in sql and "ORDER BY" in sql)
+    for column in ("feature_names", "classes", "coefficients", "profile", "interval_basis"):
+        assert column not in listing
+
+
+def test_a_listing_shows_only_metrics_that_are_one_number(client: FlaskClient) -> None:
+    train_classes(client, ["a", "b"])
+
+    (listed,) = client.get(VERSIONS).json
+
+    shown = client.get(f"{VERSIONS}/1").json
+    assert shown["metrics"]["confusion_matrix"]["labels"] == ["a", "b"]
+    assert shown["metrics"].items() >= listed["metrics"].items()
+    assert set(listed["metrics"]) == set(shown["metrics"]) - {"confusion_matrix"}
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_confusion_matrix_of_many_classes_is_left_out(client: FlaskClient, more: int) -> None:
+    train_classes(client, list(range(MOST_MATRIX_CLASSES + more)))
+
+    matrix = client.get(f"{VERSIONS}/1").json["metrics"]["confusion_matrix"]
+
+    assert (matrix is None) == bool(more)
+
+
+def test_a_version_shows_so_many_coefficients_and_a_call_of_its_own_shows_more(
+    client: FlaskClient,
+) -> None:
+    for n_features in (MOST_COEFFICIENTS, MOST_COEFFICIENTS + 1):
+        client.application.config["MAX_COLUMNS"] = MOST_COEFFICIENTS + 1
+        rows = np.random.RandomState(0).randn(3, n_features)
+        train(client, rows, rows[:, 0], url=MODEL, test_size=0)
+
+    few, many = (client.get(f"{VERSIONS}/{n}").json["coefficients"] for n in (1, 2))
+    all_of_few, all_of_many = (client.get(f"{VERSIONS}/{n}/coefficients").json for n in (1, 2))
+
+    assert many is None
+    assert all_of_few == {
+        "feature_names": list(few["coefficients"]),
+        "classes": None,
+        "intercepts": [few["intercept"]],
+        "coefficients": [list(few["coefficients"].values())],
+    }
+    assert len(all_of_many["coefficients"][0]) == MOST_COEFFICIENTS + 1
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"]])
+def test_the_coefficients_of_a_classification_stand_in_a_row_for_each_class(
+    client: FlaskClient, labels: list[str]
+) -> None:
+    X, y = np.random.RandomState(0).randn(60, 4), np.array(labels * 60)[:60]
+    train(client, X, y, url=MODEL, estimator="logistic_regression", test_size=0)
+    expected = LogisticRegression().fit(X, y)
+
+    found = client.get(f"{VERSIONS}/1/coefficients").json
+
+    assert found["classes"] == (["b"] if len(labels) == 2 else labels)
+    np.testing.assert_allclose(found["coefficients"], expected.coef_, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["intercepts"], expected.intercept_, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_without_coefficients_has_none_to_read(client: FlaskClient) -> None:
+    train_classes(client, ["a", "b"])
+
+    refused = client.get(f"{VERSIONS}/1/coefficients")
+
+    assert refused.status_code == 404
+    assert "HistGradientBoostingClassifier" in refused.json["detail"]
+    assert client.get(f"{VERSIONS}/2/coefficients").status_code == 404

@@ -1,0 +1,169 @@
+"""Training over HTTP, as API.md promises it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import mean_squared_error, r2_score
+from sklearn.model_selection import train_test_split
+
+from tests.conftest import dispose_app, make_app
+from tests.ml.calls import ML, predict, train, train_constant
+
+
+def test_the_reference_numbers_hold(client: FlaskClient) -> None:
+    sample = client.get(f"{ML}/sample-data").json
+
+    trained = train(client, sample["X"], sample["y"])
+    predicted = client.post(f"{ML}/predict", json={"features": [1, 2, 3]})
+
+    assert trained.json["message"] == "Model trained successfully"
+    assert trained.json["metrics"]["mse"] == pytest.approx(0.00484193490254153, abs=1e-9)
+    assert trained.json["metrics"]["r2_score"] == pytest.approx(0.9996142354857778, abs=1e-9)
+    assert predicted.json["prediction"] == pytest.approx(4.960877268071006, abs=1e-9)
+    assert predicted.json["model"] == {"name": "default", "version": 1}
+
+
+def test_sample_data_are_the_draws_of_the_frozen_generator(client: FlaskClient) -> None:
+    random = np.random.RandomState(7)
+    X = random.randn(5, 3)
+    noise = random.randn(5) * 0.5
+
+    sample = client.get(f"{ML}/sample-data?n_samples=5&noise=0.5&seed=7").json
+
+    assert sample["X"] == X.tolist()
+    assert sample["y"] == pytest.approx(2 * X[:, 0] + 3 * X[:, 1] - X[:, 2] + noise)
+    assert sample["description"] == "y = 2*x1 + 3*x2 - x3 + noise"
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_diabetes_gives_the_very_numbers_of_scikit_learn(client: FlaskClient, refit: bool) -> None:
+    X, y = load_diabetes(return_X_y=True)
+    fit_X, test_X, fit_y, test_y = train_test_split(X, y, test_size=0.2, random_state=42)
+    expected = LinearRegression().fit(fit_X, fit_y)
+    served = LinearRegression().fit(X, y) if refit else expected
+
+    trained = train(client, X, y, refit=refit).json
+    batch = client.post(f"{ML}/predict/batch", json={"instances": X.tolist()})
+
+    metrics = trained["metrics"]
+    assert metrics["mse"] == pytest.approx(mean_squared_error(test_y, expected.predict(test_X)))
+    assert metrics["r2_score"] == pytest.approx(r2_score(test_y, expected.predict(test_X)))
+    assert trained["model"]["evaluated_on"] == "hold-out"
+    np.testing.assert_allclose(batch.json["predictions"], served.predict(X), atol=1e-9, rtol=0)
+
+
+def test_the_fastapi_projects_two_row_example_trains(client: FlaskClient) -> None:
+    trained = train(client, [[1, 2, 3], [4, 5, 6]], [10, 20])
+
+    predicted = client.post(f"{ML}/predict", json={"features": [1.0, 2.0, 3.0]})
+
+    assert trained.json["model"]["evaluated_on"] == "training"
+    assert predicted.json["prediction"] == pytest.approx(10)
+
+
+def test_a_metric_that_is_undefined_is_null(client: FlaskClient) -> None:
+    trained = train(client, [[1]], [2])
+
+    assert trained.json["metrics"]["r2_score"] is None
+    assert b"NaN" not in trained.data
+
+
+def test_the_newest_training_serves_as_soon_as_it_is_answered(client: FlaskClient) -> None:
+    for number, value in enumerate([7, 11, 7, 11], start=1):
+        assert train_constant(client, value).json["model"]["version"] == number
+        assert predict(client) == (value, number)
+
+    train_constant(client, 13, activate=False)
+    assert predict(client) == (11, 4)
+
+
+def test_another_process_and_a_restarted_one_serve_the_same_model(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    train_constant(client, 7)
+    other = make_app(database_url)
+
+    found = predict(other.test_client())
+
+    dispose_app(other)
+    assert found == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "faults"),
+    [
+        ({"y": [1]}, {"X": ["Missing data for required field."]}),
+        ({"X": [[1]]}, {"y": ["Missing data for required field."]}),
+        ({"X": [], "y": []}, {"X": ["must be an array of at least one row"]}),
+        ({"X": [[]], "y": [1]}, {"X": {"0": ["has no values"]}}),
+        ({"X": [[1, 2], [3]], "y": [1, 2]}, {"X": {"1": ["has 1 values, expected 2"]}}),
+        (
+            {"X": [[1], 2], "y": [1, 2]},
+            {"X": {"1": ["is a number, expected an array of numbers"]}},
+        ),
+        ({"X": "rows", "y": [1]}, {"X": ["must be an array of at least one row"]}),
+        ({"X": [[1, "2"]], "y": [1]}, {"X": {"0": {"1": ["is a string, expected a number"]}}}),
+        ({"X": [[True]], "y": [1]}, {"X": {"0": {"0": ["is a boolean, expected a number"]}}}),
+        ({"X": [[None]], "y": [1]}, {"X": {"0": {"0": ["is null, expected a number"]}}}),
+        ({"X": [[1]], "y": ["a"]}, {"y": {"0": ["is a string, expected a number"]}}),
+        ({"X": [[1], [2]], "y": [1]}, {"y": ["has 1 values for 2 rows of X"]}),
+        ({"X": [[1]], "y": [1], "test_size": 1}, {"test_size": None}),
+        ({"X": [[1]], "y": [1], "test_size": "0.2"}, {"test_size": None}),
+        ({"X": [[1]], "y": [1], "random_state": -1}, {"random_state": None}),
+        ({"X": [[1]], "y": [1], "random_state": 1.5}, {"random_state": None}),
+        ({"X": [[1]], "y": [1], "refit": "yes"}, {"refit": None}),
+        ({"X": [[1]], "y": [1], "estimator": "oracle"}, {"estimator": None}),
+        ({"X": [[1]], "y": [1], "params": {"alpha": 1}}, {"params": None}),
+        ({"X": [[1]], "y": [1], "params": {"positive": 1}}, {"params": None}),
+        ({"X": [[1]], "y": [1], "feature_names": ["a", "b"]}, {"feature_names": None}),
+        ({"X": [[1, 2]], "y": [1], "feature_names": ["a", "a"]}, {"feature_names": None}),
+        ({"X": [[1]], "y": [1], "colour": "red"}, {"colour": ["Unknown field."]}),
+    ],
+)
+def test_a_training_that_makes_no_sense_is_refused_by_place(
+    client: FlaskClient, body: dict[str, object], faults: dict[str, object]
+) -> None:
+    response = client.post(f"{ML}/train", json=body)
+
+    assert response.status_code == 422
+    for field, fault in faults.items():
+        assert field in response.json["errors"]["json"]
+        if fault is not None:
+            assert response.json["errors"]["json"][field] == fault
+    assert client.get(f"{ML}/model-info").json["trained"] is False
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-" + "9" * 5000])
+def test_a_number_that_is_none_is_refused_by_place(client: FlaskClient, number: str) -> None:
+    train(client, [[1, 2], [3, 4]], [1, 2])
+
+    trained = client.post(
+        f"{ML}/train",
+        data=f'{{"X": [[1, 2], [3, {number}]], "y": [1, 2]}}',
+        content_type="application/json",
+    )
+    predicted = client.post(
+        f"{ML}/predict", data=f'{{"features": [{number}, 1]}}', content_type="application/json"
+    )
+
+    assert (trained.status_code, predicted.status_code) == (422, 422)
+    assert trained.json["errors"] == {"json": {"X": {"1": {"1": ["is not a finite number"]}}}}
+    assert predicted.json["errors"] == {"json": {"features": {"0": ["is not a finite number"]}}}
+
+
+def test_the_catalogue_lists_every_estimator_with_its_parameters(client: FlaskClient) -> None:
+    catalogue = {row["name"]: row for row in client.get(f"{ML}/estimators").json}
+
+    assert list(catalogue) == [
+        *("linear_regression", "ridge", "lasso", "elastic_net", "random_forest"),
+        *("hist_gradient_boosting", "logistic_regression", "random_forest_classifier"),
+        "hist_gradient_boosting_classifier",
+    ]
+    alpha = catalogue["ridge"]["parameters"]["alpha"]
+    assert (alpha["type"], alpha["default"], alpha["minimum"]) == ("number", 1.0, 0)
+    assert catalogue["logistic_regression"]["task"] == "classification"
