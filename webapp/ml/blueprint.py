@@ -7,30 +7,43 @@ form; each is a JSON value, or plain text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO, ClassVar, NoReturn, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, BinaryIO, ClassVar, NoReturn, TypeAlias, cast
 
 import marshmallow as ma
 import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Request, abort, current_app, request
+from flask import Request, abort, current_app, request, url_for
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
 from webapp.errors import InvalidInput
+from webapp.extensions import model_leases
+from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Format, Limits
+from webapp.ml.registry.models import ModelVersion
+from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
 from webapp.web import jsonio
-from webapp.web.api import OPENAPI_VERSION, Blueprint, StrictParser, is_utf8, load
+from webapp.web.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
 from webapp.web.body import unpack
 
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 MULTIPART = "multipart/form-data"
 TABLE_TYPES = [media_type for row in tables.FORMATS.values() for media_type in row.media_types]
 BINARY = {"type": "string", "format": "binary"}
+Answer: TypeAlias = dict[str, Any]
+Headers: TypeAlias = dict[str, str]
+BeforeCommit: TypeAlias = Callable[[ModelVersion], None]
+
 FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their columns
+
+
+def header(description: str, **schema: str) -> dict[str, Any]:
+    """Return a header of an answer as OpenAPI describes it."""
+    return {"description": description, "schema": {"type": "string", **schema}}
 
 
 def choose_answer_type() -> str:
@@ -230,17 +243,54 @@ def read_option(name: str, text: str) -> Any:
         return text
 
 
-def _describe_parameter(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_parameter(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return an option of a table as a query parameter; none is required, as JSON needs none."""
-    found = dict(described)
-    about = found.pop("description")
-    value = {"schema": found}
-    return {
+    described = {
         "in": "query",
         "name": name,
-        "description": f"With a table: {about[:1].lower()}{about[1:]}",
-        **({"content": {JSON: value}} if found["type"] == "object" else value),
+        "description": f"Of a table. {schema['description']}",
     }
+    if schema["type"] == "object":
+        return {**described, "content": {JSON: {"schema": schema}}}
+    return {**described, "schema": schema}
 
 
 blp = RowsBlueprint("ml", __name__, url_prefix="/ml", description="Train, serve, predict.")
+
+
+NEW_VERSION_HEADERS = {
+    "Location": header("URL of the new version.", format="uri-reference"),
+    **REPLAYED_HEADER,
+}
+
+
+def creates_version(
+    message: str, *, describe: Callable[[Answer], Answer]
+) -> Callable[[View], Any]:
+    """Let a view answer 201 with the version that it returns, and heed `Idempotency-Key`.
+
+    ``describe`` returns what tells one request from another, as JSON values.
+    """
+
+    def announce(version: ModelVersion) -> tuple[Answer, Headers]:
+        url = url_for("ml.Version", name=version.model.name, number=version.number)
+        answer = {
+            "message": message,
+            "metrics": version.metrics,
+            "warnings": version.warnings,
+            "model": version,
+        }
+        return answer, {"Location": url}
+
+    def decorate(view: View) -> Any:
+        create = idempotent(
+            blp,
+            NewVersionSchema(),
+            announce,
+            describe=describe,
+            before_repeat=lambda: model_leases().wait_out(),
+        )(view)
+        created = blp.problems(404, 503)(create)
+        return blp.response(201, NewVersionSchema, headers=NEW_VERSION_HEADERS)(created)
+
+    return decorate

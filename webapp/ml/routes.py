@@ -1,13 +1,15 @@
-"""All routes of the blueprint `ml`.
+"""All routes of the blueprint `ml`, in the order of the API's pages.
 
 What acts on a model stands under its name, and once more, shorter, for the model `default`.
 """
 
+# isort: skip_file
+
 from __future__ import annotations
 
 from webapp.ml.blueprint import blp
+from webapp.ml.training import routes as training
 from webapp.ml.inference import routes as inference
 from webapp.ml.registry import routes as registry
-from webapp.ml.training import routes as training
 
 __all__ = ["blp", "inference", "registry", "training"]

@@ -12,14 +12,7 @@ from werkzeug.datastructures import FileStorage
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
-from webapp.ml.core.tables import (
-    DECIMALS,
-    DEFAULT_DIALECT,
-    DELIMITERS,
-    CsvDialect,
-    Format,
-    Limits,
-)
+from webapp.ml.core.tables import DECIMALS, DEFAULT_DIALECT, DELIMITERS, CsvDialect, Format, Limits
 from webapp.web.fields import StrictSchema
 
 T = TypeVar("T")
@@ -29,7 +22,7 @@ ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
 NULLABLE: dict[str, Any] = {"required": True, "allow_none": True}
 
 
-def described(text: str, **more: Any) -> dict[str, Any]:
+def about(text: str, **more: Any) -> dict[str, Any]:
     """Return the metadata of a field: its description, and further keywords of JSON Schema."""
     return {"description": text, **more}
 
@@ -39,9 +32,7 @@ class FeatureNames(fields.List[str]):
 
     def __init__(self, description: str) -> None:
         name = fields.String(metadata={"minLength": 1, "maxLength": datasets.LONGEST_FEATURE_NAME})
-        super().__init__(
-            name, load_default=None, metadata=described(description, uniqueItems=True)
-        )
+        super().__init__(name, load_default=None, metadata=about(description, uniqueItems=True))
 
 
 class FilePart(fields.Field[FileStorage]):
@@ -53,8 +44,7 @@ class WarningSchema(StrictSchema):
 
     column = fields.String(required=True, metadata={"example": "__index_level_0__"})
     message = fields.String(
-        required=True,
-        metadata={"example": "is the index of a pandas data frame; it was left out"},
+        required=True, metadata={"example": "is the index of a pandas data frame; it was left out"}
     )
 
 
@@ -64,12 +54,12 @@ class CsvOptions(StrictSchema):
     delimiter = fields.String(
         load_default=DEFAULT_DIALECT.delimiter,
         validate=validate.OneOf(DELIMITERS),
-        metadata=described("What separates the columns of CSV: a comma, `;`, a tab or `|`."),
+        metadata=about("What separates the columns of CSV: a comma, `;`, a tab or `|`."),
     )
     decimal = fields.String(
         load_default=DEFAULT_DIALECT.decimal,
         validate=validate.OneOf(DECIMALS),
-        metadata=described("The decimal point of CSV: `.`, or `,` beside another delimiter."),
+        metadata=about("The decimal point of CSV: `.`, or `,` beside another delimiter."),
     )
 
     @ma.post_load

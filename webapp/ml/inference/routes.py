@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Response, current_app
 
-from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp, choose_answer_type
+from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp, choose_answer_type, header
 from webapp.ml.core import tables
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import VALUE_BYTES, Predictions
@@ -24,22 +24,17 @@ EXAMPLE = {"features": [1.0, 2.0, 3.0]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
 STALE = "X-Model-Stale"
 STALE_HEADER = {
-    STALE: {
-        "description": "`true` when the database could not be asked which version is active, and "
-        "the last known one answered.",
-        "schema": {"type": "string"},
-    }
+    STALE: header(
+        "`true` when the database could not be asked which version is active, and the last known "
+        "one answered."
+    )
 }
 TABLE_HEADERS = {
-    "X-Model": {
-        "description": "Which version of which model: `default; version=1`.",
-        "schema": {"type": "string"},
-    },
-    "X-Warnings": {
-        "description": 'A JSON array of the columns that were left out: `[{"column": …, '
-        '"message": …}]`; absent without any.',
-        "schema": {"type": "string"},
-    },
+    "X-Model": header("Which version of which model: `default; version=1`."),
+    "X-Warnings": header(
+        "A JSON array of the columns that were left out: "
+        '`[{"column": …, "message": …}]`; absent without any.'
+    ),
     **STALE_HEADER,
 }
 

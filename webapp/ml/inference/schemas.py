@@ -11,21 +11,13 @@ from marshmallow import fields, validate
 
 from webapp.ml.core import datasets, tables
 from webapp.ml.core.datasets import Features
-from webapp.ml.schemas import (
-    NUMBERS,
-    ROWS,
-    CsvOptions,
-    RowsSchema,
-    Table,
-    WarningSchema,
-    described,
-)
+from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, RowsSchema, Table, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
 RECORD = {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1}
 PREDICTION = {"type": ["number", "string"]}
 BOUNDS = {"type": "object", "properties": {"lower": {}, "upper": {}}}
-INTERVALS = described(
+INTERVALS = about(
     "Where the mean of y lies (confidence), and where a single y lies (prediction).",
     type="object",
     properties={"level": {"type": "number"}, "confidence": BOUNDS, "prediction": BOUNDS},
@@ -46,7 +38,7 @@ class PredictionOptions(StrictSchema):
 
     intervals = JSONBoolean(
         load_default=False,
-        metadata=described(
+        metadata=about(
             "Add confidence and prediction intervals; for a model fitted by ordinary least "
             "squares."
         ),
@@ -54,7 +46,7 @@ class PredictionOptions(StrictSchema):
     level = JSONFloat(
         bounds=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
         load_default=0.95,
-        metadata=described("Level of the intervals."),
+        metadata=about("Level of the intervals."),
     )
 
 
@@ -63,7 +55,7 @@ class PredictionRequest(PredictionOptions):
 
     features = fields.Raw(
         required=True,
-        metadata=described(
+        metadata=about(
             "The row: an array in training order, or an object by feature name.",
             oneOf=[NUMBERS, RECORD],
         ),
@@ -75,7 +67,7 @@ class BatchOptions(PredictionOptions):
 
     for_spreadsheet = JSONBoolean(
         load_default=False,
-        metadata=described(
+        metadata=about(
             "In CSV, put an apostrophe before labels that a spreadsheet would run as a formula, "
             "such as `=1+1`."
         ),
@@ -94,7 +86,7 @@ class BatchRequest(RowsSchema, BatchOptions):
 
     instances = fields.Raw(
         required=True,
-        metadata=described(
+        metadata=about(
             "The rows: arrays in training order, or objects by feature name.",
             oneOf=[ROWS, {"type": "array", "items": RECORD, "minItems": 1}],
         ),
@@ -125,16 +117,16 @@ class PredictionResponse(StrictSchema):
 
     prediction = fields.Raw(
         required=True,
-        metadata=described("A number, or the label of a class.", example=4.9608, **PREDICTION),
+        metadata=about("A number, or the label of a class.", example=4.9608, **PREDICTION),
     )
     model = fields.Nested(VersionRefSchema, required=True)
     probabilities = fields.Raw(
-        metadata=described("Of a classification: the probability of each class.", type="object")
+        metadata=about("Of a classification: the probability of each class.", type="object")
     )
     intervals = fields.Raw(metadata=INTERVALS)
     extrapolated = fields.List(
         fields.String(),
-        metadata=described("Features outside their range in training; absent without any."),
+        metadata=about("Features outside their range in training; absent without any."),
     )
 
 
@@ -146,20 +138,20 @@ class BatchResponse(StrictSchema):
     )
     model = fields.Nested(VersionRefSchema, required=True)
     probabilities = fields.Raw(
-        metadata=described(
+        metadata=about(
             "Of a classification: an array per class, with a probability per row.", type="object"
         )
     )
     intervals = fields.Raw(metadata=INTERVALS)
     extrapolated = fields.Raw(
-        metadata=described(
+        metadata=about(
             "Features outside their range in training, by number of the row; absent without any, "
             "or with more than 1,000 in all.",
             type="object",
         )
     )
     extrapolated_counts = fields.Raw(
-        metadata=described(
+        metadata=about(
             "Instead of `extrapolated` where it would name more than 1,000: the number of rows "
             "outside the range, by feature.",
             type="object",
@@ -169,5 +161,5 @@ class BatchResponse(StrictSchema):
     )
     warnings = fields.List(
         fields.Nested(WarningSchema),
-        metadata=described("Columns that were left out; absent without any."),
+        metadata=about("Columns that were left out; absent without any."),
     )

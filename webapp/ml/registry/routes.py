@@ -3,79 +3,26 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from flask import Response, current_app, url_for
+from flask import Response, current_app
 
 from webapp.extensions import db, model_leases
-from webapp.idempotency.views import REPLAYED_HEADER, idempotent
-from webapp.ml.blueprint import BINARY, blp
+from webapp.ml.blueprint import BINARY, Answer, BeforeCommit, Headers, blp, creates_version, header
 from webapp.ml.core import artifacts
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.scopes import ANY_ML, Scope
-from webapp.web.api import MethodView, View
+from webapp.web.api import MethodView
 from webapp.web.paging import HEADERS, PageQuery, answer_page
 
-Answer: TypeAlias = dict[str, Any]
-Headers: TypeAlias = dict[str, str]
-BeforeCommit: TypeAlias = Callable[[ModelVersion], None]
-
-NEW_VERSION_HEADERS = {
-    "Location": {
-        "description": "URL of the new version.",
-        "schema": {"type": "string", "format": "uri-reference"},
-    },
-    **REPLAYED_HEADER,
-}
 ARTIFACT_HEADERS = {
-    "ETag": {
-        "description": "SHA-256 of the file in hexadecimal.",
-        "schema": {"type": "string", "pattern": '^"[0-9a-f]{64}"$'},
-    },
-    "Digest": {
-        "description": "The same in base64 (RFC 3230).",
-        "schema": {"type": "string", "pattern": "^sha-256=[0-9A-Za-z+/]{43}=$"},
-    },
-    "Content-Disposition": {
-        "description": "A name for the file.",
-        "schema": {"type": "string"},
-    },
+    "ETag": header("SHA-256 of the file in hexadecimal.", pattern='^"[0-9a-f]{64}"$'),
+    "Digest": header("The same in base64 (RFC 3230).", pattern="^sha-256=[0-9A-Za-z+/]{43}=$"),
+    "Content-Disposition": header("A name for the file."),
 }
-
-
-def creates_version(
-    message: str, *, describe: Callable[[Answer], Answer]
-) -> Callable[[View], Any]:
-    """Let a view answer 201 with the version that it returns, and heed `Idempotency-Key`.
-
-    ``describe`` returns what tells one request from another, as JSON values.
-    """
-
-    def announce(version: ModelVersion) -> tuple[Answer, Headers]:
-        url = url_for("ml.Version", name=version.model.name, number=version.number)
-        answer = {
-            "message": message,
-            "metrics": version.metrics,
-            "warnings": version.warnings,
-            "model": version,
-        }
-        return answer, {"Location": url}
-
-    def decorate(view: View) -> Any:
-        create = idempotent(
-            blp,
-            schemas.NewVersionSchema(),
-            announce,
-            describe=describe,
-            before_repeat=lambda: model_leases().wait_out(),
-        )(view)
-        created = blp.problems(404, 503)(create)
-        return blp.response(201, schemas.NewVersionSchema, headers=NEW_VERSION_HEADERS)(created)
-
-    return decorate
 
 
 def _describe_upload(request: Mapping[str, Any]) -> Answer:
@@ -195,7 +142,7 @@ class VersionCoefficients(MethodView):
     @blp.allow(*ANY_ML)
     @blp.response(200, schemas.CoefficientsSchema)
     @blp.problems(404, 503)
-    def get(self, name: str, number: int) -> service.Coefficients:
+    def get(self, name: str, number: int) -> Answer:
         """Read all coefficients of a linear model, however many."""
         return service.get_coefficients(db.session(), name, number)
 

@@ -12,15 +12,7 @@ from marshmallow import fields, validate
 from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.training import MOST_COEFFICIENTS
-from webapp.ml.schemas import (
-    NULLABLE,
-    NUMBERS,
-    ROWS,
-    FeatureNames,
-    FilePart,
-    WarningSchema,
-    described,
-)
+from webapp.ml.schemas import NULLABLE, NUMBERS, ROWS, FeatureNames, FilePart, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema
 
 MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
@@ -37,19 +29,19 @@ class VersionSummarySchema(StrictSchema):
     origin = fields.String(
         required=True,
         validate=validate.OneOf(["trained", "uploaded"]),
-        metadata=described("Whether it was fitted here or elsewhere."),
+        metadata=about("Whether it was fitted here or elsewhere."),
     )
     task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
     estimator = fields.String(required=True, metadata={"example": DEFAULT_ESTIMATOR})
     model_type = fields.String(required=True, metadata={"example": "LinearRegression"})
     params = fields.Dict(required=True, metadata={"example": {"fit_intercept": True}})
     scale = fields.Boolean(
-        required=True, metadata=described("Whether features are standardised first.")
+        required=True, metadata=about("Whether features are standardised first.")
     )
     metrics = fields.Dict(
         required=True,
         attribute="single_metrics",
-        metadata=described(
+        metadata=about(
             "Metrics that are one number; null where undefined for these rows.",
             example={"accuracy": 0.96, "log_loss": 0.11, "roc_auc": None},
         ),
@@ -57,35 +49,32 @@ class VersionSummarySchema(StrictSchema):
     evaluated_on = fields.String(
         **NULLABLE,
         validate=validate.OneOf(["hold-out", "training"]),
-        metadata=described("The rows that the metrics were computed on."),
+        metadata=about("The rows that the metrics were computed on."),
     )
-    n_train = fields.Integer(**NULLABLE, metadata=described("Rows fitted for the metrics."))
-    n_test = fields.Integer(**NULLABLE, metadata=described("Rows held out."))
+    n_train = fields.Integer(**NULLABLE, metadata=about("Rows fitted for the metrics."))
+    n_test = fields.Integer(**NULLABLE, metadata=about("Rows held out."))
     test_size = fields.Float(**NULLABLE)
     random_state = fields.Integer(**NULLABLE)
     refit = fields.Boolean(**NULLABLE)
     converged = fields.Boolean(
         **NULLABLE,
-        metadata=described(
+        metadata=about(
             "Whether an iterative solver converged before max_iter; null where there is none, as "
             "in boosting."
         ),
     )
     fit_seconds = fields.Float(**NULLABLE)
     data_digest = fields.String(
-        **NULLABLE,
-        metadata=described("SHA-256 of names and rows, whichever format they came in."),
+        **NULLABLE, metadata=about("SHA-256 of names and rows, whichever format they came in.")
     )
     warnings = fields.List(
         fields.Nested(WarningSchema),
         required=True,
-        metadata=described("What was left out of the training data, or converted."),
+        metadata=about("What was left out of the training data, or converted."),
     )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
     digest = fields.String(
-        required=True,
-        attribute="artifact_digest",
-        metadata=described("SHA-256 of the artifact."),
+        required=True, attribute="artifact_digest", metadata=about("SHA-256 of the artifact.")
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
     created_by = fields.String(**NULLABLE)
@@ -101,11 +90,11 @@ class VersionSchema(VersionSummarySchema):
     classes = fields.List(
         fields.Raw(),
         **NULLABLE,
-        metadata=described("The labels of a classification; null for a regression."),
+        metadata=about("The labels of a classification; null for a regression."),
     )
     metrics = fields.Dict(
         required=True,
-        metadata=described(
+        metadata=about(
             "A metric that is undefined for these rows is null, and so is the confusion matrix "
             f"of more than {MOST_MATRIX_CLASSES} classes.",
             example={"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
@@ -113,7 +102,7 @@ class VersionSchema(VersionSummarySchema):
     )
     coefficients = fields.Dict(
         **NULLABLE,
-        metadata=described(
+        metadata=about(
             "Intercept, and coefficient by feature name, of a linear model, in units of the "
             "unscaled features; of a classification by class. null for other models, and where "
             f"there are more than {MOST_COEFFICIENTS}: `…/coefficients` has those.",
@@ -122,7 +111,7 @@ class VersionSchema(VersionSummarySchema):
     )
     profile = fields.Dict(
         **NULLABLE,
-        metadata=described("Mean, spread, minimum and maximum of each feature in training."),
+        metadata=about("Mean, spread, minimum and maximum of each feature in training."),
     )
 
 
@@ -142,18 +131,18 @@ class CoefficientsSchema(StrictSchema):
     classes = fields.List(
         fields.Raw(),
         **NULLABLE,
-        metadata=described(
+        metadata=about(
             "The class of each row of `coefficients`: of two classes only the second, whose "
             "log-odds they add up to; null for a regression."
         ),
     )
     intercepts = fields.Raw(
         required=True,
-        metadata=described("One for each row of `coefficients`.", example=[0], **NUMBERS),
+        metadata=about("One for each row of `coefficients`.", example=[0], **NUMBERS),
     )
     coefficients = fields.Raw(
         required=True,
-        metadata=described(
+        metadata=about(
             "One row per class, or one for a regression; a column per feature.",
             example=[[2.0, 3.0, -1.0]],
             **ROWS,
@@ -168,7 +157,7 @@ class ModelInfoSchema(StrictSchema):
     model_type = fields.String(**NULLABLE, metadata={"example": "LinearRegression"})
     metrics = fields.Dict(required=True)
     model = fields.Nested(
-        VersionSchema, metadata=described("The active version; absent while untrained.")
+        VersionSchema, metadata=about("The active version; absent while untrained.")
     )
 
 
@@ -180,10 +169,10 @@ class ModelSchema(StrictSchema):
         **NULLABLE,
         attribute="active.version_number",
         dump_default=None,
-        metadata=described("null while no version is active.", example=1),
+        metadata=about("null while no version is active.", example=1),
     )
     last_version = fields.Integer(
-        required=True, metadata=described("The highest version number so far.", example=1)
+        required=True, metadata=about("The highest version number so far.", example=1)
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
 
@@ -201,16 +190,14 @@ class ActivationSchema(StrictSchema):
     previous_version = fields.Integer(
         **NULLABLE,
         attribute="previous_number",
-        metadata=described("The version that was active until then.", example=1),
+        metadata=about("The version that was active until then.", example=1),
     )
     reason = fields.String(
         required=True, validate=validate.OneOf(["train", "upload", "activate", "rollback"])
     )
     activated_at = fields.AwareDateTime(required=True, format="iso")
     activated_by = fields.String(**NULLABLE)
-    ended_at = fields.AwareDateTime(
-        **NULLABLE, format="iso", metadata=described("null while active.")
-    )
+    ended_at = fields.AwareDateTime(**NULLABLE, format="iso", metadata=about("null while active."))
 
 
 def _check_size(metrics: Mapping[str, Any]) -> None:
@@ -224,15 +211,15 @@ class UploadRequest(StrictSchema):
 
     artifact = FilePart(
         required=True,
-        metadata=described("The file that `skops.io.dump` wrote.", type="string", format="binary"),
+        metadata=about("The file that `skops.io.dump` wrote.", type="string", format="binary"),
     )
     feature_names = FeatureNames("The names that the estimator learnt, where not given.")
     metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
         validate=_check_size,
-        metadata=described("What is known of its quality.", example={"r2_score": 0.9}),
+        metadata=about("What is known of its quality.", example={"r2_score": 0.9}),
     )
     activate = JSONBoolean(
-        load_default=False, metadata=described("Whether it becomes the active version.")
+        load_default=False, metadata=about("Whether it becomes the active version.")
     )

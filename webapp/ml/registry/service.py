@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -31,7 +30,6 @@ from webapp.db.base import (
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.ml.core import artifacts, datasets, training
-from webapp.ml.core.datasets import Matrix, Vector
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
 from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.scoring import find_linear_model
@@ -52,20 +50,6 @@ MOST_LISTED = 1000  # models, where there are no pages
 _find_library_version = cache(metadata.version)  # it reads files
 
 
-@dataclass(frozen=True)
-class Coefficients:
-    """A linear model's coefficients, in units of the unscaled features.
-
-    coefficients: (n_functions, n_features), intercepts: (n_functions,). A regression is one
-    function; a classification has one per class in ``classes``: of two classes only the second.
-    """
-
-    feature_names: Sequence[str]
-    classes: Sequence[Any] | None
-    intercepts: Vector
-    coefficients: Matrix
-
-
 def store_version(
     session: Session,
     leases: Leases[Any, Any],
@@ -73,7 +57,7 @@ def store_version(
     name: str,
     version: ModelVersion,
     artifact: bytes,
-    activate: bool,
+    activate: bool = True,
     before_commit: Callable[[ModelVersion], object] | None = None,
 ) -> ModelVersion:
     """Store a new version of a model, in one transaction with its artifact and activation.
@@ -115,13 +99,13 @@ def register_version(
     max_features: int,
     feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
-    activate: bool = False,
-    before_commit: Callable[[ModelVersion], object] | None = None,
+    **storing: Any,
 ) -> ModelVersion:
     """Store a skops file, a model fitted elsewhere, as the model's next version.
 
-    Without ``feature_names``, the names that the estimator has learnt are taken. Raises
-    InvalidInput when the file or the names cannot be used, or it has more than ``max_features``.
+    Without ``feature_names``, the names that the estimator has learnt are taken. ``storing`` goes
+    to ``store_version``. Raises InvalidInput when the file or the names cannot be used, or it has
+    more than ``max_features``.
     """
     try:
         estimator, learnt_names = artifacts.read_upload(data, max_features=max_features)
@@ -130,15 +114,7 @@ def register_version(
         version = _describe_upload(estimator, names, metrics or {})
     except ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
-    return store_version(
-        session,
-        leases,
-        name=name,
-        version=version,
-        artifact=data,
-        activate=activate,
-        before_commit=before_commit,
-    )
+    return store_version(session, leases, name=name, version=version, artifact=data, **storing)
 
 
 def activate_version(
@@ -293,8 +269,11 @@ def load_estimator(session: Session, digest: str) -> Any:
     return artifacts.loads(data or b"", digest)
 
 
-def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
-    """Return all coefficients of a version, however many.
+def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]:
+    """Return all coefficients of a linear model, in units of the unscaled features.
+
+    coefficients: (n_functions, n_features), intercepts: (n_functions,). A regression is one
+    function; a classification has one per class in ``classes``: of two classes only the second.
 
     Raises VersionNotFound, CoefficientsNotFound, and ArtifactUnusable.
     """
@@ -305,12 +284,12 @@ def get_coefficients(session: Session, name: str, number: int) -> Coefficients:
     linear = find_linear_model(estimator)
     assert linear is not None  # noqa: S101 (the catalogue says that it is one)
     classes = training.list_classes(estimator)
-    return Coefficients(
-        feature_names=version.feature_names,
-        classes=classes[1:] if classes is not None and len(classes) == 2 else classes,
-        intercepts=np.atleast_1d(linear.intercept),
-        coefficients=np.atleast_2d(linear.coefficients),
-    )
+    return {
+        "feature_names": version.feature_names,
+        "classes": classes[1:] if classes is not None and len(classes) == 2 else classes,
+        "intercepts": np.atleast_1d(linear.intercept),
+        "coefficients": np.atleast_2d(linear.coefficients),
+    }
 
 
 def library_versions() -> dict[str, str]:
@@ -389,11 +368,7 @@ def _find_rollback_target(session: Session, active: Activation) -> Activation | 
 
 
 def _activate(
-    session: Session,
-    version: ModelVersion,
-    *,
-    reason: str,
-    rollback_to: Activation | None = None,
+    session: Session, version: ModelVersion, *, reason: str, rollback_to: Activation | None = None
 ) -> None:
     now = utc_now()
     active = _get_active_activation(session, version.model)

@@ -9,13 +9,12 @@ from typing import Any
 from flask import current_app
 
 from webapp.extensions import db, model_leases
-from webapp.ml.blueprint import blp
+from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.profile import digest_dataset
 from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.registry.models import ModelVersion
-from webapp.ml.registry.routes import Answer, BeforeCommit, creates_version
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training import schemas, service
 from webapp.observability.observer import training_noted

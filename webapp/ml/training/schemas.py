@@ -11,15 +11,7 @@ from webapp.errors import faults_in
 from webapp.ml.core import datasets, tables
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
-from webapp.ml.schemas import (
-    NUMBERS,
-    ROWS,
-    CsvOptions,
-    FeatureNames,
-    RowsSchema,
-    Table,
-    described,
-)
+from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, FeatureNames, RowsSchema, Table, about
 from webapp.web.fields import (
     JSONBoolean,
     JSONFloat,
@@ -39,18 +31,18 @@ class SampleDataQuery(StrictSchema):
     """Which sample data to make."""
 
     n_samples = QueryInteger(
-        minimum=1, maximum=MOST_SAMPLES, load_default=100, metadata=described("Number of rows.")
+        minimum=1, maximum=MOST_SAMPLES, load_default=100, metadata=about("Number of rows.")
     )
     noise = QueryFloat(
         bounds=validate.Range(0, 1e6),
         load_default=0.1,
-        metadata=described("Standard deviation of the noise."),
+        metadata=about("Standard deviation of the noise."),
     )
     seed = QueryInteger(
         minimum=0,
         maximum=LARGEST_SEED,
         load_default=42,
-        metadata=described("The same seed gives the same numbers."),
+        metadata=about("The same seed gives the same numbers."),
     )
 
 
@@ -70,9 +62,7 @@ class EstimatorSchema(StrictSchema):
     name = fields.String(required=True, metadata={"example": "ridge"})
     task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
     summary = fields.String(required=True)
-    parameters = fields.Dict(
-        required=True, metadata=described("A JSON Schema for each parameter.")
-    )
+    parameters = fields.Dict(required=True, metadata=about("A JSON Schema for each parameter."))
 
 
 class TrainingOptions(StrictSchema):
@@ -81,34 +71,34 @@ class TrainingOptions(StrictSchema):
     estimator = fields.String(
         load_default=DEFAULT_ESTIMATOR,
         validate=validate.OneOf(list(CATALOGUE)),
-        metadata=described("Which estimator of the catalogue to fit."),
+        metadata=about("Which estimator of the catalogue to fit."),
     )
     params = fields.Dict(
         keys=fields.String(),
         load_default=dict,
-        metadata=described(
+        metadata=about(
             "Parameters of the estimator; those not given have their defaults.",
             example={"fit_intercept": True},
             **params_schema(),
         ),
     )
     scale = JSONBoolean(
-        load_default=False, metadata=described("Whether to standardise the features first.")
+        load_default=False, metadata=about("Whether to standardise the features first.")
     )
     test_size = JSONFloat(
         bounds=validate.Range(0, 1, max_inclusive=False),
         load_default=0.2,
-        metadata=described("Share of the rows that is held out to evaluate the model."),
+        metadata=about("Share of the rows that is held out to evaluate the model."),
     )
     random_state = JSONInteger(
         minimum=0,
         maximum=LARGEST_SEED,
         load_default=42,
-        metadata=described("Seed of the split, and of the estimator where it is random."),
+        metadata=about("Seed of the split, and of the estimator where it is random."),
     )
     refit = JSONBoolean(
         load_default=False,
-        metadata=described("Serve a model fitted on all rows, after the evaluation."),
+        metadata=about("Serve a model fitted on all rows, after the evaluation."),
     )
     cv = fields.Integer(
         strict=True,
@@ -117,13 +107,13 @@ class TrainingOptions(StrictSchema):
             validate.NoneOf([1], error="Must be 0, or at least 2 folds."),
             validate.Range(0, MOST_FOLDS),
         ],
-        metadata=described(
+        metadata=about(
             "Folds of a cross-validation, in addition to the hold-out; 0 for none.",
             **{"not": {"const": 1}},
         ),
     )
     activate = JSONBoolean(
-        load_default=True, metadata=described("Whether the new version becomes the active one.")
+        load_default=True, metadata=about("Whether the new version becomes the active one.")
     )
 
 
@@ -131,7 +121,7 @@ class TableTrainingOptions(TrainingOptions, CsvOptions):
     """How to train on a table."""
 
     target = fields.String(
-        required=True, metadata=described("The column to predict; the others are features.")
+        required=True, metadata=about("The column to predict; the others are features.")
     )
 
 
@@ -141,12 +131,10 @@ class TrainingRequest(RowsSchema, TrainingOptions):
     rows_field = "X"
     table_options = TableTrainingOptions
 
-    X = fields.Raw(
-        required=True, metadata=described("One row of numbers per observation.", **ROWS)
-    )
+    X = fields.Raw(required=True, metadata=about("One row of numbers per observation.", **ROWS))
     y = fields.Raw(
         required=True,
-        metadata=described(
+        metadata=about(
             "What to predict, one per row of X: numbers for a regression, strings or whole "
             "numbers for a classification. Rows with null are left out.",
             anyOf=[NUMBERS, LABELS],

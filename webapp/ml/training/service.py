@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -33,13 +32,13 @@ def train_model(
     name: str,
     dataset: Dataset,
     spec: TrainingSpec,
-    activate: bool = True,
     limits: FitLimits = NORMAL_LIMITS,
-    before_commit: Callable[[ModelVersion], object] | None = None,
+    **storing: Any,
 ) -> ModelVersion:
-    """Train a model and store it as its next version; see ``registry.service.store_version``.
+    """Train a model and store it as its next version.
 
-    Raises InvalidInput where the data cannot be fitted, or not within ``limits``.
+    ``storing`` goes to ``registry.service.store_version``. Raises InvalidInput where the data
+    cannot be fitted, or not within ``limits``.
     """
     try:
         with fit_time_limit(limits.seconds):
@@ -50,15 +49,8 @@ def train_model(
         message = "makes a model that is too large: try fewer rows or columns"
         faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
         raise InvalidInput(faults) from None
-    return store_version(
-        session,
-        leases,
-        name=name,
-        version=_describe_training(trained, dataset, spec),
-        artifact=artifact,
-        activate=activate,
-        before_commit=before_commit,
-    )
+    version = _describe_training(trained, dataset, spec)
+    return store_version(session, leases, name=name, version=version, artifact=artifact, **storing)
 
 
 def seed_default_model(session: Session, leases: Leases[Any, Any]) -> ModelVersion | None:
