@@ -258,30 +258,6 @@ def test_models_do_not_wait_for_each_other(
     assert slow.result(PATIENCE) == (1, False)
 
 
-def test_after_the_leases_were_waited_out_every_process_serves_the_new_version(
-    database: FakeDatabase, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leases, "lease_clock", time.monotonic)
-    servers = [make_server(database, lease=0.02) for _ in range(3)]
-    done = threading.Event()
-
-    def read_on(server: ModelServer) -> None:
-        while not done.is_set():
-            server.get_version("iris")
-
-    readers = [pool.submit(read_on, server) for server in servers]
-    answers = []
-    for number in range(2, 12):
-        database.activate("iris", number)
-        servers[0].leases.wait_out()
-        answers.append([ask(server) for server in servers])
-    done.set()
-
-    assert answers == [[(number, False)] * 3 for number in range(2, 12)]
-    for reader in readers:
-        reader.result(PATIENCE)
-
-
 @pytest.mark.parametrize("late", [False, True])
 def test_a_slow_answer_serves_only_those_who_came_before_it_was_asked_for(
     database: FakeDatabase, server: ModelServer, clock: Clock, pool: ThreadPoolExecutor, late: bool
@@ -401,20 +377,6 @@ def test_a_server_recovers_from_each_outage_by_itself_and_its_recovery_ends(
         assert recovery_threads() == []
 
 
-def test_a_model_that_was_never_known_is_unavailable_while_the_database_is(
-    database: FakeDatabase, server: ModelServer
-) -> None:
-    database.error = DatabaseUnavailable()
-
-    for _ in range(3):
-        with pytest.raises(DatabaseUnavailable):
-            ask(server)
-    database.error = None
-    wait_until(lambda: server.describe_state() == "ok")
-
-    assert ask(server) == (1, False)
-
-
 def test_a_model_that_was_not_trained_stays_so_during_an_outage(
     database: FakeDatabase, server: ModelServer, clock: Clock
 ) -> None:
@@ -425,21 +387,21 @@ def test_a_model_that_was_not_trained_stays_so_during_an_outage(
             server.get_version("wine")
 
 
-@pytest.mark.parametrize("when", ["first question", "recovery"])
-def test_an_unforeseen_error_does_not_end_the_asking(
-    database: FakeDatabase, server: ModelServer, clock: Clock, when: str
+@pytest.mark.parametrize("error", [DatabaseUnavailable(), RuntimeError("no such table")])
+@pytest.mark.parametrize("knows", [True, False])
+def test_no_error_ends_the_asking(
+    database: FakeDatabase, server: ModelServer, clock: Clock, knows: bool, error: Exception
 ) -> None:
-    unforeseen = RuntimeError("relation does not exist")
-    if when == "recovery":
+    if knows:
         ask(server)
         database.error = DatabaseUnavailable()
         clock.end_leases()
         ask(server)
-        database.error = unforeseen
-        wait_until(lambda: unforeseen in database.raised)
+        database.error = error
+        wait_until(lambda: error in database.raised)  # in the recovery thread
     else:
-        database.error = unforeseen
-        with pytest.raises(RuntimeError):
+        database.error = error
+        with pytest.raises(type(error)):
             ask(server)
     database.error = None
 

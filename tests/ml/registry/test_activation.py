@@ -19,7 +19,7 @@ from webapp.items.service import create_item
 from webapp.ml.core import artifacts
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.training import TrainingSpec
-from webapp.ml.errors import ArtifactUnusable, NothingToRollBack, VersionNotFound, VersionUnusable
+from webapp.ml.errors import NothingToRollBack, VersionNotFound
 from webapp.ml.registry import service
 from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
 from webapp.ml.training.service import train_model
@@ -133,29 +133,6 @@ def test_a_rollback_returns_to_what_was_active_before_it_got_the_lock(
 
     assert roll_back(session, leases).number == first.number
     assert third.artifact_digest not in loaded
-
-
-@pytest.mark.parametrize("action", [activate_first, roll_back])
-def test_a_version_that_cannot_be_loaded_is_not_activated(
-    session: Session,
-    other: Session,
-    leases: Leases,
-    monkeypatch: pytest.MonkeyPatch,
-    action: Action,
-) -> None:
-    for value in (0, 1):
-        train(session, leases, value)
-
-    def fail(*_: object) -> object:
-        raise ArtifactUnusable("its bytes are damaged")
-
-    monkeypatch.setattr(service, "load_estimator", fail)
-
-    with pytest.raises(VersionUnusable, match="bytes are damaged"):
-        action(session, leases)
-
-    session.rollback()
-    assert active_number(other) == 2
 
 
 def test_a_training_stores_version_artifact_and_activation_together_or_not_at_all(

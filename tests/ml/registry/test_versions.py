@@ -76,10 +76,10 @@ def test_model_info_describes_the_active_version(client: FlaskClient) -> None:
 def test_a_model_without_an_active_version_is_not_trained(client: FlaskClient) -> None:
     train_constant(client, 7, activate=False)
 
-    refused = client.post(f"{MODEL}/predict", json={"features": [1]})
-
-    assert refused.status_code == 409
-    assert refused.content_type == "application/problem+json"
+    for url in (MODEL, ML):  # the default model is there even before its first training
+        refused = client.post(f"{url}/predict/batch", json={"instances": [[1]]})
+        assert refused.status_code == 409
+        assert "not trained" in refused.json["detail"]
     assert client.get(MODEL).json["active_version"] is None
 
 
@@ -200,23 +200,22 @@ def write_as_of_another_version(data: bytes) -> bytes:
     ("damage", "complaint"),
     [(write_as_of_another_version, "scikit-learn 0."), (lambda _: b"damaged", "digest")],
 )
-def test_a_version_that_cannot_be_loaded_is_refused_at_its_activation(
+def test_a_version_that_cannot_be_loaded_is_not_activated(
     client: FlaskClient, session: Session, damage: Callable[[bytes], bytes], complaint: str
 ) -> None:
-    train_constant(client, 7)
-    digest = train_constant(client, 11, activate=False).json["model"]["digest"]
+    digest = train_constant(client, 7).json["model"]["digest"]
+    train_constant(client, 11)
     data = damage(session.get_one(Artifact, digest).data)
     new_digest = "0" * 64 if complaint == "digest" else hashlib.sha256(data).hexdigest()
     session.add(Artifact(digest=new_digest, data=data))
-    version = session.scalars(sa.select(ModelVersion).where(ModelVersion.number == 2)).one()
+    version = session.scalars(sa.select(ModelVersion).where(ModelVersion.number == 1)).one()
     version.artifact_digest = new_digest
     session.commit()
 
-    refused = activate(client, 2)
-
-    assert refused.status_code == 409
-    assert complaint in refused.json["detail"]
-    assert predict(client) == (7, 1)
+    for refused in (activate(client, 1), client.post(f"{MODEL}/rollback")):
+        assert refused.status_code == 409
+        assert complaint in refused.json["detail"]
+        assert predict(client) == (11, 2)
 
 
 def test_fifty_concurrent_trainings_are_numbered_without_gap_or_double(
