@@ -101,7 +101,7 @@ class RowsParser(StrictParser):
             if isinstance(f, fields.List) and name in form
         }
         file = _find_only_file(req, file_field)
-        return {file_field: file, **_read_options(form, "form"), **lists}
+        return {file_field: file, **_read_options(form), **lists}
 
     def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
         """Turn marshmallow's error into InvalidInput; ``rows`` that have faults are JSON."""
@@ -173,10 +173,10 @@ def _check_size(body: Mapping[str, Any], rows_field: str) -> None:
 
 def _find_table(req: Request, schema: RowsSchema) -> Table:
     """Return the table in the body of a request, its options checked."""
-    options, source = _read_options(req.args, "query"), "query"
+    options, source = _read_options(req.args), "query"
     sent: Request | FileStorage = req
     if req.mimetype == MULTIPART:
-        form = _read_options(req.form, "form")
+        form = _read_options(req.form)
         repeated = {name: ["is in the query and in the form"] for name in form if name in options}
         if repeated:
             raise InvalidInput(repeated, source="form")
@@ -220,10 +220,11 @@ def _find_only_file(req: Request, field: str) -> FileStorage:
     return files[0]
 
 
-def _read_options(values: MultiDict[str, str], source: str) -> dict[str, Any]:
+def _read_options(values: MultiDict[str, str]) -> dict[str, Any]:
+    # Of a form: a query with repeated parameters is refused before.
     repeated = {name: ["Given more than once."] for name, v in values.lists() if len(v) > 1}
     if repeated:
-        raise InvalidInput(repeated, source=source)
+        raise InvalidInput(repeated, source="form")
     return {name: read_option(name, text) for name, text in values.items()}
 
 

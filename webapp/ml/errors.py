@@ -36,10 +36,10 @@ class ModelNotTrained(Conflict):
 
 
 class NothingToRollBack(Conflict):
-    """No version was active before the present one, or it exists no more."""
+    """No version was active before the active one, or it has been deleted."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"No earlier version of {name!r} is there to go back to.")
+        super().__init__(f"The model {name!r} has no earlier version to roll back to.")
 
 
 class VersionActive(Conflict):

@@ -11,7 +11,6 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -155,7 +154,7 @@ class VersionCache:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._loaded: OrderedDict[int, LoadedVersion] = OrderedDict()
-        self._loading: dict[int, Future[LoadedVersion]] = {}
+        self._loading: dict[int, threading.Lock] = {}
         self._failed: dict[int, tuple[float, Unavailable]] = {}
         self.hits = self.misses = self.evictions = 0
 
@@ -167,15 +166,9 @@ class VersionCache:
                 self._loaded.move_to_end(ref.id)
                 self.hits += 1
                 return version
-            retry_at, failure = self._failed.get(ref.id, (0.0, None))
-            if failure is not None and lease_clock() < retry_at:
-                raise failure.with_traceback(None)
-            loading = self._loading.get(ref.id)
-            if loading is None:
-                self.misses += 1
-                future = self._loading[ref.id] = Future[LoadedVersion]()
-        # Outside the lock: requests for other versions go on meanwhile.
-        return self._load(ref, future) if loading is None else loading.result()
+            loading = self._loading.setdefault(ref.id, threading.Lock())
+        with loading:  # requests for other versions go on meanwhile
+            return self._loaded.get(ref.id) or self._load(ref)
 
     def peek(self, ref: VersionRef) -> LoadedVersion | None:
         """Return a version if it is loaded."""
@@ -185,23 +178,22 @@ class VersionCache:
         """Return how many versions are loaded."""
         return len(self._loaded)
 
-    def _load(self, ref: VersionRef, future: Future[LoadedVersion]) -> LoadedVersion:
+    def _load(self, ref: VersionRef) -> LoadedVersion:
+        retry_at, failure = self._failed.get(ref.id, (0.0, None))
+        if failure is not None and lease_clock() < retry_at:
+            raise failure.with_traceback(None)
         try:
             version = self._load_version(ref)
-        except BaseException as error:
-            with self._lock:
-                del self._loading[ref.id]
-                if isinstance(error, Unavailable):
-                    self._failed[ref.id] = (lease_clock() + LOAD_PAUSE, error)
-            future.set_exception(error)
+        except Unavailable as error:
+            self._failed[ref.id] = (lease_clock() + LOAD_PAUSE, error)
             log.error("Version %d (id %d) cannot be loaded: %s", ref.number, ref.id, error)
             raise
         with self._lock:
-            del self._loading[ref.id]
-            self._failed.pop(ref.id, None)
+            self.misses += 1
             self._loaded[ref.id] = version
+            self._failed.pop(ref.id, None)
+            self._loading.pop(ref.id, None)
             if len(self._loaded) > self._capacity:
                 self._loaded.popitem(last=False)
                 self.evictions += 1
-        future.set_result(version)
         return version
