@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 import click
 from flask import current_app
 from flask.cli import AppGroup
-from marshmallow import fields
+from marshmallow import fields, validate
 
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
@@ -51,7 +51,10 @@ def options_of(schema: type[StrictSchema]) -> Callable[[F], F]:
 
     def decorate(command: F) -> F:
         for name, field in reversed(schema().fields.items()):
-            flag, settings = f"--{name.replace('_', '-')}", {"help": field.metadata["description"]}
+            flag = f"--{name.replace('_', '-')}"
+            choices = [v.choices for v in field.validators if isinstance(v, validate.OneOf)]
+            settings = {"help": field.metadata["description"]}
+            settings["type"] = click.Choice(choices[0]) if choices else None
             if name == "params":
                 settings |= {"multiple": True, "metavar": "NAME=VALUE"}
                 command = click.option("--param", name, **settings)(command)
