@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
-from tests.conftest import dispose_app, make_app
 from tests.ml.calls import ML, predict, train, train_constant
 
 
@@ -72,40 +70,19 @@ def test_the_newest_training_serves_as_soon_as_it_is_answered(client: FlaskClien
     assert predict(client) == (11, 4)
 
 
-def test_another_process_and_a_restarted_one_serve_the_same_model(
-    app: Flask, client: FlaskClient, database_url: str
-) -> None:
-    train_constant(client, 7)
-    other = make_app(database_url)
-
-    found = predict(other.test_client())
-
-    dispose_app(other)
-    assert found == (7, 1)
-
-
 @pytest.mark.parametrize(
     ("body", "faults"),
     [
         ({"y": [1]}, {"X": ["Missing data for required field."]}),
         ({"X": [[1]]}, {"y": ["Missing data for required field."]}),
-        ({"X": [], "y": []}, {"X": ["must be an array of at least one row"]}),
-        ({"X": [[]], "y": [1]}, {"X": {"0": ["has no values"]}}),
         ({"X": [[1, 2], [3]], "y": [1, 2]}, {"X": {"1": ["has 1 values, expected 2"]}}),
-        (
-            {"X": [[1], 2], "y": [1, 2]},
-            {"X": {"1": ["is a number, expected an array of numbers"]}},
-        ),
         ({"X": "rows", "y": [1]}, {"X": ["must be an array of at least one row"]}),
         ({"X": [[1, "2"]], "y": [1]}, {"X": {"0": {"1": ["is a string, expected a number"]}}}),
-        ({"X": [[True]], "y": [1]}, {"X": {"0": {"0": ["is a boolean, expected a number"]}}}),
-        ({"X": [[None]], "y": [1]}, {"X": {"0": {"0": ["is null, expected a number"]}}}),
         ({"X": [[1]], "y": ["a"]}, {"y": {"0": ["is a string, expected a number"]}}),
         ({"X": [[1], [2]], "y": [1]}, {"y": ["has 1 values for 2 rows of X"]}),
         ({"X": [[1]], "y": [1], "test_size": 1}, {"test_size": None}),
         ({"X": [[1]], "y": [1], "test_size": "0.2"}, {"test_size": None}),
         ({"X": [[1]], "y": [1], "random_state": -1}, {"random_state": None}),
-        ({"X": [[1]], "y": [1], "random_state": 1.5}, {"random_state": None}),
         ({"X": [[1]], "y": [1], "refit": "yes"}, {"refit": None}),
         ({"X": [[1]], "y": [1], "estimator": "oracle"}, {"estimator": None}),
         ({"X": [[1]], "y": [1], "params": {"alpha": 1}}, {"params": None}),
