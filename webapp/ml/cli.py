@@ -52,20 +52,17 @@ def options_of(schema: type[StrictSchema]) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         for name, field in reversed(schema().fields.items()):
             flag = f"--{name.replace('_', '-')}"
-            choices = [v.choices for v in field.validators if isinstance(v, validate.OneOf)]
-            settings = {"help": field.metadata["description"]}
-            settings["type"] = click.Choice(choices[0]) if choices else None
+            settings = {"help": field.metadata["description"], "required": field.required}
             if name == "params":
-                settings |= {"multiple": True, "metavar": "NAME=VALUE"}
-                command = click.option("--param", name, **settings)(command)
-            elif isinstance(field, fields.Boolean):
-                default = field.load_default
-                flags = f"{flag}/--no-{flag[2:]}"
-                command = click.option(flags, default=default, **settings)(command)
-            else:
-                settings |= {"required": field.required, "show_default": True}
-                default = None if field.required else field.load_default
-                command = click.option(flag, name, default=default, **settings)(command)
+                flag, settings["multiple"], settings["metavar"] = "--param", True, "NAME=VALUE"
+            elif not field.required:
+                settings |= {"default": field.load_default, "show_default": True}
+            if isinstance(field, fields.Boolean):
+                flag += f"/--no-{flag[2:]}"
+            for one_of in field.validators:
+                if isinstance(one_of, validate.OneOf):
+                    settings["type"] = click.Choice(list(one_of.choices))
+            command = click.option(flag, name, **settings)(command)
         return command
 
     return decorate

@@ -120,9 +120,7 @@ class PredictionResponse(StrictSchema):
         metadata=about("A number, or the label of a class.", example=4.9608, **PREDICTION),
     )
     model = fields.Nested(VersionRefSchema, required=True)
-    probabilities = fields.Raw(
-        metadata=about("Of a classification: the probability of each class.", type="object")
-    )
+    probabilities = fields.Dict(metadata=about("Of a classification: by class."))
     intervals = fields.Raw(metadata=INTERVALS)
     extrapolated = fields.List(
         fields.String(),
@@ -133,31 +131,25 @@ class PredictionResponse(StrictSchema):
 class BatchResponse(StrictSchema):
     """A prediction per row, and which version made them."""
 
-    predictions = fields.Raw(
-        required=True, metadata={"type": "array", "items": PREDICTION, "minItems": 1}
-    )
+    predictions = fields.List(fields.Raw(metadata=PREDICTION), required=True)
     model = fields.Nested(VersionRefSchema, required=True)
-    probabilities = fields.Raw(
-        metadata=about(
-            "Of a classification: an array per class, with a probability per row.", type="object"
-        )
+    probabilities = fields.Dict(
+        metadata=about("Of a classification: an array per class, with a value per row.")
     )
     intervals = fields.Raw(metadata=INTERVALS)
-    extrapolated = fields.Raw(
+    extrapolated = fields.Dict(
         metadata=about(
             "Features outside their range in training, by number of the row; absent without any, "
-            "or with more than 1,000 in all.",
-            type="object",
+            "or with more than 1,000 in all."
         )
     )
-    extrapolated_counts = fields.Raw(
+    extrapolated_counts = fields.Dict(
+        values=fields.Integer(),
         metadata=about(
-            "Instead of `extrapolated` where it would name more than 1,000: the number of rows "
-            "outside the range, by feature.",
-            type="object",
-            additionalProperties={"type": "integer"},
+            "Instead of `extrapolated` where it would name more than 1,000: the number of rows, "
+            "by feature.",
             example={"x2": 4711},
-        )
+        ),
     )
     warnings = fields.List(
         fields.Nested(WarningSchema),
