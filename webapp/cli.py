@@ -9,8 +9,9 @@ from flask.cli import with_appcontext
 
 from webapp.commands import clear_errors
 from webapp.db.backup import back_up
-from webapp.extensions import db, model_leases
+from webapp.extensions import db
 from webapp.items.service import count_missing_items, seed_items
+from webapp.ml.blueprint import model_leases
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training.service import seed_default_model
 

@@ -18,8 +18,8 @@ from flask import Request, abort, current_app, request, url_for
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
-from webapp.extensions import model_leases
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml.core import tables
 from webapp.ml.core.tables import Format, Limits
@@ -39,6 +39,11 @@ Headers: TypeAlias = dict[str, str]
 BeforeCommit: TypeAlias = Callable[[ModelVersion], None]
 
 FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their columns
+
+
+def model_leases() -> Leases[Any, Any]:
+    """Return the leases by which this process knows which version of each model is active."""
+    return cast(Leases[Any, Any], current_app.extensions["model_server"].leases)
 
 
 def header(description: str, **schema: str) -> dict[str, Any]:

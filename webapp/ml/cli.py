@@ -17,8 +17,8 @@ from marshmallow import fields, validate
 
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
-from webapp.extensions import db, model_leases
-from webapp.ml.blueprint import read_option
+from webapp.extensions import db
+from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Features

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from tests.conftest import dispose_app, make_app
 from webapp.db.leases import Leases
-from webapp.extensions import db, model_leases
+from webapp.extensions import db
 from webapp.items.service import create_item
+from webapp.ml.blueprint import model_leases
 from webapp.ml.core import artifacts
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.training import TrainingSpec

@@ -8,8 +8,17 @@ from typing import Any
 
 from flask import Response, current_app
 
-from webapp.extensions import db, model_leases
-from webapp.ml.blueprint import BINARY, Answer, BeforeCommit, Headers, blp, creates_version, header
+from webapp.extensions import db
+from webapp.ml.blueprint import (
+    BINARY,
+    Answer,
+    BeforeCommit,
+    Headers,
+    blp,
+    creates_version,
+    header,
+    model_leases,
+)
 from webapp.ml.core import artifacts
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion

@@ -8,8 +8,8 @@ from typing import Any
 
 from flask import current_app
 
-from webapp.extensions import db, model_leases
-from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version
+from webapp.extensions import db
+from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, model_leases
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.profile import digest_dataset
