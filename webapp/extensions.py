@@ -1,4 +1,4 @@
-"""The extensions, unbound: `create_app` binds them to an application."""
+"""The Flask extensions; `create_app` binds them to an application."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from flask_sqlalchemy import SQLAlchemy
 from werkzeug.local import LocalProxy
 
 from webapp.db.base import Base
-from webapp.web.api import Api
+from webapp.web.openapi import Api
 
 if TYPE_CHECKING:
     from webapp.ml.serving import ModelServer
 
-# Objects stay readable after a commit: a view dumps what its service has just committed,
-# without a further query.
+# Objects stay readable after a commit: views dump them without another query.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 migrate = Migrate()
 api = Api()

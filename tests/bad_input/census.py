@@ -21,7 +21,7 @@ from tests.tables import to_arrow, to_csv, to_parquet
 from webapp import API_PREFIX
 from webapp.db.base import Base
 from webapp.extensions import api, db
-from webapp.web.api import PROBLEM_CONTENT_TYPE, ProblemSchema
+from webapp.web.openapi import PROBLEM_CONTENT_TYPE, ProblemSchema
 
 JSON = "application/json"
 CSV = "text/csv"

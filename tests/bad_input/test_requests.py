@@ -25,7 +25,7 @@ from tests.bad_input.census import (
 from tests.faults import on_sqlite
 from tests.tables import to_csv
 from webapp import API_PREFIX
-from webapp.web.api import SMALL_BODY
+from webapp.web.parsing import SMALL_BODY
 
 pytestmark = on_sqlite
 

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.web.test_api import API_PREFIX, ITEMS, JSON, ML, assert_problem
-from webapp.web.api import SMALL_BODY
+from webapp.web.parsing import SMALL_BODY
 
 CSV = b"a,b,y\n" + b"".join(b"%d,%d,%d\n" % (a, a * a, 2 * a + 3 * a * a) for a in range(20))
 FORM = "multipart/form-data; boundary=x"

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from tests.conftest import dispose_app, make_app
 from tests.web.test_api import ITEMS, assert_problem
-from webapp.web.application import plain_address
+from webapp.web.request import plain_address
 
 NAMES = "localhost,.Example.COM,10.0.0.1"
 

@@ -101,12 +101,6 @@ def test_only_multiline_text_holds_layout(character: str) -> None:
     assert_refused(Text(max_length=10), text)
 
 
-@pytest.mark.parametrize("multiline", [False, True])
-def test_text_never_holds_a_lone_surrogate(multiline: bool) -> None:
-    for text in ("\ud800", "a\udbff", "\udc00b", "\udfff", "\udc00\ud800"):
-        assert_refused(Text(max_length=10, multiline=multiline), text)
-
-
 @pytest.mark.parametrize(
     "character", [" ", "~", "\xa0", "\ud7ff", "\ue000", "\ufffd", "\U0010ffff"]
 )

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from flask.views import MethodView
 
 from tests.web.test_api import ML, assert_problem
-from webapp.web.api import Blueprint, MethodView
+from webapp.web.blueprint import Blueprint
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

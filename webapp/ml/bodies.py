@@ -6,7 +6,7 @@ fields of the form that the file is in; both are JSON values, or plain text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, BinaryIO, ClassVar, cast
 
 import marshmallow as ma
@@ -22,8 +22,10 @@ from webapp.ml.core import tables
 from webapp.ml.core.tables import Limits
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema
 from webapp.web import jsonio
-from webapp.web.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
-from webapp.web.body import unpack
+from webapp.web.blueprint import Blueprint, View
+from webapp.web.openapi import OPENAPI_VERSION
+from webapp.web.parsing import StrictParser, is_utf8, load
+from webapp.web.request import unpack
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
@@ -53,10 +55,11 @@ class RowsParser(StrictParser):
             if req.args:
                 faults = {name: ["belongs into the JSON body"] for name in req.args}
                 raise InvalidInput(faults, source="query")
-            return _check_size(load(argmap, self.load_json(req, argmap), source="json"))
+            body = self.load_json(req, argmap, most=current_app.config["MAX_CONTENT_LENGTH"])
+            return _check_size(load(argmap, body, source="json"))
         return _parse_table(argmap, req)
 
-    def read_json(self, req: Request) -> bytes | bytearray:
+    def read_json(self, req: Request) -> bytes:
         """Return the JSON body; one of more values than allowed is refused before it is decoded.
 
         A value takes two bytes of a body, and up to 60 once it is decoded.
@@ -127,12 +130,6 @@ class RowsBlueprint(Blueprint):
             return cast(View, decorate(documented))
 
         return document
-
-    def query_names(self, parameter: Mapping[str, Any]) -> Iterable[str]:
-        """Return the query parameters that a declared argument of a view allows."""
-        if parameter["in"] == "rows":
-            return list(parameter["schema"].tabular().fields)
-        return super().query_names(parameter)
 
 
 def _limits() -> Limits:

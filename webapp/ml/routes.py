@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flask import Response, current_app, url_for
+from flask.views import MethodView
 
 from webapp.extensions import db, model_server
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
@@ -35,7 +36,6 @@ from webapp.ml.models import Activation, Model, ModelVersion
 from webapp.ml.service import DEFAULT_MODEL
 from webapp.observability.observer import Prediction, note_prediction, training_noted
 from webapp.scopes import ANY_ML, Scope
-from webapp.web.api import MethodView
 from webapp.web.paging import HEADERS, PageQuery, answer_page
 
 Answer: TypeAlias = dict[str, Any]
