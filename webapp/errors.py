@@ -1,23 +1,6 @@
 """The domain errors that all features share; `webapp.web.problems` gives each an HTTP status.
 
 Each feature derives its own errors from these, in its ``errors.py``.
-
-ServiceError
-├── InvalidInput            well-formed, but not acceptable; says where
-├── NotFound
-├── Conflict
-├── Unauthenticated
-├── Forbidden
-├── PreconditionFailed
-├── TooManyRequests
-└── Unavailable
-    ├── DatabaseUnavailable
-    ├── DatabaseReadOnly
-    ├── DatabaseDamaged
-    ├── SchemaMissing
-    ├── StorageFull
-    ├── OutOfMemory
-    └── OutOfDescriptors
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class Text(fields.String):
         printable = validate.Regexp(
             f"[^{forbidden}]*\\Z", error="Must not contain control characters."
         )
-        _document(kwargs, pattern=f"^[^{forbidden}]*$")
-        super().__init__(validate=[length, printable], **kwargs)
+        metadata = {"pattern": f"^[^{forbidden}]*$"} | kwargs.pop("metadata", {})
+        super().__init__(validate=[length, printable], metadata=metadata, **kwargs)
 
 
 class _Exact(fields.Field[Any]):
@@ -96,18 +96,18 @@ class _Exact(fields.Field[Any]):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class JSONInteger(fields.Integer):
+class JSONInteger(_Exact, fields.Integer):
     """A JSON whole number within bounds: not a string, a boolean or a fraction."""
 
     def __init__(self, *, minimum: int, maximum: int, **kwargs: Any) -> None:
-        super().__init__(strict=True, validate=validate.Range(minimum, maximum), **kwargs)
-
-
-class QueryInteger(_Exact, fields.Integer):
-    """A whole number within bounds, written in plain decimal digits in a query string."""
-
-    def __init__(self, *, minimum: int, maximum: int, **kwargs: Any) -> None:
         super().__init__(validate=validate.Range(minimum, maximum), **kwargs)
+
+    def _accepts(self, value: Any) -> bool:
+        return type(value) is int
+
+
+class QueryInteger(JSONInteger):
+    """A whole number within bounds, written in plain decimal digits in a query string."""
 
     def _accepts(self, value: Any) -> bool:
         return re.fullmatch(r"-?[0-9]{1,19}", str(value)) is not None
@@ -117,8 +117,13 @@ class JSONFloat(_Exact, fields.Float):
     """A finite JSON number within bounds: not a string or a boolean."""
 
     def __init__(self, *, bounds: validate.Range, **kwargs: Any) -> None:
-        _document(kwargs, **_exclusive(bounds))
-        super().__init__(validate=bounds, **kwargs)
+        exclusive = {}  # as OpenAPI names it; apispec would document all bounds as inclusive
+        if bounds.min is not None and not bounds.min_inclusive:
+            exclusive["exclusiveMinimum"] = bounds.min
+        if bounds.max is not None and not bounds.max_inclusive:
+            exclusive["exclusiveMaximum"] = bounds.max
+        metadata = exclusive | kwargs.pop("metadata", {})
+        super().__init__(validate=bounds, metadata=metadata, **kwargs)
 
     def _accepts(self, value: Any) -> bool:
         return type(value) in (int, float)
@@ -157,18 +162,3 @@ class JSONObject(fields.Dict):
 def _list_inner(value: Any) -> list[Any]:
     values = value.values() if isinstance(value, dict) else value
     return [inner for inner in values if isinstance(inner, dict | list)]
-
-
-def _document(kwargs: dict[str, Any], **keywords: Any) -> None:
-    """Add to a field's part of the OpenAPI document what apispec does not find out."""
-    kwargs["metadata"] = {**keywords, **kwargs.get("metadata", {})}
-
-
-def _exclusive(bounds: validate.Range) -> dict[str, Any]:
-    """Return the bounds that are not part of a range, as OpenAPI names them."""
-    found = {}
-    if bounds.min is not None and not bounds.min_inclusive:
-        found["exclusiveMinimum"] = bounds.min
-    if bounds.max is not None and not bounds.max_inclusive:
-        found["exclusiveMaximum"] = bounds.max
-    return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import orjson
 from flask import Response
-from flask.json.provider import JSONProvider
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
@@ -109,17 +109,10 @@ def _convert_array(value: Any) -> Any:
     return value.tolist() if value.flags.c_contiguous else value.copy()
 
 
-class OrjsonProvider(JSONProvider):
-    """Flask's JSON interface on orjson."""
+class OrjsonProvider(DefaultJSONProvider):
+    """Flask's JSON interface, with answers written by orjson."""
 
-    def dumps(self, obj: Any, **kwargs: Any) -> str:
-        """Return the JSON text of an object; of the options only ``indent`` has an effect."""
-        option = orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if kwargs.get("indent") else 0)
-        return orjson.dumps(obj, option=option).decode()
-
-    def loads(self, s: str | bytes, **kwargs: Any) -> Any:
-        """Return the value of a JSON document; raises MalformedJSON."""
-        return loads(s.encode() if isinstance(s, str) else s)
+    sort_keys = False
 
     def response(self, *args: Any, **kwargs: Any) -> JSONResponse:
         """Return a JSON answer of one value, or of keyword arguments, as ``jsonify`` does."""

@@ -59,16 +59,11 @@ class Counter:
         return self._shared
 
     def _count_in(self, counts: FixedWindowRateLimiter, caller: str) -> None:
-        within, seconds = counts.hit(self._limit, caller), 0.0
-        if not within:
-            seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
-        # The window lies in the future: the clock was set back.
-        if seconds > 2 * self._limit.get_expiry():
-            counts.clear(self._limit, caller)
-            within = counts.hit(self._limit, caller)
+        within = counts.hit(self._limit, caller)
         if counts is self._shared:
             self._retry_at = 0.0
         if not within:
+            seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
             raise TooManyRequests(self._text, max(1, math.ceil(seconds)))
 
 

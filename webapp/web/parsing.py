@@ -36,7 +36,8 @@ class StrictParser(FlaskParser):
 
         Raises InvalidInput, or aborts with 400, 411, 413 or 415.
         """
-        if req.mimetype != jsonio.JSON or not is_utf8(req.mimetype_params.get("charset", "utf-8")):
+        # Parsing the usual Content-Type would take 4 of a prediction's 100 µs.
+        if req.environ.get("CONTENT_TYPE") != jsonio.JSON and not _is_json(req):
             abort(415, "The body must be sent as Content-Type: application/json, in UTF-8.")
         req.max_content_length = min(most, req.max_content_length or most)
         try:
@@ -58,8 +59,9 @@ class StrictParser(FlaskParser):
     def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise InvalidInput for what a schema refused."""
         # webargs has put the messages under the part of the request that they are about.
-        ((source, faults),) = error.normalized_messages().items()  # type: ignore[no-untyped-call]
-        raise InvalidInput(faults, source=source) from None
+        messages: dict[str, Any] = error.messages  # type: ignore[assignment]
+        ((source, error.messages),) = messages.items()
+        raise InvalidInput(error.normalized_messages(), source=source) from None  # type: ignore[no-untyped-call]
 
 
 def load(schema: ma.Schema, found: Any, *, source: str) -> Any:
@@ -73,6 +75,10 @@ def load(schema: ma.Schema, found: Any, *, source: str) -> Any:
 def is_utf8(charset: str) -> bool:
     """Say whether a charset parameter is one of the usual names of UTF-8 or ASCII."""
     return charset.lower().replace("_", "-") in ("utf-8", "utf8", "us-ascii", "ascii")
+
+
+def _is_json(req: Request) -> bool:
+    return req.mimetype == jsonio.JSON and is_utf8(req.mimetype_params.get("charset", "utf-8"))
 
 
 def _show_form(schema: ma.Schema) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import flask
 from flask import abort
@@ -27,7 +27,6 @@ IDENTITY_KEY = "webapp.identity"
 REQUEST_ID_KEY = "webapp.request_id"
 
 PIECE = 64 * 1024  # bytes of a body that are read at a time
-MOST_FILES = 10  # of a form; a view takes one, and reports a few
 # The names of gzip (RFC 1952) and deflate (RFC 1950) in HTTP, and zlib's number for each.
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
 _WINDOW_BITS |= {"deflate": zlib.MAX_WBITS}
@@ -48,27 +47,11 @@ class Request(flask.Request):
         if ":" in address:
             environ["REMOTE_ADDR"] = plain_address(address)
         super().__init__(environ, *args, **kwargs)
-        self._form_files: list[IO[bytes]] = []
 
     @cached_property
     def stream(self) -> BinaryIO:
         """Return the unpacked body; also Werkzeug reads forms from it. Raises as ``open_body``."""
         return open_body(self.environ, cast(int, self.max_content_length))
-
-    def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
-        """Return where Werkzeug stores the next file of a form; raises 413 for too many.
-
-        Each larger file needs a file descriptor, of which a process has about 1,000.
-        """
-        if len(self._form_files) == MOST_FILES:
-            abort(413, f"The form has more than {MOST_FILES} files.")
-        self._form_files.append(super()._get_file_stream(*args, **kwargs))
-        return self._form_files[-1]
-
-    def close(self) -> None:
-        """Close the files of a form, also of one that could not be read to its end."""
-        for file in self._form_files:
-            file.close()
 
 
 @lru_cache(maxsize=1024)
