@@ -72,10 +72,18 @@ def init_app(app: Flask) -> None:
 
     To be called after the guard's ``init_app``, which finds out who the caller is.
     """
-    limit = app.config["RATE_LIMIT"]
+    limit, url = app.config["RATE_LIMIT"], app.config["RATELIMIT_STORAGE_URI"]
     if limit is None:
         return
-    counter = Counter(limit, open_store(app.config["RATELIMIT_STORAGE_URI"]))
+    store = None
+    if url != MEMORY:  # a connection is opened with the first request
+        store = RedisStorage(
+            url,
+            wrap_exceptions=True,
+            socket_connect_timeout=STORE_DEADLINE,
+            socket_timeout=STORE_DEADLINE,
+        )
+    counter = Counter(limit, store)
 
     def count_request() -> None:
         if not (request.endpoint or "").startswith(UNLIMITED):
@@ -93,18 +101,6 @@ def init_app(app: Flask) -> None:
 
     app.before_request(count_request)
     app.after_request(count_refused)
-
-
-def open_store(url: str) -> Storage | None:
-    """Return the store at a URL, not yet connected; None for the memory of each worker."""
-    if url == MEMORY:
-        return None
-    return RedisStorage(
-        url,
-        wrap_exceptions=True,
-        socket_connect_timeout=STORE_DEADLINE,
-        socket_timeout=STORE_DEADLINE,
-    )
 
 
 def name_caller() -> str:

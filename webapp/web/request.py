@@ -6,7 +6,7 @@ import io
 import random
 import re
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -142,11 +142,10 @@ def open_body(environ: WSGIEnvironment, limit: int) -> BinaryIO:
     if encoding != "identity" and encoding not in _WINDOW_BITS:
         abort(415, "The body must be sent without Content-Encoding, or as gzip or deflate.")
     source = environ["wsgi.input"]
-    transfer = environ.get("HTTP_TRANSFER_ENCODING")
-    if transfer:
+    if transfer := environ.get("HTTP_TRANSFER_ENCODING"):
         if transfer.strip().lower() != "chunked" or not environ.get("wsgi.input_terminated"):
             abort(411, "The body must be sent with a Content-Length.")
-        body = cast(BinaryIO, _Body(_chunk_reader(source), limit))
+        body = cast(BinaryIO, _Body(_read_chunks(source), limit))
     else:
         length = get_content_length(environ.get("CONTENT_LENGTH") or None) or 0
         if length > limit:
@@ -162,28 +161,43 @@ def unpack(packed: BinaryIO, encoding: str, limit: int) -> BinaryIO:
     Reading raises 400 where the bytes are damaged, cut off or followed by others, and 413 beyond
     the limit.
     """
-    return cast(BinaryIO, _Body(_Unpacker(packed, encoding).read, limit))
+    return cast(BinaryIO, _Body(_unpack(packed, encoding), limit))
 
 
 def _refuse_size(limit: int) -> NoReturn:
     abort(413, f"The body is larger than the limit of {limit:,} bytes (unpacked).")
 
 
-def _chunk_reader(source: BinaryIO) -> Callable[[int], bytes]:
-    def read(size: int) -> bytes:
-        try:
-            return source.read(size)
-        except Exception as error:  # each server has its own errors for malformed chunks
-            raise ClientDisconnected("The body's chunks are malformed, or end early.") from error
+def _read_chunks(source: BinaryIO) -> Iterator[bytes]:
+    try:
+        while piece := source.read(PIECE):
+            yield piece
+    except Exception as error:  # each server has its own errors for malformed chunks
+        raise ClientDisconnected("The body's chunks are malformed, or end early.") from error
 
-    return read
+
+def _unpack(packed: BinaryIO, encoding: str) -> Iterator[bytes]:
+    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+    fault = None
+    try:
+        while not unpacker.eof and not fault:
+            piece = unpacker.unconsumed_tail or packed.read(PIECE)
+            yield unpacker.decompress(piece, PIECE)
+            fault = None if piece else "it ends early"
+    except zlib.error:
+        fault = "its bytes are damaged, or in another format"
+    if not fault and (unpacker.unused_data or packed.read(1)):
+        fault = "more bytes follow its end; compress everything as one stream"
+    if fault:
+        raise MalformedBody(f"The {encoding} body cannot be unpacked: {fault}.")
 
 
 class _Body(io.RawIOBase):
-    """A stream that raises 413 beyond a limit, where Werkzeug's would end silently."""
+    """A stream of pieces that raises 413 beyond a limit, where Werkzeug's would end silently."""
 
-    def __init__(self, read: Callable[[int], bytes], limit: int) -> None:
-        self._read = read
+    def __init__(self, pieces: Iterator[bytes], limit: int) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
         self._limit = self._left = limit
 
     def readable(self) -> bool:
@@ -192,36 +206,14 @@ class _Body(io.RawIOBase):
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override] # as Werkzeug's
         """Fill a buffer with the next bytes; return how many."""
-        data = self._read(min(len(buffer), self._left + 1)) if buffer else b""
-        if len(data) > self._left:
-            _refuse_size(self._limit)
-        self._left -= len(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _Unpacker:
-    """Unpacks a stream that must be exactly one gzip or deflate stream."""
-
-    def __init__(self, packed: BinaryIO, encoding: str) -> None:
-        self._packed = packed
-        self._encoding = encoding
-        self._unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
-
-    def read(self, size: int) -> bytes:
-        """Return 1 to ``size`` bytes, with ``size`` at least 1; none at the end."""
-        try:
-            data = self._unpacker.decompress(self._unpacker.unconsumed_tail, size)
-            while not data and not self._unpacker.eof:
-                piece = self._packed.read(PIECE)
-                if not piece:
-                    self._refuse("it ends early")
-                data = self._unpacker.decompress(piece, size)
-        except zlib.error:
-            self._refuse("its bytes are damaged, or in another format")
-        if not data and (self._unpacker.unused_data or self._packed.read(1)):
-            self._refuse("more bytes follow its end; compress everything as one stream")
-        return data
-
-    def _refuse(self, reason: str) -> NoReturn:
-        raise MalformedBody(f"The {self._encoding} body cannot be unpacked: {reason}.")
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+            self._left -= len(piece)
+            if self._left < 0:
+                _refuse_size(self._limit)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
