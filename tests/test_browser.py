@@ -7,12 +7,13 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.access.holders import make_holder
 from tests.conftest import dispose_app, make_app
@@ -76,27 +77,28 @@ def page(browser: Browser) -> Iterator[Page]:
     page.close()
 
 
+def execute_prediction(page: Page) -> Locator:
+    """Open the operation in Swagger UI and press Execute; the answer must be the prediction."""
+    operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/ml/predict"]'))
+    operation.locator(".opblock-summary-control").click()
+    operation.locator("button.execute").click()
+    column = ".live-responses-table td.response-col_description:not(.col_header)"
+    shown = operation.locator(column).inner_text()
+    prediction = float(re.findall(r'"prediction":\s*([-.\d]+)', shown)[0])
+    assert prediction == pytest.approx(4.960877268, abs=1e-8)
+    return operation
+
+
 def test_a_person_executes_a_prediction_in_the_page(server: GunicornServer, page: Page) -> None:
     page.goto(server.url)
     page.click("text=Try it in the browser")
-    operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/ml/predict"]'))
 
-    operation.locator(".opblock-summary-control").click()
-    operation.locator("button.execute").click()
-    answer = operation.locator(
-        ".live-responses-table td.response-col_description:not(.col_header)"
-    ).inner_text()
+    execute_prediction(page)
 
-    assert read_prediction(answer) == pytest.approx(4.960877268, abs=1e-8)
-    assert page.requested
     local = (server.url, "data:", "blob:")
+    assert page.requested
     assert [url for url in page.requested if not url.startswith(local)] == []
     assert page.complaints == []
-
-
-def read_prediction(shown: str) -> float:
-    """Return the number that a page shows as the prediction."""
-    return float(re.findall(r'"prediction":\s*([-.\d]+)', shown)[0])
 
 
 @pytest.mark.slow
@@ -107,30 +109,21 @@ def test_a_person_authorizes_and_the_whole_page_works_under_its_policy(
     app.test_cli_runner().invoke(args=["seed"])
     key = make_holder(app, "ann", Scope.ML_PREDICT)
     dispose_app(app)
-    log = tmp_path / "gunicorn.log"
-    with running_gunicorn(database_url, log, AUTH="on", RATE_LIMIT="600 per minute") as server:
-        predict_with_a_key(page, server.url, key)
-
-
-def predict_with_a_key(page: Page, url: str, key: str) -> None:
-    page.goto(f"{url}/docs")
-
-    page.click("button.authorize")
-    page.fill(".auth-container input", key)
-    page.click(".auth-btn-wrapper button.authorize")
-    page.click(".btn-done")
-    operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/ml/predict"]'))
-    operation.locator(".opblock-summary-control").click()
-    operation.locator("button.execute").click()
-    with page.expect_download() as download:
-        operation.locator(".download-contents").first.click()
-    page.evaluate(OPEN_SOME, ".opblock-summary-control")
-    page.evaluate(OPEN_SOME, ".json-schema-2020-12-accordion, .tablinks")
-    page.locator(".opblock.is-open .model-example").nth(3).wait_for()
+    settings = {"AUTH": "on", "RATE_LIMIT": "600 per minute"}
+    with running_gunicorn(database_url, tmp_path / "gunicorn.log", **settings) as server:
+        page.goto(f"{server.url}/docs")
+        page.click("button.authorize")
+        page.fill(".auth-container input", key)
+        page.click(".auth-btn-wrapper button.authorize")
+        page.click(".btn-done")
+        operation = execute_prediction(page)
+        with page.expect_download() as download:
+            operation.locator(".download-contents").first.click()
+        page.evaluate(OPEN_SOME, ".opblock-summary-control")
+        page.evaluate(OPEN_SOME, ".json-schema-2020-12-accordion, .tablinks")
+        page.locator(".opblock.is-open .model-example").nth(3).wait_for()
 
     assert download.value.suggested_filename.endswith(".json")
-    answer = operation.locator(".live-responses-table").inner_text()
-    assert read_prediction(answer) == pytest.approx(4.960877268, abs=1e-8)
     assert page.complaints == []
 
 
@@ -152,29 +145,15 @@ def test_the_policy_of_the_page_refuses_what_is_not_its_own(
         assert any(text.startswith("refused") for text in page.complaints), script
 
 
-class EmptyPage(BaseHTTPRequestHandler):
-    """Answers every request with a page that does nothing."""
-
-    def do_GET(self) -> None:
-        """Send the page."""
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<!doctype html><link rel=icon href=data:,>")
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
-def other_origin() -> Iterator[str]:
+def other_origin(tmp_path: Path) -> Iterator[str]:
     """Return an origin that is not the service's, and has a page."""
-    with HTTPServer(("127.0.0.1", 0), EmptyPage) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    (tmp_path / "empty").mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "empty")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-        thread.join()
 
 
 CREATE_AND_CHANGE = """async (api) => {
@@ -192,27 +171,17 @@ CREATE_AND_CHANGE = """async (api) => {
 }"""
 
 
+READ_ITEMS = "api => fetch(`${api}/items`).then(() => 'read', () => 'refused')"
+
+
 @pytest.mark.slow
-def test_a_page_of_a_listed_origin_calls_the_service(
+def test_a_page_of_a_listed_origin_calls_the_service_and_another_does_not(
     database_url: str, tmp_path: Path, other_origin: str, page: Page
 ) -> None:
     log = tmp_path / "gunicorn.log"
     page.goto(other_origin)
 
     with running_gunicorn(database_url, log, CORS_ORIGINS=other_origin) as server:
-        found = page.evaluate(CREATE_AND_CHANGE, f"{server.url}/api/v1")
-
-    assert found == [201, "b", "mine", 404]
-
-
-@pytest.mark.slow
-def test_a_page_of_another_origin_does_not(
-    server: GunicornServer, other_origin: str, page: Page
-) -> None:
-    page.goto(other_origin)
-
-    found = page.evaluate(
-        "url => fetch(url).then(() => 'read', () => 'refused')", f"{server.url}/api/v1/items"
-    )
-
-    assert found == "refused"
+        assert page.evaluate(CREATE_AND_CHANGE, f"{server.url}/api/v1") == [201, "b", "mine", 404]
+    with running_gunicorn(database_url, log) as server:
+        assert page.evaluate(READ_ITEMS, f"{server.url}/api/v1") == "refused"

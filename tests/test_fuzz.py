@@ -46,14 +46,6 @@ phases.coverage.enabled = false
 """
 
 
-def make_key(database_url: str) -> str:
-    """Return an API key that allows everything."""
-    app = make_app(database_url, AUTH="on")
-    key = make_holder(app, "fuzz", *Scope)
-    dispose_app(app)
-    return key
-
-
 def prepare(url: str, artifact: Path, key: str) -> None:
     """Store the items, models and versions that ``fuzz.toml`` names; fetch one to upload."""
     session = requests.Session()
@@ -106,7 +98,10 @@ def call_all(url: str, folder: Path, seed: int, key: str) -> subprocess.Complete
 def test_every_answer_is_one_that_the_document_describes(
     backend: Backend, database_url: str, tmp_path: Path, seed: int
 ) -> None:
-    log, key = tmp_path / "gunicorn.log", make_key(database_url)
+    log = tmp_path / "gunicorn.log"
+    app = make_app(database_url, AUTH="on")
+    key = make_holder(app, "fuzz", *Scope)
+    dispose_app(app)
     settings = {"ACCESS_LOG": "false", "MODEL_LEASE_MS": "1", "WEB_CONCURRENCY": "1"}
     with running_gunicorn(database_url, log, AUTH="on", **settings) as server:
         prepare(server.url, tmp_path / "model.skops", key)

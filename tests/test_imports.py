@@ -176,7 +176,7 @@ def test_schemas_know_fields_and_limits(module: str) -> None:
 def test_routes_and_commands_know_their_own_feature(module: str) -> None:
     feature = module.rpartition(".")[0]
     shared = {
-        *("webapp.scopes", "webapp.web.api", "webapp.commands", "webapp.errors"),
+        *("webapp.scopes", "webapp.web.blueprint", "webapp.commands", "webapp.errors"),
         *(
             "webapp.extensions",
             "webapp.idempotency.views",

@@ -1,4 +1,4 @@
-"""The composition root: `create_app` builds everything, importing builds nothing."""
+"""The composition root: `create_app` builds everything; importing builds nothing."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from webapp.observability.metrics import routes as metrics_routes
 from webapp.observability.metrics.counting import Counting
 from webapp.observability.observer import Observer, Tell
 from webapp.ui import docs
-from webapp.web import browser, limits, problems, request_id
-from webapp.web.api import OPENAPI_VERSION, list_outcomes
+from webapp.web import browser, limits, problems
 from webapp.web.application import Application
+from webapp.web.openapi import OPENAPI_VERSION
+from webapp.web.parsing import refuse_undeclared
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
@@ -42,16 +43,15 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     """Return the application.
 
     ``overrides`` win over the environment: settings of ``config.py`` by name, or Flask's own.
-    Raises config.ConfigError, naming the setting, when one is missing or unusable. Builds
-    connections to nothing: the database is first asked when a request or command needs it.
+    Raises config.ConfigError, naming the setting, when one is missing or unusable. Opens no
+    connection: the database is first asked when a request or command needs it.
     """
     app = Application(__name__, instance_path=str(config.ROOT / "instance"), static_folder=None)
     configure(app, overrides or {})
     register_extensions(app)
     register_model_server(app)
     register_blueprints(app)
-    register_guard(app)
-    limits.init_app(app)  # behind the guard, which knows whose limit it is
+    register_checks(app)
     register_commands(app)
     register_observation(app)
     return app
@@ -61,6 +61,7 @@ def configure(app: Application, overrides: Mapping[str, Any]) -> None:
     """Load the settings and derive from them what Flask and its extensions read."""
     settings = config.load_settings(overrides)
     url = make_url(settings["DATABASE_URL"])
+    known = {setting.name for setting in config.SETTINGS}
     app.config.update(
         settings,
         TESTING=settings["APP_ENV"] == "testing",
@@ -75,13 +76,12 @@ def configure(app: Application, overrides: Mapping[str, Any]) -> None:
         API_VERSION=API_VERSION,
         OPENAPI_VERSION=OPENAPI_VERSION,
     )
-    known = {setting.name for setting in config.SETTINGS}
     app.config.update({name: value for name, value in overrides.items() if name not in known})
     app.url_map.strict_slashes = False  # both forms answer, neither redirects
     app.url_map.merge_slashes = False
     logs.configure(level=settings["LOG_LEVEL"], form=settings["LOG_FORMAT"])
     if hops := settings["PROXY_HOPS"]:
-        # Proxies add to X-Forwarded-For; the others they set, or pass on from one they trust.
+        # Every proxy adds to X-Forwarded-For; the other headers come from the nearest one.
         app.behind_proxies = partial(
             ProxyFix, x_for=hops, x_proto=1, x_host=1, x_port=1, x_prefix=1
         )
@@ -89,19 +89,18 @@ def configure(app: Application, overrides: Mapping[str, Any]) -> None:
 
 
 def register_extensions(app: Flask) -> None:
-    """Bind the database, the migrations and the API; give every answer its frame."""
+    """Bind the database, the migrations and the API; add headers and errors to all answers."""
     db.init_app(app)
     migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
     api.init_app(app, spec_kwargs={"info": {"description": docs.DESCRIPTION}})
     with app.app_context():
         configure_engine(db.engine, timeout=app.config["DATABASE_TIMEOUT"])
-    request_id.init_app(app)
     browser.init_app(app)
     problems.init_app(app)
 
 
 def register_model_server(app: Flask) -> None:
-    """Give the application its model server: what predictions are served from."""
+    """Give the application its model server, which predicts with the active versions."""
     with app.app_context():
         app.extensions["model_server"] = make_server(
             db.engine,
@@ -123,23 +122,25 @@ def register_blueprints(app: Flask) -> None:
         app.register_blueprint(metrics_routes.blp)
 
 
-def register_guard(app: Flask) -> None:
-    """Let in whoever may, by the routes' own word; every route must have said it by now."""
+def register_checks(app: Flask) -> None:
+    """Check each request before its view: API key, then rate limit, then what it declares."""
     with app.app_context():
         guard.init_app(app, db.engine, lease=app.config["MODEL_LEASE_MS"] / 1000)
+    limits.init_app(app)
+    refuse_undeclared(app, api.list_operations(app))
 
 
 def register_commands(app: Flask) -> None:
     """Register the `flask` commands."""
-    app.cli.add_command(cli.seed)
-    app.cli.add_command(cli.backup)
-    app.cli.add_command(ml_cli.commands)
-    app.cli.add_command(access_cli.commands)
-    app.cli.add_command(audit_cli.audit)
+    for command in (
+        *(cli.seed, cli.backup),
+        *(ml_cli.commands, access_cli.commands, audit_cli.audit),
+    ):
+        app.cli.add_command(command)
 
 
 def register_observation(app: Flask) -> None:
-    """Tell of every request; the last step, for nothing may answer without being seen."""
+    """Log, count and trace requests; the last step, since it must see every answer."""
     tell: list[Tell] = []
     if app.config["METRICS"]:
         with app.app_context():
@@ -148,7 +149,7 @@ def register_observation(app: Flask) -> None:
                 cache=lambda: app.extensions["model_server"].cache,
                 active_versions=list_active_versions,
                 workers=app.config["WEB_CONCURRENCY"],
-                outcomes=list_outcomes(app),
+                outcomes=api.list_outcomes(app),
             )
         tell.append(counting.count_request)
     if app.config["ACCESS_LOG"]:
@@ -160,7 +161,7 @@ def register_observation(app: Flask) -> None:
 
 
 def register_tracing(app: Flask) -> None:
-    """Trace requests and their SQL; its packages are needed only where it is wanted."""
+    """Trace requests and their SQL; the packages are needed only where it is switched on."""
     try:
         from webapp.observability import traces as tracing
     except ModuleNotFoundError:

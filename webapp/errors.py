@@ -1,23 +1,6 @@
-"""The domain errors that features share: what can go wrong, without a word of HTTP.
+"""The domain errors that all features share; `webapp.web.problems` gives each an HTTP status.
 
 Each feature derives its own errors from these, in its ``errors.py``.
-
-ServiceError
-├── InvalidInput            well-formed, but not acceptable; says where
-├── NotFound
-├── Conflict
-├── Unauthenticated
-├── Forbidden
-├── PreconditionFailed
-├── TooManyRequests
-└── Unavailable
-    ├── DatabaseUnavailable
-    ├── DatabaseReadOnly
-    ├── DatabaseDamaged
-    ├── SchemaMissing
-    ├── StorageFull
-    ├── OutOfMemory
-    └── OutOfDescriptors
 """
 
 from __future__ import annotations
@@ -31,25 +14,29 @@ Faults: TypeAlias = "Mapping[str, Faults] | Sequence[str]"
 """Messages by place: field name, then row, then column, each a string."""
 
 
-MOST_FAULTS = 10  # naming more places helps nobody, and costs an answer as large as the request
-LONGEST_PLACE = 255  # the same goes for a name that is longer than any that exists
+MOST_FAULTS = 10  # more would not help the client, and make answers as large as requests
+LONGEST_PLACE = 255  # characters of a field's name in an answer, for the same reason
 
 
 class ServiceError(Exception):
-    """Base of every error that the service raises on purpose; `str()` is fit for a client.
+    """Base of every error that the service raises on purpose; `str()` may be shown to clients.
 
-    ``retry_after`` is the number of seconds after which trying again may help; None for never.
-    ``challenge`` says which key is wanted: the parameters of a Bearer challenge (RFC 6750, 3).
+    ``retry_after`` is the number of seconds after which a retry may help; None for never.
+    ``challenge`` has the parameters of a Bearer challenge, for errors of API keys (RFC 6750, 3).
     """
 
+    message = ""
     retry_after: int | None = None
     challenge: Mapping[str, str] | None = None
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(self.message if message is None else message)
 
 
 class InvalidInput(ServiceError):
     """Data that cannot be used. ``faults`` maps the place of each fault to messages.
 
-    ``source`` names what the data came in, where the raiser knows it.
+    ``source`` names the part of the request, such as ``query``, where the raiser knows it.
     """
 
     def __init__(self, faults: Faults, *, source: str | None = None) -> None:
@@ -68,13 +55,13 @@ class Conflict(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """Nobody knows who is asking."""
+    """The caller is not known."""
 
     challenge: Mapping[str, str] | None = MappingProxyType({})
 
 
 class Forbidden(ServiceError):
-    """Whoever is asking may not do this."""
+    """The caller is known, and may not do this."""
 
 
 class PreconditionFailed(ServiceError):
@@ -82,15 +69,15 @@ class PreconditionFailed(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """A caller has sent more requests than it may for now."""
+    """A caller has sent more requests than its limit allows."""
 
     def __init__(self, limit: str, retry_after: int) -> None:
-        super().__init__(f"More requests were sent than are allowed: {limit}.")
+        super().__init__(f"Too many requests: the limit is {limit}. Retry in {retry_after} s.")
         self.retry_after = retry_after
 
 
 class Unavailable(ServiceError):
-    """Something that the service depends on does not answer; trying later may help."""
+    """Something that the service depends on does not answer; a later retry may help."""
 
     retry_after = 5
 
@@ -98,55 +85,48 @@ class Unavailable(ServiceError):
 class DatabaseUnavailable(Unavailable):
     """The database did not answer, or not in time."""
 
-    def __init__(self) -> None:
-        super().__init__("The database is not available.")
+    message = "The database is not available."
 
 
 class DatabaseReadOnly(Unavailable):
     """The database can be read, but not written."""
 
-    def __init__(self) -> None:
-        super().__init__("The database cannot be written at present.")
+    message = "The database cannot be written at present."
 
 
 class DatabaseDamaged(Unavailable):
-    """The database says that its own data are damaged."""
+    """The database reports that its own data is damaged."""
 
-    def __init__(self) -> None:
-        super().__init__("The database is damaged: an operator must restore it.")
-
-
-class StorageFull(Unavailable):
-    """A disk has no room for what was to be stored."""
-
-    def __init__(self) -> None:
-        super().__init__("The service has no room left to store this: nothing was kept.")
-
-
-class OutOfMemory(Unavailable):
-    """The process has not enough memory for what was asked."""
-
-    def __init__(self) -> None:
-        super().__init__("The service has not enough memory for this at present.")
-
-
-class OutOfDescriptors(Unavailable):
-    """The process, or the machine, has as many files and connections open as it may."""
-
-    def __init__(self) -> None:
-        super().__init__("The service has too many files and connections open at present.")
+    message = "The database is damaged: an operator must restore it."
 
 
 class SchemaMissing(Unavailable):
-    """The database has not been brought to the revision that this code needs."""
+    """The database is not at the revision that this code needs."""
 
-    def __init__(self) -> None:
-        super().__init__("The database lacks tables: an operator must run `flask db upgrade`.")
+    message = "The database lacks tables: an operator must run `flask db upgrade`."
+
+
+class StorageFull(Unavailable):
+    """A disk has no space for what was to be stored."""
+
+    message = "The service has no room left on its disk: nothing was stored."
+
+
+class OutOfMemory(Unavailable):
+    """The process has not enough memory for a request."""
+
+    message = "The service has not enough memory for this request at present."
+
+
+class OutOfDescriptors(Unavailable):
+    """The process, or the machine, has no file descriptor left."""
+
+    message = "The service has too many files and connections open at present."
 
 
 @contextmanager
 def faults_in(place: str) -> Iterator[None]:
-    """Put the faults of any InvalidInput raised in this block under a place of their own."""
+    """Put the faults of an InvalidInput that is raised in this block under a place."""
     try:
         yield
     except InvalidInput as error:
@@ -172,7 +152,7 @@ def _first_faults(faults: Faults, most: int) -> Faults:
     for place, inner in faults.items():
         if most <= 0:
             break
-        name = str(place)  # marshmallow counts the values of a list in numbers
+        name = str(place)  # marshmallow numbers the values of a list with integers
         name = name if len(name) <= LONGEST_PLACE else f"{name[:LONGEST_PLACE]}…"
         first[name] = _first_faults(inner, most)
         most -= _count_places(first[name])

@@ -1,4 +1,4 @@
-"""The extensions, unbound: `create_app` binds them to an application."""
+"""The Flask extensions; `create_app` binds them to an application."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 
 from webapp.db.base import Base
-from webapp.web.api import Api
+from webapp.web.openapi import Api
 
-# Objects stay readable after a commit: a view dumps what its service has just committed,
-# without a further query.
+# Objects stay readable after a commit: views dump them without another query.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 migrate = Migrate()
 api = Api()

@@ -29,7 +29,7 @@ from webapp.access.service import (
 from webapp.db.base import utc_now
 from webapp.extensions import db
 from webapp.scopes import Scope
-from webapp.web.api import Blueprint
+from webapp.web.blueprint import Blueprint
 
 NO_KEYS = {
     "no key": {},

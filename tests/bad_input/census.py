@@ -21,7 +21,7 @@ from tests.tables import to_arrow, to_csv, to_parquet
 from webapp import API_PREFIX
 from webapp.db.base import Base
 from webapp.extensions import api, db
-from webapp.web.api import PROBLEM_CONTENT_TYPE, ProblemSchema
+from webapp.web.openapi import PROBLEM_CONTENT_TYPE, ProblemSchema
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -56,7 +56,7 @@ MOST_SHOWN = 25
 Place = tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Operation:
     """A method at a path of the document, and what it takes.
 
@@ -68,40 +68,15 @@ class Operation:
     bodies: Mapping[str, str]
     query: tuple[str, ...]
 
-    @property
-    def path(self) -> str:
-        """Return a path at which the operation finds what it acts on."""
-        return self.template.format(**PATH_VALUES)
-
-    @property
-    def parameters(self) -> list[str]:
-        """Return the names of the path's parameters."""
-        return re.findall(r"\{(\w+)\}", self.template)
-
-    @property
-    def is_probe(self) -> bool:
-        """Return whether it is asked by supervisors, which must not fail for what they add."""
-        return self.template.startswith("/health")
-
-    @property
-    def takes_table(self) -> bool:
-        """Return whether rows may come as a table."""
-        return CSV in self.bodies
-
-    @property
-    def trains(self) -> bool:
-        """Return whether rows are learnt from."""
-        return "target" in self.query
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of the columns of a valid table."""
-        return (*FEATURES, TARGET) if self.trains else FEATURES
-
-    @property
-    def options(self) -> dict[str, str]:
-        """Return the query parameters that a valid table comes with."""
-        return {"target": TARGET} if self.trains else {}
+    def __post_init__(self) -> None:
+        """Derive what the census asks of it."""
+        self.path = self.template.format(**PATH_VALUES)
+        self.parameters = re.findall(r"\{(\w+)\}", self.template)
+        self.is_probe = self.template.startswith("/health")  # accepts any query and body
+        self.takes_table = CSV in self.bodies
+        trains = "target" in self.query
+        self.columns = (*FEATURES, TARGET) if trains else FEATURES
+        self.options = {"target": TARGET} if trains else {}
 
     def valid_body(self, media_type: str, artifact: bytes) -> dict[str, Any]:
         """Return the arguments of a request that is accepted; raises KeyError for news."""
@@ -109,12 +84,11 @@ class Operation:
             return {"data": json_object(VALID[self.bodies[JSON]]), "content_type": JSON}
         if media_type == MULTIPART and self.bodies[MULTIPART] == "UploadRequest":
             return {"data": form(part("artifact", artifact, "m.skops")), "content_type": FORM}
-        query = {"query_string": urlencode(self.options)}
+        table = WRITERS[CSV if media_type == MULTIPART else media_type](make_table(self.columns))
+        sent = {"data": table, "content_type": media_type, "query_string": urlencode(self.options)}
         if media_type == MULTIPART:
-            data = form(part("file", WRITERS[CSV](make_table(self.columns)), "rows.csv"))
-            return {"data": data, "content_type": FORM, **query}
-        table = WRITERS[media_type](make_table(self.columns))
-        return {"data": table, "content_type": media_type, **query}
+            sent |= {"data": form(part("file", table, "rows.csv")), "content_type": FORM}
+        return sent
 
     def __str__(self) -> str:
         return f"{self.method} {self.template}"
@@ -122,12 +96,12 @@ class Operation:
 
 def list_operations(app: Flask) -> list[Operation]:
     """Return every operation of the application; fails where the document leaves one out."""
-    with app.app_context():
-        paths = api.spec.to_dict()["paths"]
     found = [
         Operation(
-            method=method.upper(),
-            template=template,
+            method=method,
+            template=re.sub(
+                r"<(?:\w+:)?(\w+)>", r"{\1}", next(app.url_map.iter_rules(endpoint)).rule
+            ),
             bodies={
                 media_type: media["schema"].get("$ref", "").rpartition("/")[2]
                 for media_type, media in described.get("requestBody", {})
@@ -136,17 +110,15 @@ def list_operations(app: Flask) -> list[Operation]:
             },
             query=tuple(p["name"] for p in described.get("parameters", []) if p["in"] == "query"),
         )
-        for template, methods in paths.items()
-        for method, described in methods.items()
-        if method != "parameters"
+        for (endpoint, method), described in api.list_operations(app).items()
     ]
     served = {
-        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        (rule.endpoint, method)
         for rule in app.url_map.iter_rules()
         if rule.rule.startswith((API_PREFIX, "/health"))
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    assert served == {(operation.method, operation.template) for operation in found}
+    assert served == set(api.list_operations(app))
     return found
 
 
@@ -212,32 +184,25 @@ def find_fault(
     response: TestResponse, allowed: Collection[int], place: Place | None = None
 ) -> str | None:
     """Return what an answer does wrong, None where it is as it must be."""
-    status = response.status_code
+    status, said = response.status_code, response.data
     if status not in allowed:
-        return f"{status}, expected {sorted(allowed)}: {response.data[:300]!r}"
+        return f"{status}, expected {sorted(allowed)}: {said[:300]!r}"
     if response.request.method == "HEAD":
-        return None if response.data == b"" else "a body in the answer to HEAD"
-    if status >= 400:
-        return _find_fault_in_problem(response, place)
-    if response.content_type == JSON:
-        return _find_fault_in_json(response.data)
-    return None
-
-
-def _find_fault_in_json(data: bytes) -> str | None:
+        return None if said == b"" else "a body in the answer to HEAD"
+    if status >= 400 and response.content_type != PROBLEM_CONTENT_TYPE:
+        return f"an error as {response.content_type}: {said[:200]!r}"
+    if response.content_type not in (JSON, PROBLEM_CONTENT_TYPE):
+        return None
     try:
-        orjson.loads(data)  # refuses NaN and Infinity
+        answer = orjson.loads(said)  # refuses NaN and Infinity
     except orjson.JSONDecodeError as error:
         return f"not JSON: {error}"
-    return None
+    return _find_fault_in_problem(response, answer, place) if status >= 400 else None
 
 
-def _find_fault_in_problem(response: TestResponse, place: Place | None) -> str | None:
-    if response.content_type != PROBLEM_CONTENT_TYPE:
-        return f"an error as {response.content_type}: {response.data[:200]!r}"
-    if fault := _find_fault_in_json(response.data):
-        return fault
-    problem = orjson.loads(response.data)
+def _find_fault_in_problem(
+    response: TestResponse, problem: dict[str, Any], place: Place | None
+) -> str | None:
     keys = set(PROBLEM.fields) - (set() if response.status_code == 422 else {"errors"})
     if set(problem) != keys or PROBLEM.validate(problem):
         return f"not the one shape: {problem}"
@@ -248,14 +213,10 @@ def _find_fault_in_problem(response: TestResponse, place: Place | None) -> str |
     said = f"{problem['detail']} {problem.get('errors')}"
     if leak := LEAKS.search(said):
         return f"tells of the inside: {leak[0]!r} in {said[:300]}"
-    return _find_missing_place(problem.get("errors"), place)
-
-
-def _find_missing_place(errors: Any, place: Place | None) -> str | None:
-    named = errors
+    named = problem.get("errors")
     for step in place or ():
         if not isinstance(named, dict) or step not in named:
-            return f"does not name {'.'.join(place or ())}: {str(errors)[:300]}"
+            return f"does not name {'.'.join(place or ())}: {said[:300]}"
         named = named[step]
     return None
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.bad_input import catalogue
 from tests.bad_input.catalogue import DIGITS
-from tests.bad_input.census import ARROW, CSV, JSON, Census, make_table
+from tests.bad_input.census import JSON, Census
 from tests.faults import on_sqlite
-from tests.tables import to_csv
 from webapp import API_PREFIX
-from webapp.ml.core.estimators import CATALOGUE, Parameter
+from webapp.ml.core.estimators import CATALOGUE
 
 pytestmark = on_sqlite
 
@@ -38,44 +34,42 @@ SPECS: list[dict[str, Any]] = [
 
 def matrices() -> dict[str, Any]:
     """Return matrices of N rows that are hard to learn from."""
-    draw = np.random.default_rng(1)
-    good = draw.normal(size=(N, 3))
+    good = np.random.default_rng(1).normal(size=(N, 3))
+    first = np.arange(3 * N).reshape(N, 3) == 0
     return {
         "good": good,
         "constant": np.ones((N, 3)),
-        "zero": np.zeros((N, 3)),
         "collinear": np.column_stack([good[:, 0], good[:, 0], 2 * good[:, 0]]),
         "nearly constant": 1 + np.arange(3 * N).reshape(N, 3) * 1e-16,
         "1e300": good * 1e300,
-        "1e154": good * 1e154,
         "1e-300": good * 1e-300,
-        "1e308": np.sign(good) * 1e308,
         "the largest": np.full((N, 3), np.finfo(float).max),
         "denormal": good * 5e-323,
-        "one giant": np.where(np.arange(3 * N).reshape(N, 3) == 0, 1e308, good),
-        "one giant, late": np.where(np.arange(3 * N).reshape(N, 3) == 3 * N - 1, -1e308, good),
+        "one giant": np.where(first, 1e308, good),
+        "one giant, late": np.where(first[::-1, ::-1], -1e308, good),
         "beyond float32": good * 1e39,
-        "wide": draw.normal(size=(N, 40)),
+        "wide": np.random.default_rng(1).normal(size=(N, 40)),
         "one column": good[:, :1],
         "one row": good[:1],
         "two rows": good[:2],
     }
 
 
-REGRESSION_TARGETS = {
-    "good": lambda n: [float(i % 5) for i in range(n)],
-    "constant": lambda n: [1.0] * n,
-    "1e308": lambda n: [(-1) ** i * 1e308 for i in range(n)],
-    "denormal": lambda n: [5e-324 * (i % 2) for i in range(n)],
-}
-LABELS = {
-    "two": lambda n: [i % 2 for i in range(n)],
-    "all apart": lambda n: list(range(n)),
-    "one alone": lambda n: ["a"] * (n - 1) + ["b"],
-    "one": lambda n: ["a"] * n,
-    "largest": lambda n: [(-(2**63), 2**63 - 1)[i % 2] for i in range(n)],
-    "emoji": lambda n: ["🙂🏽", "e\u0301", "عربى"][:2] * (n // 2) + ["名"] * (n % 2),
-    "numbers as text": lambda n: ["1", "1.0", "01"] * (n // 3) + ["1"] * (n % 3),
+TARGETS = {
+    "regression": {
+        "good": lambda n: [float(i % 5) for i in range(n)],
+        "constant": lambda n: [1.0] * n,
+        "1e308": lambda n: [(-1) ** i * 1e308 for i in range(n)],
+        "denormal": lambda n: [5e-324 * (i % 2) for i in range(n)],
+    },
+    "classification": {
+        "good": lambda n: [i % 2 for i in range(n)],
+        "all apart": lambda n: list(range(n)),
+        "one alone": lambda n: ["a"] * (n - 1) + ["b"],
+        "one": lambda n: ["a"] * n,
+        "largest": lambda n: [(-(2**63), 2**63 - 1)[i % 2] for i in range(n)],
+        "numbers as text": lambda n: (["1", "1.0", "01"] * n)[:n],
+    },
 }
 
 
@@ -95,13 +89,12 @@ def check_finite(census: Census, note: object, value: Any) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_trainings(census: Census, task: str) -> None:
-    targets = REGRESSION_TARGETS if task == "regression" else LABELS
+    targets = TARGETS[task]
     path = f"POST {ML}/models/edge/train"
+    cases = [(name, X, "good") for name, X in matrices().items()]
+    cases += [("good", matrices()["good"], y) for y in targets]
     estimators = [row for row in CATALOGUE.values() if row.task == task]
     for place, estimator in enumerate(estimators):
-        usual = "good" if task == "regression" else "two"
-        cases = [(name, X, usual) for name, X in matrices().items()]
-        cases += [("good", matrices()["good"], y) for y in targets]
         # Each estimator gets half of the cases, each case half of the estimators.
         for number, (name, X, y) in list(enumerate(cases))[place % 2 :: 2]:
             spec = SPECS[number % len(SPECS)]
@@ -131,43 +124,6 @@ def test_trainings(census: Census, task: str) -> None:
     census.conclude()
 
 
-def test_parameters(census: Census) -> None:
-    census.begin()
-
-    rows = {"X": [[i, i % 3] for i in range(N)], "y": [i % 2 for i in range(N)]}
-    values = [text for texts in catalogue.KINDS.values() for text in texts[:4]]
-    for estimator in CATALOGUE.values():
-        for parameter in estimator.parameters:
-            for text in (text for text in values if not accepts(parameter, text)):
-                body = json.dumps({**rows, "estimator": estimator.name})[:-1]
-                data = f'{body}, "params": {{"{parameter.name}": {text}}}}}'.encode()
-                note = f"{estimator.name}.{parameter.name}={text}"
-                place = ("json", "params", parameter.name)
-                request = {"data": data, "content_type": JSON, "place": place}
-                census.send(f"POST {ML}/train", note, 422, **request)
-    flood = {f"p{i}": 1 for i in range(10_000)}
-    census.send(f"POST {ML}/train", "10,000 parameters", 422, json={**rows, "params": flood})
-    census.conclude()
-
-
-def accepts(parameter: Parameter, text: str) -> bool:
-    """Return whether the JSON text of a value is within what is said of a parameter."""
-    if text in ("null", "true", "false"):
-        return parameter.nullable if text == "null" else parameter.type == "boolean"
-    try:
-        value = float(text)
-    except ValueError:
-        return text.strip('"') in parameter.choices
-    if not math.isfinite(value) or parameter.minimum is None or parameter.maximum is None:
-        return False
-    if parameter.type == "integer" and not text.isdecimal():
-        return False
-    above = value > parameter.minimum or (
-        value == parameter.minimum and not parameter.exclusive_minimum
-    )
-    return above and value <= parameter.maximum
-
-
 def test_what_looks_odd_and_is_right_is_answered_rightly(census: Census) -> None:
     model = census.client.get(f"{ML}/models/default/versions/1").json["coefficients"]
     weights = np.array(list(model["coefficients"].values()))
@@ -193,62 +149,4 @@ def test_what_looks_odd_and_is_right_is_answered_rightly(census: Census) -> None
         if answer.status_code == 200:
             assert math.isfinite(answer.json["prediction"])
 
-    good = to_csv(make_table(("x1", "x2", "x3")))
-    expected = census.client.post(f"{ML}/predict/batch", data=good, content_type=CSV).json
-    for note, data in {
-        "a BOM": b"\xef\xbb\xbf" + good,
-        "quotes": re.sub(rb"[^,\n]+", rb'"\g<0>"', good),
-        "CRLF": good.replace(b"\n", b"\r\n"),
-        "CR": good.replace(b"\n", b"\r"),
-        "blank lines": b"\n\n" + good + b"\n\n",
-        "no last line end": good.rstrip(),
-    }.items():
-        for content_type in (CSV, "Text/CSV; charset=UTF-8; header=present"):
-            request = {"data": data, "content_type": content_type}
-            answer = census.send(f"POST {ML}/predict/batch", note, 200, **request)
-            found, right = answer.json["predictions"], expected["predictions"]
-            assert found == pytest.approx(right, rel=1e-9), note
-    for accept in ("text/csv, application/json;q=0.1", f"{ARROW};q=1", "*/*", "text/*;q=0.5"):
-        request = {"data": good, "content_type": CSV, "headers": {"Accept": accept}}
-        census.send(f"POST {ML}/predict/batch", accept, 200, **request)
-
-    for q in ("%", "_", "\\", "a%b", "a_b", "a\\b", "100%", "%%", "'", '"', "--", "*", "[a]", "☃"):
-        census.client.post(f"{API_PREFIX}/items", json={"name": f"<{q}>"})
-    for q in (
-        "%",
-        "_",
-        "\\",
-        "a%b",
-        "a_b",
-        "a\\b",
-        "%%",
-        "--",
-        "*",
-        "[a]",
-        "☃",
-        "' OR 1=1",
-        "%25",
-    ):
-        answer = census.send(f"GET {API_PREFIX}/items", q, 200, query_string={"q": q})
-        assert all(q in item["name"] for item in answer.json), q
-    census.conclude()
-
-
-def test_labels_and_names(census: Census) -> None:
-    census.begin()
-
-    X = [[i] for i in range(6)]
-    for labels in (
-        *([1, "1"] * 3, [1.0, 2.0**53] * 3, [0.5, 1.5] * 3, [True, 0] * 3, [None, "a"] * 3),
-        *([2**63, 0] * 3, [-(2**63) - 1, 0] * 3, ["", "a"] * 3, ["a" * 256, "b"] * 3),
-        *(["a\0", "b"] * 3, ["a\n", "b"] * 3, ["\u202eb", "a"] * 3, [[1], [2]] * 3, [{}] * 6),
-        *(["a"] * 5, ["a"] * 6, [1] * 6, [], "ababab", {"a": 1}),
-    ):
-        body = {"X": X, "y": labels, "estimator": "logistic_regression"}
-        request = {"data": json.dumps(body), "content_type": JSON, "place": ("json", "y")}
-        census.send(f"POST {ML}/train", f"labels {labels}", 422, **request)
-    many = {"X": [[i] for i in range(5000)], "y": list(range(5000))}
-    for estimator in (row.name for row in CATALOGUE.values() if row.task == "classification"):
-        body = {**many, "estimator": estimator, "params": SMALL.get(estimator, {})}
-        census.send(f"POST {ML}/train", f"5,000 classes of {estimator}", 422, json=body)
     census.conclude()

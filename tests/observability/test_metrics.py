@@ -19,10 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import GunicornServer, running_gunicorn
+from webapp.extensions import api
 from webapp.ml.registry.service import list_active_versions
 from webapp.observability.metrics.counting import Counting
 from webapp.observability.metrics.tally import BANK_SIZE, OTHER, Family, Tally
-from webapp.web.api import list_outcomes
 
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 BODY = {"features": [1, 2, 3]}
@@ -94,7 +94,7 @@ def test_every_outcome_is_told_of_before_it_comes_about(own_app: Flask) -> None:
         cache=lambda: own_app.extensions["model_server"].cache,
         active_versions=list_active_versions,
         workers=1,
-        outcomes=list_outcomes(own_app),
+        outcomes=api.list_outcomes(own_app),
     )
     found = parse(client.get("/metrics").text)
 

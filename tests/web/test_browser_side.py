@@ -1,4 +1,4 @@
-"""What browsers are told: origins, what a page may load, what may be kept, and by which name."""
+"""What browsers are told: origins, what a page may load, and what may be kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from tests.conftest import dispose_app, make_app
 from tests.faults import on_sqlite
-from tests.web.test_api import ITEMS, JSON, ML, api_calls, assert_problem
+from tests.web.test_api import ITEMS, ML, api_calls, assert_problem
 
 pytestmark = on_sqlite
 
@@ -64,26 +64,24 @@ def test_a_page_of_a_listed_origin_may_read_an_answer(sharing_client: FlaskClien
         assert {"ETag", "Link", "Location", "Retry-After", "X-Pagination"} <= set(exposed)
 
 
-@pytest.mark.parametrize("origin", FOREIGN)
-def test_a_page_of_another_origin_may_not(sharing_client: FlaskClient, origin: str) -> None:
-    answered = sharing_client.get(ITEMS, headers={"Origin": origin})
-    asked = ask_for(sharing_client, "GET", ITEMS, origin)
-
-    assert cors_headers(answered) == set()
-    assert "Access-Control-Allow-Origin" not in asked.headers
-
-
-def test_caches_are_told_that_answers_differ_by_origin(sharing_client: FlaskClient) -> None:
-    for headers in ({}, {"Origin": ORIGIN}, {"Origin": FOREIGN[0]}):
-        assert "Origin" in sharing_client.get(ITEMS, headers=headers).vary
+def test_a_page_of_another_origin_may_not_and_caches_are_told_that_answers_differ(
+    sharing_client: FlaskClient,
+) -> None:
+    for origin in FOREIGN:
+        answered = sharing_client.get(ITEMS, headers={"Origin": origin})
+        asked = ask_for(sharing_client, "GET", ITEMS, origin)
+        assert cors_headers(answered) == set()
+        assert "Access-Control-Allow-Origin" not in asked.headers
+        assert "Origin" in answered.vary
+    assert "Origin" in sharing_client.get(ITEMS).vary
 
 
 def test_a_page_may_read_errors_too(sharing_client: FlaskClient) -> None:
+    headers = {"Origin": ORIGIN}
     for response, status in (
-        (sharing_client.get("/nothing", headers={"Origin": ORIGIN}), 404),
-        (sharing_client.put(ITEMS, headers={"Origin": ORIGIN}), 405),
-        (sharing_client.post(ITEMS, headers={"Origin": ORIGIN}, json={}), 422),
-        (sharing_client.post(ITEMS, headers={"Origin": ORIGIN}, data="", content_type=JSON), 400),
+        (sharing_client.get("/nothing", headers=headers), 404),
+        (sharing_client.put(ITEMS, headers=headers), 405),
+        (sharing_client.post(ITEMS, headers=headers, json={}), 422),
     ):
         assert_problem(response, status)
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
@@ -144,14 +142,10 @@ def test_every_answer_is_framed(client: FlaskClient, path: str) -> None:
             assert response.headers.getlist(name) == [value], name
         for name in ("Content-Security-Policy", "Cache-Control"):
             assert len(response.headers.getlist(name)) == 1, name
-        assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
-
-
-def test_what_is_no_page_may_load_nothing(client: FlaskClient) -> None:
-    for path in set(PATHS) - {"/", "/docs"}:
-        with client.get(path) as response:
-            policy = response.headers["Content-Security-Policy"]
-            assert policy == "default-src 'none'; frame-ancestors 'none'", path
+        policy = response.headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in policy
+        if path not in ("/", "/docs"):
+            assert policy == "default-src 'none'; frame-ancestors 'none'"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -175,23 +169,24 @@ def test_a_fault_of_ours_is_framed_too(own_app: Flask) -> None:
     assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
-def test_https_is_remembered_only_where_it_is_spoken(client: FlaskClient) -> None:
-    plain = client.get("/health/live")
-    secure = client.get("/health/live", base_url="https://localhost")
-
-    assert "Strict-Transport-Security" not in plain.headers
-    assert secure.headers["Strict-Transport-Security"] == "max-age=31536000"
-
-
-def test_a_proxy_is_believed_that_https_is_spoken_where_there_is_one(database_url: str) -> None:
-    for hops, remembered in (("0", False), ("1", True)):
+def test_https_is_remembered_where_it_is_spoken_here_or_by_a_trusted_proxy(
+    database_url: str,
+) -> None:
+    for hops, scheme, told, remembered in (
+        ("0", "http", "https", False),
+        ("0", "https", "http", True),
+        ("1", "http", "https", True),
+    ):
         app = make_app(database_url, PROXY_HOPS=hops)
-        response = app.test_client().get("/", headers={"X-Forwarded-Proto": "https"})
+        headers = {"X-Forwarded-Proto": told}
+        response = app.test_client().get("/", base_url=f"{scheme}://localhost", headers=headers)
         dispose_app(app)
         assert ("Strict-Transport-Security" in response.headers) is remembered
 
 
-def test_what_has_a_validator_may_be_kept_and_asked_about(client: FlaskClient) -> None:
+def test_what_has_a_validator_may_be_kept_and_other_answers_of_the_api_not(
+    client: FlaskClient,
+) -> None:
     location = client.post(ITEMS, json={"name": "a"}).headers["Location"]
 
     first = client.get(location)
@@ -200,79 +195,8 @@ def test_what_has_a_validator_may_be_kept_and_asked_about(client: FlaskClient) -
     assert again.status_code == 304
     for response in (first, again):
         assert response.headers["Cache-Control"] == "private, no-cache"
-
-
-def test_whatever_else_the_api_answers_is_not_kept(client: FlaskClient) -> None:
-    for path in (ITEMS, f"{ITEMS}/1", f"{ML}/model-info", "/health/ready", "/openapi.json"):
+    for path in (ITEMS, f"{ITEMS}/9", f"{ML}/model-info", "/health/ready", "/openapi.json"):
         assert client.get(path).headers["Cache-Control"] == "no-store", path
-
-
-def test_files_of_the_pages_may_be_kept(client: FlaskClient) -> None:
     with client.get("/docs/swagger-ui.css") as response:
         assert "max-age=3600" in response.headers["Cache-Control"]
     assert client.get("/docs").headers["Cache-Control"] == "no-cache"
-
-
-# Names of this service
-
-
-@pytest.fixture
-def named_app(database_url: str) -> Iterator[Flask]:
-    """Return an application that answers by two names, and below one of them."""
-    app = make_app(
-        database_url, TRUSTED_HOSTS="localhost,.example.com", CORS_ORIGINS=ORIGIN, PROXY_HOPS="1"
-    )
-    yield app
-    dispose_app(app)
-
-
-def test_by_default_the_service_answers_by_any_name(client: FlaskClient) -> None:
-    assert client.get(ITEMS, headers={"Host": "anything.example"}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "host", ["localhost", "localhost:8000", "example.com", "api.example.com", "a.b.example.com"]
-)
-def test_a_name_that_is_listed_is_answered(named_app: Flask, host: str) -> None:
-    assert named_app.test_client().get(ITEMS, headers={"Host": host}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "host", ["evil.example", "notexample.com", "localhost.evil.example", "127.0.0.1", "", "a b"]
-)
-def test_a_name_that_is_not_listed_is_refused(named_app: Flask, host: str) -> None:
-    client = named_app.test_client()
-
-    for path in (ITEMS, "/docs", "/nothing"):
-        assert_problem(client.get(path, headers={"Host": host}), 400)
-    asked = client.options(ITEMS, headers={"Host": host, "Access-Control-Request-Method": "GET"})
-    assert asked.status_code == 400
-
-
-def test_a_name_that_a_proxy_tells_must_be_listed_too(named_app: Flask) -> None:
-    client = named_app.test_client()
-
-    told = {"Host": "localhost", "X-Forwarded-Host": "evil.example"}
-    assert_problem(client.get(ITEMS, headers=told), 400)
-    told = {"Host": "web:8000", "X-Forwarded-Host": "api.example.com"}
-    assert client.get(ITEMS, headers=told).status_code == 200
-
-
-def test_a_name_that_no_proxy_told_is_not_believed(database_url: str) -> None:
-    app = make_app(database_url, TRUSTED_HOSTS="localhost")
-    client = app.test_client()
-
-    for host, told, status in (
-        ("localhost", "evil.example", 200),
-        ("evil.example", "localhost", 400),
-    ):
-        headers = {"Host": host, "X-Forwarded-Host": told}
-        assert client.get(ITEMS, headers=headers).status_code == status
-    dispose_app(app)
-
-
-def test_a_probe_may_ask_by_address(named_app: Flask) -> None:
-    client = named_app.test_client()
-
-    for path in ("/health/live", "/health/ready"):
-        assert client.get(path, headers={"Host": "10.0.0.7:8000"}).status_code == 200

@@ -3,77 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from flask import Flask, request
 from flask.testing import FlaskClient
 
 from tests.conftest import dispose_app, make_app
+from tests.faults import on_sqlite
 from tests.web.test_api import ITEMS, assert_problem
-from webapp.web.application import plain_address
+from webapp.web.request import plain_address
 
-NAMES = "localhost,.Example.COM,10.0.0.1"
+pytestmark = on_sqlite
 
 
 @pytest.fixture
 def named_app(database_url: str) -> Iterator[Flask]:
-    """Return an application that answers by three names."""
-    app = make_app(database_url, TRUSTED_HOSTS=NAMES)
+    """Return an application that answers by some names, behind a proxy that tells them."""
+    names = "localhost,.Example.COM,10.0.0.1"
+    app = make_app(database_url, TRUSTED_HOSTS=names, PROXY_HOPS="1", CORS_ORIGINS="https://a.com")
     yield app
     dispose_app(app)
 
 
-def ask(app: Flask, host: str, path: str = ITEMS) -> Any:
-    return app.test_client().get(path, headers={"Host": host})
+TRUSTED = [
+    *("localhost", "LocalHost:8000", "10.0.0.1:8000", "example.com.", "ml.example.com:"),
+    *("ML.Example.COM", "ML.EXAMPLE.COM.:8443", "a.b.example.com:443"),
+]
+UNTRUSTED = [
+    *("evil.example", "example.com.evil.example", "example.com..", "xn--exmple-cua.com", ""),
+    *("10.0.0.2", "localhost.localdomain", "notexample.com", "127.0.0.1"),
+]
+ANY = ["web_1:8000", "anything.example", "[::1]:8000", "127.0.0.1", "UPPER.example.", ""]
+NO_HOSTS = [
+    *("a b", "a/b", "http://localhost", "user@localhost", "<script>", "a,b", "[::1", "::1"),
+    *("localhost:port", "localhost:8000:1", "localhost:123456", "a?b", "é", "[evil]", "a\tb"),
+]
 
 
-def test_a_trusted_name_is_answered_in_every_spelling(named_app: Flask) -> None:
-    for host in (
-        *(
-            "ML.Example.COM",
-            "ml.example.com.",
-            "ML.EXAMPLE.COM.:8443",
-            "example.com.",
-            "LOCALHOST",
-        ),
-        *("LocalHost:8000", "10.0.0.1:8000", "ml.example.com:", "a.b.example.com:443"),
+def test_a_trusted_name_is_answered_in_every_spelling_and_another_is_not(named_app: Flask) -> None:
+    client = named_app.test_client()
+
+    for header in ("Host", "X-Forwarded-Host"):
+        for host in TRUSTED:
+            assert client.get(ITEMS, headers={header: host}).status_code == 200, host
+        for host in filter(None, UNTRUSTED):
+            assert_problem(client.get(ITEMS, headers={header: host}), 400)
+    for path in (ITEMS, "/docs", "/nothing"):
+        assert_problem(client.get(path, headers={"Host": ""}), 400)
+    preflight = {"Host": "evil.example", "Access-Control-Request-Method": "GET"}
+    assert_problem(client.options(ITEMS, headers=preflight), 400)
+
+
+def test_a_name_that_no_proxy_told_is_not_believed(database_url: str) -> None:
+    app = make_app(database_url, TRUSTED_HOSTS="localhost")
+    client = app.test_client()
+
+    for host, told, status in (
+        ("localhost", "evil.example", 200),
+        ("evil.example", "localhost", 400),
     ):
-        assert ask(named_app, host).status_code == 200, host
+        headers = {"Host": host, "X-Forwarded-Host": told}
+        assert client.get(ITEMS, headers=headers).status_code == status
+    dispose_app(app)
 
 
-def test_another_name_is_refused(named_app: Flask) -> None:
-    for host in (
-        *("evil.example", "example.com.evil.example", "example.com..", "xn--exmple-cua.com"),
-        *("10.0.0.2", "localhost.localdomain", "notexample.com"),
-    ):
-        assert_problem(ask(named_app, host), 400)
+def test_probes_and_prometheus_ask_by_address_and_may_add_what_they_like(named_app: Flask) -> None:
+    client = named_app.test_client()
 
-
-def test_probes_and_prometheus_ask_by_address(named_app: Flask) -> None:
     for path in ("/health/live", "/health/ready", "/metrics"):
-        assert ask(named_app, "172.18.0.5:8000", path).status_code == 200
+        assert client.get(path, headers={"Host": "172.18.0.5:8000"}).status_code == 200
+    for path in ("/health/live", "/health/ready"):
+        for query in ("x=1&x=2", "%FF", "probe"):
+            assert client.get(f"{path}?{query}", json={"probe": 1}).status_code == 200
 
 
-def test_what_is_no_host_is_refused_by_any_application(app: Flask) -> None:
-    for host in (
-        *("a b", "a/b", "http://localhost", "user@localhost", "<script>", "a,b", "[::1", "::1"),
-        *("localhost:port", "localhost:8000:1", "localhost:123456", "a?b", "é", "[evil]", "a\tb"),
-    ):
+def test_where_no_names_are_listed_any_host_is_answered_and_what_is_none_refused(
+    client: FlaskClient,
+) -> None:
+    for host in ANY:
+        assert client.get(ITEMS, headers={"Host": host}).status_code == 200, host
+    for host in NO_HOSTS:
         for path in (ITEMS, "/docs", "/health/live"):
-            assert "Host" in assert_problem(ask(app, host, path), 400)["detail"], host
-
-
-def test_a_host_is_answered_where_none_is_listed(app: Flask) -> None:
-    for host in (
-        "web_1:8000",
-        "anything.example",
-        "[::1]:8000",
-        "127.0.0.1",
-        "UPPER.example.",
-        "",
-    ):
-        assert ask(app, host).status_code == 200, host
+            problem = assert_problem(client.get(path, headers={"Host": host}), 400)
+            assert "Host" in problem["detail"], host
 
 
 @pytest.mark.parametrize(
@@ -81,7 +93,6 @@ def test_a_host_is_answered_where_none_is_listed(app: Flask) -> None:
     [
         ("198.51.100.7", "198.51.100.7"),
         ("198.51.100.7:40001", "198.51.100.7"),
-        ("2001:db8::1", "2001:db8::1"),
         ("[2001:DB8::1]", "2001:db8::1"),
         ("[2001:db8:0::1]:4711", "2001:db8::1"),
         ("::ffff:198.51.100.7", "198.51.100.7"),
@@ -94,30 +105,12 @@ def test_an_address_is_read_without_port_and_in_one_spelling(text: str, address:
     assert plain_address(text) == address
 
 
-def test_a_caller_is_limited_whatever_port_its_proxy_adds(database_url: str) -> None:
-    app = make_app(database_url, RATE_LIMIT="3 per hour", PROXY_HOPS="1")
-    client = app.test_client()
-
-    def status(address: str) -> int:
-        return client.get(ITEMS, headers={"X-Forwarded-For": address}).status_code
-
-    for spelling, other_caller in (
-        ("203.0.113.1:{}", "203.0.113.2:4000"),
-        ("[2001:db8::{}]:4711", "[2001:db8:0:1::1]:4711"),
-        ("[::ffff:203.0.113.3]:{}", "::ffff:203.0.113.4"),
-    ):
-        found = [status(spelling.format(number)) for number in range(1000, 1004)]
-        assert found == [200, 200, 200, 429]
-        assert status(other_caller) == 200
-    dispose_app(app)
-
-
 def test_a_tls_terminator_before_the_nearest_proxy_is_believed(database_url: str) -> None:
     app = make_app(database_url, PROXY_HOPS="2", TRUSTED_HOSTS="ml.example.com")
     seen: list[str] = []
     app.before_request(lambda: seen.append(str(request.remote_addr)))
     headers = {
-        "X-Forwarded-For": "192.0.2.66, 198.51.100.7, 10.0.0.9",
+        "X-Forwarded-For": "192.0.2.66, [::ffff:198.51.100.7]:4711, 10.0.0.9",
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": "ml.example.com",
     }
@@ -128,10 +121,3 @@ def test_a_tls_terminator_before_the_nearest_proxy_is_believed(database_url: str
     assert "Strict-Transport-Security" in response.headers
     assert seen == ["198.51.100.7"]
     dispose_app(app)
-
-
-def test_probes_pass_over_what_is_added_to_them(client: FlaskClient) -> None:
-    for path in ("/health/live", "/health/ready"):
-        for query in ("x=1", "x=1&x=2", "%FF", "probe", ""):
-            assert client.get(f"{path}?{query}").status_code == 200
-        assert client.get(path, json={"probe": 1}).status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import marshmallow as ma
@@ -11,14 +12,78 @@ import pytest
 from marshmallow import fields, validate
 
 from webapp.web.fields import (
+    DEEPEST_OBJECT,
     JSONBoolean,
     JSONFloat,
     JSONInteger,
+    JSONObject,
     QueryFloat,
     QueryInteger,
     StrictSchema,
     Text,
 )
+
+UNIT = validate.Range(0, 1)
+OPEN = validate.Range(0, 1, min_inclusive=False, max_inclusive=False)
+SEED = {"minimum": -3, "maximum": 2**32 - 1}
+NO_NUMBERS = [True, False, "", "1", None, [1], {}, math.nan, math.inf, 10**400, -(10**400)]
+NO_LITERALS = [
+    "",
+    "-",
+    " 1",
+    "1 ",
+    "1\n",
+    "--1",
+    "1_0",
+    "0x1",
+    "٣",
+    "１",
+    "true",
+    "NaN",
+    "9" * 5000,
+]
+CONTROLS = [chr(code) for code in (0, 1, 7, 8, 0x0B, 0x0C, 0x1B, 0x1F, 0x7F, 0x80, 0x85, 0x9F)]
+
+# Field → values that it takes, with what becomes of them; and values that it refuses.
+FIELDS: dict[str, tuple[fields.Field[Any], list[tuple[Any, Any]], list[Any]]] = {
+    "text": (
+        Text(min_length=1, max_length=3),
+        [(text, text) for text in ("a", "☃☃☃", "🙂🙂🙂", " a ", "\u2028", "é\u0301", "~", "\xa0")],
+        ["", "abcd", "🙂🙂🙂🙂", 1, 1.5, True, None, ["a"], {}, "a\n", "\tb", "\r", *CONTROLS],
+    ),
+    "multiline text": (
+        Text(max_length=3, multiline=True),
+        [(text, text) for text in ("", "a\n", "\tb", "\r")],
+        [*CONTROLS, *(f"a{character}b" for character in CONTROLS)],
+    ),
+    "JSON integer": (
+        JSONInteger(**SEED),
+        [(value, value) for value in (-3, 0, 2**32 - 1)],
+        [*NO_NUMBERS, -4, 2**32, 0.0, 1.5],
+    ),
+    "query integer": (
+        QueryInteger(**SEED),
+        [("0", 0), ("-0", 0), ("-3", -3), ("007", 7), (str(2**32 - 1), 2**32 - 1)],
+        [*NO_LITERALS, "-4", str(2**32), "9" * 20, "+1", "1.0", "1e3"],
+    ),
+    "JSON float": (
+        JSONFloat(bounds=UNIT),
+        [(value, float(value)) for value in (0, 0.0, -0.0, 5e-324, 0.5, 1, 1.0)],
+        [*NO_NUMBERS, -5e-324, math.nextafter(1, 2), 2, -math.inf],
+    ),
+    "query float": (
+        QueryFloat(bounds=validate.Range(0, 1e6)),
+        [("-0.0", 0.0), ("+0.5", 0.5), ("1E+6", 1e6), ("1e-999", 0.0), ("0" * 29 + "7", 7.0)],
+        [*NO_LITERALS, "-1e-300", "1000000.1", "1e400", "inf", ".5", "5.", "1,5", "1e", "1e1000"],
+    ),
+    "open range": (JSONFloat(bounds=OPEN), [(0.5, 0.5), (5e-324, 5e-324)], [0, 1]),
+    "open range in a query": (QueryFloat(bounds=OPEN), [("0.5", 0.5)], ["0", "1"]),
+    "boolean": (
+        JSONBoolean(),
+        [(True, True), (False, False)],
+        [0, 1, 0.0, "true", "false", "on", "", None, [], [True], {}],
+    ),
+}
 
 
 def load(field: fields.Field[Any], value: object) -> Any:
@@ -28,257 +93,26 @@ def load(field: fields.Field[Any], value: object) -> Any:
 def assert_refused(field: fields.Field[Any], value: object) -> None:
     with pytest.raises(ma.ValidationError) as raised:
         load(field, value)
-    assert list(raised.value.messages_dict) == ["field"]
+    assert list(raised.value.messages_dict) == ["field"], value
 
 
-class Person(StrictSchema):
-    """A schema of two fields."""
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_takes_what_is_within_its_limits_and_refuses_the_rest(name: str) -> None:
+    field, taken, refused = FIELDS[name]
 
-    name = Text(max_length=3)
-    age = JSONInteger(minimum=0, maximum=150)
-
-
-def test_a_strict_schema_names_what_it_does_not_know() -> None:
-    with pytest.raises(ma.ValidationError) as raised:
-        Person().load({"name": "Eve", "height": 170, "": 1})
-
-    assert raised.value.messages == {"height": ["Unknown field."], "": ["Unknown field."]}
+    for value, expected in taken:
+        found = load(field, value)
+        assert (type(found), found) == (type(expected), expected)
+    for value in refused:
+        assert_refused(field, value)
 
 
-def test_a_strict_schema_is_strict_about_lists_too() -> None:
-    with pytest.raises(ma.ValidationError) as raised:
-        Person(many=True).load([{"name": "Eve"}, {"nom": "Eve"}])
+def test_an_object_is_as_deep_as_json_can_be_written() -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        return {"a": nested(depth - 1)} if depth > 1 else {"a": [1]}
 
-    assert raised.value.messages == {1: {"nom": ["Unknown field."]}}
-
-
-def test_a_strict_schema_keeps_the_order_of_its_fields() -> None:
-    dumped = Person().dump({"age": 3, "name": "Eve"})
-
-    assert list(dumped) == ["name", "age"]
-
-
-@pytest.mark.parametrize(
-    "text", ["a", "abc", "☃☃☃", "🙂🙂🙂", " a ", "a\u200db", "\u2028", "é\u0301"]
-)
-def test_text_is_kept_as_it_is(text: str) -> None:
-    assert load(Text(min_length=1, max_length=3), text) == text
-
-
-@pytest.mark.parametrize("value", ["", "abcd", "🙂🙂🙂🙂", 1, 1.5, True, None, ["a"], {"a": 1}])
-def test_text_outside_its_limits_is_refused(value: object) -> None:
-    assert_refused(Text(min_length=1, max_length=3), value)
-
-
-@pytest.mark.parametrize("multiline", [False, True])
-@pytest.mark.parametrize(
-    "character",
-    [
-        "\x00",
-        "\x01",
-        "\x07",
-        "\x08",
-        "\x0b",
-        "\x0c",
-        "\x1b",
-        "\x1f",
-        "\x7f",
-        "\x80",
-        "\x85",
-        "\x9f",
-    ],
-)
-def test_text_never_holds_a_control_character(character: str, multiline: bool) -> None:
-    for text in (character, f"a{character}", f"{character}b"):
-        assert_refused(Text(max_length=10, multiline=multiline), text)
-
-
-@pytest.mark.parametrize("character", ["\t", "\n", "\r"])
-def test_only_multiline_text_holds_layout(character: str) -> None:
-    text = f"a{character}b{character}"
-
-    assert load(Text(max_length=10, multiline=True), text) == text
-    assert_refused(Text(max_length=10), text)
-
-
-@pytest.mark.parametrize("multiline", [False, True])
-def test_text_never_holds_a_lone_surrogate(multiline: bool) -> None:
-    for text in ("\ud800", "a\udbff", "\udc00b", "\udfff", "\udc00\ud800"):
-        assert_refused(Text(max_length=10, multiline=multiline), text)
-
-
-@pytest.mark.parametrize(
-    "character", [" ", "~", "\xa0", "\ud7ff", "\ue000", "\ufffd", "\U0010ffff"]
-)
-def test_text_holds_the_characters_beside_the_forbidden_ones(character: str) -> None:
-    assert load(Text(max_length=1), character) == character
-
-
-@pytest.mark.parametrize("value", [-3, 0, 2**32 - 1])
-def test_a_json_integer_is_read_between_its_limits(value: int) -> None:
-    found = load(JSONInteger(minimum=-3, maximum=2**32 - 1), value)
-
-    assert (type(found), found) == (int, value)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        -4,
-        2**32,
-        10**400,
-        -(10**400),
-        0.0,
-        1.5,
-        math.nan,
-        math.inf,
-        True,
-        False,
-        "1",
-        "",
-        None,
-        [1],
-        {},
-    ],
-    ids=lambda value: str(value)[:10],
-)
-def test_what_is_no_json_integer_is_refused(value: object) -> None:
-    assert_refused(JSONInteger(minimum=-3, maximum=2**32 - 1), value)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("0", 0), ("-0", 0), ("-3", -3), ("007", 7), (str(2**62), 2**62)]
-)
-def test_a_query_integer_is_read_between_its_limits(text: str, value: int) -> None:
-    assert load(QueryInteger(minimum=-3, maximum=2**62), text) == value
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "-4",
-        str(2**62 + 1),
-        "9" * 20,
-        "9" * 5000,
-        "",
-        "-",
-        " 1",
-        "1 ",
-        "1\n",
-        "+1",
-        "--1",
-        "1.0",
-        "1e3",
-        "1_0",
-        "0x1",
-        "٣",
-        "１",
-        "true",
-        "NaN",
-    ],
-    ids=lambda text: repr(text[:10]),
-)
-def test_what_is_no_query_integer_is_refused(text: str) -> None:
-    assert_refused(QueryInteger(minimum=-3, maximum=2**62), text)
-
-
-@pytest.mark.parametrize("value", [0, 0.0, -0.0, 5e-324, 0.5, 1, 1.0])
-def test_a_json_float_is_read_between_its_limits(value: float) -> None:
-    found = load(JSONFloat(bounds=validate.Range(0, 1)), value)
-
-    assert (type(found), found) == (float, value)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        -5e-324,
-        math.nextafter(1, 2),
-        2,
-        10**400,
-        -(10**400),
-        math.nan,
-        math.inf,
-        -math.inf,
-        True,
-        False,
-        "0.5",
-        "",
-        None,
-        [0.5],
-        {},
-    ],
-    ids=lambda value: str(value)[:10],
-)
-def test_what_is_no_json_float_is_refused(value: object) -> None:
-    assert_refused(JSONFloat(bounds=validate.Range(0, 1)), value)
-
-
-def test_a_limit_may_be_left_out_of_a_range() -> None:
-    bounds = validate.Range(0, 1, max_inclusive=False)
-
-    assert load(JSONFloat(bounds=bounds), math.nextafter(1, 0)) < 1
-    assert_refused(JSONFloat(bounds=bounds), 1)
-    assert_refused(QueryFloat(bounds=bounds), "1")
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("0", 0.0),
-        ("-0.0", 0.0),
-        ("+0.5", 0.5),
-        ("0.1", 0.1),
-        ("1e6", 1e6),
-        ("1E+6", 1e6),
-        ("1.5e-300", 1.5e-300),
-        ("1e-999", 0.0),
-        ("0" * 29 + "7", 7.0),
-    ],
-)
-def test_a_query_float_is_read_between_its_limits(text: str, value: float) -> None:
-    assert load(QueryFloat(bounds=validate.Range(0, 1e6)), text) == value
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "-1e-300",
-        "1000000.1",
-        "1e400",
-        "-1e400",
-        "nan",
-        "inf",
-        "Infinity",
-        "",
-        " 1",
-        "1 ",
-        "1\n",
-        ".5",
-        "5.",
-        "1_0",
-        "1,5",
-        "0x1p3",
-        "1e",
-        "1e1000",
-        "٣",
-        "9" * 5000,
-        "0." + "1" * 5000,
-    ],
-    ids=lambda text: repr(text[:10]),
-)
-def test_what_is_no_query_float_is_refused(text: str) -> None:
-    assert_refused(QueryFloat(bounds=validate.Range(0, 1e6)), text)
-
-
-@pytest.mark.parametrize("value", [True, False])
-def test_a_json_boolean_is_read(value: bool) -> None:
-    assert load(JSONBoolean(), value) is value
-
-
-@pytest.mark.parametrize("value", [0, 1, 0.0, "true", "false", "on", "", None, [], [True], {}])
-def test_what_merely_looks_like_a_boolean_is_refused(value: object) -> None:
-    assert_refused(JSONBoolean(), value)
+    assert load(JSONObject(), nested(DEEPEST_OBJECT - 1)) == nested(DEEPEST_OBJECT - 1)
+    assert_refused(JSONObject(), nested(DEEPEST_OBJECT + 1))
 
 
 @pytest.mark.parametrize("multiline", [False, True])
@@ -294,8 +128,61 @@ def test_text_is_documented_by_the_characters_that_it_takes(multiline: bool) -> 
 
 
 def test_a_limit_that_is_left_out_is_documented_so() -> None:
-    bounds = validate.Range(0, 1, min_inclusive=False, max_inclusive=False)
+    for kind in (JSONFloat, QueryFloat):
+        assert kind(bounds=OPEN).metadata == {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    assert JSONFloat(bounds=UNIT).metadata == {}
 
-    for field in (JSONFloat(bounds=bounds), QueryFloat(bounds=bounds)):
-        assert field.metadata == {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
-    assert JSONFloat(bounds=validate.Range(0, 1)).metadata == {}
+
+class Person(StrictSchema):
+    """A schema that is read and written field by field."""
+
+    name = Text(max_length=3, required=True)
+    age = JSONInteger(minimum=0, maximum=150, load_default=30)
+    nick = Text(max_length=3)
+
+
+class Renamed(StrictSchema):
+    """A schema that marshmallow itself must read and write."""
+
+    name = Text(max_length=3, data_key="Name", attribute="full_name")
+    age = JSONInteger(minimum=0, maximum=150)
+
+    @ma.post_load
+    def _grow(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {**data, "age": data["age"] + 1}
+
+
+@pytest.mark.parametrize(
+    ("schema", "data", "messages"),
+    [
+        (Person(), {"name": "Eve", "": 1}, {"": ["Unknown field."]}),
+        (Person(), {}, {"name": ["Missing data for required field."]}),
+        (
+            Person(many=True),
+            [{"name": "Eve"}, {"name": "Eve", "nom": "Eve"}],
+            {1: {"nom": ["Unknown field."]}},
+        ),
+        (Person(many=True), {"name": "Eve"}, {"_schema": ["Invalid input type."]}),
+        (Renamed(), {"name": "Eve", "age": 1}, {"name": ["Unknown field."]}),
+    ],
+)
+def test_a_strict_schema_names_what_it_refuses(
+    schema: StrictSchema, data: Any, messages: Any
+) -> None:
+    with pytest.raises(ma.ValidationError) as raised:
+        schema.load(data)
+
+    assert raised.value.messages == messages
+
+
+def test_a_schema_reads_and_writes_as_marshmallow_does() -> None:
+    assert Person().load({"name": "Eve"}) == {"name": "Eve", "age": 30}
+    assert Person(partial=True).load({}) == {}
+    assert Renamed().load({"Name": "Eve", "age": 3}) == {"full_name": "Eve", "age": 4}
+
+    eve = {"name": "Eve", "age": 3, "nick": "E"}
+    for person in (eve, SimpleNamespace(**eve)):
+        assert list(Person().dump(person).items()) == list(eve.items())
+        assert Person(many=True).dump([person]) == [eve]
+    assert Person().dump(SimpleNamespace(name="Eve")) == {"name": "Eve"}
+    assert Renamed().dump(SimpleNamespace(full_name="Eve", age=3)) == {"Name": "Eve", "age": 3}

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 import sqlalchemy as sa
-from flask import Flask, current_app, has_request_context
+from flask import Flask, current_app, has_request_context, request
 from sqlalchemy.orm import Session
 
 from webapp.access import service
@@ -19,9 +19,8 @@ from webapp.actor import Actor, set_actor_source
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.scopes import Scope
-from webapp.web.api import Blueprint, current_request
-from webapp.web.identity import Identity, current_identity, remember_identity
-from webapp.web.request_id import request_id
+from webapp.web.blueprint import Blueprint
+from webapp.web.request import Identity, current_identity, remember_identity, request_id
 
 MOST_RECENT = 100  # keys that a question brings along: about a millisecond for as many
 DEADLINE = 2.0  # seconds that a request waits for the database's word on its key
@@ -74,13 +73,12 @@ def init_app(app: Flask, engine: sa.Engine, *, lease: float) -> None:
     keyring = app.extensions["keyring"] = make_keyring(engine, lease=lease)
 
     def guard() -> None:
-        here = current_request()
-        rule = here.url_rule
-        asked = None if rule is None else table[rule.endpoint, here.method]
+        rule = request.url_rule
+        asked = None if rule is None else table[rule.endpoint, request.method]
         if not asked:  # public, or no route: that is said later
             return
-        identity = keyring.identify(_read_key(here.environ.get("HTTP_AUTHORIZATION")))
-        remember_identity(here, identity)  # also of whoever may not: for the log and the limits
+        identity = keyring.identify(_read_key(request.environ.get("HTTP_AUTHORIZATION")))
+        remember_identity(request, identity)  # also of whoever may not: for the log and the limits
         if asked.isdisjoint(identity.scopes):
             raise ScopeMissing(sorted(asked))
 
@@ -96,7 +94,7 @@ def _find_actor() -> Actor | None:
         return None
     identity = current_identity()
     name = None if identity is None else identity.name
-    return Actor(name, current_request().remote_addr, request_id())
+    return Actor(name, request.remote_addr, request_id())
 
 
 def make_keyring(engine: sa.Engine, *, lease: float) -> Keyring:

@@ -17,7 +17,7 @@ from webapp.access.errors import KeyRefused
 from webapp.access.keys import digest_key, is_same, looks_like_key
 from webapp.db.leases import Leases
 from webapp.errors import DatabaseUnavailable, Unavailable
-from webapp.web.identity import Identity
+from webapp.web.request import Identity
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from webapp.access.schemas import KeySchema
 from webapp.scopes import Scope
-from webapp.web.api import Blueprint
+from webapp.web.blueprint import Blueprint
 
 # Under /health, so that it waits for no other request.
 blp = Blueprint(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flask.views import MethodView
+
 from webapp.audit import service
 from webapp.audit.models import AuditEntry
 from webapp.audit.schemas import AuditEntrySchema, AuditQuery
 from webapp.extensions import db
 from webapp.scopes import Scope
-from webapp.web.api import Blueprint, MethodView
+from webapp.web.blueprint import Blueprint
 from webapp.web.paging import HEADERS, answer_page
 
 blp = Blueprint("audit", __name__, url_prefix="/audit", description="Who did what.")

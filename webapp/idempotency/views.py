@@ -17,8 +17,8 @@ from webapp.extensions import db
 from webapp.idempotency import service
 from webapp.idempotency.models import KEY_LENGTH
 from webapp.idempotency.service import Claim, KeptAnswer
-from webapp.web.api import Blueprint, View
-from webapp.web.identity import current_identity
+from webapp.web.blueprint import Blueprint, View
+from webapp.web.request import current_identity
 
 Headers: TypeAlias = dict[str, str]
 REPLAYED = "Idempotency-Replayed"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flask import Response, request, url_for
+from flask.views import MethodView
 
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
@@ -14,7 +15,7 @@ from webapp.items import service
 from webapp.items.models import Item
 from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
 from webapp.scopes import Scope
-from webapp.web.api import Blueprint, MethodView
+from webapp.web.blueprint import Blueprint
 from webapp.web.paging import HEADERS, answer_page
 
 blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")

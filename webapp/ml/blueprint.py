@@ -7,7 +7,7 @@ form; each is a JSON value, or plain text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar, NoReturn, TypeAlias, cast
 
 import marshmallow as ma
@@ -27,8 +27,10 @@ from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
 from webapp.web import jsonio
-from webapp.web.api import OPENAPI_VERSION, Blueprint, StrictParser, View, is_utf8, load
-from webapp.web.body import unpack
+from webapp.web.blueprint import Blueprint, View
+from webapp.web.openapi import OPENAPI_VERSION
+from webapp.web.parsing import StrictParser, is_utf8, load
+from webapp.web.request import unpack
 
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 MULTIPART = "multipart/form-data"
@@ -64,7 +66,7 @@ class CountedParser(StrictParser):
     A value takes two bytes of a body, and up to 60 once it is decoded.
     """
 
-    def read_json(self, req: Request) -> bytes | bytearray:
+    def read_json(self, req: Request) -> bytes:
         """Return the JSON body; raises InvalidInput."""
         body = super().read_json(req)
         limits = Limits.from_settings(current_app.config)
@@ -90,7 +92,8 @@ class RowsParser(StrictParser):
         if req.args:
             faults = {name: ["belongs into the JSON body"] for name in req.args}
             raise InvalidInput(faults, source="query")
-        body: dict[str, Any] = self._counted.load_json(req, schema)
+        most = current_app.config["MAX_CONTENT_LENGTH"]
+        body: dict[str, Any] = self._counted.load_json(req, schema, most=most)
         _check_size(body, schema.rows_field)
         return body
 
@@ -138,12 +141,6 @@ class RowsBlueprint(Blueprint):
         else:
             return decorate
         return lambda view: decorate(document(view))
-
-    def query_names(self, parameter: Mapping[str, Any]) -> Iterable[str]:
-        """Return the query parameters that a declared argument of a view allows."""
-        if parameter["in"] == "rows":
-            return list(parameter["schema"].table_options().fields)
-        return super().query_names(parameter)
 
     def _document_tables(self, table_options: type[ma.Schema]) -> Any:
         plugin = MarshmallowPlugin()

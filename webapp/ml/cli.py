@@ -31,8 +31,9 @@ from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.schemas import CsvOptions, Table
 from webapp.ml.training import service as training
 from webapp.ml.training.schemas import TableTrainingOptions, TrainingRequest
-from webapp.web.api import NameConverter, load
 from webapp.web.fields import StrictSchema
+from webapp.web.openapi import NameConverter
+from webapp.web.parsing import load
 
 F = TypeVar("F", bound=Callable[..., Any])
 

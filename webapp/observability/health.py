@@ -14,7 +14,7 @@ from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
 from webapp.extensions import db
-from webapp.web.api import Blueprint
+from webapp.web.blueprint import Blueprint
 from webapp.web.fields import StrictSchema
 
 DATABASE_DEADLINE = 2.0  # seconds until the answer, whatever the database does

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from flask import request
 
 from webapp.errors import ServiceError, Unavailable
-from webapp.web.identity import ENVIRON_KEY
-from webapp.web.request_id import find_request_id
+from webapp.web.request import IDENTITY_KEY, find_request_id
 
 Environ: TypeAlias = dict[str, Any]
 Tell: TypeAlias = Callable[[Environ, int, float], object]
@@ -104,7 +103,7 @@ def describe_request(environ: Environ) -> dict[str, Any]:
     }
     if trace_id := environ.get(TRACE_ID):
         described["trace_id"] = trace_id
-    if identity := environ.get(ENVIRON_KEY):
+    if identity := environ.get(IDENTITY_KEY):
         described["key"] = identity.name
     if prediction := find_prediction(environ):
         described |= {"model": prediction.model, "version": prediction.version}

@@ -1,11 +1,10 @@
-"""The pages for people: `/` leads to `/docs`, which shows `/openapi.json`. All files local."""
+"""The pages for people: `/` leads to `/docs`, which shows `/openapi.json`. All files are local."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from flask import (
     Blueprint,
@@ -21,10 +20,10 @@ from webapp.extensions import api
 from webapp.web.browser import PAGE
 
 DESCRIPTION = """\
-Keeps *items*, and trains, versions and serves scikit-learn models.
+Stores *items*, and trains, versions and serves scikit-learn models.
 
 Try it here: open `POST /api/v1/ml/train` and press **Execute**, then do the same with
-`POST /api/v1/ml/predict`. Errors always have the shape of `Problem`."""
+`POST /api/v1/ml/predict`. Every error has the shape of `Problem`."""
 
 blp = Blueprint(
     "docs",
@@ -36,8 +35,8 @@ blp = Blueprint(
 
 
 def swagger_ui_files() -> Path:
-    """Return the folder of Swagger UI's own files, which a Python package carries."""
-    # Found, not imported: the package's module is about a Flask blueprint that we do not use.
+    """Return the folder of Swagger UI's files in the package flask_swagger_ui."""
+    # Not imported: of the package only the files are used.
     spec = find_spec("flask_swagger_ui")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("flask_swagger_ui is not installed", name="flask_swagger_ui")
@@ -45,7 +44,7 @@ def swagger_ui_files() -> Path:
 
 
 def show_page(template: str, **values: object) -> Response:
-    """Return a page, with what it may load and do."""
+    """Return a page, with the headers that say what it may load."""
     response = Response(render_template(template, **values))
     response.headers.extend(PAGE)
     return response
@@ -53,7 +52,7 @@ def show_page(template: str, **values: object) -> Response:
 
 @blp.get("/")
 def index() -> Response:
-    """Lead a person to the documentation."""
+    """Show the start page, which links to the documentation."""
     return show_page("index.html", version=api.spec.version)
 
 
@@ -65,25 +64,18 @@ def swagger_ui() -> Response:
 
 @blp.get("/docs/<path:name>")
 def swagger_ui_file(name: str) -> Response:
-    """Send one of Swagger UI's own files."""
+    """Send one of Swagger UI's files."""
     return send_from_directory(swagger_ui_files(), name, max_age=3600)
 
 
 @blp.get("/openapi.json")
 def openapi_document() -> Response:
-    """Return the OpenAPI document, with the prefix that this request came under as server."""
-    document = api.spec.to_dict()
+    """Return the OpenAPI document, with the URL prefix of this request as its server."""
+    document = deepcopy(api.spec.to_dict())
     if current_app.config["AUTH"] == "off":
-        document = _without_keys(document)
+        del document["components"]["securitySchemes"]
+        for path in document["paths"].values():
+            for operation in path.values():
+                if isinstance(operation, dict):
+                    operation.pop("security", None)
     return jsonify({**document, "servers": [{"url": request.script_root or "/"}]})
-
-
-def _without_keys(document: dict[str, Any]) -> dict[str, Any]:
-    """Return an OpenAPI document that asks for no API keys."""
-    found = deepcopy(document)
-    del found["components"]["securitySchemes"]
-    for path in found["paths"].values():
-        for operation in path.values():
-            if isinstance(operation, dict):
-                operation.pop("security", None)
-    return found

@@ -1,14 +1,14 @@
-"""What browsers are told: what a page may load, who may read an answer, what may be kept."""
+"""What browsers need to know: security headers, caching, other origins (CORS)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 from werkzeug.exceptions import SecurityError
 
-from webapp.web.api import current_request
+from webapp.web.request import find_request_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -19,7 +19,7 @@ CSP = "Content-Security-Policy"
 CACHING = "Cache-Control"
 HSTS = ("Strict-Transport-Security", "max-age=31536000")  # a year; subdomains are not ours
 
-# An answer is data: whatever a browser takes it for, nothing in it may run, load, or be framed.
+# An answer of the API is data: nothing in it may run, load, or be framed.
 NOT_A_PAGE = (CSP, "default-src 'none'; frame-ancestors 'none'")
 # The pages of `webapp.ui.docs`. Swagger UI's stylesheet has its icons as data URLs.
 PAGE: Headers = [
@@ -34,12 +34,12 @@ PAGE: Headers = [
 ]
 EVERYWHERE: Headers = [
     ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),  # for browsers that know no frame-ancestors
+    ("X-Frame-Options", "DENY"),  # for browsers that do not know frame-ancestors
     ("Referrer-Policy", "no-referrer"),
-    # Of what is embedded without asking; who asks (CORS) is answered below.
+    # For what pages embed without CORS, such as images.
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
-# May be kept, by the browser alone, and asked about before each use.
+# A browser may store it, and must ask before each use; shared caches may not.
 WITH_ETAG = (CACHING, "private, no-cache")
 WITHOUT_ETAG = (CACHING, "no-store")
 
@@ -55,57 +55,49 @@ EXPOSED_HEADERS = (
 PREFLIGHT: Headers = [
     ("Access-Control-Allow-Methods", ALLOWED_METHODS),
     ("Access-Control-Allow-Headers", ALLOWED_HEADERS),
-    ("Access-Control-Max-Age", "7200"),  # seconds: browsers take no more
+    ("Access-Control-Max-Age", "7200"),  # seconds: browsers use no more
 ]
 
 
 def init_app(app: Flask) -> None:
-    """Tell browsers with every answer of an application what they need to know.
+    """Add these headers to every answer of an application.
 
-    To be called before the guard's and the limits': a preflight has no key, and counts for
-    nothing; the answers of both are told about too.
+    To be called before the guard and the limits: a preflight has no API key and does not count,
+    and their answers get the headers too.
     """
-    if app.config["TRUSTED_HOSTS"]:
-        app.before_request(_refuse_unknown_host)
     if app.config["CORS_ORIGINS"]:
         app.before_request(_answer_preflight)
-        app.after_request(_make_sharer(app.config["CORS_ORIGINS"]))
-    app.wsgi_app = Framed(app.wsgi_app)  # type: ignore[method-assign] # Flask's documented way
-
-
-def _refuse_unknown_host() -> None:
-    # At once: the guard would ask for a key first.
-    fault = current_request().routing_exception
-    if isinstance(fault, SecurityError):
-        raise fault
+        app.after_request(_make_cors_headers(app.config["CORS_ORIGINS"]))
+    app.wsgi_app = AnswerHeaders(app.wsgi_app)  # type: ignore[method-assign] # Flask's documented way
 
 
 def _answer_preflight() -> Response | None:
     """Answer a browser that asks whether a page may send a request, before it sends it."""
-    here = current_request()
-    if here.method != "OPTIONS" or "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in here.environ:
+    if request.method != "OPTIONS" or "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in request.environ:
         return None
+    if isinstance(request.routing_exception, SecurityError):  # an untrusted host
+        raise request.routing_exception
     return Response(status=204, headers=PREFLIGHT)
 
 
-def _make_sharer(origins: Collection[str]) -> Callable[[Response], Response]:
-    """Return what lets pages of these origins read an answer; without cookies: there are none."""
+def _make_cors_headers(origins: Collection[str]) -> Callable[[Response], Response]:
+    """Return what lets pages of these origins read an answer; the service has no cookies."""
 
-    def share(response: Response) -> Response:
+    def add_headers(response: Response) -> Response:
         response.headers.add("Vary", "Origin")
-        origin = current_request().environ.get("HTTP_ORIGIN")
+        origin = request.environ.get("HTTP_ORIGIN")
         if origin in origins:
             response.headers.add("Access-Control-Allow-Origin", origin)
             response.headers.add("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         return response
 
-    return share
+    return add_headers
 
 
-class Framed:
-    """An application, to each of whose answers is added what its views have left open.
+class AnswerHeaders:
+    """A WSGI application that adds the request's id and the headers that no view has set.
 
-    Around Flask, not within it: there it would take several times as long.
+    Around Flask rather than in an ``after_request`` function, which takes several times as long.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -115,12 +107,12 @@ class Framed:
         """Answer a request (PEP 3333)."""
 
         def start(status: str, headers: Headers, *exc_info: Any) -> Callable[[bytes], object]:
-            said = {name for name, _ in headers}
-            headers = headers + EVERYWHERE
-            if CSP not in said:
+            present = {name for name, _ in headers}
+            headers = [*headers, ("X-Request-ID", find_request_id(environ)), *EVERYWHERE]
+            if CSP not in present:
                 headers.append(NOT_A_PAGE)
-            if CACHING not in said:
-                headers.append(WITH_ETAG if "ETag" in said else WITHOUT_ETAG)
+            if CACHING not in present:
+                headers.append(WITH_ETAG if "ETag" in present else WITHOUT_ETAG)
             if environ["wsgi.url_scheme"] == "https":
                 headers.append(HSTS)
             return start_response(status, headers, *exc_info)

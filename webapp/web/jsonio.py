@@ -1,8 +1,8 @@
-"""The one JSON reader and writer of the application.
+"""JSON in and out.
 
-Rules, the same at every size: UTF-8, after a byte order mark or not; nesting up to 1,024 levels;
-of a repeated key the last one counts; lone surrogates are refused. Answers never hold NaN
-or Infinity.
+The reader's rules, the same at every size: UTF-8, with or without a byte order mark; at most
+1,024 nested levels; the last one of repeated keys counts; lone surrogates are refused. Written
+JSON never holds NaN or Infinity.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import orjson
 from flask import Response
-from flask.json.provider import JSONProvider
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.datastructures import Headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+JSON = "application/json"
 _WRITE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 # Possessive, and its end may be missing: linear in the length of any bytes.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -32,12 +33,11 @@ class MalformedJSON(ValueError):
     """Bytes that are not a JSON document; ``str()`` says what is wrong and where."""
 
 
-def loads(data: bytes | bytearray) -> Any:
+def loads(data: bytes) -> Any:
     """Return the value of a JSON document.
 
-    A document that is JSON but for NaN, Infinity or numbers beyond float64 is read as well,
-    with floats that are not finite in their places: the field that refuses such a float can
-    say where it stands, which a parser's "unexpected character" cannot.
+    Also reads NaN, Infinity and numbers beyond float64, as floats that are not finite: the field
+    that refuses them can say where they are, where a parser only says "unexpected character".
 
     Raises MalformedJSON.
     """
@@ -56,9 +56,9 @@ def loads(data: bytes | bytearray) -> Any:
         raise MalformedJSON(f"{error.msg} ({place})") from None
 
 
-def _loads_with_non_finite(data: bytes | bytearray) -> Any:
+def _loads_with_non_finite(data: bytes) -> Any:
     value = json.loads(data.decode(), parse_int=_parse_int)
-    orjson.dumps(value)  # refuses lone surrogates, which the standard parser lets through
+    orjson.dumps(value)  # raises for lone surrogates, which the standard parser accepts
     return value
 
 
@@ -67,34 +67,31 @@ def _parse_int(literal: str) -> int | float:
     return int(literal) if abs(number) < 2**63 else number
 
 
-def count_values(data: bytes | bytearray) -> int:
+def count_values(data: bytes) -> int:
     """Return how many values a JSON document holds at most, nested ones too, without decoding it.
 
-    Each but the first stands behind a comma or an opening bracket.
+    Each but the first follows a comma or an opening bracket.
     """
     bare = _STRING.sub(b"", data)
     return 1 + bare.count(b",") + bare.count(b"[") + bare.count(b"{")
 
 
 class JSONResponse(Response):
-    """A JSON answer whose body is there, and goes out as it is.
+    """A JSON answer that is sent as it is.
 
-    Of any response, Werkzeug copies the headers, and looks for what it must correct in them.
+    Werkzeug would copy the headers and look for what it must correct: 10 of a prediction's 100 µs.
     """
 
     def __init__(self, body: bytes) -> None:
-        headers = Headers()
-        headers.add("Content-Type", "application/json")
-        headers.add("Content-Length", str(len(body)))
+        headers = Headers([("Content-Type", JSON), ("Content-Length", str(len(body)))])
         super().__init__([body], 200, headers)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Send the answer (PEP 3333)."""
-        as_it_is = self._status_code == 200 and not self._on_close
-        if not as_it_is or environ["REQUEST_METHOD"] == "HEAD":
+        if self.status_code != 200 or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
-        start_response(self._status, self.headers.to_wsgi_list())
-        return self.response  # type: ignore[return-value] # bytes, as they were given
+        start_response(self.status, self.headers.to_wsgi_list())
+        return cast(list[bytes], self.response)
 
 
 def answer(value: Any) -> JSONResponse:
@@ -103,28 +100,20 @@ def answer(value: Any) -> JSONResponse:
 
 
 def _convert_array(value: Any) -> Any:
-    """Return an array that orjson does not take as one that it does, or as a list.
+    """Return an array that orjson refuses as one that it takes, or as a list.
 
-    orjson writes numbers from the array's own memory, which must be C-contiguous, and no
-    strings. Raises TypeError for what is no array.
+    orjson takes only C-contiguous arrays of numbers. Raises TypeError for other types.
     """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{type(value).__name__} has no JSON form")
     return value.tolist() if value.flags.c_contiguous else value.copy()
 
 
-class OrjsonProvider(JSONProvider):
-    """Flask's JSON interface on orjson."""
+class OrjsonProvider(DefaultJSONProvider):
+    """Flask's JSON interface, with answers written by orjson."""
 
-    def dumps(self, obj: Any, **kwargs: Any) -> str:
-        """Return the JSON text of an object; ``indent`` is the only argument heeded."""
-        option = orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if kwargs.get("indent") else 0)
-        return orjson.dumps(obj, option=option).decode()
-
-    def loads(self, s: str | bytes, **kwargs: Any) -> Any:
-        """Return the value of a JSON document; raises MalformedJSON."""
-        return loads(s.encode() if isinstance(s, str) else s)
+    sort_keys = False
 
     def response(self, *args: Any, **kwargs: Any) -> JSONResponse:
-        """Return a JSON answer made of the arguments, as ``jsonify`` takes them."""
-        return answer(self._prepare_response_obj(args, kwargs))
+        """Return a JSON answer of one value, or of keyword arguments, as ``jsonify`` does."""
+        return answer(args[0] if args else kwargs)

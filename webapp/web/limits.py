@@ -1,4 +1,4 @@
-"""How many requests a caller may send: one limit per API key, or per address without one."""
+"""Rate limits: how many requests a caller may send, by API key, or by address without one."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import time
 from functools import lru_cache
 from ipaddress import ip_network
 
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, request
 from limits import parse
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import FixedWindowRateLimiter
 
 from webapp.errors import TooManyRequests
-from webapp.web.api import current_request
-from webapp.web.identity import current_identity
+from webapp.web.request import current_identity
 
 STORE_DEADLINE = 0.25  # seconds that a request waits for Redis
 STORE_PAUSE = 5.0  # seconds without Redis after it has not answered
 MEMORY = "memory://"
-UNLIMITED = "health."  # supervisors and balancers must know
+UNLIMITED = "health."  # the endpoints of probes
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +28,8 @@ log = logging.getLogger(__name__)
 class Counter:
     """Counts the requests of each caller, in windows that begin with the first one.
 
-    In a store that all workers share, where there is one. While that cannot be reached, this
-    process counts for itself: a caller may then send more, but nobody is turned away for it.
+    Counts in the store that all workers share, if there is one. While the store does not answer,
+    each worker counts for itself: a caller may then send more, and none is refused too early.
     """
 
     def __init__(self, limit: str, store: Storage | None) -> None:
@@ -45,7 +44,7 @@ class Counter:
         try:
             self._count_in(self._choose(), caller)
         except StorageError as error:
-            log.warning("Requests are counted by each worker for itself: %r", error.storage_error)
+            log.warning("Redis does not answer, each worker counts alone: %r", error.storage_error)
             self._retry_at = time.monotonic() + STORE_PAUSE
             self._count_in(self._own, caller)
 
@@ -56,39 +55,42 @@ class Counter:
             now = time.monotonic()
             if now < self._retry_at:
                 return self._own
-            self._retry_at = now + STORE_PAUSE  # one request finds out, the others do not wait
+            self._retry_at = now + STORE_PAUSE  # one request tries, the others do not wait
         return self._shared
 
     def _count_in(self, counts: FixedWindowRateLimiter, caller: str) -> None:
-        may, seconds = counts.hit(self._limit, caller), 0.0
-        if not may:
-            seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
-        # The clock was set back, by more than its daily corrections: a window of the future.
-        if seconds > 2 * self._limit.get_expiry():
-            counts.clear(self._limit, caller)
-            may = counts.hit(self._limit, caller)
+        within = counts.hit(self._limit, caller)
         if counts is self._shared:
             self._retry_at = 0.0
-        if not may:
+        if not within:
+            seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
             raise TooManyRequests(self._text, max(1, math.ceil(seconds)))
 
 
 def init_app(app: Flask) -> None:
-    """Hold every caller of an application to its limit, if it has one.
+    """Limit the requests of every caller, if RATE_LIMIT is set.
 
-    To be called after the guard's: it has found out who asks.
+    To be called after the guard's ``init_app``, which finds out who the caller is.
     """
-    limit = app.config["RATE_LIMIT"]
+    limit, url = app.config["RATE_LIMIT"], app.config["RATELIMIT_STORAGE_URI"]
     if limit is None:
         return
-    counter = Counter(limit, open_store(app.config["RATELIMIT_STORAGE_URI"]))
+    store = None
+    if url != MEMORY:  # a connection is opened with the first request
+        store = RedisStorage(
+            url,
+            wrap_exceptions=True,
+            socket_connect_timeout=STORE_DEADLINE,
+            socket_timeout=STORE_DEADLINE,
+        )
+    counter = Counter(limit, store)
 
     def count_request() -> None:
-        if not (current_request().endpoint or "").startswith(UNLIMITED):
+        if not (request.endpoint or "").startswith(UNLIMITED):
             counter.count(name_caller())
 
     def count_refused(response: Response) -> Response:
-        """Count a request that the guard has refused, before it could be counted."""
+        """Count a request that the guard has refused before it could be counted."""
         if response.status_code not in (401, 403):
             return response
         try:
@@ -101,32 +103,20 @@ def init_app(app: Flask) -> None:
     app.after_request(count_refused)
 
 
-def open_store(url: str) -> Storage | None:
-    """Return the store at a URL, not yet connected to; None for the memory of each process."""
-    if url == MEMORY:
-        return None
-    return RedisStorage(
-        url,
-        wrap_exceptions=True,
-        socket_connect_timeout=STORE_DEADLINE,
-        socket_timeout=STORE_DEADLINE,
-    )
-
-
 def name_caller() -> str:
-    """Return whose request this is: that of a key, or of whoever is at an address."""
+    """Return who is counted for this request: its API key, else its address."""
     identity = current_identity()
     if identity is not None:
         return f"key:{identity.key_id}"
-    return f"address:{_network(current_request().remote_addr or '')}"
+    return f"address:{_network(request.remote_addr or '')}"
 
 
 @lru_cache(maxsize=1024)
 def _network(address: str) -> str:
-    """Return an address; of IPv6 the network, in which one client has as many as it likes."""
+    """Return an IPv4 address, or the /64 network of an IPv6 one: a client owns all of it."""
     if ":" not in address:
         return address
     try:
         return str(ip_network(f"{address}/64", strict=False))
-    except ValueError:  # a proxy may tell anything
+    except ValueError:  # a proxy may have sent any text
         return address

@@ -15,14 +15,14 @@ from webapp.web.fields import QueryInteger, StrictSchema
 
 DEFAULT_PAGE_SIZE = 100
 LARGEST_PAGE_SIZE = 1000
-LARGEST_PAGE = 2**31 - 1  # with the page size, still far below the databases' 2^63
+LARGEST_PAGE = 2**31 - 1  # times the page size, it is still far below the databases' 2^63
 
 T = TypeVar("T")
 
 HEADERS = {
     "X-Pagination": {
-        "description": "JSON object: total, total_pages, first_page, last_page, page, "
-        "previous_page, next_page; of them those that there are, and that are known.",
+        "description": "JSON object with total, total_pages, first_page, last_page, page, "
+        "previous_page, next_page. Those that do not exist, or are not known, are left out.",
         "schema": {"type": "string"},
     },
     "Link": {
@@ -50,11 +50,29 @@ class PageQuery(StrictSchema):
 
 
 def answer_page(page: Page[T]) -> tuple[Sequence[T], dict[str, str]]:
-    """Return the objects of a page, and the headers that say where it stands.
-
-    They are ``X-Pagination`` (as flask-smorest writes it) and ``Link``.
-    """
-    return page.objects, _page_headers(page)
+    """Return the objects of a page, and the headers ``X-Pagination`` and ``Link``."""
+    summary, links = dict[str, int](), {"first": _page_url(1)}
+    if page.total is None:
+        summary["first_page"] = 1
+    else:
+        last = max(1, -(-page.total // page.size))
+        summary |= {"total": page.total, "total_pages": last if page.total else 0}
+        links["last"] = _page_url(last)
+        if page.total:
+            summary |= {"first_page": 1, "last_page": last}
+    if page.objects or page.number == 1:
+        summary["page"] = page.number
+        # After a `next` link in a list without a total, the pages before have no numbers.
+        if page.number > 1 and (page.total is not None or "after" not in request.args):
+            summary["previous_page"] = page.number - 1
+            links["prev"] = _page_url(page.number - 1)
+    if page.more:
+        summary["next_page"] = page.number + 1
+        links["next"] = _page_url(page.number + 1, page.end)
+    return page.objects, {
+        "X-Pagination": orjson.dumps(summary).decode(),
+        "Link": ", ".join(f'<{url}>; rel="{rel}"' for rel, url in links.items()),
+    }
 
 
 def encode_end(end: Sequence[Any]) -> str:
@@ -71,31 +89,6 @@ def decode_end(text: str) -> list[Any]:
     if not isinstance(end, list):
         raise ValueError(f"{text} is not the end of a page")
     return end
-
-
-def _page_headers(page: Page[Any]) -> dict[str, str]:
-    summary, links = dict[str, int](), {"first": _page_url(1)}
-    if page.total is None:
-        summary["first_page"] = 1
-    else:
-        last = max(1, -(-page.total // page.size))
-        summary |= {"total": page.total, "total_pages": last if page.total else 0}
-        links["last"] = _page_url(last)
-        if page.total:
-            summary |= {"first_page": 1, "last_page": last}
-    if page.objects or page.number == 1:
-        summary["page"] = page.number
-        # Behind an end in a list that is not counted, the pages before have no numbers.
-        if page.number > 1 and (page.total is not None or "after" not in request.args):
-            summary["previous_page"] = page.number - 1
-            links["prev"] = _page_url(page.number - 1)
-    if page.more:
-        summary["next_page"] = page.number + 1
-        links["next"] = _page_url(page.number + 1, page.end)
-    return {
-        "X-Pagination": orjson.dumps(summary).decode(),
-        "Link": ", ".join(f'<{url}>; rel="{rel}"' for rel, url in links.items()),
-    }
 
 
 def _page_url(number: int, after: Sequence[Any] | None = None) -> str:

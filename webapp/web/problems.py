@@ -1,4 +1,4 @@
-"""How errors become answers: domain error → status, and one renderer (RFC 9457)."""
+"""How errors become answers: a status for each domain error, and one shape (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from webapp import errors
 from webapp.db.outages import DATABASE_ERRORS, driver_message, find_outage
-from webapp.web.api import PROBLEM_CONTENT_TYPE
-from webapp.web.request_id import request_id
+from webapp.web.openapi import PROBLEM_CONTENT_TYPE
+from webapp.web.request import request_id
 
 STATUS: dict[type, int] = {
     errors.InvalidInput: 422,
@@ -28,7 +28,7 @@ STATUS: dict[type, int] = {
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }
-# Where the input of a request stands, when who refuses it does not know.
+# Where the input of a request is, when the code that refuses it does not know.
 _SOURCES = {"application/json": "json", "multipart/form-data": "form"}
 
 log = logging.getLogger(__name__)
@@ -94,11 +94,11 @@ def _handle_http_error(error: HTTPException) -> Response:
 
 
 def _shape_failed_condition(response: Response) -> Response:
-    """Give the shape of errors to a 412 that Werkzeug made of a good answer, body and all."""
+    """Give a 412 the shape of errors: Werkzeug makes one of a good answer, and keeps its body."""
     if response.status_code != 412 or response.content_type == PROBLEM_CONTENT_TYPE:
         return response
     response.close()
-    return render_problem(412, "What is here is not in a state that the request names.")
+    return render_problem(412, "The resource has changed: its ETag does not match `If-Match`.")
 
 
 def _handle_database_error(error: Exception) -> Response:
@@ -114,15 +114,14 @@ def _handle_unexpected(error: Exception) -> Response:
         return _handle_service_error(errors.OutOfMemory())
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return _handle_service_error(errors.OutOfDescriptors())
-    if isinstance(error, OSError) and _means_no_room(error):
+    if isinstance(error, OSError) and _means_disk_full(error):
         return _handle_service_error(errors.StorageFull())
     log.error("Unexpected error [request %s]", request_id(), exc_info=error)
     return render_problem(500, InternalServerError.description or "")
 
 
-def _means_no_room(error: OSError) -> bool:
-    # The last is what `tempfile` says where it found no folder to write to, full or read-only:
-    # a large upload waits there.
+def _means_disk_full(error: OSError) -> bool:
+    # `tempfile` says the last where all folders for large uploads are full or read-only.
     no_folder = str(error.strerror).startswith("No usable temporary directory")
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or no_folder
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flask import Response, current_app
+from flask.views import MethodView
 
 from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp, choose_answer_type, header
 from webapp.ml.core import tables
@@ -17,7 +18,6 @@ from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.observability.observer import Prediction, note_prediction
 from webapp.scopes import Scope
 from webapp.web import jsonio
-from webapp.web.api import MethodView
 
 DEFAULTS = {"name": DEFAULT_MODEL}
 EXAMPLE = {"features": [1.0, 2.0, 3.0]}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Response, current_app
+from flask.views import MethodView
 
 from webapp.extensions import db
 from webapp.ml.blueprint import (
@@ -24,7 +25,6 @@ from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.scopes import ANY_ML, Scope
-from webapp.web.api import MethodView
 from webapp.web.paging import HEADERS, PageQuery, answer_page
 
 ARTIFACT_HEADERS = {

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flask import current_app
+from flask.views import MethodView
 
 from webapp.extensions import db
 from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, model_leases
@@ -19,7 +20,6 @@ from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training import schemas, service
 from webapp.observability.observer import training_noted
 from webapp.scopes import ANY_ML, Scope
-from webapp.web.api import MethodView
 
 EXAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 DEFAULTS = {"name": DEFAULT_MODEL}

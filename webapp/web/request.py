@@ -1,0 +1,219 @@
+"""The request: its id, its sender, and its whole, unpacked body."""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+
+import flask
+from flask import abort
+from werkzeug.exceptions import ClientDisconnected, HTTPException, SecurityError
+from werkzeug.sansio.utils import get_content_length, host_is_trusted
+from werkzeug.utils import cached_property
+from werkzeug.wsgi import LimitedStream
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+# Keys in the WSGI environment, where code outside of Flask finds them too.
+IDENTITY_KEY = "webapp.identity"
+REQUEST_ID_KEY = "webapp.request_id"
+
+PIECE = 64 * 1024  # bytes of a body that are read at a time
+# The names of gzip (RFC 1952) and deflate (RFC 1950) in HTTP, and zlib's number for each.
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
+_WINDOW_BITS |= {"deflate": zlib.MAX_WBITS}
+# Load balancers and Prometheus ask by address, whatever the trusted names.
+ASKED_BY_ADDRESS = ("/health/", "/metrics")
+# A name may hold an underscore, as those of containers do; a port may be empty (RFC 9110, 7.2).
+_HOST = re.compile(r"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{0,5})?", re.IGNORECASE)
+_NEEDLESS = re.compile(r"\.(?=:|$)|:$")  # the dot at a name's end, a colon without a port
+_ADDRESS = re.compile(r"\[([^\]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
+_WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Request(flask.Request):
+    """A request with the client's plain IP address, and a body that is never cut short."""
+
+    def __init__(self, environ: WSGIEnvironment, *args: Any, **kwargs: Any) -> None:
+        address = environ.get("REMOTE_ADDR") or ""
+        if ":" in address:
+            environ["REMOTE_ADDR"] = plain_address(address)
+        super().__init__(environ, *args, **kwargs)
+
+    @cached_property
+    def stream(self) -> BinaryIO:
+        """Return the unpacked body; also Werkzeug reads forms from it. Raises as ``open_body``."""
+        return open_body(self.environ, cast(int, self.max_content_length))
+
+
+@lru_cache(maxsize=1024)
+def plain_address(text: str) -> str:
+    """Return the IP address that a socket or a proxy gave for a client.
+
+    Removes the port that some proxies add (`198.51.100.7:40001`, `[2001:db8::1]:4711`), and
+    returns an IPv4 address that came in IPv6 form as IPv4. Other text comes back unchanged.
+    """
+    found = _ADDRESS.fullmatch(text)
+    try:
+        address = ip_address(found[1] or found[2] if found else text)
+    except ValueError:
+        return text
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
+def check_host(environ: WSGIEnvironment, trusted: Collection[str] | None) -> None:
+    """Raise SecurityError where the Host header is not a host, or not one of the trusted ones."""
+    host: str = environ.get("HTTP_HOST", "")
+    names = None if environ["PATH_INFO"].startswith(ASKED_BY_ADDRESS) else trusted
+    valid = not host or _HOST.fullmatch(host)
+    if not valid or (names and not host_is_trusted(_NEEDLESS.sub("", host.lower()), names)):
+        raise SecurityError("The Host header is not a host name, or not one of this service.")
+
+
+# The id of a request: in the answer's `X-Request-ID`, in every error and in the log.
+
+
+def find_request_id(environ: WSGIEnvironment) -> str:
+    """Return the id of a request: the client's own where it is well-formed, else a new one."""
+    found = environ.get(REQUEST_ID_KEY)
+    if found is None:
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        # Not secret, so no system call: `uuid4` would let another thread run first.
+        found = given if _WELL_FORMED_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        environ[REQUEST_ID_KEY] = found
+    return str(found)
+
+
+def request_id() -> str:
+    """Return the id of the current request."""
+    return find_request_id(flask.request.environ)
+
+
+# The sender of a request, which the guard finds out.
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The holder of an API key."""
+
+    key_id: str
+    holder_id: str
+    name: str
+    scopes: frozenset[str]
+
+
+def current_identity() -> Identity | None:
+    """Return who sent the current request; None without a valid API key."""
+    found: Identity | None = flask.request.environ.get(IDENTITY_KEY)
+    return found
+
+
+def remember_identity(request: flask.Request, identity: Identity) -> None:
+    """Store who sent a request."""
+    request.environ[IDENTITY_KEY] = identity
+
+
+# The body of a request.
+
+
+class MalformedBody(HTTPException):
+    """The body is not what its headers say."""
+
+    code = 400
+
+
+def open_body(environ: WSGIEnvironment, limit: int) -> BinaryIO:
+    """Return the unpacked body of a request, of at most ``limit`` bytes.
+
+    The stream never ends early without an error. Reading it raises 400 where the body is cut off
+    or cannot be unpacked, and 413 beyond the limit. Opening it raises 411 for a body of unknown
+    length, 413 for a Content-Length beyond the limit, and 415 for an unknown encoding.
+    """
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() or "identity"
+    if encoding != "identity" and encoding not in _WINDOW_BITS:
+        abort(415, "The body must be sent without Content-Encoding, or as gzip or deflate.")
+    source = environ["wsgi.input"]
+    if transfer := environ.get("HTTP_TRANSFER_ENCODING"):
+        if transfer.strip().lower() != "chunked" or not environ.get("wsgi.input_terminated"):
+            abort(411, "The body must be sent with a Content-Length.")
+        body = cast(BinaryIO, _Body(_read_chunks(source), limit))
+    else:
+        length = get_content_length(environ.get("CONTENT_LENGTH") or None) or 0
+        if length > limit:
+            _refuse_size(limit)
+        body = cast(BinaryIO, LimitedStream(source, length))
+    return body if encoding == "identity" else unpack(body, encoding, limit)
+
+
+def unpack(packed: BinaryIO, encoding: str, limit: int) -> BinaryIO:
+    """Return the content of a gzip or deflate stream, of at most ``limit`` bytes.
+
+    Unpacks piece by piece: 1 MB that unpacks to 1 GB needs no more memory than any other body.
+    Reading raises 400 where the bytes are damaged, cut off or followed by others, and 413 beyond
+    the limit.
+    """
+    return cast(BinaryIO, _Body(_unpack(packed, encoding), limit))
+
+
+def _refuse_size(limit: int) -> NoReturn:
+    abort(413, f"The body is larger than the limit of {limit:,} bytes (unpacked).")
+
+
+def _read_chunks(source: BinaryIO) -> Iterator[bytes]:
+    try:
+        while piece := source.read(PIECE):
+            yield piece
+    except Exception as error:  # each server has its own errors for malformed chunks
+        raise ClientDisconnected("The body's chunks are malformed, or end early.") from error
+
+
+def _unpack(packed: BinaryIO, encoding: str) -> Iterator[bytes]:
+    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+    fault = None
+    try:
+        while not unpacker.eof and not fault:
+            piece = unpacker.unconsumed_tail or packed.read(PIECE)
+            yield unpacker.decompress(piece, PIECE)
+            fault = None if piece else "it ends early"
+    except zlib.error:
+        fault = "its bytes are damaged, or in another format"
+    if not fault and (unpacker.unused_data or packed.read(1)):
+        fault = "more bytes follow its end; compress everything as one stream"
+    if fault:
+        raise MalformedBody(f"The {encoding} body cannot be unpacked: {fault}.")
+
+
+class _Body(io.RawIOBase):
+    """A stream of pieces that raises 413 beyond a limit, where Werkzeug's would end silently."""
+
+    def __init__(self, pieces: Iterator[bytes], limit: int) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+        self._limit = self._left = limit
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override] # as Werkzeug's
+        """Fill a buffer with the next bytes; return how many."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+            self._left -= len(piece)
+            if self._left < 0:
+                _refuse_size(self._limit)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
