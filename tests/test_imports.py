@@ -135,8 +135,8 @@ def test_services_know_neither_flask_nor_schemas(module: str) -> None:
 
     shared = {"webapp.db.base", "webapp.errors", "webapp.db.outages", "webapp.db.postgresql"}
     audited = {"webapp.actor", "webapp.audit.service"}
-    keys = {"webapp.access.keys", "webapp.scopes"} if feature == "webapp.access" else set()
-    assert ours(module) <= shared | own | audited | keys | set(CORE)
+    scopes = {"webapp.scopes"} if feature == "webapp.access" else set()
+    assert ours(module) <= shared | own | audited | scopes | set(CORE)
     assert not libraries(module) & (WEB | {"marshmallow", "config"})
 
 

@@ -1,4 +1,4 @@
-"""Who acts at present: for the history, and for the audit. Knows no HTTP."""
+"""Who acts at present, for the audit and the history of models. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-NAME_LENGTH = 63  # characters of the name of a key's holder, or of whoever runs a command
+NAME_LENGTH = 63  # characters of the name of a key's holder, or of who runs a command
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does something, and from where: a key's name, or ``cli:NAME``; None is nobody known."""
+    """Who does something, and from where; ``name`` is a key's holder or ``cli:NAME``."""
 
     name: str | None = None
     address: str | None = None
@@ -20,20 +20,20 @@ class Actor:
 
 NOBODY = Actor()
 _actor: ContextVar[Actor] = ContextVar("actor", default=NOBODY)
-_source: Callable[[], Actor | None] = lambda: None  # noqa: E731 (until there are requests)
+_find_sender: Callable[[], Actor | None] = lambda: None  # noqa: E731 (until there are requests)
 
 
-def set_actor_source(source: Callable[[], Actor | None]) -> None:
-    """Say who knows the actor of a request; it returns None outside of requests."""
-    global _source
-    _source = source
+def set_actor_source(find_sender: Callable[[], Actor | None]) -> None:
+    """Set the function that returns who sent the current request, or None outside of requests."""
+    global _find_sender
+    _find_sender = find_sender
 
 
 def set_actor(actor: Actor) -> None:
-    """Say who acts in this thread outside of requests."""
+    """Set who acts in this thread outside of requests."""
     _actor.set(actor)
 
 
 def current_actor() -> Actor:
-    """Return who acts at present."""
-    return _source() or _actor.get()
+    """Return who acts at present; ``NOBODY`` where that is not known."""
+    return _find_sender() or _actor.get()

@@ -1,4 +1,4 @@
-"""`flask seed` and `flask backup`: data to start with, and a copy of all there is."""
+"""`flask seed` and `flask backup`: sample data, and a copy of the database."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FEWEST_ITEMS_FOR_A_BAR = 10_000
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="How many items there should be; nothing is added where there are as many already.",
+    help="How many items there should be; existing ones count.",
 )
 @with_appcontext
 @clear_errors
 def seed(total: int) -> None:
-    """Fill an empty service: sample items and a trained default model.
+    """Add sample items, and train the default model on sample data.
 
-    Running it again adds nothing that is there already, and removes nothing.
+    Nothing is removed, and what exists already is not added again.
     """
     missing = count_missing_items(db.session(), total)
     with click.progressbar(
@@ -39,10 +39,8 @@ def seed(total: int) -> None:
         seed_items(db.session(), missing, on_progress=bar.update)
     click.echo(f"Items: {missing} added." if missing else "Items: enough already.")
     version = seed_default_model(db.session(), model_server)
-    if version is None:
-        click.echo(f"Model {DEFAULT_MODEL!r}: trained already.")
-    else:
-        click.echo(f"Model {DEFAULT_MODEL!r}: version {version.number} trained on sample data.")
+    done = "trained already" if version is None else f"version {version.number} trained"
+    click.echo(f"Model {DEFAULT_MODEL!r}: {done}.")
 
 
 @click.command()
@@ -51,10 +49,10 @@ def seed(total: int) -> None:
 @with_appcontext
 @clear_errors
 def backup(file: Path, force: bool) -> None:
-    """Copy the SQLite database to FILE while the service goes on.
+    """Copy the SQLite database to FILE while the service runs.
 
-    FILE is a database by itself, checked and complete: all that the service had acknowledged
-    before the command began is in it. For PostgreSQL, the command to use is shown.
+    The copy is complete and checked: it has everything acknowledged before the command began.
+    For PostgreSQL, the command shows the one to use instead.
     """
     back_up(db.engine, file.absolute(), overwrite=force)
     click.echo(f"Backup: {file}, {file.stat().st_size:,} bytes.")

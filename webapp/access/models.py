@@ -1,4 +1,4 @@
-"""The table of API keys. Of a key itself only its hash is kept."""
+"""The table of API keys. Of a key itself only the hash is stored."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from webapp.db.base import Base, BigIntPrimaryKey, utc_now
 
 
 class ApiKey(Base):
-    """A key of a holder, by name; a holder has two while one takes over from the other.
+    """A key of a holder. A holder has two keys while one replaces the other.
 
-    ``holder_id`` is the id of the holder's first key: another holder may get the name later.
+    ``holder_id`` is the ``key_id`` of the holder's first key: a name may go to another holder
+    later.
     """
 
     __tablename__ = "api_key"

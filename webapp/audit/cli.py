@@ -15,7 +15,7 @@ from webapp.extensions import db
 
 @click.command()
 @click.option("--last", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
-@click.option("--subject", help="Only what was done to this: `item 7`, `model default`.")
+@click.option("--subject", help="Only entries about this: `item 7`, `model default`.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
 @with_appcontext
 @clear_errors
@@ -27,8 +27,6 @@ def audit(last: int, subject: str | None, as_json: bool) -> None:
         click.echo(json.dumps(entries, indent=2))
         return
     for entry in entries:
-        who = entry["actor"] or "-"
-        where = entry["address"] or "-"
         details = json.dumps(entry["details"]) if entry["details"] else ""
-        line = f"{entry['at']}  {who}  {where}  {entry['action']}  {entry['subject']}  {details}"
-        click.echo(line.rstrip())
+        columns = [entry[name] or "-" for name in ("at", "actor", "address", "action", "subject")]
+        click.echo("  ".join([*columns, details]).rstrip())

@@ -12,7 +12,7 @@ from webapp.db.base import Base, BigIntPrimaryKey, utc_now
 
 
 class AuditEntry(Base):
-    """A deed: ``actor`` did ``action`` to ``subject``. Committed with it, or not at all."""
+    """An action of an actor on a subject, committed together with what it tells of."""
 
     __tablename__ = "audit_entry"
     __table_args__ = ({"sqlite_autoincrement": True},)

@@ -1,4 +1,4 @@
-"""The HTTP face of the audit."""
+"""The endpoint of the audit."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ class Audit(MethodView):
     def get(self, query: Mapping[str, Any]) -> tuple[Sequence[AuditEntry], dict[str, str]]:
         """List who did what, the latest first.
 
-        Every deed was written down in the transaction that did it. There is no total.
+        Each entry was stored in the transaction that it tells of. There is no total.
         """
         return answer_page(service.list_entries(db.session(), **query))

@@ -1,4 +1,4 @@
-"""The shapes of the audit on the wire."""
+"""The JSON of the audit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from webapp.web.paging import PageQuery
 
 
 class AuditQuery(PageQuery):
-    """Which part of the audit."""
+    """Which entries."""
 
     subject = Text(
         max_length=128,
-        metadata={
-            "description": "Only what was done to this: `item 7`, `model default`, `key …`."
-        },
+        metadata={"description": "Only entries about this: `item 7`, `model default`, `key …`."},
     )
 
 
@@ -27,12 +25,10 @@ class AuditEntrySchema(StrictSchema):
     actor = fields.String(
         required=True,
         allow_none=True,
-        metadata={
-            "description": "Name of an API key, or `cli:NAME`; null where keys are not asked for."
-        },
+        metadata={"description": "Holder of the API key, or `cli:NAME`; null without a key."},
     )
     address = fields.String(
-        required=True, allow_none=True, metadata={"description": "Where the request came from."}
+        required=True, allow_none=True, metadata={"description": "Address of the client."}
     )
     request_id = fields.String(required=True, allow_none=True)
     action = fields.String(required=True, metadata={"example": "version.activate"})
