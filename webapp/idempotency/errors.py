@@ -1,4 +1,4 @@
-"""What can go wrong with idempotency keys."""
+"""Errors of idempotency keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from webapp.errors import Conflict, InvalidInput
 
 
 class KeyInFlight(Conflict):
-    """A request with the same idempotency key is being worked on."""
+    """The request with this key is still under way."""
 
     retry_after = 1
 
@@ -15,7 +15,7 @@ class KeyInFlight(Conflict):
 
 
 class KeyReused(InvalidInput):
-    """An idempotency key was used before, for something else."""
+    """The key was used before with another request."""
 
     def __init__(self) -> None:
         message = "was used before, with another request: a new request needs a new key"

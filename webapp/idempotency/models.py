@@ -1,4 +1,4 @@
-"""The table of idempotency keys: who is at work under one, and what was answered."""
+"""The table of idempotency keys."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ KEY_LENGTH = 255
 
 
 class IdempotencyKey(Base):
-    """A key of a caller. Without ``status`` the work is under way, by whoever has the ``token``.
+    """A key of a caller, and the answer to its request.
 
-    Whoever is at work renews ``claimed_until``; once that is past, another may take over.
+    Until ``status`` is set, the request is under way: the process that has the ``token`` works
+    on it and keeps renewing ``claimed_until``. Past that time another process may take over.
     """
 
     __tablename__ = "idempotency_key"

@@ -1,9 +1,8 @@
-"""Claims on idempotency keys: a request under a key does its work once.
+"""Claims on idempotency keys.
 
-A claim is committed before the work begins, so that a repeat that comes meanwhile is told so.
-The answer is stored in the transaction of the work itself, and only by whoever holds the claim:
-work and answer are there together or not at all, and never twice. A process that dies leaves
-its claim to run out.
+A claim is committed before the work begins, so that a concurrent repeat is refused. The answer is
+stored in the transaction of the work, and only by the holder of the claim: both are committed
+together or not at all, and never twice. The claim of a process that dies expires.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from webapp.idempotency.models import IdempotencyKey
 
 KEPT = timedelta(hours=24)
 CLAIM = timedelta(seconds=15)
-FORGOTTEN_AT_ONCE = 100  # old keys that a new claim removes
+MOST_DELETED = 100  # expired keys that a new claim deletes
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to do the work of a key, as long as the row still has this token."""
+    """The right to do the work of a key while its row has this token."""
 
     id: int
     token: str
 
 
 @dataclass(frozen=True)
-class KeptAnswer:
-    """What was answered when the work was done."""
+class StoredAnswer:
+    """The first answer to a request."""
 
     status: int
     headers: Mapping[str, str]
@@ -48,39 +47,36 @@ class KeptAnswer:
 
 
 def claim_key(
-    session: Session, *, caller: str, key: str, fingerprint: str, now: datetime | None = None
-) -> Claim | KeptAnswer:
-    """Claim a key for work that ``fingerprint`` tells from any other, or return its answer.
+    session: Session, *, caller: str, key: str, fingerprint: str
+) -> Claim | StoredAnswer:
+    """Claim a key, or return the answer that its request got.
 
-    Raises KeyReused where the key stands for other work, and KeyInFlight where somebody is at it.
+    ``fingerprint`` tells a request from others. Raises KeyReused where the key came with another
+    request, and KeyInFlight while a process works on it.
     """
-    now = now or utc_now()
     begin_write(session)
-    _forget_old_keys(session, caller, key, now)
-    token = uuid.uuid4().hex
-    insert_if_absent(
-        session,
-        IdempotencyKey,
-        {
-            "caller": caller,
-            "key": key,
-            "fingerprint": fingerprint,
-            "token": token,
-            "claimed_until": now + CLAIM,
-            "created_at": now,
-        },
-    )
+    now, token = utc_now(), uuid.uuid4().hex
+    _delete_expired(session, caller, key, now)
+    new = {
+        "caller": caller,
+        "key": key,
+        "fingerprint": fingerprint,
+        "token": token,
+        "claimed_until": now + CLAIM,
+        "created_at": now,
+    }
+    insert_if_absent(session, IdempotencyKey, new)
     row = session.scalar(
         sa.select(IdempotencyKey)
         .where(IdempotencyKey.caller == caller, IdempotencyKey.key == key)
         .with_for_update()
     )
-    if row is None:  # whoever had it has just given it back
+    if row is None:  # its claim has just been released
         raise KeyInFlight
     if row.fingerprint != fingerprint:
         raise KeyReused
     if row.status is not None:
-        return KeptAnswer(row.status, row.headers or {}, row.body or b"")
+        return StoredAnswer(row.status, row.headers or {}, row.body or b"")
     if row.token != token and row.claimed_until > now:
         raise KeyInFlight
     row.token, row.claimed_until = token, now + CLAIM
@@ -88,24 +84,20 @@ def claim_key(
     return Claim(row.id, token)
 
 
-def keep_answer(session: Session, claim: Claim, answer: KeptAnswer) -> None:
-    """Store an answer in the session's present transaction; the caller commits.
+def store_answer(session: Session, claim: Claim, answer: StoredAnswer) -> None:
+    """Store an answer in the session's current transaction; the caller commits.
 
-    Raises KeyInFlight where the claim ran out and another took it: the work must not be done.
+    Raises KeyInFlight where the claim expired and another process has taken over.
     """
-    kept = session.execute(
-        _row_of(claim).values(status=answer.status, headers=answer.headers, body=answer.body)
-    )
-    if kept.rowcount != 1:  # type: ignore[attr-defined] # an UPDATE's result has it
+    values = {"status": answer.status, "headers": answer.headers, "body": answer.body}
+    stored = session.execute(sa.update(IdempotencyKey).where(_is_held(claim)).values(values))
+    if stored.rowcount != 1:  # type: ignore[attr-defined] # the result of an UPDATE has it
         raise KeyInFlight
 
 
 @contextmanager
 def claim_held(session: Session, engine: Engine, claim: Claim) -> Iterator[None]:
-    """Hold a claim while the block works in ``session``; give it back where the block fails.
-
-    A thread beside this one renews the claim, over a connection of its own.
-    """
+    """Renew a claim, in a thread, while the block works; release it where the block fails."""
     done = threading.Event()
     arguments = (engine, claim, done)
     threading.Thread(target=_renew, args=arguments, name="claim-renewal", daemon=True).start()
@@ -113,7 +105,9 @@ def claim_held(session: Session, engine: Engine, claim: Claim) -> Iterator[None]
         yield
     except BaseException:
         with suppress(Unavailable), outages_translated():
-            _release(session, claim)
+            begin_write(session)
+            session.execute(sa.delete(IdempotencyKey).where(_is_held(claim)))
+            session.commit()
         raise
     finally:
         done.set()
@@ -121,41 +115,31 @@ def claim_held(session: Session, engine: Engine, claim: Claim) -> Iterator[None]
 
 def _renew(engine: Engine, claim: Claim, done: threading.Event) -> None:
     while not done.wait(CLAIM.total_seconds() / 3):
+        values = {"claimed_until": utc_now() + CLAIM}
         with suppress(Unavailable), outages_translated(), Session(engine) as session:
             begin_write(session)
-            session.execute(_row_of(claim).values(claimed_until=utc_now() + CLAIM))
+            session.execute(sa.update(IdempotencyKey).where(_is_held(claim)).values(values))
             session.commit()
 
 
-def _release(session: Session, claim: Claim) -> None:
-    begin_write(session)
-    under_way = IdempotencyKey.status.is_(None)
-    session.execute(
-        sa.delete(IdempotencyKey).where(
-            IdempotencyKey.id == claim.id, IdempotencyKey.token == claim.token, under_way
-        )
-    )
-    session.commit()
-
-
-def _row_of(claim: Claim) -> sa.Update:
-    return sa.update(IdempotencyKey).where(
+def _is_held(claim: Claim) -> sa.ColumnElement[bool]:
+    return sa.and_(
         IdempotencyKey.id == claim.id,
         IdempotencyKey.token == claim.token,
         IdempotencyKey.status.is_(None),
     )
 
 
-def _forget_old_keys(session: Session, caller: str, key: str, now: datetime) -> None:
-    """Remove this key where it is old, and some of the others that are."""
-    is_old = sa.and_(IdempotencyKey.created_at < now - KEPT, IdempotencyKey.claimed_until < now)
-    some = (
+def _delete_expired(session: Session, caller: str, key: str, now: datetime) -> None:
+    """Delete this key if it has expired, and some others that have."""
+    expired = sa.and_(IdempotencyKey.created_at < now - KEPT, IdempotencyKey.claimed_until < now)
+    this = sa.and_(IdempotencyKey.caller == caller, IdempotencyKey.key == key, expired)
+    oldest = (
         sa.select(IdempotencyKey.id)
-        .where(is_old)
+        .where(expired)
         .order_by(IdempotencyKey.created_at)
-        .limit(FORGOTTEN_AT_ONCE)
+        .limit(MOST_DELETED)
         .with_for_update(skip_locked=True)
     )
-    this = sa.and_(IdempotencyKey.caller == caller, IdempotencyKey.key == key, is_old)
-    for chosen in (this, IdempotencyKey.id.in_(some)):
+    for chosen in (this, IdempotencyKey.id.in_(oldest)):
         session.execute(sa.delete(IdempotencyKey).where(chosen))
