@@ -1,4 +1,4 @@
-"""The HTTP face of items."""
+"""The endpoints of items."""
 
 from __future__ import annotations
 
@@ -21,49 +21,50 @@ blp = Blueprint("items", __name__, url_prefix="/items", description="A plain res
 
 Headers: TypeAlias = dict[str, str]
 
-_REVISION = re.compile("[0-9]{1,19}")
-
+REVISION = re.compile("[0-9]{1,19}")
+TEXT = {"type": "string"}
 ETAG = {
     "description": "Names this state of the item; send it back in `If-Match`.",
-    "schema": {"type": "string"},
-}
-IF_MATCH = {
-    "in": "header",
-    "name": "If-Match",
-    "description": "Act only on one of these states of the item, else answer 412.",
-    "schema": {"type": "string"},
-}
-IF_NONE_MATCH = {
-    "in": "header",
-    "name": "If-None-Match",
-    "description": "Answer 304 if the item is still in one of these states.",
-    "schema": {"type": "string"},
+    "schema": TEXT,
 }
 LOCATION = {
     "description": "URL of the item.",
     "schema": {"type": "string", "format": "uri-reference"},
 }
+IF_MATCH = {
+    "in": "header",
+    "name": "If-Match",
+    "description": "Act only on one of these states of the item, else answer 412.",
+    "schema": TEXT,
+}
+IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "Answer 304 if the item is still in one of these states.",
+    "schema": TEXT,
+}
 
 
-def etag_header(item: Item) -> Headers:
-    """Return the header that names an item's state."""
-    return {"ETag": f'"{item.revision}"'}
+def with_etag(item: Item) -> tuple[Item, Headers]:
+    """Return an item, and the header that names its state."""
+    return item, {"ETag": f'"{item.revision}"'}
 
 
 def announce_item(item: Item) -> tuple[Item, Headers]:
-    """Return the answer that tells of a new item."""
-    return item, {"Location": url_for("items.ItemById", item_id=item.id), **etag_header(item)}
+    """Return a new item, and the headers that name it and its state."""
+    _, headers = with_etag(item)
+    return item, {"Location": url_for("items.ItemById", item_id=item.id), **headers}
 
 
 def expected_revisions() -> set[int] | None:
     """Return the revisions that ``If-Match`` names; None where any will do.
 
-    Tags that are not ours, weak ones among them, match nothing (RFC 9110, 13.1.1).
+    Tags that are not ours, and weak ones, match nothing (RFC 9110, 13.1.1).
     """
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    tags = request.if_match.as_set(include_weak=False)
-    return {int(tag) for tag in tags if tag and _REVISION.fullmatch(tag)}
+    tags = request.if_match.as_set()
+    return {int(tag) for tag in tags if tag and REVISION.fullmatch(tag)}
 
 
 @blp.after_request
@@ -119,8 +120,7 @@ class ItemById(MethodView):
     @blp.doc(parameters=[IF_NONE_MATCH])
     def get(self, item_id: int) -> tuple[Item, Headers]:
         """Read an item."""
-        item = service.get_item(db.session(), item_id)
-        return item, etag_header(item)
+        return with_etag(service.get_item(db.session(), item_id))
 
     @blp.allow(Scope.ITEMS_WRITE)
     @blp.arguments(ItemChanges, example={"description": "Tested"})
@@ -133,8 +133,8 @@ class ItemById(MethodView):
         Fields that are not sent keep their value. With `If-Match`, nothing is changed unless
         the item is still in the state that it names.
         """
-        item = service.update_item(db.session(), item_id, changes, expected=expected_revisions())
-        return item, etag_header(item)
+        expected = expected_revisions()
+        return with_etag(service.update_item(db.session(), item_id, changes, expected=expected))
 
     patch = put
 
