@@ -8,7 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from webapp.audit import service
-from webapp.audit.schemas import AuditEntrySchema
+from webapp.audit.routes import AuditEntrySchema
 from webapp.commands import clear_errors
 from webapp.extensions import db
 
