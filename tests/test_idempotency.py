@@ -19,9 +19,15 @@ from werkzeug.test import TestResponse
 from webapp.db.base import utc_now
 from webapp.extensions import db
 from webapp.idempotency import service
-from webapp.idempotency.errors import KeyInFlight, KeyReused
-from webapp.idempotency.models import IdempotencyKey
-from webapp.idempotency.service import Claim, StoredAnswer, claim_held, store_answer
+from webapp.idempotency.service import (
+    Claim,
+    IdempotencyKey,
+    KeyInFlight,
+    KeyReused,
+    StoredAnswer,
+    claim_held,
+    store_answer,
+)
 
 ITEMS = "/api/v1/items"
 TRAIN = "/api/v1/ml/train"

@@ -13,20 +13,59 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp.db.base import begin_write, insert_if_absent, utc_now
+from webapp.db.base import Base, BigIntPrimaryKey, begin_write, insert_if_absent, utc_now
 from webapp.db.outages import outages_translated
-from webapp.errors import Unavailable
-from webapp.idempotency.errors import KeyInFlight, KeyReused
-from webapp.idempotency.models import IdempotencyKey
+from webapp.errors import Conflict, InvalidInput, Unavailable
 
+KEY_LENGTH = 255
 KEPT = timedelta(hours=24)
 CLAIM = timedelta(seconds=15)
 MOST_DELETED = 100  # expired keys that a new claim deletes
+
+
+class IdempotencyKey(Base):
+    """A key of a caller, and the answer to its request.
+
+    Until ``status`` is set, the request is under way: the process that has the ``token`` works
+    on it and keeps renewing ``claimed_until``. Past that time another process may take over.
+    """
+
+    __tablename__ = "idempotency_key"
+    __table_args__ = (sa.UniqueConstraint("caller", "key"),)
+
+    id: Mapped[BigIntPrimaryKey]
+    caller: Mapped[str] = mapped_column(sa.String(128))
+    key: Mapped[str] = mapped_column(sa.String(KEY_LENGTH))
+    fingerprint: Mapped[str] = mapped_column(sa.String(64))
+    token: Mapped[str] = mapped_column(sa.String(32))
+    claimed_until: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+    status: Mapped[int | None]
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[bytes | None]
+
+
+class KeyInFlight(Conflict):
+    """The request with this key is still under way."""
+
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("A request with this Idempotency-Key is under way: try again later.")
+
+
+class KeyReused(InvalidInput):
+    """The key was used before with another request."""
+
+    def __init__(self) -> None:
+        message = "was used before, with another request: a new request needs a new key"
+        super().__init__({"Idempotency-Key": [message]}, source="headers")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from marshmallow import fields, validate
 from webapp.db.base import keep_nothing
 from webapp.extensions import db
 from webapp.idempotency import service
-from webapp.idempotency.models import KEY_LENGTH
-from webapp.idempotency.service import StoredAnswer
+from webapp.idempotency.service import KEY_LENGTH, StoredAnswer
 from webapp.web.api import Blueprint, View
 from webapp.web.identity import current_identity
 
