@@ -10,10 +10,8 @@ from flask.cli import with_appcontext
 from webapp.commands import clear_errors
 from webapp.db.backup import back_up
 from webapp.extensions import db, model_server
-from webapp.items.service import count_missing_items, seed_items
+from webapp.items.service import seed_items
 from webapp.ml.service import DEFAULT_MODEL, seed_default_model
-
-FEWEST_ITEMS_FOR_A_BAR = 10_000
 
 
 @click.command()
@@ -32,12 +30,8 @@ def seed(total: int) -> None:
 
     Nothing is removed, and what exists already is not added again.
     """
-    missing = count_missing_items(db.session(), total)
-    with click.progressbar(
-        length=missing, label="Items", hidden=missing < FEWEST_ITEMS_FOR_A_BAR
-    ) as bar:
-        seed_items(db.session(), missing, on_progress=bar.update)
-    click.echo(f"Items: {missing} added." if missing else "Items: enough already.")
+    added = seed_items(db.session(), total)
+    click.echo(f"Items: {added} added." if added else "Items: enough already.")
     version = seed_default_model(db.session(), model_server)
     done = "trained already" if version is None else f"version {version.number} trained"
     click.echo(f"Model {DEFAULT_MODEL!r}: {done}.")

@@ -21,6 +21,7 @@ from webapp.scopes import ABOUT, Scope
 
 commands = AppGroup("keys", help="Create, list, rotate and revoke API keys.")
 
+TIMES = ("created_at", "expires_at", "revoked_at", "last_used_at")
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -130,10 +131,7 @@ def describe(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "state": "revoked" if key.revoked_at else "expired" if expired else "good",
         "scopes": key.scopes,
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "last_used_at": key.last_used_at,
+        **{name: getattr(key, name) for name in TIMES},
     }
 
 

@@ -23,10 +23,7 @@ Headers: TypeAlias = dict[str, str]
 
 REVISION = re.compile("[0-9]{1,19}")
 TEXT = {"type": "string"}
-ETAG = {
-    "description": "Names this state of the item; send it back in `If-Match`.",
-    "schema": TEXT,
-}
+ETAG = {"description": "Names this state of the item, for `If-Match`.", "schema": TEXT}
 LOCATION = {
     "description": "URL of the item.",
     "schema": {"type": "string", "format": "uri-reference"},
@@ -102,11 +99,7 @@ class Items(MethodView):
 
 
 @blp.route(
-    "/<id:item_id>",
-    get="get_item",
-    put="put_item",
-    patch="update_item",
-    delete="delete_item",
+    "/<id:item_id>", get="get_item", put="put_item", patch="update_item", delete="delete_item"
 )
 class ItemById(MethodView):
     """One item."""
