@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.test import EnvironBuilder
 
 from tests.access.holders import bearer, make_holder
-from tests.conftest import dispose_app, make_app
+from tests.conftest import app_on
 from webapp import create_app
 from webapp.access import guard, service
 from webapp.db.base import utc_now
@@ -93,13 +93,12 @@ def test_no_large_body_is_taken_where_there_is_no_route(guarded: Flask) -> None:
 
 
 def test_a_large_body_is_taken_by_the_name_that_a_proxy_was_asked_for(database_url: str) -> None:
-    app = make_app(database_url, PROXY_HOPS="1", TRUSTED_HOSTS="ml.example.com")
     direct = {"Host": "10.0.0.7:8000"}
-
     proxied = {**direct, "X-Forwarded-Host": "ml.example.com"}
-    assert takes_body(app, "POST", "/api/v1/ml/train", proxied)
-    assert not takes_body(app, "POST", "/api/v1/ml/train", direct)
-    dispose_app(app)
+
+    with app_on(database_url, PROXY_HOPS="1", TRUSTED_HOSTS="ml.example.com") as app:
+        assert takes_body(app, "POST", "/api/v1/ml/train", proxied)
+        assert not takes_body(app, "POST", "/api/v1/ml/train", direct)
 
 
 def test_only_pages_and_health_are_open_to_all(guarded: Flask) -> None:
@@ -218,28 +217,25 @@ def test_known_keys_count_as_before_while_the_database_is_away(
     assert statuses == [200, 200, 401, 503]
 
 
-def test_a_worker_that_has_served_no_request_knows_the_keys(
-    guarded: Flask, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("away", "status"), [(False, 422), (True, 503)])
+def test_a_worker_that_has_served_no_request_knows_the_keys_from_its_start(
+    guarded: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    away: bool,
+    status: int,
 ) -> None:
     key = bearer(make_holder(guarded, "ann", Scope.ML_PREDICT))
     with guarded.app_context():
-        guarded.extensions["keyring"].load()
+        connect = db.engine.pool.connect
+        monkeypatch.setattr(db.engine.pool, "connect", refuse if away else connect)
+        guarded.extensions["keyring"].load()  # as when a worker starts
         monkeypatch.setattr(db.engine.pool, "connect", refuse)
 
         asked = guarded.test_client().post("/api/v1/ml/predict", headers=key, json={})
 
-    assert asked.status_code == 422
-
-
-def test_a_worker_starts_while_the_database_is_away(
-    guarded: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with guarded.app_context():
-        monkeypatch.setattr(db.engine.pool, "connect", refuse)
-
-        guarded.extensions["keyring"].load()
-
-    assert "could not be loaded" in caplog.text
+    assert asked.status_code == status
+    assert ("The API keys could not be loaded" in caplog.text) == away
 
 
 def test_the_recent_keys_are_those_used_or_created_last(guarded: Flask) -> None:

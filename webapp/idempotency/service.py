@@ -17,9 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp.db.base import Base, BigIntPrimaryKey, begin_write, insert_if_absent, utc_now
+from webapp.db.base import Base, BigIntPrimaryKey, begin_write, utc_now
 from webapp.db.outages import outages_translated
 from webapp.errors import Conflict, InvalidInput, Unavailable
 
@@ -94,33 +95,28 @@ def claim_key(
     request, and KeyInFlight while a process works on it.
     """
     begin_write(session)
-    now, token = utc_now(), uuid.uuid4().hex
+    now = utc_now()
     _delete_expired(session, caller, key, now)
-    new = {
-        "caller": caller,
-        "key": key,
-        "fingerprint": fingerprint,
-        "token": token,
-        "claimed_until": now + CLAIM,
-        "created_at": now,
-    }
-    insert_if_absent(session, IdempotencyKey, new)
     row = session.scalar(
         sa.select(IdempotencyKey)
         .where(IdempotencyKey.caller == caller, IdempotencyKey.key == key)
         .with_for_update()
     )
-    if row is None:  # its claim has just been released
-        raise KeyInFlight
-    if row.fingerprint != fingerprint:
+    if row is None:
+        row = IdempotencyKey(caller=caller, key=key, fingerprint=fingerprint, created_at=now)
+        session.add(row)
+    elif row.fingerprint != fingerprint:
         raise KeyReused
-    if row.status is not None:
+    elif row.status is not None:
         return StoredAnswer(row.status, row.headers or {}, row.body or b"")
-    if row.token != token and row.claimed_until > now:
+    elif row.claimed_until > now:
         raise KeyInFlight
-    row.token, row.claimed_until = token, now + CLAIM
-    session.commit()
-    return Claim(row.id, token)
+    row.token, row.claimed_until = uuid.uuid4().hex, now + CLAIM
+    try:
+        session.commit()
+    except IntegrityError:  # another request has inserted it meanwhile
+        raise KeyInFlight from None
+    return Claim(row.id, row.token)
 
 
 def store_answer(session: Session, claim: Claim, answer: StoredAnswer) -> None:
