@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,6 +15,7 @@ from webapp.items.errors import ItemChanged, ItemNotFound
 from webapp.items.models import MOST_COUNTED, TEXT_INDEX, Item, sort_keys
 
 TRIGRAM = 3  # characters: SQLite's index cannot find shorter texts
+Selects: TypeAlias = tuple[list[sa.Select[Any]], sa.Select[Any]]
 SEED_BATCH = 20_000  # rows of an INSERT, far from the time limit of a statement
 
 
@@ -107,14 +108,14 @@ def list_items(
     if after is not None:
         values |= {"offset": 0, **dict(zip(keys, after, strict=True))}
     if q:
-        ranges = _make_ranges(_find_matching(session, q), sort, follows=follows)
+        ranges, count = _make_selects(_find_matching(session, q), sort, follows=follows)
     else:
-        ranges = _list_all(sort, follows=follows)
+        ranges, count = _list_all(sort, follows=follows)
     rows: list[Any] = []
     for statement in ranges:
         if len(rows) <= page_size:
             rows += session.execute(statement, values | {"limit": page_size + 1 - len(rows)})
-    total = rows[0][1] if rows else session.scalar(_count(_find_matching(session, q)), values)
+    total = rows[0][1] if rows else session.scalar(count, values) or 0
     items, more = [row[0] for row in rows[:page_size]], len(rows) > page_size
     return Page(
         items,
@@ -129,8 +130,6 @@ def list_items(
 def _find_matching(session: Session, text: str) -> sa.Select[Any]:
     """Return the SELECT of the items that contain a text, letter for letter."""
     everything, columns = sa.select(Item), (Item.name, Item.description)
-    if not text:
-        return everything
     if session.get_bind().dialect.name == "postgresql":  # its LIKE uses the trigram index
         return everything.where(sa.or_(*(c.contains(text, autoescape=True) for c in columns)))
     # SQLite's LIKE ignores case.
@@ -146,41 +145,37 @@ def _find_matching(session: Session, text: str) -> sa.Select[Any]:
 
 
 @cache  # of twelve: building these SELECTs would take a third of the time to list 20 items
-def _list_all(sort: str, *, follows: bool) -> list[sa.Select[Any]]:
-    return _make_ranges(sa.select(Item), sort, follows=follows)
+def _list_all(sort: str, *, follows: bool) -> Selects:
+    return _make_selects(sa.select(Item), sort, follows=follows)
 
 
-def _count(matching: sa.Select[Any]) -> sa.Select[Any]:
-    """Return the SELECT of the number of items, which counts no more than ``most``."""
-    ids = matching.with_only_columns(Item.id).limit(sa.bindparam("most")).subquery()
-    return sa.select(sa.func.count()).select_from(ids)
+def _make_selects(matching: sa.Select[Any], sort: str, *, follows: bool) -> Selects:
+    """Return SELECTs whose rows together are those of a page, and the SELECT of the total.
 
-
-def _make_ranges(matching: sa.Select[Any], sort: str, *, follows: bool) -> list[sa.Select[Any]]:
-    """Return SELECTs whose rows, one after the other, are those of a page.
-
-    Each row is an item and the number of all items. What ``follows`` an item is read as ranges of
-    an index: on SQLite, the comparison of pairs, (column, id) > (value, id), would use only the
-    first column, and a page behind 400,000 equal values took 20 ms.
+    Each row is an item and the total, which counts no more than ``most``. What ``follows`` an
+    item is read as ranges of an index: SQLite would use only the first column of it to compare
+    pairs, (column, id) > (value, id), and took 20 ms behind 400,000 equal values.
     """
+    ids = matching.with_only_columns(Item.id).limit(sa.bindparam("most")).subquery()
+    count = sa.select(sa.func.count()).select_from(ids)
     columns, descending = [getattr(Item, key) for key in sort_keys(sort)], sort.startswith("-")
     page = (
-        matching.add_columns(_count(matching).scalar_subquery())
+        matching.add_columns(count.scalar_subquery())
         .order_by(*(column.desc() if descending else column for column in columns))
         .limit(sa.bindparam("limit"))
         .offset(sa.bindparam("offset"))
     )
     if not follows:
-        return [page]
+        return [page], count
 
     def is_behind(column: Any) -> Any:
         value: sa.BindParameter[Any] = sa.bindparam(column.key)
         return column < value if descending else column > value
 
     if len(columns) == 1:
-        return [page.where(is_behind(Item.id))]
+        return [page.where(is_behind(Item.id))], count
     is_equal = columns[0] == sa.bindparam(columns[0].key)
-    return [page.where(is_equal, is_behind(Item.id)), page.where(is_behind(columns[0]))]
+    return [page.where(is_equal, is_behind(Item.id)), page.where(is_behind(columns[0]))], count
 
 
 def seed_items(session: Session, total: int) -> int:
