@@ -192,7 +192,7 @@ def test_the_document_names_the_scheme_and_the_scopes_of_each_call(
 
 
 def test_known_keys_count_as_before_while_the_database_is_away(
-    guarded: Flask, monkeypatch: pytest.MonkeyPatch
+    guarded: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, keyring = guarded.test_client(), guarded.extensions["keyring"]
 
@@ -214,7 +214,9 @@ def test_known_keys_count_as_before_while_the_database_is_away(
         keyring.wait_out_leases()
 
         statuses = [predict(headers) for headers in (used, unmet, revoked, NO_KEYS["a bad key"])]
+        keyring.close()
     assert statuses == [200, 200, 401, 503]
+    assert "last uses of API keys could not be stored" in caplog.text
 
 
 @pytest.mark.parametrize(("away", "status"), [(False, 422), (True, 503)])

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from webapp.audit.service import record
-from webapp.db.base import Page, begin_read, begin_write, keep_nothing, utc_now
+from webapp.db.base import Page, begin_read, begin_write, keep_nothing
 from webapp.items.errors import ItemChanged, ItemNotFound
 from webapp.items.models import MOST_COUNTED, TEXT_INDEX, Item, sort_keys
 
 TRIGRAM = 3  # characters: SQLite's index cannot find shorter texts
 Selects: TypeAlias = tuple[list[sa.Select[Any]], sa.Select[Any]]
-SEED_BATCH = 20_000  # rows of an INSERT, far from the time limit of a statement
+SEED_BATCH = 10_000  # rows in memory at a time; 100,000 take 4 seconds
 
 
 def create_item(
@@ -183,25 +183,10 @@ def seed_items(session: Session, total: int) -> int:
     begin_write(session)
     missing = max(0, total - (session.scalar(sa.select(sa.func.count(Item.id))) or 0))
     for first in range(1, missing + 1, SEED_BATCH):
-        session.execute(_insert_samples(first, min(first + SEED_BATCH - 1, missing)))
+        numbers = range(first, min(first + SEED_BATCH, missing + 1))
+        rows = [{"name": f"Sample item {n}", "description": "From `flask seed`."} for n in numbers]
+        session.execute(sa.insert(Item), rows)
     if missing:
         record(session, "items.seed", "items", {"count": missing})
     session.commit()
     return missing
-
-
-def _insert_samples(first: int, last: int) -> sa.Insert:
-    """Return the INSERT of the sample items with these numbers.
-
-    The database counts by itself: 100,000 rows take 0.4 seconds, sent one by one 4.
-    """
-    number = sa.select(sa.literal(first).label("number")).cte("numbers", recursive=True)
-    numbers = number.union_all(sa.select(number.c.number + 1).where(number.c.number < last))
-    values = {
-        "name": sa.literal("Sample item ") + sa.cast(numbers.c.number, sa.Text()),
-        "description": sa.literal("Made by `flask seed`."),
-        "created_at": sa.literal(utc_now(), Item.created_at.type),
-        "updated_at": sa.literal(utc_now(), Item.updated_at.type),
-        "revision": sa.literal(1),
-    }
-    return sa.insert(Item).from_select(list(values), sa.select(*values.values()))
