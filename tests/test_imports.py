@@ -113,7 +113,7 @@ def test_core_knows_numbers_and_nothing_else(module: str) -> None:
 
 @pytest.mark.parametrize("module", layer("models"))
 def test_models_know_the_base_only(module: str) -> None:
-    assert ours(module) <= {"webapp.db.base", "webapp.actor"}
+    assert ours(module) <= {"webapp.db.base"}
     assert not libraries(module) & WEB
 
 

@@ -13,7 +13,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from webapp.access import service
-from webapp.access.models import ApiKey
+from webapp.access.service import ApiKey
 from webapp.commands import check_name, clear_errors
 from webapp.db.base import utc_now
 from webapp.extensions import db

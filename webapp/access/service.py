@@ -1,4 +1,4 @@
-"""The use cases of API keys: functions over a session; each commits once, at its end."""
+"""The table of API keys, and their use cases: each function commits once, at its end."""
 
 from __future__ import annotations
 
@@ -8,16 +8,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp.access.errors import KeyNameTaken, KeyNotFound
-from webapp.access.models import ApiKey
+from webapp.actor import NAME_LENGTH
 from webapp.audit.service import record
-from webapp.db.base import begin_read, begin_write, utc_now
+from webapp.db.base import Base, BigIntPrimaryKey, begin_read, begin_write, utc_now
 from webapp.scopes import Scope
 
 KEY_FORM = "webapp_[0-9a-f]{12}_[0-9A-Za-z_-]{43}"
 """How a key looks: prefix, id, secret. By the prefix scanners for leaked secrets find it."""
+
+
+class ApiKey(Base):
+    """A key of a holder, as a hash. A holder has two keys while one replaces the other.
+
+    ``holder_id`` is the ``key_id`` of the holder's first key: a name may go to another holder
+    later.
+    """
+
+    __tablename__ = "api_key"
+
+    id: Mapped[BigIntPrimaryKey]
+    key_id: Mapped[str] = mapped_column(sa.String(12), unique=True)
+    holder_id: Mapped[str] = mapped_column(sa.String(12))
+    digest: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH), index=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
 
 
 def create_key(
