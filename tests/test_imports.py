@@ -55,26 +55,25 @@ def layer(name: str) -> list[str]:
     ]
 
 
-SHARED = ("errors", "scopes", "actor", "extensions", "commands")
+SHARED = ("errors", "scopes", "extensions", "commands")
 LAW: dict[str, set[str]] = {
     # What every module may know …
     "errors": set(),
     "scopes": set(),
-    "actor": set(),
     "extensions": {"db", "web", "ml"},  # of ml a type alone
-    "commands": {"actor", "db", "errors"},
+    "commands": {"audit", "db", "errors"},
     # … and the folders, each of which names only those below it, and no feature in the first four.
     "server": set(),
     "db": {"errors"},
     "web": {"db", "errors"},
     "observability": {"web", "db", "errors", "extensions"},
     "ui": {"web", "extensions"},
-    "audit": {"web", "db", "errors", *SHARED},
+    "audit": {"web", "db", "errors", "scopes", "extensions"},
     "access": {"audit", "web", "db", *SHARED},
     "idempotency": {"web", "db", "errors", "extensions"},
     "items": {"idempotency", "audit", "web", "db", *SHARED},
     "ml": {"idempotency", "audit", "observability", "web", "db", *SHARED},
-    "cli": {"items", "ml", "db", "commands", "extensions"},
+    "cli": {"items", "ml", "audit", "db", "commands", "extensions"},
 }
 """What each folder (or module beside them) of ``webapp`` may import; the root may import all."""
 
@@ -134,7 +133,7 @@ def test_services_know_neither_flask_nor_schemas(module: str) -> None:
     own = {f"{feature}.{name}" for name in ("errors", "models", "serving", "fit_limit")}
 
     shared = {"webapp.db.base", "webapp.errors", "webapp.db.outages", "webapp.db.postgresql"}
-    audited = {"webapp.actor", "webapp.audit.service"}
+    audited = {"webapp.audit.service"}
     scopes = {"webapp.scopes"} if feature == "webapp.access" else set()
     assert ours(module) <= shared | own | audited | scopes | set(CORE)
     assert not libraries(module) & (WEB | {"marshmallow", "config"})

@@ -14,7 +14,6 @@ import config
 from webapp import cli
 from webapp.access import cli as access_cli
 from webapp.access import guard
-from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
 from webapp.db.base import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
@@ -133,7 +132,7 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(cli.backup)
     app.cli.add_command(ml_cli.commands)
     app.cli.add_command(access_cli.commands)
-    app.cli.add_command(audit_cli.audit)
+    app.cli.add_command(cli.audit)
 
 
 def register_observation(app: Flask) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from webapp.actor import NAME_LENGTH, Actor, set_actor
+from webapp.audit.service import NAME_LENGTH, Actor, set_actor
 from webapp.db.outages import driver_message, outages_translated
 from webapp.errors import ServiceError
 

@@ -12,7 +12,7 @@ from marshmallow import fields
 
 from webapp.access.errors import KeyMissing, KeyRefused, ScopeMissing
 from webapp.access.keyring import Keyring
-from webapp.actor import Actor, set_actor_source
+from webapp.audit.service import Actor, set_actor_source
 from webapp.scopes import Scope
 from webapp.web.api import Blueprint, current_request
 from webapp.web.identity import current_identity, remember_identity

@@ -11,8 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp.access.errors import KeyNameTaken, KeyNotFound
-from webapp.actor import NAME_LENGTH
-from webapp.audit.service import record
+from webapp.audit.service import NAME_LENGTH, record
 from webapp.db.base import Base, BigIntPrimaryKey, begin_read, begin_write, utc_now
 from webapp.scopes import Scope
 
