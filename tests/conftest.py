@@ -13,7 +13,9 @@ import io
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that needs a database on both, or on the one that its mark `databases` names.
 
-    With FAULTS=full such a test is a slow one that runs on both, unless its mark says ``only``.
+    With FAULTS=full it is slow and runs on both all the same, unless its mark says ``only``.
     """
     marks = metafunc.definition.iter_markers("parametrize")
     if "backend" not in metafunc.fixturenames or any("backend" in mark.args[0] for mark in marks):
@@ -96,25 +98,32 @@ def make_app(database_url: str, **overrides: object) -> Flask:
 
 def table_names() -> set[str]:
     """Return the tables in the application's database that models describe, or should."""
-    present = set(sa.inspect(db.engine).get_table_names())
-    of_text_index = {name for name in present if name.startswith(TEXT_INDEX)}
-    return present - {"alembic_version", "sqlite_sequence"} - of_text_index
+    present = set(sa.inspect(db.engine).get_table_names()) - {"alembic_version", "sqlite_sequence"}
+    return {name for name in present if not name.startswith(TEXT_INDEX)}
 
 
 def dispose_app(app: Flask) -> None:
-    """Close the application's connections, and stop what it does beside requests."""
+    """Close the application's connections, and stop its threads."""
     app.extensions["model_server"].close()
     app.extensions["keyring"].close()
     with app.app_context():
         db.engine.dispose()
 
 
+@contextmanager
+def app_on(database_url: str, **overrides: object) -> Iterator[Flask]:
+    """Make an application for a block."""
+    app = make_app(database_url, **overrides)
+    try:
+        yield app
+    finally:
+        dispose_app(app)
+
+
 def migrate(database_url: str) -> None:
     """Bring a database to the newest revision."""
-    app = make_app(database_url)
-    with app.app_context():
+    with app_on(database_url) as app, app.app_context():
         upgrade()
-    dispose_app(app)
 
 
 @pytest.fixture(scope="session")
@@ -209,22 +218,16 @@ def database_url(backend: Backend, migrated_database: str) -> str:
     return migrated_database
 
 
-@pytest.fixture(scope="session")
-def made_apps() -> dict[str, Flask]:
-    """Return the applications that were made, by the URL of their database."""
-    return {}
+@cache
+def shared_app(database_url: str) -> Flask:
+    """Return the application of a database: making one takes longer than most tests."""
+    return make_app(database_url)
 
 
 @pytest.fixture
-def app(database_url: str, made_apps: dict[str, Flask]) -> Iterator[Flask]:
-    """Return an application on an empty, migrated database.
-
-    It is made once for many tests, with a new model server for each: making one takes longer
-    than most tests. A test that alters its application makes one of its own (``own_app``).
-    """
-    if database_url not in made_apps:
-        made_apps[database_url] = make_app(database_url)
-    app = made_apps[database_url]
+def app(database_url: str) -> Iterator[Flask]:
+    """Return an application on an empty, migrated database, for tests that do not alter it."""
+    app = shared_app(database_url)
     register_model_server(app)
     yield app
     dispose_app(app)
@@ -233,17 +236,15 @@ def app(database_url: str, made_apps: dict[str, Flask]) -> Iterator[Flask]:
 @pytest.fixture
 def own_app(database_url: str) -> Iterator[Flask]:
     """Return an application that a test may alter."""
-    app = make_app(database_url)
-    yield app
-    dispose_app(app)
+    with app_on(database_url) as app:
+        yield app
 
 
 @pytest.fixture
 def guarded(database_url: str) -> Iterator[Flask]:
     """Return an application that asks for keys."""
-    app = make_app(database_url, AUTH="on")
-    yield app
-    dispose_app(app)
+    with app_on(database_url, AUTH="on") as app:
+        yield app
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ import config
 from webapp import cli
 from webapp.access import cli as access_cli
 from webapp.access import guard
-from webapp.access import routes as access_routes
-from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
 from webapp.db.base import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
@@ -116,7 +114,7 @@ def register_blueprints(app: Flask) -> None:
         api.register_blueprint(blueprint, url_prefix=prefix)
     health.init_app(app, models=lambda: app.extensions["model_server"].describe_state())
     api.register_blueprint(health.blp)
-    api.register_blueprint(access_routes.blp)
+    api.register_blueprint(guard.blp)
     app.register_blueprint(docs.blp)
     if app.config["METRICS"]:
         app.register_blueprint(metrics_routes.blp)
@@ -132,10 +130,7 @@ def register_checks(app: Flask) -> None:
 
 def register_commands(app: Flask) -> None:
     """Register the `flask` commands."""
-    for command in (
-        *(cli.seed, cli.backup),
-        *(ml_cli.commands, access_cli.commands, audit_cli.audit),
-    ):
+    for command in (cli.seed, cli.backup, cli.audit, ml_cli.commands, access_cli.commands):
         app.cli.add_command(command)
 
 

@@ -1,21 +1,22 @@
-"""`flask seed` and `flask backup`: data to start with, and a copy of all there is."""
+"""`flask seed`, `flask backup` and `flask audit`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 from flask.cli import with_appcontext
 
+from webapp.audit.routes import AuditEntrySchema
+from webapp.audit.service import list_entries
 from webapp.commands import clear_errors
 from webapp.db.backup import back_up
 from webapp.extensions import db
-from webapp.items.service import count_missing_items, seed_items
+from webapp.items.service import seed_items
 from webapp.ml.blueprint import model_leases
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training.service import seed_default_model
-
-FEWEST_ITEMS_FOR_A_BAR = 10_000
 
 
 @click.command()
@@ -25,26 +26,20 @@ FEWEST_ITEMS_FOR_A_BAR = 10_000
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
-    help="How many items there should be; nothing is added where there are as many already.",
+    help="How many items there should be; existing ones count.",
 )
 @with_appcontext
 @clear_errors
 def seed(total: int) -> None:
-    """Fill an empty service: sample items and a trained default model.
+    """Add sample items, and train the default model on sample data.
 
-    Running it again adds nothing that is there already, and removes nothing.
+    Nothing is removed, and what exists already is not added again.
     """
-    missing = count_missing_items(db.session(), total)
-    with click.progressbar(
-        length=missing, label="Items", hidden=missing < FEWEST_ITEMS_FOR_A_BAR
-    ) as bar:
-        seed_items(db.session(), missing, on_progress=bar.update)
-    click.echo(f"Items: {missing} added." if missing else "Items: enough already.")
+    added = seed_items(db.session(), total)
+    click.echo(f"Items: {added} added." if added else "Items: enough already.")
     version = seed_default_model(db.session(), model_leases())
-    if version is None:
-        click.echo(f"Model {DEFAULT_MODEL!r}: trained already.")
-    else:
-        click.echo(f"Model {DEFAULT_MODEL!r}: version {version.number} trained on sample data.")
+    done = "trained already" if version is None else f"version {version.number} trained"
+    click.echo(f"Model {DEFAULT_MODEL!r}: {done}.")
 
 
 @click.command()
@@ -53,10 +48,29 @@ def seed(total: int) -> None:
 @with_appcontext
 @clear_errors
 def backup(file: Path, force: bool) -> None:
-    """Copy the SQLite database to FILE while the service goes on.
+    """Copy the SQLite database to FILE while the service runs.
 
-    FILE is a database by itself, checked and complete: all that the service had acknowledged
-    before the command began is in it. For PostgreSQL, the command to use is shown.
+    The copy is complete and checked: it has everything acknowledged before the command began.
+    For PostgreSQL, the command shows the one to use instead.
     """
     back_up(db.engine, file.absolute(), overwrite=force)
     click.echo(f"Backup: {file}, {file.stat().st_size:,} bytes.")
+
+
+@click.command()
+@click.option("--last", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
+@click.option("--subject", help="Only entries about this: `item 7`, `model default`.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+@with_appcontext
+@clear_errors
+def audit(last: int, subject: str | None, as_json: bool) -> None:
+    """List who did what, when and from where, the latest last."""
+    page = list_entries(db.session(), page=1, page_size=last, subject=subject)
+    entries = AuditEntrySchema(many=True).dump(page.objects[::-1])
+    if as_json:
+        click.echo(json.dumps(entries, indent=2))
+        return
+    for entry in entries:
+        details = json.dumps(entry["details"]) if entry["details"] else ""
+        columns = [entry[name] or "-" for name in ("at", "actor", "address", "action", "subject")]
+        click.echo("  ".join([*columns, details]).rstrip())

@@ -1,4 +1,4 @@
-"""How every `flask` command of ours runs: as its user, and failing with one clear line."""
+"""What all `flask` commands share: who runs them, and errors as one clear line."""
 
 from __future__ import annotations
 
@@ -11,39 +11,30 @@ from typing import Any, TypeVar
 
 import click
 
-from webapp.actor import NAME_LENGTH, Actor, set_actor
+from webapp.audit.service import NAME_LENGTH, Actor, set_actor
 from webapp.db.outages import driver_message, outages_translated
 from webapp.errors import ServiceError
 
 R = TypeVar("R")
 
-_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._@-]{{0,{NAME_LENGTH - 1}}}")
 
-
-class PersonName(click.ParamType[str]):
-    """The name of a key's holder, or of whoever runs a command."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name."""
-        if not _NAME.fullmatch(value):
-            self.fail(f"{value!r} is not 1 to {NAME_LENGTH} letters, digits and . _ @ -")
-        return str(value)
+def check_name(text: str) -> str:
+    """Return the name of a person or program; raises BadParameter."""
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._@-]{{0,{NAME_LENGTH - 1}}}", text):
+        message = f"{text!r} is not 1 to {NAME_LENGTH} letters, digits and . _ @ -"
+        raise click.BadParameter(message)
+    return text
 
 
 def clear_errors(command: Callable[..., R]) -> Callable[..., R]:
-    """Turn a command's expected errors into click's one line on standard error.
-
-    The audit has what it does as done by the account that runs it, or by whom ``--as`` names.
-    """
+    """Let a command take ``--as NAME`` for the audit, and show expected errors as one line."""
 
     @click.option(
         "--as",
         "person",
-        type=PersonName(),
+        type=check_name,
         metavar="NAME",
-        help="Who runs this, for the audit; the account's name, unless given.",
+        help="Who runs this, for the audit. Default: the name of the account.",
     )
     @wraps(command)
     def run(*args: Any, person: str | None, **kwargs: Any) -> R:
@@ -60,5 +51,5 @@ def clear_errors(command: Callable[..., R]) -> Callable[..., R]:
 def _account() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # a container's user may have no name
         return str(os.getuid())

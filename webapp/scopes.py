@@ -1,4 +1,4 @@
-"""What a key may be allowed to do."""
+"""What an API key may be allowed to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """A scope: each route is open to all, or asks for one of these."""
+    """A scope of API keys; a route that is not public needs one of those that it names."""
 
     ITEMS_READ = "items:read"
     ITEMS_WRITE = "items:write"
@@ -25,5 +25,4 @@ ABOUT = {
     Scope.METRICS_READ: "read the metrics",
 }
 
-ANY_ML = (Scope.ML_PREDICT, Scope.ML_TRAIN, Scope.ML_ADMIN)
-"""Whoever has one of these may see which models there are."""
+ANY_ML = (Scope.ML_PREDICT, Scope.ML_TRAIN, Scope.ML_ADMIN)  # any of them may see models

@@ -1,1 +1,1 @@
-"""Who may do what, and who did it: API keys, their scopes, and the guard before every view."""
+"""API keys: their scopes, and the guard that checks them before every view."""

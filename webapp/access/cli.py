@@ -1,56 +1,50 @@
-"""`flask keys`: make, list, revoke and rotate API keys."""
+"""`flask keys`: create, list, rotate and revoke API keys."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
+from flask import current_app
 from flask.cli import AppGroup
 
-from webapp.access import guard, service
-from webapp.access.models import ApiKey
-from webapp.commands import PersonName, clear_errors
+from webapp.access import service
+from webapp.access.service import ApiKey
+from webapp.commands import check_name, clear_errors
 from webapp.db.base import utc_now
 from webapp.extensions import db
 from webapp.scopes import ABOUT, Scope
 
-commands = AppGroup("keys", help="Make, list, revoke and rotate API keys.")
+commands = AppGroup("keys", help="Create, list, rotate and revoke API keys.")
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+TIMES = ("created_at", "expires_at", "revoked_at", "last_used_at")
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-class Duration(click.ParamType[timedelta]):
-    """A time such as 90d, 12h or 30m."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        """Return the time."""
-        if isinstance(value, timedelta):
-            return value
-        found = re.fullmatch(r"([0-9]{1,5})([mhd])", value)
-        if found is None:
-            self.fail(f"{value!r} is not a number of days, hours or minutes: 90d, 12h, 30m")
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+def parse_duration(text: str) -> timedelta:
+    """Return the time that 90d, 12h or 30m stands for."""
+    found = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
+    if found is None:
+        message = f"{text!r} is not a number of days, hours or minutes: 90d, 12h, 30m"
+        raise click.BadParameter(message)
+    return timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
 expires_option = click.option(
     "--expires",
     "expires_in",
-    type=Duration(),
+    type=parse_duration,
     metavar="90d",
-    help="How long it works; for ever, unless given, and as long as the one before when rotated.",
+    help="When it expires. Default: never; for a rotated key, after as long as the old one.",
 )
 
 
 @commands.command()
-@click.option("--name", type=PersonName(), required=True, help="Who will have it.")
+@click.option("--name", type=check_name, required=True, help="Who will hold it.")
 @click.option(
     "--scope",
     "scopes",
@@ -64,37 +58,35 @@ expires_option = click.option(
 @expires_option
 @clear_errors
 def create(name: str, scopes: Sequence[str], expires_in: timedelta | None) -> None:
-    """Make a key and show it: now, and never again."""
-    asked = {Scope(scope) for scope in scopes}
-    key, text = service.create_key(db.session(), name=name, scopes=asked, expires_in=expires_in)
-    show_once(key, text)
+    """Create a key and show it, this once."""
+    allowed = {Scope(scope) for scope in scopes}
+    show(*service.create_key(db.session(), name=name, scopes=allowed, expires_in=expires_in))
 
 
 @commands.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
 @clear_errors
 def list_keys(as_json: bool) -> None:
-    """List all keys: who has them, what they allow, when they were used last."""
-    rows = [describe(key) for key in service.list_keys(db.session())]
+    """List all keys: who holds them, what they allow, when they were last used."""
+    keys = [describe(key) for key in service.list_keys(db.session())]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps(keys, indent=2, default=write_time))
         return
-    for row in rows:
-        used = row["last_used_at"] or "never"
-        click.echo(
-            f"{row['id']}  {row['name']}  {row['state']}  {','.join(row['scopes'])}  used: {used}"
-        )
-    if not rows:
-        click.echo("There are no keys: `flask keys create` makes one.", err=True)
+    for key in keys:
+        used = "never" if key["last_used_at"] is None else write_time(key["last_used_at"])
+        scopes = ",".join(key["scopes"])
+        click.echo(f"{key['id']}  {key['name']}  {key['state']}  {scopes}  used: {used}")
+    if not keys:
+        click.echo("There are no keys: `flask keys create` creates one.", err=True)
 
 
 @commands.command()
 @click.argument("name_or_id")
 @clear_errors
 def revoke(name_or_id: str) -> None:
-    """End the keys of a holder, or one by its id; then no worker accepts them any more."""
+    """Revoke a key by its id, or all keys of a holder; no worker accepts them afterwards."""
     keys = service.revoke_keys(db.session(), name_or_id)
-    guard.wait_until_heeded()
+    wait_for_workers()
     for key in keys:
         click.echo(f"Key {key.key_id} of {key.name} is revoked.")
 
@@ -103,43 +95,46 @@ def revoke(name_or_id: str) -> None:
 @click.argument("name_or_id")
 @click.option(
     "--overlap",
-    type=Duration(),
+    type=parse_duration,
     default="0m",
     metavar="1h",
-    help="How long the key before still works; not at all, unless given.",
+    help="How long the old key still works. Default: not at all.",
 )
 @expires_option
 @clear_errors
 def rotate(name_or_id: str, overlap: timedelta, expires_in: timedelta | None) -> None:
-    """Make a new key for a holder, with the same scopes, in place of the one before."""
-    key, text = service.rotate_key(
-        db.session(), name_or_id, overlap=overlap, expires_in=expires_in
-    )
-    guard.wait_until_heeded()
-    show_once(key, text)
+    """Replace the key of a holder by a new one with the same scopes."""
+    session = db.session()
+    new = service.rotate_key(session, name_or_id, overlap=overlap, expires_in=expires_in)
+    wait_for_workers()
+    show(*new)
 
 
-def show_once(key: ApiKey, text: str) -> None:
-    """Write a key alone to standard output, for scripts, and what it is to standard error."""
+def wait_for_workers() -> None:
+    """Wait until every worker knows which keys are valid."""
+    current_app.extensions["keyring"].wait_out_leases()
+
+
+def show(key: ApiKey, text: str) -> None:
+    """Write a key alone to standard output, for scripts, and about it to standard error."""
     until = "" if key.expires_at is None else f", until {key.expires_at:%Y-%m-%d %H:%M} UTC"
-    about = f"Key {key.key_id} of {key.name}: {', '.join(key.scopes)}{until}. Keep it:"
-    click.echo(f"{about} it is not shown again.", err=True)
+    about = f"Key {key.key_id} of {key.name}: {', '.join(key.scopes)}{until}."
+    click.echo(f"{about} Keep it: it is not shown again.", err=True)
     click.echo(text)
 
 
 def describe(key: ApiKey) -> dict[str, Any]:
-    """Return what there is to say of a key."""
+    """Return what `flask keys list` tells of a key."""
     expired = key.expires_at is not None and key.expires_at <= utc_now()
-    state = "revoked" if key.revoked_at else "expired" if expired else "good"
-    times = ("created_at", "expires_at", "revoked_at", "last_used_at")
     return {
         "id": key.key_id,
         "name": key.name,
-        "state": state,
+        "state": "revoked" if key.revoked_at else "expired" if expired else "good",
         "scopes": key.scopes,
-        **{name: _tell(getattr(key, name)) for name in times},
+        **{name: getattr(key, name) for name in TIMES},
     }
 
 
-def _tell(time: Any) -> str | None:
-    return None if time is None else time.isoformat(timespec="seconds")
+def write_time(time: datetime) -> str:
+    """Return a time as text (RFC 3339)."""
+    return time.isoformat(timespec="seconds")

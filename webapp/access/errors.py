@@ -1,4 +1,4 @@
-"""What can go wrong with API keys and scopes."""
+"""Errors of API keys and scopes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from webapp.errors import Conflict, Forbidden, NotFound, Unauthenticated
 
 
 class KeyNotFound(NotFound):
-    """No API key that works has this name or id."""
+    """No valid API key has this name or id."""
 
     def __init__(self, name_or_id: str) -> None:
-        super().__init__(f"There is no API key {name_or_id!r} that works.")
+        super().__init__(f"There is no valid API key {name_or_id!r}.")
 
 
 class KeyNameTaken(Conflict):
-    """The holder has an API key already."""
+    """The holder already has a valid API key."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} has an API key that works: rotate or revoke that one.")
+        super().__init__(f"{name!r} already has a valid API key: rotate or revoke that one.")
 
 
 class KeyMissing(Unauthenticated):
@@ -37,7 +37,7 @@ class KeyRefused(Unauthenticated):
 
 
 class ScopeMissing(Forbidden):
-    """The API key has none of the scopes that would do."""
+    """The API key has none of the scopes that the route allows."""
 
     def __init__(self, scopes: Sequence[str]) -> None:
         super().__init__(f"The API key lacks the scope {' or '.join(scopes)}.")

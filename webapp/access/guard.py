@@ -1,86 +1,98 @@
-"""The guard before every view: who asks, and whether they may."""
+"""The guard before every view: whose request it is, and whether their key allows it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TypeAlias
 
+import marshmallow as ma
 import sqlalchemy as sa
-from flask import Flask, current_app, has_request_context, request
-from sqlalchemy.orm import Session
+from flask import Flask, has_request_context, request
+from marshmallow import fields
 
-from webapp.access import service
 from webapp.access.errors import KeyMissing, KeyRefused, ScopeMissing
-from webapp.access.keyring import Keyring, StoredKey
-from webapp.access.models import ApiKey
-from webapp.actor import Actor, set_actor_source
-from webapp.db.outages import outages_translated
-from webapp.db.postgresql import time_limit
+from webapp.access.keyring import Keyring
+from webapp.audit.service import Actor, set_actor_source
 from webapp.scopes import Scope
 from webapp.web.blueprint import Blueprint
-from webapp.web.request import Identity, current_identity, remember_identity, request_id
+from webapp.web.request import current_identity, remember_identity, request_id
 
-MOST_RECENT = 100  # keys that a question brings along: about a millisecond for as many
-DEADLINE = 2.0  # seconds that a request waits for the database's word on its key
-_BEARER = "Bearer "
-# Pages for people, which hold nothing but what the source code does.
-PUBLIC_BLUEPRINTS = frozenset({"docs"})
-# What has no place in the OpenAPI document, and so says nothing by itself.
-PLAIN = {("metrics.Metrics", "GET"): frozenset({Scope.METRICS_READ})}
+PUBLIC_BLUEPRINTS = {"docs"}  # pages that show nothing but what the source code does
+UNDOCUMENTED = {("metrics.Metrics", "GET"): {Scope.METRICS_READ}}
+"""The scopes of routes that are not in the OpenAPI document, and so have no ``blp.allow``."""
 
 Call: TypeAlias = tuple[str, str]
 """An endpoint and a method."""
 
+# Under /health, where requests are neither limited nor queued.
+blp = Blueprint(
+    "access",
+    __name__,
+    url_prefix="/health",
+    description="Is the API key good?",
+    ignores_undeclared=True,
+)
 
-class Unclassified(RuntimeError):
-    """A route says neither that it is public nor which scope it asks for."""
+
+class KeySchema(ma.Schema):
+    """The API key is good."""
+
+    status = fields.String(required=True, metadata={"example": "ok"})
+
+
+@blp.route("/key", get="check_key")
+@blp.allow(*Scope)
+@blp.response(200, KeySchema)
+def key() -> dict[str, str]:
+    """Say whether the API key is good, whatever it allows.
+
+    A proxy asks this before it takes in a large body. Where no keys are needed, the answer is yes.
+    """
+    return {"status": "ok"}
 
 
 def classify_routes(app: Flask) -> Mapping[Call, frozenset[str]]:
-    """Return the scopes one of which each route asks for; none for a public one.
+    """Return the scopes, one of which each route needs; none for a public route.
 
-    Raises Unclassified.
+    Raises RuntimeError where a route has not declared them.
     """
-    declared = PLAIN | {
+    declared = UNDOCUMENTED | {
         call: scopes
         for blueprint in app.blueprints.values()
         if isinstance(blueprint, Blueprint)
         for call, scopes in blueprint.allowed.items()
     }
-    found = {}
+    needed = {}
     for rule in app.url_map.iter_rules():
-        blueprint = rule.endpoint.rpartition(".")[0]
+        is_public = rule.endpoint.rpartition(".")[0] in PUBLIC_BLUEPRINTS
         for method in rule.methods or ():
-            call = (rule.endpoint, method)
-            if method == "OPTIONS" or blueprint in PUBLIC_BLUEPRINTS:
-                found[call] = frozenset[str]()
-                continue
-            asked = declared.get((rule.endpoint, "GET" if method == "HEAD" else method))
-            if asked is None:
-                raise Unclassified(f"{method} {rule.rule}")
-            found[call] = frozenset(map(str, asked))  # plain ones: an Enum hashes slowly
-    return found
+            call = (rule.endpoint, "GET" if method == "HEAD" else method)
+            if method == "OPTIONS" or is_public:
+                needed[rule.endpoint, method] = frozenset[str]()
+            elif call in declared:  # as plain text: the members of an Enum hash slowly
+                needed[rule.endpoint, method] = frozenset(map(str, declared[call]))
+            else:
+                raise RuntimeError(f"{method} {rule.rule}: declare who may call it by blp.allow")
+    return needed
 
 
 def init_app(app: Flask, engine: sa.Engine, *, lease: float) -> None:
-    """Guard an application whose routes are all registered; ``lease`` in seconds.
+    """Guard an application whose routes are all registered; ``lease`` is in seconds.
 
-    Where its setting AUTH is off, everybody may do everything.
+    Where the setting AUTH is off, everybody may do everything.
     """
     table = classify_routes(app)
-    keyring = app.extensions["keyring"] = make_keyring(engine, lease=lease)
+    keyring = app.extensions["keyring"] = Keyring(engine, lease=lease)
 
     def guard() -> None:
         rule = request.url_rule
-        asked = None if rule is None else table[rule.endpoint, request.method]
-        if not asked:  # public, or no route: that is said later
+        needed = None if rule is None else table[rule.endpoint, request.method]
+        if not needed:  # public, or a 404 or 405 that Flask answers later
             return
         identity = keyring.identify(_read_key(request.environ.get("HTTP_AUTHORIZATION")))
-        remember_identity(request, identity)  # also of whoever may not: for the log and the limits
-        if asked.isdisjoint(identity.scopes):
-            raise ScopeMissing(sorted(asked))
+        remember_identity(request, identity)  # before a refusal too: for the log and the limits
+        if needed.isdisjoint(identity.scopes):
+            raise ScopeMissing(sorted(needed))
 
     if app.config["AUTH"] == "on":
         app.before_request(guard)
@@ -89,7 +101,7 @@ def init_app(app: Flask, engine: sa.Engine, *, lease: float) -> None:
 
 
 def _find_actor() -> Actor | None:
-    """Return who sent the present request; None outside of one."""
+    """Return who sent the current request; None outside of requests."""
     if not has_request_context():
         return None
     identity = current_identity()
@@ -97,50 +109,10 @@ def _find_actor() -> Actor | None:
     return Actor(name, request.remote_addr, request_id())
 
 
-def make_keyring(engine: sa.Engine, *, lease: float) -> Keyring:
-    """Return the keyring of a process, reading from a database; lease in seconds."""
-
-    def find_recent_keys() -> Mapping[str, StoredKey]:
-        with outages_translated(), time_limit(DEADLINE), Session(engine) as session:
-            keys = service.list_recent_keys(session, most=MOST_RECENT)
-            return {key.digest: _describe_key(key) for key in keys}
-
-    def find_key(digest: str) -> StoredKey | None:
-        with outages_translated(), time_limit(DEADLINE), Session(engine) as session:
-            key = service.find_key(session, digest)
-            return None if key is None else _describe_key(key)
-
-    def note_uses(uses: Mapping[str, datetime]) -> None:
-        with outages_translated(), Session(engine) as session:
-            service.note_uses(session, uses)
-
-    return Keyring(
-        find_recent_keys=find_recent_keys,
-        find_key=find_key,
-        note_uses=note_uses,
-        lease=lease,
-        deadline=DEADLINE,
-    )
-
-
-def _describe_key(key: ApiKey) -> StoredKey:
-    return StoredKey(
-        identity=Identity(key.key_id, key.holder_id, key.name, frozenset(key.scopes)),
-        digest=key.digest,
-        expires_at=math.inf if key.expires_at is None else key.expires_at.timestamp(),
-        revoked=key.revoked_at is not None,
-    )
-
-
-def wait_until_heeded() -> None:
-    """Wait until whoever revoked a key before now may say that no worker accepts it."""
-    keyring: Keyring = current_app.extensions["keyring"]
-    keyring.wait_out_leases()
-
-
 def _read_key(header: str | None) -> str:
     if not header:
         raise KeyMissing
-    if not header.startswith(_BEARER) and header[: len(_BEARER)].lower() != _BEARER.lower():
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer":
         raise KeyRefused("The API key must be sent as `Authorization: Bearer KEY`.")
-    return header[len(_BEARER) :]
+    return key

@@ -1,134 +1,130 @@
-"""The keys that this process knows: whose a key is costs no query between leases.
+"""The API keys that this process knows: between leases, checking one costs no query.
 
-A question about any key brings the answer for all that were used recently. So each process knows
-them, whichever requests it has met, and goes on accepting them while the database is away.
+One query loads all keys that were used recently. So every process knows them, whichever requests
+it has served, and they keep working while the database is away.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from webapp.access import service
 from webapp.access.errors import KeyRefused
-from webapp.access.keys import digest_key, is_same, looks_like_key
 from webapp.db.leases import Leases
+from webapp.db.outages import outages_translated
+from webapp.db.postgresql import time_limit
 from webapp.errors import DatabaseUnavailable, Unavailable
 from webapp.web.request import Identity
 
-log = logging.getLogger(__name__)
+MOST_RECENT = 100  # keys that one query loads, in about a millisecond
+DEADLINE = 2.0  # seconds that a request waits for the database to look up its key
+NOTING_PAUSE = 60.0  # seconds of uses that are stored together
 
-NOTING_PAUSE = 60.0  # seconds in which uses are collected before they are stored
+log = logging.getLogger(__name__)
+_KEY = re.compile(service.KEY_FORM)
 
 
 @dataclass(frozen=True)
-class StoredKey:
-    """What the database says of a key; it expires at a POSIX time, or never, at infinity."""
+class KnownKey:
+    """A key as the database has it; ``expires_at`` is a POSIX time, infinite for never."""
 
     identity: Identity
-    digest: str
     expires_at: float
     revoked: bool
 
 
 class Keyring:
-    """Tells whose a key is, for all threads of this process.
+    """Tells whose key a text is, for all threads of this process.
 
-    ``find_recent_keys()`` asks the database for the keys that were used recently, by digest, and
-    ``find_key(digest)`` for any other; ``note_uses`` stores when keys were used last. All raise
-    ``Unavailable`` when they cannot. ``lease`` and ``deadline`` are in seconds,
-    as ``webapp.db.leases`` has them. While the database cannot be asked, keys that are known go on
-    working until they expire.
+    ``lease`` is in seconds. Known keys work until they expire while the database is away.
     """
 
-    def __init__(
-        self,
-        *,
-        find_recent_keys: Callable[[], Mapping[str, StoredKey]],
-        find_key: Callable[[str], StoredKey | None],
-        note_uses: Callable[[Mapping[str, datetime]], None],
-        lease: float,
-        deadline: float,
-    ) -> None:
-        self._recent = Leases[None, Mapping[str, StoredKey]](
-            lambda _: find_recent_keys(),
-            lease=lease,
-            deadline=deadline,
-            is_nothing=lambda _: False,
+    def __init__(self, engine: sa.Engine, *, lease: float) -> None:
+        self._engine = engine
+        # Keys by digest: of one digest, or, for None, those that were used recently.
+        self._leases = Leases[str | None, Mapping[str, KnownKey]](
+            self._load_keys, lease=lease, deadline=DEADLINE, is_nothing=lambda keys: not keys
         )
-        self._others = Leases(
-            find_key, lease=lease, deadline=deadline, is_nothing=lambda key: key is None
-        )
-        self._note_uses = note_uses
-        self._uses: dict[str, float] = {}  # POSIX times by id
-        self._noting: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._uses: dict[str, float] = {}  # POSIX times by key_id
+        self._timer: threading.Timer | None = None
 
     def identify(self, text: str) -> Identity:
-        """Return whose key this is.
+        """Return whose key this is; raises KeyRefused.
 
-        Raises KeyRefused, and Unavailable when the database cannot be asked about a key that
-        this process does not know.
+        Raises Unavailable when the key is not known here and the database is away.
         """
-        if not looks_like_key(text):
+        if not _KEY.fullmatch(text):
             raise KeyRefused("The API key is not valid.")
-        digest = digest_key(text)
-        recent, fresh = self._recent.get(None)
-        key = recent.get(digest)
+        digest = service.digest_key(text)
+        keys, fresh = self._leases.get(None)
+        if digest not in keys:
+            keys, fresh = self._leases.get(digest)
+        key = keys.get(digest)
         if key is None:
-            key, fresh = self._others.get(digest)
-        if key is None and not fresh:
-            raise DatabaseUnavailable
-        if key is None or not is_same(digest, key.digest):
-            raise KeyRefused("The API key is not valid.")
+            raise KeyRefused("The API key is not valid.") if fresh else DatabaseUnavailable
         if key.revoked:
             raise KeyRefused("The API key has been revoked.")
         now = time.time()
         if key.expires_at <= now:
             raise KeyRefused("The API key has expired.")
         self._uses[key.identity.key_id] = now
-        if self._noting is None:
-            self._start_noting()
+        if self._timer is None:  # two threads at once would merely store twice
+            self._timer = threading.Timer(NOTING_PAUSE, self._store_uses)
+            self._timer.daemon = True
+            self._timer.start()
         return key.identity
 
     def load(self) -> None:
-        """Ask for the recent keys, before any request needs one."""
+        """Load the recent keys before the first request needs one."""
         try:
-            self._recent.get(None)
-        except Unavailable as error:  # a thread goes on asking
+            self._leases.get(None)
+        except Unavailable as error:  # the leases go on asking in a thread
             log.warning("The API keys could not be loaded: %s", error)
 
     def wait_out_leases(self) -> None:
-        """Wait until no process can rely on what it was told of a key before now."""
-        self._recent.wait_out()
+        """Wait until no process relies on what it knew of the keys before now."""
+        self._leases.wait_out()
 
     def close(self) -> None:
-        """Stop what is done beside requests, and store the uses so far."""
-        self._closed.set()
-        self._recent.close()
-        self._others.close()
-        self.wait_for_notes()
+        """Stop the threads of this keyring, and store the uses so far."""
+        self._leases.close()
+        if (timer := self._timer) is not None:
+            timer.cancel()
+            timer.join()
+            self._store_uses()
 
-    def wait_for_notes(self) -> None:
-        """Wait until the uses so far are stored."""
-        noting = self._noting
-        if noting is not None:
-            noting.join()
+    def _load_keys(self, digest: str | None) -> Mapping[str, KnownKey]:
+        with outages_translated(), time_limit(DEADLINE), Session(self._engine) as session:
+            if digest is None:
+                keys = service.list_recent_keys(session, most=MOST_RECENT)
+            else:
+                keys = service.find_keys(session, digest)
+            return {
+                key.digest: KnownKey(
+                    Identity(key.key_id, key.holder_id, key.name, frozenset(key.scopes)),
+                    expires_at=key.expires_at.timestamp() if key.expires_at else math.inf,
+                    revoked=key.revoked_at is not None,
+                )
+                for key in keys
+            }
 
-    def _start_noting(self) -> None:
-        # Two threads at once would merely note twice.
-        self._noting = threading.Thread(target=self._note_later, name="key-uses", daemon=True)
-        self._noting.start()
-
-    def _note_later(self) -> None:
-        self._closed.wait(NOTING_PAUSE)
+    def _store_uses(self) -> None:
         uses, self._uses = self._uses, {}
+        times = {key_id: datetime.fromtimestamp(at, UTC) for key_id, at in uses.items()}
         try:
-            self._note_uses({key: datetime.fromtimestamp(at, UTC) for key, at in uses.items()})
+            with outages_translated(), Session(self._engine) as session:
+                service.note_uses(session, times)
         except Unavailable as error:
-            log.warning("When keys were used last could not be stored: %s", error)
+            log.warning("The last uses of API keys could not be stored: %s", error)
         finally:
-            self._noting = None
+            self._timer = None

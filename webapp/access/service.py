@@ -1,30 +1,54 @@
-"""The use cases of API keys: functions over a session; each commits once, at its end."""
+"""The table of API keys, and their use cases: each function commits once, at its end."""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp.access.errors import KeyNameTaken, KeyNotFound
-from webapp.access.keys import make_key
-from webapp.access.models import ApiKey
-from webapp.audit.service import record
-from webapp.db.base import begin_read, begin_write, utc_now
+from webapp.audit.service import NAME_LENGTH, record
+from webapp.db.base import Base, BigIntPrimaryKey, begin_read, begin_write, utc_now
 from webapp.scopes import Scope
+
+KEY_FORM = "webapp_[0-9a-f]{12}_[0-9A-Za-z_-]{43}"
+"""How a key looks: prefix, id, secret. By the prefix scanners for leaked secrets find it."""
+
+
+class ApiKey(Base):
+    """A key of a holder, as a hash. A holder has two keys while one replaces the other.
+
+    ``holder_id`` is the ``key_id`` of the holder's first key: a name may go to another holder
+    later.
+    """
+
+    __tablename__ = "api_key"
+
+    id: Mapped[BigIntPrimaryKey]
+    key_id: Mapped[str] = mapped_column(sa.String(12), unique=True)
+    holder_id: Mapped[str] = mapped_column(sa.String(12))
+    digest: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH), index=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
 
 
 def create_key(
     session: Session, *, name: str, scopes: Iterable[Scope], expires_in: timedelta | None = None
 ) -> tuple[ApiKey, str]:
-    """Make a key for a holder; return it, and its text, which nothing keeps.
+    """Create the first key of a holder; return it and its text, which is stored nowhere.
 
-    Raises KeyNameTaken where the holder has a key that works.
+    Raises KeyNameTaken where the holder has a valid key.
     """
     begin_write(session)
-    if _find_good(session, name):
+    if _find_valid_keys(session, name):
         raise KeyNameTaken(name)
     key, text = _add_key(session, name, sorted(scopes), expires_in)
     key.holder_id = key.key_id
@@ -33,19 +57,39 @@ def create_key(
     return key, text
 
 
-def list_keys(session: Session) -> Sequence[ApiKey]:
-    """Return all keys that were ever made, the oldest first."""
-    begin_read(session)
-    return session.scalars(sa.select(ApiKey).order_by(ApiKey.id)).all()
+def rotate_key(
+    session: Session, name_or_id: str, *, overlap: timedelta, expires_in: timedelta | None
+) -> tuple[ApiKey, str]:
+    """Give a holder a new key with the same scopes; the old keys end after ``overlap``.
+
+    The new key lives as long as the old one was to live, unless ``expires_in`` is given. Raises
+    KeyNotFound.
+    """
+    begin_write(session)
+    old_keys = _find_valid_keys(session, name_or_id)
+    if not old_keys:
+        raise KeyNotFound(name_or_id)
+    newest = old_keys[-1]
+    if expires_in is None and newest.expires_at is not None:
+        expires_in = newest.expires_at - newest.created_at
+    key, text = _add_key(session, newest.name, newest.scopes, expires_in)
+    key.holder_id = newest.holder_id
+    ends = utc_now() + overlap
+    for old in old_keys:
+        old.expires_at = min(ends, old.expires_at or ends)
+    details = {"name": key.name, "replaces": [old.key_id for old in old_keys]}
+    record(session, "key.rotate", f"key {key.key_id}", details)
+    session.commit()
+    return key, text
 
 
 def revoke_keys(session: Session, name_or_id: str) -> Sequence[ApiKey]:
-    """End a key, or all keys of a holder; return those that worked until now.
+    """Revoke the key of an id, or all keys of a holder; return those that were valid.
 
-    Whoever calls waits for a lease: then no worker accepts them. Raises KeyNotFound.
+    Workers refuse them one lease later: the caller waits for it. Raises KeyNotFound.
     """
     begin_write(session)
-    keys = _find_good(session, name_or_id)
+    keys = _find_valid_keys(session, name_or_id)
     if not keys:
         raise KeyNotFound(name_or_id)
     for key in keys:
@@ -55,47 +99,27 @@ def revoke_keys(session: Session, name_or_id: str) -> Sequence[ApiKey]:
     return keys
 
 
-def rotate_key(
-    session: Session, name_or_id: str, *, overlap: timedelta, expires_in: timedelta | None
-) -> tuple[ApiKey, str]:
-    """Make a key for the same holder and scopes; the ones before end after ``overlap``.
-
-    It lives as long as the one before was to live, unless ``expires_in`` is given. Raises
-    KeyNotFound.
-    """
-    begin_write(session)
-    before = _find_good(session, name_or_id)
-    if not before:
-        raise KeyNotFound(name_or_id)
-    newest = before[-1]
-    if expires_in is None and newest.expires_at is not None:
-        expires_in = newest.expires_at - newest.created_at
-    key, text = _add_key(session, newest.name, newest.scopes, expires_in)
-    key.holder_id = newest.holder_id
-    ends = utc_now() + overlap
-    for old in before:
-        old.expires_at = min(ends, old.expires_at or ends)
-    details = {"name": key.name, "replaces": [old.key_id for old in before]}
-    record(session, "key.rotate", f"key {key.key_id}", details)
-    session.commit()
-    return key, text
+def list_keys(session: Session) -> Sequence[ApiKey]:
+    """Return all keys that were ever created, the oldest first."""
+    begin_read(session)
+    return session.scalars(sa.select(ApiKey).order_by(ApiKey.id)).all()
 
 
 def list_recent_keys(session: Session, *, most: int) -> Sequence[ApiKey]:
-    """Return the keys that were used last, or made and not used yet; revoked ones too."""
+    """Return the keys that were used or created last, revoked ones too."""
     begin_read(session)
     latest = sa.func.coalesce(ApiKey.last_used_at, ApiKey.created_at).desc()
     return session.scalars(sa.select(ApiKey).order_by(latest, ApiKey.id.desc()).limit(most)).all()
 
 
-def find_key(session: Session, digest: str) -> ApiKey | None:
-    """Return the key of a digest."""
+def find_keys(session: Session, digest: str) -> Sequence[ApiKey]:
+    """Return the key that has this digest, or none."""
     begin_read(session)
-    return session.scalar(sa.select(ApiKey).where(ApiKey.digest == digest))
+    return session.scalars(sa.select(ApiKey).where(ApiKey.digest == digest)).all()
 
 
 def note_uses(session: Session, uses: Mapping[str, datetime]) -> None:
-    """Store when keys, by id, were used last."""
+    """Store when keys were last used: times by ``key_id``."""
     begin_write(session)
     for key_id, used_at in sorted(uses.items()):
         later = sa.or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < used_at)
@@ -105,24 +129,30 @@ def note_uses(session: Session, uses: Mapping[str, datetime]) -> None:
     session.commit()
 
 
+def digest_key(text: str) -> str:
+    """Return the SHA-256 of a key in hexadecimal: nobody can guess 256 random bits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _add_key(
     session: Session, name: str, scopes: Sequence[str], expires_in: timedelta | None
 ) -> tuple[ApiKey, str]:
-    new, now = make_key(), utc_now()
+    key_id, now = secrets.token_hex(6), utc_now()
+    text = f"webapp_{key_id}_{secrets.token_urlsafe(32)}"
     key = ApiKey(
-        key_id=new.key_id,
-        digest=new.digest,
+        key_id=key_id,
+        digest=digest_key(text),
         name=name,
         scopes=list(scopes),
         created_at=now,
         expires_at=None if expires_in is None else now + expires_in,
     )
     session.add(key)
-    return key, new.text
+    return key, text
 
 
-def _find_good(session: Session, name_or_id: str) -> Sequence[ApiKey]:
-    """Return a holder's keys, or the key of an id, that work at present, the oldest first."""
+def _find_valid_keys(session: Session, name_or_id: str) -> Sequence[ApiKey]:
+    """Return the valid keys of a holder, or the one of an id, the oldest first; lock them."""
     asked = sa.or_(ApiKey.name == name_or_id, ApiKey.key_id == name_or_id)
     unexpired = sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now())
     query = sa.select(ApiKey).where(asked, ApiKey.revoked_at.is_(None), unexpired)

@@ -1,1 +1,1 @@
-"""Who did what, when and from where: written with each deed, never changed."""
+"""The audit: who did what, when and from where."""

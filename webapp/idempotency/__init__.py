@@ -1,1 +1,1 @@
-"""Requests that create something once, however often they are sent."""
+"""`Idempotency-Key`: a request that creates something does so once, however often it is sent."""

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: views that create something answer a repeat as they answered first."""
+"""Views that create something, with `Idempotency-Key`: a repeat gets the first answer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from marshmallow import fields, validate
 from webapp.db.base import keep_nothing
 from webapp.extensions import db
 from webapp.idempotency import service
-from webapp.idempotency.models import KEY_LENGTH
-from webapp.idempotency.service import Claim, KeptAnswer
+from webapp.idempotency.service import KEY_LENGTH, StoredAnswer
 from webapp.web.blueprint import Blueprint, View
 from webapp.web.request import current_identity
 
@@ -32,7 +31,7 @@ REPLAYED_HEADER = {
 
 
 class KeyHeader(ma.Schema):
-    """The name that a client gives to one act of creation."""
+    """The header that names one act of creation."""
 
     key = fields.String(
         data_key="Idempotency-Key",
@@ -47,23 +46,6 @@ class KeyHeader(ma.Schema):
     )
 
 
-class Keeper:
-    """Renders the answer to what was made, and stores it in the transaction that makes it."""
-
-    response: Response
-
-    def __init__(self, claim: Claim, render: Callable[[Any], Response]) -> None:
-        self._claim = claim
-        self._render = render
-
-    def __call__(self, made: Any) -> None:
-        """Store the answer; the transaction of the work is open, and ``made`` flushed."""
-        self.response = self._render(made)
-        headers = dict(self.response.headers.items())
-        answer = KeptAnswer(self.response.status_code, headers, self.response.get_data())
-        service.keep_answer(db.session(), self._claim, answer)
-
-
 def idempotent(
     blp: Blueprint,
     schema: ma.Schema,
@@ -72,39 +54,42 @@ def idempotent(
     describe: Callable[[dict[str, Any]], Any] = dict,
     before_repeat: Callable[[], None] = lambda: None,
 ) -> Callable[[View], View]:
-    """Let a view that creates something heed `Idempotency-Key`; the answer's status is 201.
+    """Let a view that creates something take an `Idempotency-Key`; its answer has status 201.
 
-    The view is given ``before_commit``, to be called with what it made within the transaction
-    that makes it, and returns what it made. ``announce`` turns that into the object that
-    ``schema`` dumps, and the headers of the answer. ``describe`` returns the view's arguments as
-    JSON can tell them; ``before_repeat`` is called before an answer is given again.
+    The view gets ``before_commit``, which its service calls with the new object before it
+    commits, and returns that object. ``announce`` turns it into what ``schema`` dumps and the
+    headers of the answer. ``describe`` returns the view's arguments as JSON, to tell a repeat
+    from another request; ``before_repeat`` is called before a stored answer is sent.
     """
 
-    def render(made: Any) -> Response:
-        content, headers = announce(made)
+    def render(created: Any) -> StoredAnswer:
+        content, headers = announce(created)
         response = jsonify(schema.dump(content))
-        response.status_code = 201
-        response.headers.extend(headers)
-        return response
-
-    def create_once(view: View, self: Any, key: str, arguments: Any, path: Any) -> Response:
-        session = db.session()
-        fingerprint = _fingerprint(describe(arguments))
-        found = service.claim_key(session, caller=_caller(), key=key, fingerprint=fingerprint)
-        if isinstance(found, KeptAnswer):
-            before_repeat()
-            return Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
-        keeper = Keeper(found, render)
-        with service.claim_held(session, db.engine, found):
-            view(self, arguments, before_commit=keeper, **path)
-        return keeper.response
+        return StoredAnswer(
+            201, {"Content-Type": str(response.content_type), **headers}, response.get_data()
+        )
 
     def decorate(view: View) -> View:
         @wraps(view)
         def create(self: Any, arguments: Any, header: dict[str, Any], **path: Any) -> Any:
-            if "key" in header:
-                return create_once(view, self, header["key"], arguments, path)
-            return announce(view(self, arguments, before_commit=keep_nothing, **path))
+            if "key" not in header:
+                return announce(view(self, arguments, before_commit=keep_nothing, **path))
+            session = db.session()
+            found = service.claim_key(
+                session,
+                caller=_caller(),
+                key=header["key"],
+                fingerprint=_fingerprint(describe(arguments)),
+            )
+            if isinstance(found, StoredAnswer):
+                before_repeat()
+                return Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
+
+            def store(created: Any) -> None:
+                service.store_answer(session, found, render(created))
+
+            with service.claim_held(session, db.engine, found):
+                return announce(view(self, arguments, before_commit=store, **path))
 
         takes_key = blp.arguments(KeyHeader, location="headers")
         return takes_key(blp.problems(409, 422)(create))  # type: ignore[no-any-return] # untyped
@@ -113,12 +98,12 @@ def idempotent(
 
 
 def _caller() -> str:
-    """Return whose keys these are: two callers may choose the same one."""
+    """Return who chose the key: two callers may choose the same one."""
     identity = current_identity()
     return "" if identity is None else identity.holder_id
 
 
 def _fingerprint(arguments: Any) -> str:
-    path = request.path.rstrip("/")  # both forms are one resource
+    path = request.path.rstrip("/")  # with and without a slash at its end, it is the same resource
     described = orjson.dumps([path, arguments], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(described).hexdigest()

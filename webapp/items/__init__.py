@@ -1,1 +1,1 @@
-"""Items: a plain resource, created, read, changed and deleted."""
+"""Items: a plain resource, and the pattern for further ones."""

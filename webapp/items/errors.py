@@ -1,4 +1,4 @@
-"""What can go wrong with items."""
+"""Errors of items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ItemNotFound(NotFound):
 
 
 class ItemChanged(PreconditionFailed):
-    """The item is not in the state that the caller named."""
+    """The item is at another revision than the caller expects."""
 
     def __init__(self, item_id: int) -> None:
         super().__init__(f"Item {item_id} has changed: read it again, then repeat the request.")

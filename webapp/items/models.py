@@ -11,25 +11,27 @@ from webapp.db.base import Base, BigIntPrimaryKey, sorted_text, utc_now
 
 NAME_LENGTH = 255
 DESCRIPTION_LENGTH = 10_000
-SORT_KEYS = ("id", "name", "created_at")
-MOST_COUNTED = 10_000  # items: a longer list has no total, and no page numbers beyond them
-SORTS = [sign + key for key in SORT_KEYS for sign in ("", "-")]
+SORTS = ["id", "-id", "name", "-name", "created_at", "-created_at"]  # `-` is descending
+MOST_COUNTED = 10_000  # items: beyond them a list has neither a total nor page numbers
 
 TEXT_INDEX = "item_text"
 """The trigram index of names and descriptions, which the migrations create where the database can:
 a GIN index of ``pg_trgm`` on PostgreSQL, an FTS5 table (and tables of its own) on SQLite."""
 
 
+def sort_keys(sort: str) -> list[str]:
+    """Return the columns of one of ``SORTS``; the id orders items that are equal otherwise."""
+    return list(dict.fromkeys((sort.removeprefix("-"), "id")))
+
+
 class Item(Base):
-    """An item. ``revision`` counts its states; every UPDATE and DELETE is bound to one."""
+    """An item. Each change increments ``revision``; every UPDATE and DELETE names the old one."""
 
     __tablename__ = "item"
-    # Without AUTOINCREMENT, SQLite gives the id of a deleted last row to the next one, and
-    # an old ETag would fit a new item.
     __table_args__ = (
-        # Whole orders: the id tells apart what is equal by the other key.
         sa.Index("ix_item_name_id", "name", "id"),
         sa.Index("ix_item_created_at_id", "created_at", "id"),
+        # Else SQLite would give a deleted item's id to a new one, which old ETags would match.
         {"sqlite_autoincrement": True},
     )
 

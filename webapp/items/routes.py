@@ -1,4 +1,4 @@
-"""The HTTP face of items."""
+"""The endpoints of items."""
 
 from __future__ import annotations
 
@@ -22,49 +22,47 @@ blp = Blueprint("items", __name__, url_prefix="/items", description="A plain res
 
 Headers: TypeAlias = dict[str, str]
 
-_REVISION = re.compile("[0-9]{1,19}")
-
-ETAG = {
-    "description": "Names this state of the item; send it back in `If-Match`.",
-    "schema": {"type": "string"},
+REVISION = re.compile("[0-9]{1,19}")
+TEXT = {"type": "string"}
+ETAG = {"description": "Names this state of the item, for `If-Match`.", "schema": TEXT}
+LOCATION = {
+    "description": "URL of the item.",
+    "schema": {"type": "string", "format": "uri-reference"},
 }
 IF_MATCH = {
     "in": "header",
     "name": "If-Match",
     "description": "Act only on one of these states of the item, else answer 412.",
-    "schema": {"type": "string"},
+    "schema": TEXT,
 }
 IF_NONE_MATCH = {
     "in": "header",
     "name": "If-None-Match",
     "description": "Answer 304 if the item is still in one of these states.",
-    "schema": {"type": "string"},
-}
-LOCATION = {
-    "description": "URL of the item.",
-    "schema": {"type": "string", "format": "uri-reference"},
+    "schema": TEXT,
 }
 
 
-def etag_header(item: Item) -> Headers:
-    """Return the header that names an item's state."""
-    return {"ETag": f'"{item.revision}"'}
+def with_etag(item: Item) -> tuple[Item, Headers]:
+    """Return an item, and the header that names its state."""
+    return item, {"ETag": f'"{item.revision}"'}
 
 
 def announce_item(item: Item) -> tuple[Item, Headers]:
-    """Return the answer that tells of a new item."""
-    return item, {"Location": url_for("items.ItemById", item_id=item.id), **etag_header(item)}
+    """Return a new item, and the headers that name it and its state."""
+    _, headers = with_etag(item)
+    return item, {"Location": url_for("items.ItemById", item_id=item.id), **headers}
 
 
 def expected_revisions() -> set[int] | None:
     """Return the revisions that ``If-Match`` names; None where any will do.
 
-    Tags that are not ours, weak ones among them, match nothing (RFC 9110, 13.1.1).
+    Tags that are not ours, and weak ones, match nothing (RFC 9110, 13.1.1).
     """
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    tags = request.if_match.as_set(include_weak=False)
-    return {int(tag) for tag in tags if tag and _REVISION.fullmatch(tag)}
+    tags = request.if_match.as_set()
+    return {int(tag) for tag in tags if tag and REVISION.fullmatch(tag)}
 
 
 @blp.after_request
@@ -102,11 +100,7 @@ class Items(MethodView):
 
 
 @blp.route(
-    "/<id:item_id>",
-    get="get_item",
-    put="put_item",
-    patch="update_item",
-    delete="delete_item",
+    "/<id:item_id>", get="get_item", put="put_item", patch="update_item", delete="delete_item"
 )
 class ItemById(MethodView):
     """One item."""
@@ -120,8 +114,7 @@ class ItemById(MethodView):
     @blp.doc(parameters=[IF_NONE_MATCH])
     def get(self, item_id: int) -> tuple[Item, Headers]:
         """Read an item."""
-        item = service.get_item(db.session(), item_id)
-        return item, etag_header(item)
+        return with_etag(service.get_item(db.session(), item_id))
 
     @blp.allow(Scope.ITEMS_WRITE)
     @blp.arguments(ItemChanges, example={"description": "Tested"})
@@ -134,8 +127,8 @@ class ItemById(MethodView):
         Fields that are not sent keep their value. With `If-Match`, nothing is changed unless
         the item is still in the state that it names.
         """
-        item = service.update_item(db.session(), item_id, changes, expected=expected_revisions())
-        return item, etag_header(item)
+        expected = expected_revisions()
+        return with_etag(service.update_item(db.session(), item_id, changes, expected=expected))
 
     patch = put
 

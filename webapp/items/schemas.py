@@ -1,4 +1,4 @@
-"""The shapes and limits of items on the wire."""
+"""The JSON of items, and the query that lists them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from webapp.items.models import DESCRIPTION_LENGTH, MOST_COUNTED, NAME_LENGTH, SORTS
+from webapp.items.models import DESCRIPTION_LENGTH, MOST_COUNTED, NAME_LENGTH, SORTS, sort_keys
 from webapp.web.fields import JSONInteger, StrictSchema, Text
 from webapp.web.paging import PageQuery, decode_end, encode_end
 
 LARGEST_ID = 2**63 - 1
 LONGEST_AFTER = 2_048  # characters; a name of 255 letters of four bytes takes 1,500
+NAME: dict[str, Any] = {
+    "min_length": 1,
+    "max_length": NAME_LENGTH,
+    "metadata": {"example": "Test Item"},
+}
+DESCRIPTION: dict[str, Any] = {
+    "max_length": DESCRIPTION_LENGTH,
+    "multiline": True,
+    "metadata": {"example": "Just testing"},
+}
 
 
 class ItemSchema(StrictSchema):
@@ -26,27 +36,18 @@ class ItemSchema(StrictSchema):
     updated_at = fields.AwareDateTime(required=True, format="iso")
 
 
-class ItemChanges(StrictSchema):
-    """What to change of an item; what is not sent keeps its value."""
-
-    name = Text(min_length=1, max_length=NAME_LENGTH, metadata={"example": "Test Item"})
-    description = Text(
-        max_length=DESCRIPTION_LENGTH, multiline=True, metadata={"example": "Just testing"}
-    )
-
-
-class NewItem(ItemChanges):
+class NewItem(StrictSchema):
     """A new item."""
 
-    name = Text(
-        required=True, min_length=1, max_length=NAME_LENGTH, metadata={"example": "Test Item"}
-    )
-    description = Text(
-        max_length=DESCRIPTION_LENGTH,
-        multiline=True,
-        load_default="",
-        metadata={"example": "Just testing"},
-    )
+    name = Text(required=True, **NAME)
+    description = Text(load_default="", **DESCRIPTION)
+
+
+class ItemChanges(StrictSchema):
+    """What to change of an item; fields that are not sent keep their value."""
+
+    name = Text(**NAME)
+    description = Text(**DESCRIPTION)
 
 
 class ItemQuery(PageQuery):
@@ -68,15 +69,15 @@ class ItemQuery(PageQuery):
     after = fields.String(
         validate=validate.Length(max=LONGEST_AFTER),
         metadata={
-            "description": "Where the page begins, as a `next` link says it; its number then does "
-            "not count. Following these links reads every item once, even while others create "
-            "and delete items."
+            "description": "Where the page begins, from a `next` link; its number then does not "
+            "count. Following these links reads every item once, even while others create and "
+            "delete items."
         },
     )
 
-    def load(self, data: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the checked query, with the values that ``after`` stands for."""
-        query: dict[str, Any] = super().load(data, **kwargs)
+    @ma.post_load
+    def find_start(self, query: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Replace ``after`` by the values it stands for; refuse too large a page number."""
         if "after" in query:
             query["after"] = parse_after(query["after"], query["sort"])
         elif (query["page"] - 1) * query["page_size"] >= MOST_COUNTED:
@@ -90,12 +91,12 @@ class ItemQuery(PageQuery):
 
 def _check_utc(value: datetime) -> None:
     if value.utcoffset():
-        raise ma.ValidationError("Is not in UTC.")
+        raise ma.ValidationError("Must be in UTC.")
 
 
-_SORT_FIELDS: dict[str, fields.Field[Any]] = {
+SORT_FIELDS: dict[str, fields.Field[Any]] = {
     "id": JSONInteger(minimum=1, maximum=LARGEST_ID),
-    "name": Text(min_length=1, max_length=NAME_LENGTH),
+    "name": Text(**NAME),
     "created_at": fields.AwareDateTime(format="iso", validate=_check_utc),
 }
 
@@ -103,15 +104,14 @@ _SORT_FIELDS: dict[str, fields.Field[Any]] = {
 def parse_after(text: str, sort: str) -> list[Any]:
     """Return the values of the sort columns that ``after`` in a `next` link stands for.
 
-    Raises marshmallow's ValidationError for a link of another order, and for what cannot be from
-    a `next` link.
+    Raises marshmallow's ValidationError for what is not from a `next` link of this order.
     """
-    columns = dict.fromkeys((sort.removeprefix("-"), "id"))
     try:
         _, *values = decode_end(text)
-        found = [_SORT_FIELDS[c].deserialize(v) for c, v in zip(columns, values, strict=True)]
+        pairs = zip(sort_keys(sort), values, strict=True)
+        found = [SORT_FIELDS[key].deserialize(value) for key, value in pairs]
     except (ValueError, ma.ValidationError):
         found = []
-    if encode_end([sort, *found]) != text or not found:
+    if not found or encode_end([sort, *found]) != text:
         raise ma.ValidationError("Is not from a `next` link of a list in this order.", "after")
     return found

@@ -16,8 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from webapp.actor import current_actor
-from webapp.audit.service import record
+from webapp.audit.service import current_actor, record
 from webapp.db.base import (
     Page,
     begin_read,

@@ -1,56 +1,12 @@
-"""Commands and settings of operators: who runs a command, and secrets that lie in files."""
+"""Settings that lie in files, as the secrets of containers do: `NAME_FILE` in place of `NAME`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient, FlaskCliRunner
 
 from config import SETTINGS, ConfigError, load_settings
-from webapp.commands import PersonName
-
-
-def commands_of(app: Flask) -> dict[str, click.Command]:
-    """Return the commands of ours, by the words that run them."""
-    found: dict[str, click.Command] = {}
-    for name, command in app.cli.commands.items():
-        of_group = command.commands if isinstance(command, click.Group) else {"": command}
-        found |= {f"{name} {word}".strip(): one for word, one in of_group.items()}
-    of_libraries = ("db ", "openapi ")  # Flask-Migrate's and flask-smorest's
-    return {name: one for name, one in found.items() if not name.startswith(of_libraries)}
-
-
-def test_every_command_lets_its_caller_say_who_runs_it(app: Flask) -> None:
-    lacking = {
-        name
-        for name, command in commands_of(app).items()
-        if not any(isinstance(parameter.type, PersonName) for parameter in command.params)
-    }
-
-    assert lacking == set()
-
-
-def test_the_audit_names_who_ran_a_command(runner: FlaskCliRunner, client: FlaskClient) -> None:
-    keys = ("keys", "create", "--name", "robot", "--scope", "ml:train")
-    assert runner.invoke(args=[*keys, "--as", "ann@example.com"]).exit_code == 0
-    assert runner.invoke(args=["seed", "--as", "bob"]).exit_code == 0
-
-    entries = client.get("/api/v1/audit").json
-
-    actors = {entry["action"]: entry["actor"] for entry in entries}
-    assert actors.pop("key.create") == "cli:ann@example.com"
-    assert set(actors.values()) == {"cli:bob"}
-
-
-@pytest.mark.parametrize("name", ["", "a b", "-x", "n" * 64, "ann\n", "Ä"])
-def test_what_is_no_name_is_refused(runner: FlaskCliRunner, name: str) -> None:
-    result = runner.invoke(args=["seed", "--as", name])
-
-    assert result.exit_code == 2
-    assert "letters, digits and . _ @ -" in result.output
 
 
 @pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
