@@ -20,7 +20,7 @@ REQUEST_DEADLINE = 1.0
 HANG_UP_DEADLINE = 0.5
 STOP_DEADLINE = 1.0
 PATIENCE = 1.0
-MAX_BODY = 100 * 2**20
+MAX_BODY = 48 * 2**20
 
 
 class Server:
@@ -93,10 +93,9 @@ worker_tmp_dir = "/dev/shm"  # noqa: S108
 
 def on_starting(server: object) -> None:
     """Shorten the deadlines, which workers inherit."""
-    worker.REQUEST_DEADLINE = REQUEST_DEADLINE
+    worker.REQUEST_DEADLINE = connection.REQUEST_DEADLINE = REQUEST_DEADLINE
     worker.HANG_UP_DEADLINE = HANG_UP_DEADLINE
     worker.STOP_DEADLINE = STOP_DEADLINE
     worker.TICK = 0.2
     worker.EpollWorker.max_body = MAX_BODY
-    worker.EpollWorker.most_spooled = 2 * MAX_BODY
     connection.PATIENCE = PATIENCE
