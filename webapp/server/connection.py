@@ -12,7 +12,6 @@ from typing import Any
 import httptools
 
 from webapp.server.protocol import (
-    CONTINUE,
     END_OF_HEAD,
     Environ,
     Refused,
@@ -46,8 +45,7 @@ class Body:
     """
 
     def __init__(self, *, length: int | None, most: int) -> None:
-        # Closed by the connection once the request has been answered.
-        self.file = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
+        self.file = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (end_request closes it)
         self.size = 0
         self.is_complete = False
         self.is_followed = False  # by bytes of which httptools does not say where they begin
@@ -116,7 +114,7 @@ class Connection:
         self.request: Any = None  # the Request that is arriving or being answered, if any
         self.body: Body | None = None  # of the request, if large or chunked
         self.response: Response | None = None  # which has parts left
-        self.unsent = bytearray()  # what waits for a slow client
+        self.unsent = memoryview(b"")  # what waits for a slow client
         self.deadline = 0.0
         self._sock, self._base = sock, base
         self._received = bytearray()
@@ -173,7 +171,7 @@ class Connection:
             return True
         if request.expects_continue and not self._received:
             request.expects_continue = False
-            self.send(CONTINUE)
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return False
 
     def _read_head(self) -> bool:
@@ -205,19 +203,20 @@ class Connection:
 
     def send(self, data: bytes) -> bool:
         """Send bytes; return whether some are kept for a slow client. Raises ClientGone."""
-        if data and not self.unsent:
-            data = data[self._send(data) :]
-        self.unsent += data
+        if self.unsent:
+            self.unsent = memoryview(bytes(self.unsent) + data)
+        elif data:
+            self.unsent = memoryview(data)[self._send(data) :]
         return bool(self.unsent)
 
     def flush(self) -> bool:
         """Send the kept bytes; return whether all are sent. Raises ClientGone."""
         sent = self._send(self.unsent)
-        del self.unsent[:sent]
+        self.unsent = self.unsent[sent:]
         self._allow_more(sent)
         return not self.unsent
 
-    def _send(self, data: bytes | bytearray) -> int:
+    def _send(self, data: bytes | memoryview) -> int:
         try:
             return self._sock.send(data)
         except BlockingIOError:

@@ -19,7 +19,6 @@ import httptools
 Environ: TypeAlias = dict[str, Any]
 
 END_OF_HEAD = b"\r\n\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LONGEST_LINE = 8190  # bytes of a request line, as gunicorn's own workers allow at most
 LARGEST_HEAD = 65_536  # bytes of a request line with its headers
 MOST_HEADERS = 100
@@ -181,6 +180,9 @@ class Response:
         self._written += len(data)
         if self._is_chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
+        if len(data) > 65_536:  # bytes: more are not copied
+            self._send(head)
+            head = b""
         return self._send(head + data)
 
     def write_all(self, parts: Iterator[bytes]) -> bool:

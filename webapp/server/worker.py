@@ -27,7 +27,7 @@ from gunicorn.workers.base import Worker
 from webapp.server.connection import REQUEST_DEADLINE, ClientGone, Connection
 from webapp.server.protocol import Environ, Refused, Request, Response, make_problem
 
-TICK = 1.0  # seconds between looks at deadlines
+TICK = 0.5  # seconds between looks at deadlines; gunicorn may be told to wait for 1 only
 HANG_UP_DEADLINE = 2.0  # seconds for a client to close after its last response
 STOP_DEADLINE = 2.0  # seconds for a kept-alive client to send one more request at a stop
 TURN = 0.0003  # seconds in which the other workers may accept the next client
@@ -108,8 +108,7 @@ class EpollWorker(Worker):
         self._stop()
 
     def _tick(self, seconds: float) -> None:
-        """Wait for new clients or a signal, and accept; look at deadlines once in a while."""
-        self.notify()
+        """Wait for new clients and signals; see to all else once in so many seconds."""
         has_room = len(self._connections) < self.cfg.worker_connections or self._make_room()
         poller = select.poll()
         for fd in (self.PIPE[0], *(self._listeners if has_room else ())):
@@ -124,6 +123,7 @@ class EpollWorker(Worker):
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + seconds
+            self.notify()  # gunicorn that the worker lives
             self._check_deadlines(now)
             self._hold_below(2 * self.max_body, lambda c: body.size if (body := c.body) else 0)
             self._hold_below(MOST_UNSENT, lambda c: len(c.unsent))
