@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.ports import hold_port, port_of
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 60
+both_workers = pytest.mark.parametrize("worker_class", ["epoll", "gthread"])
+"""Where it matters which of gunicorn's workers runs: a test has it from ``worker_class``."""
 
 
 class GunicornServer:
@@ -29,31 +32,21 @@ class GunicornServer:
         port = port_of(self._held_port)
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        environment = {
-            **os.environ,
-            "APP_ENV": "testing",
-            "DATABASE_URL": database_url,
-            "BIND": f"127.0.0.1:{port}",
-            **settings,
-        }
+        own = {"APP_ENV": "testing", "DATABASE_URL": database_url, "BIND": f"127.0.0.1:{port}"}
+        environment = {**os.environ, **own, **settings}
+        command = [*prefix, sys.executable, "-m", "gunicorn"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "gunicorn"],
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=output,
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output
             )
 
     def wait_until_ready(self) -> None:
         """Wait until the service answers that it can serve."""
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
-            try:
+            with suppress(requests.ConnectionError):
                 if requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
                     return
-            except requests.ConnectionError:
-                pass
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)
@@ -69,12 +62,12 @@ class GunicornServer:
         with suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End the master, and with it its workers; return its exit code."""
+    def stop(self) -> None:
+        """End the master, and with it its workers."""
         self._held_port.close()
         if self.process.poll() is None:
-            self.process.send_signal(how)
-        return self.process.wait(timeout=60)
+            self.process.terminate()
+        self.process.wait(timeout=60)
 
 
 @contextmanager

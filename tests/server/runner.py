@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from webapp.server import connection, worker
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = ("-c", "python:tests.server.runner", "--bind", "127.0.0.1:0")
-REQUEST_DEADLINE = 1.0
-HANG_UP_DEADLINE = 0.5
-STOP_DEADLINE = 1.0
 PATIENCE = 1.0
 MAX_BODY = 48 * 2**20
 
@@ -28,16 +26,12 @@ class Server:
 
     def __init__(self, log: Path, *arguments: str) -> None:
         self.log = log
+        command = [sys.executable, "-m", "gunicorn", *OPTIONS, *arguments, "tests.server.app:app"]
         with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", *OPTIONS, *arguments, "tests.server.app:app"],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-            )
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
         self.port = int(self.wait_for(r"127\.0\.0\.1:(\d+)"))
-        self.wait_for(r"Booting worker")
         with self.connect() as client:
+            client.settimeout(30)
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             client.recv(1)
 
@@ -53,19 +47,14 @@ class Server:
         """Return a connection; ten seconds is the longest wait for anything."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
-    def workers(self) -> list[int]:
-        """Return the processes of the workers."""
-        master = self.process.pid
-        return [int(p) for p in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+    def worker(self) -> psutil.Process:
+        """Return the process of the only worker."""
+        (worker,) = psutil.Process(self.process.pid).children()
+        return worker
 
     def sockets(self) -> int:
-        """Return how many sockets the only worker has: its listeners, and its clients."""
-        (process,) = self.workers()
-        sockets = 0
-        for link in Path(f"/proc/{process}/fd").iterdir():
-            with suppress(OSError):
-                sockets += os.readlink(link).startswith("socket:")
-        return sockets
+        """Return how many sockets the worker has: its listeners, and its clients."""
+        return len(self.worker().net_connections("all"))
 
 
 @contextmanager
@@ -93,9 +82,9 @@ worker_tmp_dir = "/dev/shm"  # noqa: S108
 
 def on_starting(server: object) -> None:
     """Shorten the deadlines, which workers inherit."""
-    worker.REQUEST_DEADLINE = connection.REQUEST_DEADLINE = REQUEST_DEADLINE
-    worker.HANG_UP_DEADLINE = HANG_UP_DEADLINE
-    worker.STOP_DEADLINE = STOP_DEADLINE
+    worker.REQUEST_DEADLINE = connection.REQUEST_DEADLINE = 1.0
+    worker.HANG_UP_DEADLINE = 0.5
+    worker.STOP_DEADLINE = 1.0
     worker.TICK = 0.2
     worker.EpollWorker.max_body = MAX_BODY
     connection.PATIENCE = PATIENCE
