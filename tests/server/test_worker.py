@@ -19,7 +19,14 @@ from unittest.mock import Mock
 import pytest
 
 from tests.server.app import BIG
-from tests.server.runner import MAX_BODY, PATIENCE, Server, running
+from tests.server.runner import (
+    MAX_BODY,
+    PATIENCE,
+    Server,
+    WorkerThread,
+    running_gunicorn,
+    running_worker,
+)
 from webapp.server.worker import EpollWorker
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="epoll is Linux's")
@@ -34,9 +41,9 @@ LATE = 8.0  # seconds after which a deadline of at most two has been missed, on 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server of one worker with two threads, for all that leaves it as it was."""
-    with running(tmp_path_factory.mktemp("server") / "log") as server:
+def server() -> Iterator[WorkerThread]:
+    """Return a worker with two threads, for all that leaves it as it was."""
+    with running_worker() as server:
         yield server
 
 
@@ -195,7 +202,7 @@ def test_a_client_that_will_not_send_any_more_is_answered(
     [b"G", b"\r\n", get("")[:-2], post("echo", 60_000), post("count", 100_000, b"half")],
 )
 def test_slow_requests_hold_no_thread_and_no_byte_renews_their_deadline(
-    server: Server, begun: bytes
+    server: WorkerThread, begun: bytes
 ) -> None:
     with ExitStack() as opened:
         clients = [opened.enter_context(server.connect()) for _ in range(50)]
@@ -213,7 +220,7 @@ def test_slow_requests_hold_no_thread_and_no_byte_renews_their_deadline(
 
         for client in clients:
             assert b"HTTP/1.1 408 Request Timeout\r\n" in read_all(client)
-    wait_until(lambda: server.sockets() == 1)
+    wait_until(lambda: server.clients() == 0)
 
 
 @pytest.mark.slow
@@ -228,7 +235,9 @@ def test_a_client_that_goes_on_sending_after_the_last_response_is_closed(server:
 
 
 @pytest.mark.slow
-def test_a_long_response_frees_its_thread_and_is_read_slowly_or_ended(server: Server) -> None:
+def test_a_long_response_frees_its_thread_and_is_read_slowly_or_ended(
+    server: WorkerThread,
+) -> None:
     with ExitStack() as opened:
         for _ in range(4):  # twice as many as there are threads
             opened.enter_context(server.connect()).sendall(get("big"))
@@ -242,30 +251,32 @@ def test_a_long_response_frees_its_thread_and_is_read_slowly_or_ended(server: Se
         received += len(read_all(client))
         assert received > BIG
 
-        wait_until(lambda: server.sockets() == 1)
+        wait_until(lambda: server.clients() == 0)
 
 
-def test_a_large_body_is_not_kept_in_memory_and_bounded(server: Server) -> None:
-    process = Path(f"/proc/{server.worker().pid}")
+def test_a_large_body_is_not_kept_in_memory_and_bounded(tmp_path: Path) -> None:
+    with running_gunicorn(tmp_path / "log") as server:
+        process = Path(f"/proc/{server.worker.pid}")
 
-    def peak() -> int:
-        found = re.search(r"VmHWM:\s+(\d+) kB", (process / "status").read_text())
-        return int(found[1]) * 1024  # type: ignore[index]
+        def peak() -> int:
+            found = re.search(r"VmHWM:\s+(\d+) kB", (process / "status").read_text())
+            return int(found[1]) * 1024  # type: ignore[index]
 
-    (process / "clear_refs").write_text("5")  # begin to measure anew
-    before = peak()
-    assert talk(server, post("count", MAX_BODY, bytes(MAX_BODY), CLOSE)).endswith(b"%d" % MAX_BODY)
-    with server.connect() as client:
-        client.sendall(get("count", CHUNKED, method="POST") + b"%x\r\n" % 2**40)
-        with suppress(ConnectionError):
-            for _ in range(2 * MAX_BODY // 2**20):
-                client.sendall(bytes(2**20))
-        assert read_all(client).startswith(b"HTTP/1.1 413 ")
-    assert peak() < before + MAX_BODY // 4
+        (process / "clear_refs").write_text("5")  # begin to measure anew
+        before = peak()
+        answer = talk(server, post("count", MAX_BODY, bytes(MAX_BODY), CLOSE))
+        assert answer.endswith(b"%d" % MAX_BODY)
+        with server.connect() as client:
+            client.sendall(get("count", CHUNKED, method="POST") + b"%x\r\n" % 2**40)
+            with suppress(ConnectionError):
+                for _ in range(2 * MAX_BODY // 2**20):
+                    client.sendall(bytes(2**20))
+            assert read_all(client).startswith(b"HTTP/1.1 413 ")
+        assert peak() < before + MAX_BODY // 4
 
-    # The application is called at once, and can see that nothing of the body is there.
-    answer = talk(server, post("count", MAX_BODY + 1))
-    assert answer.endswith(b"Connection: close\r\n\r\n0")
+        # The application is called at once, and can see that nothing of the body is there.
+        answer = talk(server, post("count", MAX_BODY + 1))
+        assert answer.endswith(b"Connection: close\r\n\r\n0")
 
 
 def test_health_does_not_wait_behind_other_requests(server: Server) -> None:
@@ -282,26 +293,26 @@ def test_health_does_not_wait_behind_other_requests(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server that takes five clients at a time, and listens in three places."""
-    path = tmp_path_factory.mktemp("small")
-    binds = ["--bind", f"unix:{path / 'socket'}", "--bind", "[::1]:0"]
-    with running(path / "log", "--worker-connections", "5", *binds) as server:
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerThread]:
+    """Return a worker that takes five clients at a time, and listens in three places."""
+    path = tmp_path_factory.mktemp("small") / "socket"
+    binds = ["127.0.0.1:0", "[::1]:0", f"unix:{path}"]
+    with running_worker(worker_connections=5, bind=binds) as server:
         yield server
 
 
-def test_who_finds_no_room_is_served_later(small_server: Server) -> None:
+def test_who_finds_no_room_is_served_later(small_server: WorkerThread) -> None:
     with ExitStack() as opened:
         clients = [opened.enter_context(small_server.connect()) for _ in range(20)]
         for client in clients:
             client.sendall(get("environ"))
         for client in clients:
             assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK")
-            assert small_server.sockets() <= 5 + 3  # its clients, and its listeners
+            assert small_server.clients() <= 5
             client.close()
 
 
-def test_the_oldest_idle_client_makes_room_for_a_newcomer(small_server: Server) -> None:
+def test_the_oldest_idle_client_makes_room_for_a_newcomer(small_server: WorkerThread) -> None:
     with ExitStack() as opened:
         clients = [opened.enter_context(small_server.connect()) for _ in range(5)]
         for client in clients:
@@ -320,28 +331,27 @@ def test_the_oldest_idle_client_makes_room_for_a_newcomer(small_server: Server) 
         assert read_all(clients[-1]) == HELLO
 
 
-def test_it_listens_where_gunicorn_can(small_server: Server) -> None:
-    port = int(small_server.wait_for(r"http://\[::1\]:(\d+)"))
-    path = str(small_server.log.with_name("socket"))
+def test_it_listens_where_gunicorn_can(small_server: WorkerThread) -> None:
     found = []
-    for family, address in ((socket.AF_UNIX, path), (socket.AF_INET6, ("::1", port))):
-        with socket.socket(family) as client:
-            client.connect(address)
+    for listener in small_server.addresses:
+        with socket.socket(listener.family) as client:
+            client.connect(listener.getsockname())
             client.sendall(get("environ", CLOSE))
             environ = json.loads(read_all(client).partition(b"\r\n\r\n")[2])
         found.append([environ[name] for name in ("SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR")])
 
-    assert found == [[path, "0", ""], ["::1", str(port), "::1"]]
+    ipv4, ipv6, path = (listener.getsockname() for listener in small_server.addresses)
+    assert found[0] == ["127.0.0.1", str(ipv4[1]), "127.0.0.1"]
+    assert found[1:] == [["::1", str(ipv6[1]), "::1"], [path, "0", ""]]
 
 
 @pytest.mark.slow
-def test_a_worker_without_descriptors_accepts_again_when_it_has_some(server: Server) -> None:
-    process = server.worker()
-    limits = process.rlimit(resource.RLIMIT_NOFILE)
-    wait_until(lambda: server.sockets() == 1)
-    process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 3, limits[1]))
-    try:
-        clients = [server.connect() for _ in range(10)]
+def test_a_worker_without_descriptors_accepts_again_when_it_has_some(tmp_path: Path) -> None:
+    with running_gunicorn(tmp_path / "log") as server, ExitStack() as opened:
+        process = server.worker
+        limits = process.rlimit(resource.RLIMIT_NOFILE)
+        process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 3, limits[1]))
+        clients = [opened.enter_context(server.connect()) for _ in range(10)]
         complaint = "Cannot accept connections for a moment: [Errno 24] Too many open files"
         server.wait_for(re.escape(complaint))
         time.sleep(0.5)
@@ -354,8 +364,6 @@ def test_a_worker_without_descriptors_accepts_again_when_it_has_some(server: Ser
                 answered += read_all(client) == HELLO
         assert answered
         assert talk(server, LAST) == HELLO
-    finally:
-        process.rlimit(resource.RLIMIT_NOFILE, limits)
 
 
 # Stops
@@ -364,15 +372,14 @@ def test_a_worker_without_descriptors_accepts_again_when_it_has_some(server: Ser
 @pytest.mark.slow
 def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Path) -> None:
     arguments = ("--threads", "2", "--graceful-timeout", "3")
-    with running(tmp_path / "log", *arguments) as server, ExitStack() as opened:
+    with running_gunicorn(tmp_path / "log", *arguments) as server, ExitStack() as opened:
         idle, busy, stuck = (opened.enter_context(server.connect()) for _ in range(3))
         idle.sendall(get(""))
         idle.recv(1000)
         busy.sendall(get("sleep?1.5"))
         stuck.sendall(get("sleep?60"))  # with it, no thread is free for a while
         time.sleep(0.2)
-        worker = server.worker()
-        worker.suspend()
+        server.worker.suspend()
         queued = [opened.enter_context(server.connect()) for _ in range(50)]
         for client in queued:
             client.sendall(get(""))
@@ -380,7 +387,7 @@ def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Pa
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("Handling signal: term")
         time.sleep(0.3)
-        worker.resume()
+        server.worker.resume()
         time.sleep(0.5)
         idle.sendall(get(""))
 
@@ -390,6 +397,15 @@ def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Pa
         with suppress(ConnectionResetError):
             assert read_all(stuck) == b""
         assert server.process.wait(timeout=LATE) == 0
+
+
+def test_an_idle_client_does_not_hold_up_a_stop() -> None:
+    with running_worker() as server:
+        idle = server.connect()
+        idle.sendall(get(""))
+        assert idle.recv(1000)
+    with idle:
+        assert idle.recv(1) == b""
 
 
 # The main thread alone
@@ -438,12 +454,3 @@ def test_the_slowest_are_given_up_if_all_together_hold_too_much(worker: Any) -> 
     ((given_up, refused),) = (call.args for call in worker._refuse.call_args_list)
     assert (given_up, refused.status) == (clients[1], 503)
     assert [client.close.called for client in clients] == [False, False, True, False]
-
-
-def test_an_idle_client_does_not_hold_up_a_stop(worker: Any) -> None:
-    idle = armed(1, deadline=60)
-    worker._armed, worker.alive = {idle}, False
-
-    worker._check_deadlines(0)
-
-    assert idle.deadline < 3
