@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +23,15 @@ both_workers = pytest.mark.parametrize("worker_class", ["epoll", "gthread"])
 """Where it matters which of gunicorn's workers runs: a test has it from ``worker_class``."""
 
 
+def wait_until(condition: Callable[[], bool], seconds: float) -> float:
+    """Return the seconds that a condition took to become true; fail after so many."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() < started + seconds, f"not so within {seconds} s"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
 class GunicornServer:
     """A running gunicorn master; ``url`` is where it listens."""
 
@@ -30,6 +40,7 @@ class GunicornServer:
     ) -> None:
         self._held_port = hold_port()
         port = port_of(self._held_port)
+        self.address = ("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         own = {"APP_ENV": "testing", "DATABASE_URL": database_url, "BIND": f"127.0.0.1:{port}"}
@@ -51,6 +62,10 @@ class GunicornServer:
                 break
             time.sleep(0.05)
         raise RuntimeError(f"gunicorn does not serve:\n{self.log.read_text()}")
+
+    def connect(self) -> socket.socket:
+        """Return a connection; half a minute is the longest wait for anything."""
+        return socket.create_connection(self.address, timeout=30)
 
     def workers(self) -> set[int]:
         """Return the processes of the workers (Linux: read from /proc)."""

@@ -81,19 +81,13 @@ class Target:
     """A running gunicorn, and what it answers to bad input."""
 
     def __init__(self, server: GunicornServer) -> None:
-        host, _, port = server.url.rpartition("/")[2].partition(":")
         self.server = server
-        self.address = (host, int(port))
         self.inputs = 0
         self.complaints: list[str] = []
 
-    def connect(self) -> socket.socket:
-        """Open a connection; half a minute is the longest wait for anything."""
-        return socket.create_connection(self.address, timeout=30)
-
     def send(self, expected: set[int], *pieces: bytes) -> None:
         """Send bytes and no more, and compare the status of what comes back, 0 for nothing."""
-        with self.connect() as connection:
+        with self.server.connect() as connection:
             with contextlib.suppress(OSError):  # who refuses need not read to the end
                 for piece in pieces:
                     connection.sendall(piece)
@@ -163,7 +157,7 @@ def test_raw_bytes_do_no_harm(target: Target, worker_class: str, record: Record)
     assert not target.complaints, f"{len(target.complaints)} of {target.inputs}:\n{shown}"
     with contextlib.ExitStack() as half_open:
         for data in (b"", b"G", b"GET / HTTP/1.1\r\nX: ", post(b"Content-Length: 99\r\n", b"[")):
-            half_open.enter_context(target.connect()).sendall(data)
+            half_open.enter_context(target.server.connect()).sendall(data)
         assert target.predict() == predicted  # while they are slow
 
     api = f"{target.server.url}{API_PREFIX}"

@@ -26,7 +26,7 @@ from tests.faults.load import (
 )
 from tests.faults.losses import find_lost
 from tests.faults.record import Record
-from tests.gunicorn_server import GunicornServer, both_workers, running_gunicorn
+from tests.gunicorn_server import GunicornServer, both_workers, running_gunicorn, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,16 +38,6 @@ pytestmark = [
 WORKERS = 2
 CUT_OFF = ("BrokenPipe", "ConnectionReset", "IncompleteRead", "RemoteDisconnected")
 A_MOMENT = 2.0  # seconds: on a busy machine, a client learns late that its connection was reset
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> float:
-    """Return the seconds that a condition took to become true."""
-    started = time.monotonic()
-    while not condition():
-        waited = time.monotonic() - started
-        assert waited < seconds, f"not so within {seconds} s"
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 @both_workers
@@ -66,7 +56,9 @@ def test_a_killed_worker_takes_only_the_requests_along_that_it_was_answering(
                 victim = random.choice(sorted(server.workers()))  # noqa: S311 (any will do)
                 server.kill_worker(victim)
                 killed_at.append(time.monotonic())
-                refilled_after.append(wait_until(lambda: is_full(server, {victim}), 5))  # noqa: B023
+                refilled_after.append(
+                    wait_until(lambda: len(server.workers() - {victim}) == WORKERS, 5)  # noqa: B023
+                )
             time.sleep(0.5)
         ledger = load.ledger
         lost = find_lost(server.url, ledger)
@@ -87,11 +79,6 @@ def test_a_killed_worker_takes_only_the_requests_along_that_it_was_answering(
     # In three kills, it can be that no killed worker was just answering.
     assert len(ledger.unanswered) <= load.clients * kills
     assert min(len(ledger.items), len(ledger.versions), ledger.predictions) > 0
-
-
-def is_full(server: GunicornServer, without: set[int]) -> bool:
-    workers = server.workers()
-    return len(workers) == WORKERS and not without & workers
 
 
 def train_forest(client: Client) -> Answer:

@@ -38,6 +38,7 @@ def app(environ: Environ, start: Start) -> Iterable[bytes]:
         "big": ("200 OK", lambda: bytes(BIG)),
         "count": ("200 OK", lambda: b"%d" % sum(map(len, _pieces(environ)))),
         "echo": ("200 OK", lambda: b"".join(_pieces(environ))),
+        "health/ready": ("200 OK", lambda: b"ready"),
         "environ": ("200 OK", lambda: _strings(environ)),
         "refuse": ("413 Content Too Large", lambda: b"too much"),
         "sleep": ("200 OK", lambda: b"awake"),

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from gunicorn.config import Config
 from gunicorn.sock import create_sockets
@@ -23,13 +17,12 @@ from gunicorn.sock import create_sockets
 from tests.server.app import app
 from webapp.server import connection, worker
 
-ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 1.0
 MAX_BODY = 48 * 2**20
 DEADLINES: list[tuple[Any, str, float]] = [
     (worker, "REQUEST_DEADLINE", 1.0),
     (connection, "REQUEST_DEADLINE", 1.0),
-    (worker, "HANG_UP_DEADLINE", 0.5),
+    (worker, "HANG_UP_DEADLINE", 1.0),
     (worker, "STOP_DEADLINE", 1.0),
     (worker, "TICK", 0.2),
     (connection, "PATIENCE", PATIENCE),
@@ -37,37 +30,23 @@ DEADLINES: list[tuple[Any, str, float]] = [
 ]
 
 
-class Server:
-    """Where a server listens on 127.0.0.1."""
-
-    port: int
-
-    def connect(self) -> socket.socket:
-        """Return a connection; ten seconds is the longest wait for anything."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-
-class WorkerThread(Server):
-    """A worker in a thread."""
+class WorkerThread:
+    """A worker in a thread, at the first of its ``addresses``."""
 
     def __init__(self, **settings: object) -> None:
-        config = Config()
-        for name, value in {
-            "bind": "127.0.0.1:0",
-            "threads": 2,
-            "keepalive": 30,
-            **settings,
-        }.items():
-            config.set(name, value)
-        log = logging.getLogger("tests.server")
-        self.addresses = create_sockets(config, log)
-        self.port = self.addresses[0].getsockname()[1]
-        self.worker: Any = worker.EpollWorker(
-            0, os.getppid(), self.addresses, app, 30, config, log
-        )
+        own, log = Config(), logging.getLogger("tests.server")
+        defaults = {"bind": "127.0.0.1:0", "threads": threads, "keepalive": keepalive}
+        for name, value in (defaults | settings).items():
+            own.set(name, value)
+        self.addresses = create_sockets(own, log)
+        self.worker: Any = worker.EpollWorker(0, os.getppid(), self.addresses, app, 30, own, log)
         self.worker.PIPE, self.worker.wsgi = os.pipe(), app
         self._thread = threading.Thread(target=self.worker.run)
         self._thread.start()
+
+    def connect(self) -> socket.socket:
+        """Return a connection; ten seconds is the longest wait for anything."""
+        return socket.create_connection(self.addresses[0].getsockname(), timeout=10)
 
     def clients(self) -> int:
         """Return how many connections the worker has."""
@@ -93,48 +72,14 @@ def running_worker(**settings: object) -> Iterator[WorkerThread]:
             server.stop()
 
 
-class Gunicorn(Server):
-    """A running gunicorn of one worker."""
-
-    def __init__(self, log: Path, *arguments: str) -> None:
-        self.log = log
-        options = ("-c", "python:tests.server.runner", "--bind", "127.0.0.1:0", *arguments)
-        command = [sys.executable, "-m", "gunicorn", *options, "tests.server.app:app"]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-        self.port = int(self.wait_for(r"127\.0\.0\.1:(\d+)"))
-        with self.connect() as client:
-            client.settimeout(30)
-            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            client.recv(1)
-        (self.worker,) = psutil.Process(self.process.pid).children()
-
-    def wait_for(self, pattern: str, seconds: float = 30) -> str:
-        """Return the first group of a pattern (or nothing) once the log has it."""
-        deadline = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.log.read_text())):
-            assert time.monotonic() < deadline, f"no {pattern}:\n{self.log.read_text()}"
-            time.sleep(0.01)
-        return found[1] if found.groups() else ""
-
-
-@contextmanager
-def running_gunicorn(log: Path, *arguments: str) -> Iterator[Gunicorn]:
-    """Run gunicorn until the block ends."""
-    server = Gunicorn(log, *arguments)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.process.kill()  # its worker sees that it is alone, and leaves
-            server.process.wait()
-
-
 # What follows is read by gunicorn, as its settings.
 
+wsgi_app = "tests.server.app:app"
+bind = os.environ.get("BIND")
 worker_class = "webapp.server.worker.EpollWorker"
 preload_app = True
 threads = 2
+keepalive = 30
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm"  # noqa: S108
 

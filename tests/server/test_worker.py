@@ -5,28 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import resource
 import select
-import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import psutil
 import pytest
 
+from tests.gunicorn_server import GunicornServer, running_gunicorn, wait_until
 from tests.server.app import BIG
-from tests.server.runner import (
-    MAX_BODY,
-    PATIENCE,
-    Server,
-    WorkerThread,
-    running_gunicorn,
-    running_worker,
-)
+from tests.server.runner import MAX_BODY, PATIENCE, WorkerThread, running_worker
 from webapp.server.worker import EpollWorker
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="epoll is Linux's")
@@ -63,17 +56,10 @@ def read_all(client: socket.socket) -> bytes:
     return re.sub(rb"Date: .*? GMT\r\n", b"", data)
 
 
-def talk(server: Server, data: bytes) -> bytes:
+def talk(server: WorkerThread | GunicornServer, data: bytes) -> bytes:
     with server.connect() as client:
         client.sendall(data)
         return read_all(client)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = LATE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {seconds} s"
-        time.sleep(0.02)
 
 
 # Framing: a second request on the connection shows where the first response ends.
@@ -99,7 +85,7 @@ def kept(length: int, body: bytes = b"") -> bytes:
     ],
 )
 def test_the_next_response_begins_where_one_ends(
-    server: Server, request_: bytes, answer: bytes
+    server: WorkerThread, request_: bytes, answer: bytes
 ) -> None:
     assert talk(server, request_ + LAST) == answer + HELLO
 
@@ -126,7 +112,7 @@ TOO_MUCH = (
     ],
 )  # fmt: skip
 def test_a_response_after_which_nothing_can_follow_ends_the_connection(
-    server: Server, request_: bytes, answer: bytes
+    server: WorkerThread, request_: bytes, answer: bytes
 ) -> None:
     answers = talk(server, request_ + get("") * 2)
 
@@ -146,7 +132,7 @@ def test_a_response_after_which_nothing_can_follow_ends_the_connection(
     ],
 )
 def test_a_body_is_taken_once_it_is_wanted_and_another_request_may_follow(
-    server: Server, frame: bytes, body: bytes, expecting: bytes
+    server: WorkerThread, frame: bytes, body: bytes, expecting: bytes
 ) -> None:
     with server.connect() as client:
         client.sendall(get("count", HOST + frame + expecting, method="POST"))
@@ -160,11 +146,11 @@ def test_a_body_is_taken_once_it_is_wanted_and_another_request_may_follow(
         assert talk(server, get("refuse", CHUNKED + expecting, method="POST")) == TOO_MUCH
 
 
-def test_a_client_can_read_what_refuses_the_body_it_is_sending(server: Server) -> None:
+def test_a_client_can_read_what_refuses_the_body_it_is_sending(server: WorkerThread) -> None:
     for _ in range(3):
-        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        client = http.client.HTTPConnection(*server.addresses[0].getsockname(), timeout=10)
         with suppress(BrokenPipeError):  # it is in the middle of sending
-            client.request("POST", "/refuse", bytes(20 * 2**20))
+            client.request("POST", "/refuse", bytes(4 * 2**20))
         response = client.getresponse()
         assert (response.status, response.read()) == (413, b"too much")
         client.close()
@@ -182,7 +168,7 @@ def test_a_client_can_read_what_refuses_the_body_it_is_sending(server: Server) -
     ],
 )
 def test_a_client_that_will_not_send_any_more_is_answered(
-    server: Server, request_: bytes, end: bytes
+    server: WorkerThread, request_: bytes, end: bytes
 ) -> None:
     with server.connect() as client:
         client.sendall(request_)
@@ -220,11 +206,13 @@ def test_slow_requests_hold_no_thread_and_no_byte_renews_their_deadline(
 
         for client in clients:
             assert b"HTTP/1.1 408 Request Timeout\r\n" in read_all(client)
-    wait_until(lambda: server.clients() == 0)
+    wait_until(lambda: server.clients() == 0, LATE)
 
 
 @pytest.mark.slow
-def test_a_client_that_goes_on_sending_after_the_last_response_is_closed(server: Server) -> None:
+def test_a_client_that_goes_on_sending_after_the_last_response_is_closed(
+    server: WorkerThread,
+) -> None:
     ends = time.monotonic() + LATE
     with server.connect() as client, suppress(ConnectionError):
         client.sendall(LAST)
@@ -251,35 +239,42 @@ def test_a_long_response_frees_its_thread_and_is_read_slowly_or_ended(
         received += len(read_all(client))
         assert received > BIG
 
-        wait_until(lambda: server.clients() == 0)
+        wait_until(lambda: server.clients() == 0, LATE)
 
 
-def test_a_large_body_is_not_kept_in_memory_and_bounded(tmp_path: Path) -> None:
-    with running_gunicorn(tmp_path / "log") as server:
-        process = Path(f"/proc/{server.worker.pid}")
-
-        def peak() -> int:
-            found = re.search(r"VmHWM:\s+(\d+) kB", (process / "status").read_text())
-            return int(found[1]) * 1024  # type: ignore[index]
-
-        (process / "clear_refs").write_text("5")  # begin to measure anew
-        before = peak()
-        answer = talk(server, post("count", MAX_BODY, bytes(MAX_BODY), CLOSE))
-        assert answer.endswith(b"%d" % MAX_BODY)
-        with server.connect() as client:
-            client.sendall(get("count", CHUNKED, method="POST") + b"%x\r\n" % 2**40)
-            with suppress(ConnectionError):
-                for _ in range(2 * MAX_BODY // 2**20):
-                    client.sendall(bytes(2**20))
-            assert read_all(client).startswith(b"HTTP/1.1 413 ")
-        assert peak() < before + MAX_BODY // 4
-
-        # The application is called at once, and can see that nothing of the body is there.
-        answer = talk(server, post("count", MAX_BODY + 1))
-        assert answer.endswith(b"Connection: close\r\n\r\n0")
+@pytest.fixture
+def gunicorn(tmp_path: Path) -> Iterator[GunicornServer]:
+    """Return a gunicorn of one worker with two threads."""
+    arguments = "-c python:tests.server.runner --workers 1 --graceful-timeout 3"
+    with running_gunicorn("", tmp_path / "log", GUNICORN_CMD_ARGS=arguments) as server:
+        yield server
 
 
-def test_health_does_not_wait_behind_other_requests(server: Server) -> None:
+def test_a_large_body_is_not_kept_in_memory_and_bounded(gunicorn: GunicornServer) -> None:
+    process = Path(f"/proc/{gunicorn.workers().pop()}")
+
+    def peak() -> int:
+        found = re.search(r"VmHWM:\s+(\d+) kB", (process / "status").read_text())
+        return int(found[1]) * 1024  # type: ignore[index]
+
+    (process / "clear_refs").write_text("5")  # begin to measure anew
+    before = peak()
+    answer = talk(gunicorn, post("count", MAX_BODY, bytes(MAX_BODY), CLOSE))
+    assert answer.endswith(b"%d" % MAX_BODY)
+    with gunicorn.connect() as client:
+        client.sendall(get("count", CHUNKED, method="POST") + b"%x\r\n" % 2**40)
+        with suppress(ConnectionError):
+            for _ in range(2 * MAX_BODY // 2**20):
+                client.sendall(bytes(2**20))
+        assert read_all(client).startswith(b"HTTP/1.1 413 ")
+    assert peak() < before + MAX_BODY // 4
+
+    # The application is called at once, and can see that nothing of the body is there.
+    answer = talk(gunicorn, post("count", MAX_BODY + 1))
+    assert answer.endswith(b"Connection: close\r\n\r\n0")
+
+
+def test_health_does_not_wait_behind_other_requests(server: WorkerThread) -> None:
     with ExitStack() as opened:
         clients = [opened.enter_context(server.connect()) for _ in range(10)]
         for client in clients:  # there are threads for two
@@ -346,48 +341,51 @@ def test_it_listens_where_gunicorn_can(small_server: WorkerThread) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_without_descriptors_accepts_again_when_it_has_some(tmp_path: Path) -> None:
-    with running_gunicorn(tmp_path / "log") as server, ExitStack() as opened:
-        process = server.worker
-        limits = process.rlimit(resource.RLIMIT_NOFILE)
-        process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 3, limits[1]))
-        clients = [opened.enter_context(server.connect()) for _ in range(10)]
-        complaint = "Cannot accept connections for a moment: [Errno 24] Too many open files"
-        server.wait_for(re.escape(complaint))
-        time.sleep(0.5)
-        assert server.log.read_text().count(complaint) < 20  # it waits, and does not spin
-        answered = 0
-        for client in clients:
-            # The oldest one without a request is closed where there is no room.
-            with client, suppress(ConnectionError):
-                client.sendall(LAST)
-                answered += read_all(client) == HELLO
-        assert answered
-        assert talk(server, LAST) == HELLO
+def test_a_worker_without_descriptors_accepts_again_when_it_has_some(
+    gunicorn: GunicornServer,
+) -> None:
+    (worker,) = map(psutil.Process, gunicorn.workers())
+    _, most = worker.rlimit(psutil.RLIMIT_NOFILE)
+    worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 3, most))
+    clients = [gunicorn.connect() for _ in range(10)]
+    complaint = "Cannot accept connections for a moment: [Errno 24] Too many open files"
+    wait_until(lambda: complaint in gunicorn.log.read_text(), LATE)
+    time.sleep(0.5)
+    assert gunicorn.log.read_text().count(complaint) < 20  # it waits, and does not spin
+    answered = 0
+    for client in clients:
+        # The oldest one without a request is closed where there is no room.
+        with client, suppress(ConnectionError):
+            client.sendall(LAST)
+            answered += read_all(client) == HELLO
+    assert answered
+    assert talk(gunicorn, LAST) == HELLO
 
 
 # Stops
 
 
 @pytest.mark.slow
-def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Path) -> None:
-    arguments = ("--threads", "2", "--graceful-timeout", "3")
-    with running_gunicorn(tmp_path / "log", *arguments) as server, ExitStack() as opened:
-        idle, busy, stuck = (opened.enter_context(server.connect()) for _ in range(3))
+def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(
+    gunicorn: GunicornServer,
+) -> None:
+    (worker,) = map(psutil.Process, gunicorn.workers())
+    with ExitStack() as opened:
+        idle, busy, stuck = (opened.enter_context(gunicorn.connect()) for _ in range(3))
         idle.sendall(get(""))
         idle.recv(1000)
         busy.sendall(get("sleep?1.5"))
         stuck.sendall(get("sleep?60"))  # with it, no thread is free for a while
         time.sleep(0.2)
-        server.worker.suspend()
-        queued = [opened.enter_context(server.connect()) for _ in range(50)]
+        worker.suspend()
+        queued = [opened.enter_context(gunicorn.connect()) for _ in range(50)]
         for client in queued:
             client.sendall(get(""))
 
-        server.process.send_signal(signal.SIGTERM)
-        server.wait_for("Handling signal: term")
+        gunicorn.process.terminate()
+        wait_until(lambda: "Handling signal: term" in gunicorn.log.read_text(), LATE)
         time.sleep(0.3)
-        server.worker.resume()
+        worker.resume()
         time.sleep(0.5)
         idle.sendall(get(""))
 
@@ -396,7 +394,7 @@ def test_a_stop_answers_who_has_connected_and_waits_for_nobody_else(tmp_path: Pa
         assert read_all(busy) == HELLO.replace(b"hello", b"awake")
         with suppress(ConnectionResetError):
             assert read_all(stuck) == b""
-        assert server.process.wait(timeout=LATE) == 0
+        assert gunicorn.process.wait(timeout=LATE) == 0
 
 
 def test_an_idle_client_does_not_hold_up_a_stop() -> None:
