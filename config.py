@@ -301,6 +301,13 @@ SETTINGS = (
         "Where gunicorn listens.",
     ),
     Setting(
+        "WORKER_CLASS",
+        one_of("epoll", "gthread"),
+        "epoll",
+        "gunicorn's worker: epoll is our own, for Linux; gthread is gunicorn's, and what other "
+        "systems get.",
+    ),
+    Setting(
         "WEB_CONCURRENCY",
         integer(0, 1024),
         "0",

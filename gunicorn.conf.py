@@ -8,6 +8,9 @@ import resource
 import select
 import sys
 from pathlib import Path
+from typing import Any
+
+from gunicorn.glogging import Logger
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -20,9 +23,14 @@ except ConfigError as _error:
 
 OPEN_FILES = 65_536  # each connection is one, and one more for a large body
 
+# Workers × threads × BLAS threads must fit the machine. Set before a worker imports NumPy;
+# an operator's own value wins.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
 
 def _usable_cores() -> int:
-    """Return the cores this process may really use: its affinity, cut by the cgroup's quota."""
+    """Return the cores that this process may use: its affinity, cut by the cgroup's quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:
@@ -32,16 +40,21 @@ def _usable_cores() -> int:
     return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
-# Workers × threads × BLAS threads must fit the machine. Set before a worker imports NumPy;
-# an operator's own value wins.
-for _library in ("OMP", "OPENBLAS", "MKL"):
-    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+class ServerLog(Logger):
+    """Passes gunicorn's messages to the application's log, unless they have a file."""
+
+    def setup(self, cfg: Any) -> None:
+        """Set up, at the start and at each reload."""
+        super().setup(cfg)
+        if cfg.errorlog == "-":
+            self.error_log.handlers.clear()
+            self.error_log.propagate = True
+
 
 wsgi_app = "wsgi:app"
 bind = _settings["BIND"]
-# Ours is quicker, and holds no thread for clients who dawdle; epoll is Linux's.
-_has_epoll = hasattr(select, "epoll")
-worker_class = "webapp.server.worker.EpollWorker" if _has_epoll else "gthread"
+_is_epoll = _settings["WORKER_CLASS"] == "epoll" and hasattr(select, "epoll")
+worker_class = "webapp.server.worker.EpollWorker" if _is_epoll else "gthread"
 # Workers are forked from a master that has imported everything: they start at once, share its
 # memory, and no first prediction waits for scikit-learn. Nothing connects before the fork.
 preload_app = True
@@ -50,38 +63,36 @@ threads = _settings["WEB_THREADS"]
 timeout = _settings["WEB_TIMEOUT"]
 graceful_timeout = _settings["WEB_GRACEFUL_TIMEOUT"]
 keepalive = 75  # longer than the usual proxy's, so that it is the proxy that closes
-accesslog = None  # the application tells of its requests itself, whatever serves it
-logger_class = "webapp.server.log.ServerLog"
+accesslog = None  # the application logs its requests (ACCESS_LOG)
+logger_class = ServerLog
 loglevel = _settings["LOG_LEVEL"].lower()
-# It is on by default, in the user's home, where a second instance takes over the first one's.
+# By default it is in the user's home, where a second instance takes over the first one's.
 control_socket_disable = True
 # The heartbeat file: a disk that stalls must not look like a worker that hangs.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
-limit_request_line = 8190  # bytes of a URL: gunicorn's most
-# Forwarded headers are the application's business (PROXY_HOPS).
-forwarded_allow_ips = ""
-
-
-def post_worker_init(worker: object) -> None:
-    """Load what a worker must know before the database may go away."""
-    from wsgi import app
-
-    app.extensions["keyring"].load()
+limit_request_line = 8190  # bytes of a URL: gunicorn's maximum
+forwarded_allow_ips = ""  # forwarded headers are for the application (PROXY_HOPS)
 
 
 def on_starting(server: object) -> None:
-    """Import what models need before the first worker is forked; raise the limit of open files."""
+    """Prepare the master, before it forks workers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if _has_epoll:
+    if _is_epoll:
         from webapp.server.worker import EpollWorker
 
         EpollWorker.max_body = _settings["MAX_CONTENT_LENGTH"]
-        EpollWorker.most_spooled = 2 * _settings["MAX_CONTENT_LENGTH"]
     for library in ("skops.io", "sklearn.linear_model", "sklearn.metrics"):
         importlib.import_module(library)
     # What is here now stays: workers need not look through it for garbage, nor copy its pages.
     gc.collect()
     gc.freeze()
+
+
+def post_worker_init(worker: object) -> None:
+    """Load the API keys, which a worker must know before the database may go away."""
+    from wsgi import app
+
+    app.extensions["keyring"].load()

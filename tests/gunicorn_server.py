@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.ports import hold_port, port_of
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 60
+both_workers = pytest.mark.parametrize("worker_class", ["epoll", "gthread"])
+"""Where it matters which of gunicorn's workers runs: a test has it from ``worker_class``."""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> float:
+    """Return the seconds that a condition took to become true; fail after so many."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() < started + seconds, f"not so within {seconds} s"
+        time.sleep(0.01)
+    return time.monotonic() - started
 
 
 class GunicornServer:
@@ -27,37 +40,32 @@ class GunicornServer:
     ) -> None:
         self._held_port = hold_port()
         port = port_of(self._held_port)
+        self.address = ("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        environment = {
-            **os.environ,
-            "APP_ENV": "testing",
-            "DATABASE_URL": database_url,
-            "BIND": f"127.0.0.1:{port}",
-            **settings,
-        }
+        own = {"APP_ENV": "testing", "DATABASE_URL": database_url, "BIND": f"127.0.0.1:{port}"}
+        environment = {**os.environ, **own, **settings}
+        command = [*prefix, sys.executable, "-m", "gunicorn"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "gunicorn"],
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=output,
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output
             )
 
     def wait_until_ready(self) -> None:
         """Wait until the service answers that it can serve."""
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
-            try:
+            with suppress(requests.ConnectionError):
                 if requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
                     return
-            except requests.ConnectionError:
-                pass
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)
         raise RuntimeError(f"gunicorn does not serve:\n{self.log.read_text()}")
+
+    def connect(self) -> socket.socket:
+        """Return a connection; half a minute is the longest wait for anything."""
+        return socket.create_connection(self.address, timeout=30)
 
     def workers(self) -> set[int]:
         """Return the processes of the workers (Linux: read from /proc)."""
@@ -69,12 +77,12 @@ class GunicornServer:
         with suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End the master, and with it its workers; return its exit code."""
+    def stop(self) -> None:
+        """End the master, and with it its workers."""
         self._held_port.close()
         if self.process.poll() is None:
-            self.process.send_signal(how)
-        return self.process.wait(timeout=60)
+            self.process.terminate()
+        self.process.wait(timeout=60)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ BAD_VALUES = {
     "LOG_FORMAT": ["JSON", "plain", "1"],
     "FLASK_DEBUG": ["2", "y", "enabled"],
     "BIND": ["8000", ":8000", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "unix:"],
+    "WORKER_CLASS": ["sync", "EPOLL", "webapp.server.worker.EpollWorker"],
     "WEB_CONCURRENCY": ["-1", "1025", "auto"],
     "WEB_THREADS": ["0", "257"],
     "WEB_TIMEOUT": ["0", "86401"],

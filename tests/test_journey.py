@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from tests.faults import on_postgresql
-from tests.gunicorn_server import running_gunicorn
+from tests.gunicorn_server import both_workers, running_gunicorn
 
 ML = "/api/v1/ml"
 
@@ -18,12 +18,13 @@ def predict(url: str) -> requests.Response:
     return requests.post(f"{url}{ML}/predict", json={"features": [1, 2, 3]}, timeout=30)
 
 
+@both_workers
 @on_postgresql
 def test_what_was_trained_serves_in_every_worker_and_after_a_restart(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, worker_class: str
 ) -> None:
     log = tmp_path / "gunicorn.log"
-    settings = {"WEB_CONCURRENCY": "2", "ACCESS_LOG": "false"}
+    settings = {"WEB_CONCURRENCY": "2", "ACCESS_LOG": "false", "WORKER_CLASS": worker_class}
     with running_gunicorn(database_url, log, **settings) as server:
         untrained = predict(server.url)
         sample = requests.get(f"{server.url}{ML}/sample-data", timeout=30).json()

@@ -9,10 +9,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from flask import Flask
@@ -39,16 +40,6 @@ class Answer:
     seconds: float
 
 
-class Caller(Protocol):
-    """Whatever sends requests to a service, for one thread."""
-
-    def call(self, method: str, path: str, body: object = None) -> Answer:
-        """Send a request and return its answer, whatever its status."""
-
-    def close(self) -> None:
-        """Close what connects it to the service."""
-
-
 class Client:
     """An HTTP client with one connection: kept alive, or a fresh one for each request."""
 
@@ -67,10 +58,10 @@ class Client:
                 self._connection.connect()
             except OSError as error:
                 raise NotConnected from error
-        headers = dict(more_headers) if self._kept else {"Connection": "close", **more_headers}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
         data = None if body is None else json.dumps(body)
+        headers = {"Connection": "keep-alive" if self._kept else "close", **more_headers}
+        if data:
+            headers["Content-Type"] = "application/json"
         try:
             self._connection.request(method, path, data, headers)
             response = self._connection.getresponse()
@@ -78,8 +69,6 @@ class Client:
         except BaseException:
             self.close()
             raise
-        if response.will_close:
-            self.close()
         seconds = time.monotonic() - started
         return Answer(response.status, response.headers, json.loads(text or b"null"), seconds)
 
@@ -111,6 +100,7 @@ class InProcess:
         """Have nothing to close."""
 
 
+Caller: TypeAlias = Client | InProcess
 Connect: TypeAlias = Callable[[], Caller]
 """Returns a client of a service, for one thread."""
 
@@ -166,7 +156,7 @@ class Ledger:
     faults: list[str] = field(default_factory=list)
 
     def acknowledged(self) -> int:
-        """Return how many operations were acknowledged."""
+        """Count the operations that were acknowledged."""
         return len(self.items) + len(self.versions) + self.predictions
 
     def tried(self) -> int:
@@ -175,48 +165,42 @@ class Ledger:
         return answered + len(self.unanswered)
 
     def create_item(self, client: Caller, name: str, description: str = "") -> bool:
-        """Create an item; say whether it was acknowledged."""
-        answer = self._send(lambda: create_item(client, name, description))
-        if answer and self._is_accepted(answer, 201):
+        """Create an item; return whether it was acknowledged."""
+        if answer := self._send(lambda: create_item(client, name, description), 201):
             self.items[answer.body["id"]] = name
-            return True
-        return False
+        return answer is not None
 
     def train(self, client: Caller, model: str, value: float) -> bool:
-        """Train a model that predicts a constant; say whether it was acknowledged."""
-        answer = self._send(lambda: train_constant(client, model, value))
-        if answer and self._is_accepted(answer, 201):
+        """Train a model that predicts a constant; return whether it was acknowledged."""
+        if answer := self._send(lambda: train_constant(client, model, value), 201):
             self.versions[model, answer.body["model"]["version"]] = value
-            return True
-        return False
+        return answer is not None
 
     def predict(self, client: Caller) -> None:
         """Predict with the model `default`."""
-        answer = self._send(lambda: predict(client))
-        if answer and self._is_accepted(answer, 200):
+        if answer := self._send(lambda: predict(client), 200):
             self.predictions += 1
             if abs(answer.body["prediction"] - CONSTANT) > 1e-9:
                 self.faults.append(f"wrong prediction: {answer.body}")
 
     def read(self, client: Caller) -> None:
         """Read and predict: that must go on whatever cannot be written."""
-        for method, path, body in (
-            ("GET", f"{ITEMS}?page_size=1", None),
-            ("POST", f"{ML}/predict", {"features": [0.5]}),
-            ("GET", "/health/ready", None),
-        ):
-            answer = self._send(lambda: client.call(method, path, body))  # noqa: B023
-            # An answer may say that it is stale: other tests hold the lease to its time.
-            right = answer is not None and answer.status == 200
-            if answer and right and "predict" in path:
-                right = abs(answer.body["prediction"] - CONSTANT) < 1e-9
-            if right:
-                self.reads += 1
-            elif answer:
-                self.faults.append(f"{path}: {answer.status} {answer.body}")
+        answers = [
+            self._send(lambda: client.call("GET", f"{ITEMS}?page_size=1")),
+            self._send(lambda: client.call("GET", "/health/ready")),
+            # It may say that it is stale: other tests hold the lease to its time.
+            prediction := self._send(lambda: predict(client)),
+        ]
+        for answer in filter(None, answers):
+            is_right = answer.status == 200
+            if is_right and answer is prediction:
+                is_right = abs(answer.body["prediction"] - CONSTANT) < 1e-9
+            self.reads += is_right
+            if not is_right:
+                self.faults.append(f"{answer.status} {answer.body}")
 
     def write(self, client: Caller, number: int) -> bool:
-        """Create an item that takes some room, or train, by the number; say how it ended."""
+        """Create an item that takes some room, or train; return whether it was acknowledged."""
         if number % 4 == 0:
             return self.train(client, "grown", float(number))
         text = random.Random(number).randbytes(4_500).hex()  # noqa: S311 (hard to compress)
@@ -233,72 +217,79 @@ class Ledger:
                     self.read(client)
             client.close()
 
-        workers = [
-            threading.Thread(target=work, args=(numbers[first::threads],))
-            for first in range(threads)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, [numbers[first::threads] for first in range(threads)]))
 
-    def _send(self, send: Callable[[], Answer]) -> Answer | None:
+    def _send(self, send: Callable[[], Answer], status: int | None = None) -> Answer | None:
+        """Return the answer, if there is one of that status."""
         try:
-            return send()
+            answer = send()
         except (NotConnected, OSError, http.client.HTTPException) as failure:
             self.unanswered.append((time.monotonic(), repr(failure)))
             return None
+        if status in (None, answer.status):
+            return answer
+        self.refused.append(answer)
+        return None
 
-    def _is_accepted(self, answer: Answer, status: int) -> bool:
-        if answer.status != status:
-            self.refused.append(answer)
-        return answer.status == status
+
+class Background:
+    """Runs ``work`` in threads while a block lasts; it has to end once ``stopped`` is set."""
+
+    def __init__(self, *, threads: int) -> None:
+        self.stopped = threading.Event()
+        names = [f"load-{number}" for number in range(threads)]
+        self._threads = [threading.Thread(target=self.work, args=(name,)) for name in names]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stopped.set()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the work has ended by itself."""
+        for thread in self._threads:
+            thread.join()
+
+    def work(self, name: str) -> None:
+        """Do the work of one thread."""
+        raise NotImplementedError
 
 
-class Load:
+class Load(Background):
     """Clients over kept-alive connections that create items, predict and train, while it lasts.
 
     Each sends its next request as soon as the last one is answered, and ``pause`` seconds.
     """
 
     def __init__(self, url: str, *, clients: int, pause: float = 0.0) -> None:
+        super().__init__(threads=clients)
         self.ledger = Ledger()
         self.clients = clients
         self._url = url
         self._pause = pause
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, args=(f"load-{number}",))
-            for number in range(clients)
-        ]
 
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self, name: str) -> None:
-        client = Client(self._url)
-        for count in itertools.count(1):
-            if self._stop.wait(self._pause) if self._pause else self._stop.is_set():
-                break
-            if count % 4 == 1:
-                self.ledger.create_item(client, f"{name}/{count}")
-            elif count % 4 == 0:
-                self.ledger.train(client, name, float(count))
-            else:
-                self.ledger.predict(client)
-        client.close()
+    def work(self, name: str) -> None:
+        """Send requests."""
+        with Client(self._url) as client:
+            for count in itertools.count(1):
+                if self.stopped.wait(self._pause):
+                    break
+                if count % 4 == 1:
+                    self.ledger.create_item(client, f"{name}/{count}")
+                elif count % 4 == 0:
+                    self.ledger.train(client, name, float(count))
+                else:
+                    self.ledger.predict(client)
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A request of a poller: when it was sent and answered, and by what; None is no answer."""
+    """A poller's request: when it was sent and answered (monotonic), and its answer, if any."""
 
     started: float
     ended: float
@@ -310,31 +301,23 @@ class Probe:
         return self.ended - self.started
 
     def is_answered(self, status: int) -> bool:
-        """Say whether there was an answer with that status."""
+        """Return whether there was an answer with that status."""
         return self.answer is not None and self.answer.status == status
 
 
-class Poller:
+class Poller(Background):
     """A client of its own that sends a request several times a second, while it lasts."""
 
     def __init__(self, url: str, send: Callable[[Client], Answer], *, every: float = 0.2) -> None:
+        super().__init__(threads=1)
         self.probes: list[Probe] = []
         self._client = Client(url, kept=False)
         self._send = send
         self._every = every
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll)
 
-    def __enter__(self) -> Poller:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _poll(self) -> None:
-        while not self._stop.wait(self._every):
+    def work(self, name: str) -> None:
+        """Send requests."""
+        while not self.stopped.wait(self._every):
             started, answer = time.monotonic(), None
             with suppress(NotConnected, OSError, http.client.HTTPException):
                 answer = self._send(self._client)

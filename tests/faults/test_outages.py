@@ -236,20 +236,24 @@ def longest(probes: Iterable[Probe]) -> float:
     return max((probe.seconds for probe in probes), default=0.0)
 
 
-@pytest.mark.parametrize("fault", ["stopped", "frozen"])
+@pytest.mark.parametrize(
+    ("fault", "worker_class"),
+    [("stopped", "epoll"), ("frozen", "epoll"), ("stopped", "gthread")],
+)
 def test_a_database_that_is_away_for_a_while_is_lived_with(
     own_server: PostgresServer,
     own_database: str,
     tmp_path: Path,
     record: Record,
     fault: str,
+    worker_class: str,
 ) -> None:
     leave, come_back = {
         "stopped": (own_server.stop, own_server.start),
         "frozen": (own_server.freeze, own_server.thaw),
     }[fault]
     settings = {"WEB_CONCURRENCY": str(WORKERS), "WEB_THREADS": str(THREADS)}
-    settings |= {"MODEL_LEASE_MS": "100", "ACCESS_LOG": "false"}
+    settings |= {"MODEL_LEASE_MS": "100", "ACCESS_LOG": "false", "WORKER_CLASS": worker_class}
     with running_gunicorn(own_database, tmp_path / "gunicorn.log", **settings) as server:
         warm_up(server.url)
         with ExitStack() as stack:
@@ -270,7 +274,7 @@ def test_a_database_that_is_away_for_a_while_is_lived_with(
         statuses = write_at_once(server.url)
         connections = count_connections(own_server)
 
-    what = f"PostgreSQL {fault} for {AWAY} s"
+    what = f"PostgreSQL {fault} for {AWAY} s, {worker_class}"
     acknowledged = ledger.acknowledged()
     record(f"{what}: operations", acknowledged, acknowledged - len(lost), len(lost))
     complaints = []

@@ -7,99 +7,63 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+Environ = dict[str, Any]
 Start = Callable[..., Callable[[bytes], None]]
-BIG = 50 * 2**20  # bytes of an answer
+BIG = 50 * 2**20  # bytes of a response
 
 
-def app(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    """Answer by the function that the path names, without one with 404."""
-    answer = ANSWERS.get(environ["PATH_INFO"].strip("/"))
-    if answer is None:
-        return _send(start, b"nothing", status="404 Not Found")
-    return answer(environ, start)
+def app(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Answer as the path says."""
+    path, query = environ["PATH_INFO"].strip("/"), environ["QUERY_STRING"]
+    match path:
+        case "chunks":
+            start("200 OK", [])
+            return [b"one", b"", b"two"]
+        case "write":
+            start("200 OK", [("Content-Length", "6")])(b"one")
+            return [b"two"]
+        case "less":
+            start("200 OK", [("Content-Length", "9")])
+            return [b"less"]
+        case "raise-late":
+            return _raise_late(start)
+        case "raise":
+            raise RuntimeError("early")
+        case "exit":
+            raise SystemExit
+        case "sleep":
+            time.sleep(float(query))
+    status, body = {
+        "": ("200 OK", lambda: b"hello"),
+        "big": ("200 OK", lambda: bytes(BIG)),
+        "count": ("200 OK", lambda: b"%d" % sum(map(len, _pieces(environ)))),
+        "echo": ("200 OK", lambda: b"".join(_pieces(environ))),
+        "health/ready": ("200 OK", lambda: b"ready"),
+        "environ": ("200 OK", lambda: _strings(environ)),
+        "refuse": ("413 Content Too Large", lambda: b"too much"),
+        "sleep": ("200 OK", lambda: b"awake"),
+    }.get(path, ("404 Not Found", lambda: b"nothing"))
+    data = body()
+    start(status, [("Content-Length", str(len(data)))])
+    return [data]
 
 
-def _send(start: Start, body: bytes, *, status: str = "200 OK") -> list[bytes]:
-    start(status, [("Content-Length", str(len(body)))])
-    return [body]
+def _pieces(environ: Environ) -> Iterator[bytes]:
+    return iter(lambda: environ["wsgi.input"].read(65_536), b"")
 
 
-def _echo(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    return _send(start, environ["wsgi.input"].read())
+def _strings(environ: Environ) -> bytes:
+    return json.dumps({k: v for k, v in environ.items() if k.isupper()}).encode()
 
 
-def _count(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    count = 0
-    while piece := environ["wsgi.input"].read(65_536):
-        count += len(piece)
-    return _send(start, b"%d" % count)
-
-
-def _environ(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    return _send(start, json.dumps({k: v for k, v in environ.items() if k.isupper()}).encode())
-
-
-def _sleep(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    time.sleep(float(environ["QUERY_STRING"]))
-    return _send(start, b"awake")
-
-
-def _chunks(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    start("200 OK", [])
-    return [b"one", b"", b"two"]
-
-
-def _write(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    write = start("200 OK", [("Content-Length", "6")])
-    write(b"one")
-    return [b"two"]
-
-
-def _less(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    start("200 OK", [("Content-Length", "9")])
-    return [b"less"]
-
-
-def _raise_late(environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+def _raise_late(start: Start) -> Iterator[bytes]:
     start("200 OK", [])
     yield b"one"
     raise RuntimeError("late")
 
 
-def _raise(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    start("200 OK", [])
-    raise RuntimeError("early")
-
-
-def _split(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    start("200 OK", [("X", "a\r\nY: b")])
-    return [b"split"]
-
-
-def _exit(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-    raise SystemExit
-
-
-ANSWERS: dict[str, Callable[[dict[str, Any], Start], Iterable[bytes]]] = {
-    "": lambda _, start: _send(start, b"hello"),
-    "big": lambda _, start: _send(start, bytes(BIG)),
-    "chunks": _chunks,
-    "count": _count,
-    "echo": _echo,
-    "environ": _environ,
-    "exit": _exit,
-    "less": _less,
-    "raise": _raise,
-    "raise-late": _raise_late,
-    "refuse": lambda _, start: _send(start, b"too much", status="413 Content Too Large"),
-    "sleep": _sleep,
-    "split": _split,
-    "write": _write,
-}
-
-
-def takes_body(environ: dict[str, Any]) -> bool:
-    """Say whether a large body of a request would be read."""
+def takes_body(environ: Environ) -> bool:
+    """Return whether the large body of a request would be read."""
     return str(environ["PATH_INFO"]) != "/refuse"
 
 

@@ -1,102 +1,90 @@
-"""A real gunicorn under the tests' own application, with short deadlines."""
+"""The worker in a thread of this process, and a real gunicorn around it; with short deadlines."""
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import socket
-import subprocess
-import sys
-import time
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
+from typing import Any
 
+import pytest
+from gunicorn.config import Config
+from gunicorn.sock import create_sockets
+
+from tests.server.app import app
 from webapp.server import connection, worker
 
-ROOT = Path(__file__).parent.parent.parent
-OPTIONS = ("-c", "python:tests.server.runner", "--bind", "127.0.0.1:0")
-REQUEST_DEADLINE = 1.0
-HANG_UP_DEADLINE = 0.5
-STOP_DEADLINE = 1.0
 PATIENCE = 1.0
-MAX_BODY = 100 * 2**20
+MAX_BODY = 48 * 2**20
+DEADLINES: list[tuple[Any, str, float]] = [
+    (worker, "REQUEST_DEADLINE", 1.0),
+    (connection, "REQUEST_DEADLINE", 1.0),
+    (worker, "HANG_UP_DEADLINE", 1.0),
+    (worker, "STOP_DEADLINE", 1.0),
+    (worker, "TICK", 0.2),
+    (connection, "PATIENCE", PATIENCE),
+    (worker.EpollWorker, "max_body", MAX_BODY),
+]
 
 
-class Server:
-    """A running gunicorn; ``port`` is where it listens on 127.0.0.1."""
+class WorkerThread:
+    """A worker in a thread, at the first of its ``addresses``."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
-        self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", *OPTIONS, *arguments, "tests.server.app:app"],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-            )
-        self.port = int(self.wait_for(r"127\.0\.0\.1:(\d+)"))
-        self.wait_for(r"Booting worker")
-        with self.connect() as client:
-            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            client.recv(1)
-
-    def wait_for(self, pattern: str, seconds: float = 30) -> str:
-        """Return the first group of a pattern (or nothing) once the log has it."""
-        deadline = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.log.read_text())):
-            assert time.monotonic() < deadline, f"no {pattern}:\n{self.log.read_text()}"
-            time.sleep(0.01)
-        return found[1] if found.groups() else ""
+    def __init__(self, **settings: object) -> None:
+        own, log = Config(), logging.getLogger("tests.server")
+        defaults = {"bind": "127.0.0.1:0", "threads": threads, "keepalive": keepalive}
+        for name, value in (defaults | settings).items():
+            own.set(name, value)
+        self.addresses = create_sockets(own, log)
+        self.worker: Any = worker.EpollWorker(0, os.getppid(), self.addresses, app, 30, own, log)
+        self.worker.PIPE, self.worker.wsgi = os.pipe(), app
+        self._thread = threading.Thread(target=self.worker.run)
+        self._thread.start()
 
     def connect(self) -> socket.socket:
         """Return a connection; ten seconds is the longest wait for anything."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(self.addresses[0].getsockname(), timeout=10)
 
-    def workers(self) -> list[int]:
-        """Return the processes of the workers."""
-        master = self.process.pid
-        return [int(p) for p in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+    def clients(self) -> int:
+        """Return how many connections the worker has."""
+        return len(self.worker._connections)
 
-    def sockets(self) -> int:
-        """Return how many sockets the only worker has: its listeners, and its clients."""
-        (process,) = self.workers()
-        sockets = 0
-        for link in Path(f"/proc/{process}/fd").iterdir():
-            with suppress(OSError):
-                sockets += os.readlink(link).startswith("socket:")
-        return sockets
+    def stop(self) -> None:
+        """Stop as at a signal."""
+        self.worker.alive = False
+        os.write(self.worker.PIPE[1], b"1")
+        self._thread.join()
 
 
 @contextmanager
-def running(log: Path, *arguments: str) -> Iterator[Server]:
-    """Run a server until the block ends."""
-    server = Server(log, *arguments)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.process.kill()  # its workers see that they are alone, and leave
-            server.process.wait()
+def running_worker(**settings: object) -> Iterator[WorkerThread]:
+    """Run a worker until the block ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        for where, name, value in DEADLINES:
+            patch.setattr(where, name, value)
+        server = WorkerThread(**settings)
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 # What follows is read by gunicorn, as its settings.
 
+wsgi_app = "tests.server.app:app"
+bind = os.environ.get("BIND")
 worker_class = "webapp.server.worker.EpollWorker"
 preload_app = True
 threads = 2
 keepalive = 30
-graceful_timeout = 10
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm"  # noqa: S108
 
 
 def on_starting(server: object) -> None:
-    """Shorten the deadlines, which workers inherit."""
-    worker.REQUEST_DEADLINE = REQUEST_DEADLINE
-    worker.HANG_UP_DEADLINE = HANG_UP_DEADLINE
-    worker.STOP_DEADLINE = STOP_DEADLINE
-    worker.TICK = 0.2
-    worker.EpollWorker.max_body = MAX_BODY
-    worker.EpollWorker.most_spooled = 2 * MAX_BODY
-    connection.PATIENCE = PATIENCE
+    """Shorten the deadlines, which the worker inherits."""
+    for where, name, value in DEADLINES:
+        setattr(where, name, value)

@@ -1,210 +1,220 @@
-"""One client's connection: what has come and what is still to be sent, without ever waiting."""
+"""One client's connection: what it has sent and what it is still to receive, without blocking."""
 
 from __future__ import annotations
 
 import io
 import socket
 import time
-from collections import deque
 from contextlib import suppress
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
-from webapp.server.body import IN_MEMORY, Body
+import httptools
+
 from webapp.server.protocol import (
-    CONTINUE,
     END_OF_HEAD,
-    Answer,
     Environ,
-    Limits,
     Refused,
-    Request,
-    check_unfinished_head,
+    Response,
+    check_head_size,
     parse_head,
 )
 
 RECEIVE = 65_536  # bytes asked for at once
-# A large body and an answer may take PATIENCE, and a second more for each SLOWEST bytes that
-# pass; but at no time is a client waited for longer than PATIENCE. 4 KiB/s is a poor mobile
-# link; the defaults of Apache (500 B/s) and Kestrel (240 B/s) let a client stay for days.
+IN_MEMORY = 65_536  # bytes of a body; a larger one is kept in a temporary file
+REQUEST_DEADLINE = 15.0  # seconds for a request's head, and its body if small
+# A large body and a response may take PATIENCE, and a second more for each SLOWEST bytes that
+# pass; but the server never waits longer than PATIENCE for the next byte. 4 KiB/s is a poor
+# mobile link; the defaults of Apache (500 B/s) and Kestrel (240 B/s) let a client stay for days.
 PATIENCE = 30.0  # seconds
 SLOWEST = 4096  # bytes per second
-# Bytes that the kernel takes before it sends them. Its usual megabytes would make a client that
-# reads 4 KiB/s look as if it read nothing for minutes.
+# Bytes that the kernel takes before it sends them. By default it takes megabytes, and a client
+# that reads 4 KiB/s of them would seem to read nothing for minutes.
 UNSENT_IN_KERNEL = 196_608
-MOST_LINGERING = 2**20  # bytes that are thrown away to let a client read its last answer
+_CHUNKED_HEAD = b"POST / HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-class ClientGone(Exception):
-    """The client has hung up."""
+class ClientGone(BaseException):
+    """The client has closed the connection; the application is not to handle that."""
 
 
-def prepare_listener(listener: socket.socket) -> None:
-    """Set the options that accepted connections inherit."""
-    listener.setblocking(False)
-    if listener.family != socket.AF_UNIX:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
+class Body:
+    """A large or chunked body while it arrives: ``size`` decoded bytes of it are in ``file``.
+
+    ``length`` is its length in bytes; None if it is chunked and may have ``most`` bytes.
+    """
+
+    def __init__(self, *, length: int | None, most: int) -> None:
+        self.file = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (end_request closes it)
+        self.size = 0
+        self.is_complete = False
+        self.is_followed = False  # by bytes of which httptools does not say where they begin
+        self._length, self._most = length, most
+        self._left = 2 * most + IN_MEMORY  # bytes that a chunked body may take as it is sent
+        if length is None:
+            self._parser = httptools.HttpRequestParser(self)  # calls the methods named on_…
+            self._parser.feed_data(_CHUNKED_HEAD)
+
+    def take(self, received: bytearray) -> bool:
+        """Move bytes out of a connection's buffer; return whether the body is complete.
+
+        Raises Refused if chunks are malformed, the body is too long, or the disk is full.
+        """
+        try:
+            if self._length is None:
+                self._decode(received)
+            else:
+                piece = bytes(received[: self._length - self.size])
+                del received[: len(piece)]
+                self.on_body(piece)
+                self.is_complete = self.size == self._length
+        except OSError as error:
+            raise Refused(507, "The server has no room for the body at the moment.") from error
+        return self.is_complete
+
+    def _decode(self, received: bytearray) -> None:
+        self._left -= len(received)
+        try:
+            self._parser.feed_data(received)
+        except httptools.HttpParserCallbackError as error:
+            raise error.__context__ or error from None
+        except httptools.HttpParserError as error:
+            if not self.is_complete:
+                raise Refused(400, f"The chunked body is malformed: {error}.") from None
+            self.is_followed = True
+        received.clear()
+        if self.size > self._most or self._left < 0:
+            raise Refused(413, f"The body is longer than {self._most} bytes.")
+
+    def on_body(self, data: bytes) -> None:
+        """Keep decoded bytes."""
+        self.file.write(data)
+        self.size += len(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end of a chunked body."""
+        self.is_complete = True
 
 
 class Connection:
-    """A connection with a client; one thread has it at a time.
+    """A client's connection, which only the thread that has taken it may use.
 
-    ``since`` is when the wait for the client began, ``deadline`` when it ends (monotonic seconds).
+    ``seconds_left`` is the rest of the time that the client was allowed at ``since``. It ends at
+    ``deadline`` while no thread has the connection.
     """
 
-    def __init__(self, sock: socket.socket, base: Environ, *, seconds: float) -> None:
+    def __init__(self, sock: socket.socket, base: Environ) -> None:
         sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
         self.fd = sock.fileno()
-        self.ended = False  # the client sends no more
-        self.lingering: int | None = None  # bytes thrown away since the last answer was sent
-        self.request: Any = None  # a Request that is coming or being answered, if any
-        self.body: Body | None = None  # that of the request, where it is large
-        self.answer: Answer | None = None  # one that has parts left
-        self.is_last = False  # no request may follow the present answer
-        self.unsent = 0  # bytes that wait for a slow client
+        self.has_ended = False  # the client sends no more
+        self.is_lingering = False  # the last response has been sent
+        self.keep_alive = True  # another request may follow
+        self.request: Any = None  # the Request that is arriving or being answered, if any
+        self.body: Body | None = None  # of the request, if large or chunked
+        self.response: Response | None = None  # which has parts left
+        self.unsent = memoryview(b"")  # what waits for a slow client
+        self.deadline = 0.0
         self._sock, self._base = sock, base
         self._received = bytearray()
-        self._unsent: deque[memoryview] = deque()
-        self._patience = PATIENCE
-        self.wait(seconds)
+        self.allow(REQUEST_DEADLINE)
 
     @property
-    def idle(self) -> bool:
-        """Whether no part of a request has come."""
+    def is_idle(self) -> bool:
+        """Whether no part of a request has arrived."""
         return not self._received and self.request is None
 
-    @property
-    def spooled(self) -> int:
-        """Bytes that have come of a large body."""
-        body = self.body  # which another thread may be taking away
-        return 0 if body is None else body.size
-
-    def wait(self, seconds: float) -> None:
-        """Begin to wait for the client."""
-        self.since = time.monotonic()
-        self.deadline = self.since + seconds
-
-    def wait_on(self) -> None:
-        """Go on waiting for a client that sends a large body or reads an answer."""
-        self.deadline = time.monotonic() + self._patience
+    def allow(self, seconds: float) -> None:
+        """Give the client so much time from now on."""
+        self.since, self.seconds_left = time.monotonic(), seconds
 
     def receive(self) -> None:
-        """Take what has come."""
+        """Take what has arrived."""
         try:
             data = self._sock.recv(RECEIVE)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        self.ended = not data
-        if self.lingering is None:
-            self._received += data
-            if self.body is not None:
-                self._renew_patience(len(data))
-        else:
-            self.lingering += len(data)
-            self.ended = self.ended or self.lingering > MOST_LINGERING
-
-    def advance(self, limits: Limits) -> bool:
-        """Go on with the next request as far as it has come; say whether it is the server's turn.
-
-        It is once the request is whole, or has a large body for which ``open_body`` was not called
-        yet: it then has no ``wsgi.input``. A client that ends early leaves a part of the body.
-        Raises Refused, and ClientGone.
-        """
-        request: Request | None = self.request or self._take_head(limits)
-        self.request = request
-        if request is None:
-            return False
-        length = request.length
+        self.has_ended = not data
+        if self.is_lingering:
+            return
+        if self.is_idle:
+            self.allow(REQUEST_DEADLINE)  # from the first byte on; no later one renews it
+        self._received += data
         if self.body is not None:
-            if self.body.take() or (self.ended and length is not None):
-                self.body.file.seek(0)
-                request.give_body(self.body.file, self.body.size)
+            self._allow_more(len(data))
+
+    def read_request(self) -> bool:
+        """Parse what has arrived; return whether the application is to be called.
+
+        It is if the request is complete, or has a large or chunked body for which ``open_body``
+        has not been called: it then has no ``wsgi.input`` yet. Raises Refused and ClientGone.
+        """
+        if self.request is None and not self._read_head():
+            return False
+        request, body, length = self.request, self.body, self.request.length
+        if body is not None:
+            if body.take(self._received) or (self.has_ended and length is not None):
+                body.file.seek(0)
+                request.set_body(body.file, body.size)
+                request.keep_alive = request.keep_alive and not body.is_followed
                 return True
-            if self.ended:
+            if self.has_ended:
                 raise Refused(400, "The body ended before its last chunk.")
         elif length is None or length > max(len(self._received), IN_MEMORY):
             return True
-        elif length <= len(self._received) or self.ended:
-            request.give_body(io.BytesIO(self._received[:length]), length)
+        elif length <= len(self._received) or self.has_ended:
+            request.set_body(io.BytesIO(self._received[:length]), length)
             del self._received[:length]
             return True
         if request.expects_continue and not self._received:
             request.expects_continue = False
-            self.send(CONTINUE)
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return False
 
-    def open_body(self, *, most: int) -> None:
-        """Begin to take a large body, of at most so many bytes where its length is not known."""
-        self.body = Body(self._received, length=self.request.length, most=most)
-        self._begin_patience()
+    def _read_head(self) -> bool:
+        begin = 2 if self._received[:2] == b"\r\n" else 0  # RFC 9112, 2.2
+        end = self._received.find(END_OF_HEAD, begin) + len(END_OF_HEAD)
+        if end < len(END_OF_HEAD):
+            check_head_size(self._received)
+            return False
+        self.request = parse_head(bytes(self._received[begin:end]), self._base)
+        del self._received[:end]
+        return True
 
-    def begin_answer(self, answer: Answer) -> None:
-        """Set the answer whose parts are sent from now on."""
-        self.answer, self.is_last = answer, False
-        self._begin_patience()
+    def open_body(self, *, most: int) -> None:
+        """Begin to take a large body, or a chunked one of at most ``most`` bytes."""
+        self.body = Body(length=self.request.length, most=most)
+        self.allow(PATIENCE)
+
+    def open_response(self) -> Response:
+        """Begin to answer the request."""
+        self.response = Response(self.request, self.send)
+        self.allow(PATIENCE)
+        return self.response
 
     def end_request(self) -> None:
-        """Forget the request and its body: it is answered."""
+        """Forget the request and its body."""
         if self.body is not None:
             self.body.file.close()
         self.request = self.body = None
 
     def send(self, data: bytes) -> bool:
-        """Send bytes, or keep what the client is too slow to take; say whether some are kept.
-
-        Raises ClientGone.
-        """
-        sent = 0 if self._unsent else self._send(data)
-        if sent < len(data):
-            self._unsent.append(memoryview(data)[sent:])
-            self.unsent += len(data) - sent
-        return self.unsent > 0
+        """Send bytes; return whether some are kept for a slow client. Raises ClientGone."""
+        if self.unsent:
+            self.unsent = memoryview(bytes(self.unsent) + data)
+        elif data:
+            self.unsent = memoryview(data)[self._send(data) :]
+        return bool(self.unsent)
 
     def flush(self) -> bool:
-        """Send what was kept; say whether all of it is sent. Raises ClientGone."""
-        before = self.unsent
-        while self._unsent:
-            sent = self._send(self._unsent[0])
-            self.unsent -= sent
-            if sent < len(self._unsent[0]):
-                self._unsent[0] = self._unsent[0][sent:]
-                break
-            self._unsent.popleft()
-        self._renew_patience(before - self.unsent)
+        """Send the kept bytes; return whether all are sent. Raises ClientGone."""
+        sent = self._send(self.unsent)
+        self.unsent = self.unsent[sent:]
+        self._allow_more(sent)
         return not self.unsent
-
-    def linger(self, *, seconds: float) -> None:
-        """Send no more, and let the client read: closed at once, the answer could be lost to it.
-
-        (RFC 9112, 9.6.)
-        """
-        self.end_request()
-        self._received.clear()
-        self.lingering = 0
-        self.wait(seconds)
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.ended = True
-
-    def close(self) -> None:
-        """Hang up."""
-        self.end_request()
-        with suppress(OSError):
-            self._sock.close()
-
-    def _take_head(self, limits: Limits) -> Request | None:
-        begin = 2 if self._received[:2] == b"\r\n" else 0  # RFC 9112, 2.2
-        end = self._received.find(END_OF_HEAD, begin)
-        if end < 0:
-            check_unfinished_head(self._received, limits)
-            return None
-        end += len(END_OF_HEAD)
-        head = bytes(self._received[begin:end])
-        del self._received[:end]
-        return parse_head(head, self._base, limits)
 
     def _send(self, data: bytes | memoryview) -> int:
         try:
@@ -214,10 +224,18 @@ class Connection:
         except OSError as error:
             raise ClientGone from error
 
-    def _begin_patience(self) -> None:
-        self._patience = PATIENCE
-        self.wait(PATIENCE)
+    def _allow_more(self, passed: int) -> None:
+        self.seconds_left = min(PATIENCE, self.seconds_left + passed / SLOWEST)
 
-    def _renew_patience(self, passed: int) -> None:
-        left = self.deadline - time.monotonic()
-        self._patience = min(PATIENCE, left + passed / SLOWEST)
+    def linger(self, *, seconds: float) -> None:
+        """Send no more, but let the client read: to close could lose data (RFC 9112, 9.6)."""
+        self._received.clear()
+        self.is_lingering = True
+        self.allow(seconds)
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.end_request()
+        self._sock.close()

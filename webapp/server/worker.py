@@ -1,23 +1,12 @@
-"""A gunicorn worker for an application whose requests are short, and now and then very long.
+"""A gunicorn worker in which a slow client holds no thread.
 
-Its threads share one epoll. Whichever is free takes the next connection that can be read or
-written, and goes on with it as far as it can without waiting for the client. A slow client holds
-no thread: a large body waits in a temporary file until it is whole, and the next part of an answer
-is asked for once the one before is sent (so an answer must not hold a lock or a database
-connection from part to part).
+All threads wait on one epoll. A free one goes on with the next connection that can be read or
+written, as far as it can without waiting for the client. A large body is kept in a temporary file
+until it is complete, and the next part of a response is asked for once the one before is sent (so
+it must not hold a lock or a database connection from part to part).
 
-    accepted ──▶ ARMED ──request is whole──▶ WAITING for its turn ──▶ the application
-                 │ ▲ ▲                                                 │  │
-        deadline │ │ └─────────────── the client is slow ──────────────┘  │
-                 ▼ └──────────────────────────────────────────── answered ┤
-              closed ◀──── the client hangs up ◀──── LINGERING ◀──────────┘ (last answer)
-
-The application answers at most so many requests at once, health beside all others, and there is
-one thread more than these: it sees to the network.
-
-Whoever takes a connection out of the set of the armed has it, and nobody else touches it. What
-epoll says is but a hint: it may be about a connection that is closed, whose number another one
-has by now, or that the main thread has just taken for its deadline.
+A connection that waits for its client is *armed*, and belongs to whoever removes it from the set
+of armed ones: what epoll says may be about a closed connection whose number was given again.
 """
 
 from __future__ import annotations
@@ -30,38 +19,29 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
+from gunicorn.http.wsgi import base_environ
 from gunicorn.workers.base import Worker
 
-from webapp.server.connection import ClientGone, Connection, prepare_listener
-from webapp.server.protocol import (
-    LARGEST_HEAD,
-    Answer,
-    Environ,
-    Limits,
-    Refused,
-    Request,
-    base_environ,
-    make_refusal,
-)
+from webapp.server.connection import REQUEST_DEADLINE, ClientGone, Connection
+from webapp.server.protocol import Environ, Refused, Request, Response, make_problem
 
-TICK = 1.0  # seconds between looks at deadlines
-REQUEST_DEADLINE = 15.0  # seconds for a request's head, and its body if small
-HANG_UP_DEADLINE = 2.0  # seconds for a client to hang up after its last answer
+TICK = 0.5  # seconds between looks at deadlines; gunicorn may be told to wait for 1 only
+HANG_UP_DEADLINE = 2.0  # seconds for a client to close after its last response
 STOP_DEADLINE = 2.0  # seconds for a kept-alive client to send one more request at a stop
-TURN = 0.0003  # seconds in which the other workers may take the next client
+TURN = 0.0003  # seconds in which the other workers may accept the next client
 LINGER = 0.25  # seconds between a worker's stop and that of a master signalled with it
 GRACE = 0.5  # seconds before a client may be closed to make room for another
-HEALTH_TURNS = 2  # requests for health at once: one of them may wait for the database
-MOST_UNSENT = 2**28  # bytes of answers that wait in memory for slow clients
+RETRY = 0.1  # seconds until the next try to accept, if there is no room
+HEALTH_THREADS = 2  # requests for health at once: one of them may wait for the database
+MOST_UNSENT = 2**28  # bytes of responses that wait in memory for slow clients
 
 _READ = select.EPOLLIN | select.EPOLLONESHOT
 _WRITE = select.EPOLLOUT | select.EPOLLONESHOT
 
 
-class Turns:
+class _Queues:
     """Connections that wait for the application, which takes so many of each kind at once."""
 
     def __init__(self, *limits: int) -> None:
@@ -69,13 +49,11 @@ class Turns:
         self._free = list(limits)
         self._waiting: list[deque[Connection]] = [deque() for _ in limits]
 
-    def wait(self, kind: int, connection: Connection) -> None:
-        """Put a connection at the end of the queue of its kind."""
+    def put(self, kind: int, connection: Connection) -> None:
         with self._lock:
             self._waiting[kind].append(connection)
 
-    def take(self) -> tuple[int, Connection] | None:
-        """Return whose turn it is, and its kind; None where no more may come in."""
+    def get(self) -> tuple[int, Connection] | None:
         with self._lock:
             for kind, waiting in enumerate(self._waiting):
                 if waiting and self._free[kind]:
@@ -83,182 +61,128 @@ class Turns:
                     return kind, waiting.popleft()
         return None
 
-    def leave(self, kind: int) -> None:
-        """End a turn; the caller then takes the next one."""
+    def done(self, kind: int) -> None:
         with self._lock:
             self._free[kind] += 1
+
+
+def _describe(host: str, port: str, address: Any) -> Environ:
+    """Return an address as variables; that of a Unix socket is a path, or empty."""
+    found = address[:2] if isinstance(address, tuple) else (address, 0)
+    return {host: found[0], port: str(found[1])}
 
 
 class EpollWorker(Worker):
     """Threads that share one epoll, under gunicorn's master.
 
-    The application may have a method ``takes_body(environ)``, which says whether it would read
-    the body of a request. It is asked before a large body is taken; otherwise the request is
-    answered without its body.
+    The application may have a method ``takes_body(environ)``: whether it would read the body of
+    a request. It is asked before a large body is taken; if not, the request has no body.
     """
 
-    sockets: list[Any]
-    # gunicorn.conf.py sets these.
-    max_body = 2**28  # bytes; the application gets no larger body, and has to refuse it
-    most_spooled = 2**29  # bytes of large bodies that come at the same time
-    health_path = "/health/"
+    max_body = 2**28  # bytes, set by gunicorn.conf.py; the application must refuse larger ones
+    health_path = "/health/"  # requests below it have threads of their own
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
-        """Refuse what gunicorn offers and this worker has not."""
+        """Refuse what gunicorn offers and this worker does not have."""
         if cfg.is_ssl:
             raise SystemExit("Configuration error: TLS is for the proxy in front")
 
-    # The main thread: deadlines, and the stop
+    # The main thread accepts, and ends what takes too long.
 
     def run(self) -> None:
-        """Serve until told to leave, then answer who is still there."""
-        cfg = self.cfg
-        self._limits = Limits(
-            line=cfg.limit_request_line or LARGEST_HEAD,
-            header=cfg.limit_request_field_size or LARGEST_HEAD,
-            headers=cfg.limit_request_fields or LARGEST_HEAD,
-        )
+        """Serve until told to stop, then answer the clients that are connected."""
         self._epoll = select.epoll()
-        self._turns = Turns(HEALTH_TURNS, cfg.threads)
+        self._queues = _Queues(HEALTH_THREADS, self.cfg.threads)
         self._connections: dict[int, Connection] = {}
         self._armed: set[Connection] = set()
-        self._listening = threading.RLock()  # for what is done to listeners
+        self._next_check = 0.0  # of deadlines
+        self._environ = {**base_environ(self.cfg), "wsgi.multithread": True}
+        self._environ |= {"wsgi.url_scheme": "http", "SCRIPT_NAME": ""}
         self._listeners = {listener.fileno(): listener for listener in self.sockets}
-        for listener in self.sockets:
-            prepare_listener(listener)
-        self._bases = {fd: self._describe(found) for fd, found in self._listeners.items()}
-        self._accepting = False
-        for number in range(HEALTH_TURNS + cfg.threads + 1):
+        # One thread more than the application can use sees to the network.
+        for number in range(HEALTH_THREADS + self.cfg.threads + 1):
             threading.Thread(target=self._serve, name=f"serve-{number}", daemon=True).start()
-        tick = min(TICK, self.timeout or TICK)
         while self.alive and self.ppid == os.getppid():
-            self._accept_if_there_is_room()
-            self._tick(tick if self._accepting else GRACE / 5)
+            self._tick(TICK)
         self._stop()
 
     def _tick(self, seconds: float) -> None:
-        """Show that the worker lives, wait (a signal ends that), and see to slow clients."""
-        self.notify()
+        """Wait for new clients and signals; see to all else once in so many seconds."""
+        has_room = len(self._connections) < self.cfg.worker_connections or self._make_room()
         poller = select.poll()
-        poller.register(self.PIPE[0], select.POLLIN)
-        if poller.poll(seconds * 1000):
-            with suppress(OSError):
-                os.read(self.PIPE[0], 4096)
+        for fd in (self.PIPE[0], *(self._listeners if has_room else ())):
+            poller.register(fd, select.POLLIN)
+        for fd, _ in poller.poll(1000 * (seconds if has_room else min(seconds, RETRY))):
+            if fd == self.PIPE[0]:
+                os.read(fd, 4096)  # gunicorn writes a byte for each signal
+            elif self._accept(self._listeners[fd]) and self.cfg.workers > 1:
+                # Linux wakes the same worker again and again: without a pause it would get
+                # nearly all clients, and the other cores would have nothing to do.
+                time.sleep(TURN)
         now = time.monotonic()
-        for connection in self._armed.copy():
-            if connection.deadline < now and self._take(connection):
-                self._give_up(connection)
-        self._hold_below(self.most_spooled, lambda c: c.spooled)
-        self._hold_below(MOST_UNSENT, lambda c: c.unsent)
+        if now >= self._next_check:
+            self._next_check = now + seconds
+            self.notify()  # gunicorn that the worker lives
+            self._check_deadlines(now)
+            self._hold_below(2 * self.max_body, lambda c: body.size if (body := c.body) else 0)
+            self._hold_below(MOST_UNSENT, lambda c: len(c.unsent))
 
-    def _give_up(self, connection: Connection) -> None:
-        if connection.unsent or connection.idle:
-            self._close(connection)
-        else:
-            self._refuse(connection, Refused(408, "The request did not come to its end in time."))
+    def _check_deadlines(self, now: float) -> None:
+        for connection in self._armed.copy():
+            if not self.alive and connection.request is None:
+                connection.deadline = min(connection.deadline, now + STOP_DEADLINE)
+            if connection.deadline < now and self._take(connection):
+                self._give_up(connection, 408, "The request did not arrive in time.")
 
     def _hold_below(self, most: int, size: Callable[[Connection], int]) -> None:
-        """Give up the slowest clients while all of them hold more bytes than they may."""
+        """Give up the slowest clients while all together hold more bytes than they may."""
         while sum(map(size, self._connections.copy().values())) > most:
             slow = min(filter(size, self._armed.copy()), key=lambda c: c.deadline, default=None)
             if slow is None or not self._take(slow):
                 return
-            if slow.unsent:
-                self._close(slow)
-            else:
-                self._refuse(slow, Refused(503, "Too many large requests come at once."))
+            self._give_up(slow, 503, "Too many large requests arrive at once.")
+
+    def _give_up(self, connection: Connection, status: int, detail: str) -> None:
+        if connection.unsent or connection.is_idle:
+            self._close(connection)
+        else:
+            self._refuse(connection, Refused(status, detail))
 
     def _stop(self) -> None:
-        """Stop accepting, and answer everybody who has connected.
-
-        Nobody tells a worker whether it alone leaves or all do. In the latter case, whoever
-        connects between the last look into the listener's queue and its end is lost.
-        """
+        """Answer all clients that have connected; the next one after the last accept is reset."""
         self.alive = False
-        ends = time.monotonic() + self.cfg.graceful_timeout
-        self._tick_until(time.monotonic() + LINGER)
-        self._stop_accepting()
-        with self._listening:
-            for fd in list(self._listeners):
-                while self._accept(fd):
-                    pass
-                self._listeners.pop(fd).close()
-        self._tick_until(ends, lambda: not self._connections)
-
-    def _tick_until(self, ends: float, is_done: Callable[[], bool] = lambda: False) -> None:
-        while (now := time.monotonic()) < ends and not is_done():
-            for connection in self._armed.copy():
-                if connection.request is None:
-                    connection.deadline = min(connection.deadline, now + STOP_DEADLINE)
+        self._next_check = now = time.monotonic()
+        while time.monotonic() < now + LINGER:
+            self._tick(0.05)
+        for listener in self._listeners.values():
+            while self._accept(listener):
+                pass
+            listener.close()
+        self._listeners.clear()
+        while self._connections and time.monotonic() < now + self.cfg.graceful_timeout:
             self._tick(0.05)
 
-    # Accepting
-
-    def _describe(self, listener: Any) -> Environ:
-        name = listener.getsockname()
-        host, port = name[:2] if isinstance(name, tuple) else (str(name), 0)
-        return base_environ(host, port, multiprocess=self.cfg.workers > 1)
-
-    def _accept_if_there_is_room(self) -> None:
-        with self._listening:
-            if not self._accepting and self._has_room():
-                self._accepting = True
-                for fd in self._listeners:
-                    self._epoll.register(fd, _READ)
-
-    def _stop_accepting(self) -> None:
-        with self._listening:
-            if self._accepting:
-                self._accepting = False
-                for fd in self._listeners:
-                    self._epoll.unregister(fd)
-
-    def _accept_in_turn(self, fd: int) -> None:
-        """Take in a client, then look away for a moment.
-
-        A worker that is awake would else take all who come at once, and the cores of the others
-        would have nothing to do.
-        """
+    def _accept(self, listener: Any) -> bool:
+        """Accept the next client; return whether there was one."""
         try:
-            if self._accept(fd) and self.cfg.workers > 1:
-                time.sleep(TURN)
-        finally:
-            with self._listening:
-                if self._accepting and fd in self._listeners:
-                    self._epoll.modify(fd, _READ)
-
-    def _accept(self, fd: int) -> bool:
-        """Take in the next client of a listener; say whether there was one."""
-        try:
-            with self._listening:  # who closes it knows of everybody who is in
-                if fd not in self._listeners:
-                    return False
-                sock, peer = self._listeners[fd].accept()
-                host, port = peer[:2] if isinstance(peer, tuple) else ("", 0)
-                base = {**self._bases[fd], "REMOTE_ADDR": host, "REMOTE_PORT": str(port)}
-                connection = Connection(sock, base, seconds=REQUEST_DEADLINE)
-                self._connections[connection.fd] = connection
-                self._armed.add(connection)
-                self._epoll.register(connection.fd, _READ)
+            sock, peer = listener.accept()
         except BlockingIOError:
             return False
-        except ConnectionAbortedError:
-            return True
-        except OSError as error:
+        except OSError as error:  # no file descriptors are left, for example
             self.log.error("Cannot accept connections for a moment: %s", error)
             self._make_room()
-            self._stop_accepting()  # until the next tick
+            time.sleep(RETRY)
             return False
-        if not self._has_room():
-            self._stop_accepting()
+        base = {**self._environ, **_describe("SERVER_NAME", "SERVER_PORT", listener.getsockname())}
+        connection = Connection(sock, base | _describe("REMOTE_ADDR", "REMOTE_PORT", peer))
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, select.EPOLLONESHOT)
+        self._arm(connection)
         return True
 
-    def _has_room(self) -> bool:
-        return len(self._connections) < self.cfg.worker_connections or self._make_room()
-
     def _make_room(self) -> bool:
-        """Close the client that was waited for longest, if possible one without a request."""
+        """Close the client that has been silent longest, if possible one without a request."""
         before = time.monotonic() - GRACE
         found = [connection for connection in self._armed.copy() if connection.since < before]
         oldest = min(found, key=lambda c: (c.request is not None, c.since), default=None)
@@ -267,181 +191,144 @@ class EpollWorker(Worker):
         self._close(oldest)
         return True
 
-    # The threads
+    # All other threads see to the network and call the application.
 
     def _serve(self) -> None:
-        poll, listeners, connections = self._epoll.poll, self._listeners, self._connections
         while True:
-            connection = None
-            try:
-                for fd, _ in poll(-1, 1):
-                    if fd in listeners:
-                        self._accept_in_turn(fd)
-                    elif (found := connections.get(fd)) and self._take(found):
-                        connection = found
-                        self._attend_to(connection)
-                while turn := self._turns.take():
-                    kind, connection = turn
-                    try:
-                        self._use_turn(connection)
-                    finally:
-                        self._turns.leave(kind)
-            except BaseException as error:  # the thread must go on, whatever an application raises
-                if not isinstance(error, ClientGone):
-                    self.log.exception("A connection failed")
-                if connection:
-                    self._close(connection)
+            for fd, _ in self._epoll.poll(maxevents=1):
+                if (found := self._connections.get(fd)) and self._take(found):
+                    self._run(self._go_on, found)
+            while turn := self._queues.get():
+                kind, connection = turn
+                self._run(self._call_application, connection)
+                self._queues.done(kind)
+
+    def _run(self, step: Callable[[Connection], None], connection: Connection) -> None:
+        """Take a step; an error in it ends the connection, but not the thread."""
+        try:
+            step(connection)
+        except Refused as refused:
+            self._refuse(connection, refused)
+        except ClientGone:
+            self._close(connection)
+        except BaseException:  # such as SystemExit of an application
+            self.log.exception("A connection failed")
+            self._close(connection)
 
     def _take(self, connection: Connection) -> bool:
+        """Take an armed connection; return False if another thread was faster."""
         try:
             self._armed.remove(connection)
         except KeyError:
             return False
+        connection.seconds_left = connection.deadline - time.monotonic()
         return True
 
     def _arm(self, connection: Connection) -> None:
-        """Wait for the client; from here on the connection is not the caller's any more."""
+        """Wait for the client; from here on, any thread may take the connection."""
         event = _WRITE if connection.unsent else _READ
-        if connection.unsent or connection.body:
-            connection.wait_on()
+        connection.deadline = time.monotonic() + connection.seconds_left
         self._armed.add(connection)
-        with suppress(OSError):  # others have closed it already, or are about to watch it first
+        with suppress(OSError):  # another thread may have closed it already
             self._epoll.modify(connection.fd, event)
 
-    def _attend_to(self, connection: Connection) -> None:
-        """Take what has come of a connection, or send what waited."""
+    def _go_on(self, connection: Connection) -> None:
+        """Take what has arrived on a connection, or send what is left to send."""
         if not connection.unsent:
-            was_idle = connection.idle
             connection.receive()
-            if was_idle and not connection.idle:
-                # A request's time counts from its first byte, and no later one renews it.
-                connection.wait(REQUEST_DEADLINE)
             self._read(connection)
         elif not connection.flush():
             self._arm(connection)
-        elif connection.answer:
-            self._wait_for_turn(connection)
+        elif connection.response:
+            self._enqueue(connection)
         else:
             self._follow(connection)
 
     def _read(self, connection: Connection) -> None:
-        """Go on with a request as far as it has come."""
-        try:
-            is_our_turn = connection.lingering is None and connection.advance(self._limits)
-        except Refused as refused:
-            self._refuse(connection, refused)
-            return
-        if is_our_turn:
-            self._wait_for_turn(connection)
-        elif connection.ended:
+        if not connection.is_lingering and connection.read_request():
+            self._enqueue(connection)
+        elif connection.has_ended:
             self._close(connection)
         else:
             self._arm(connection)
 
-    def _wait_for_turn(self, connection: Connection) -> None:
+    def _enqueue(self, connection: Connection) -> None:
         path = connection.request.environ["PATH_INFO"]
-        self._turns.wait(0 if path.startswith(self.health_path) else 1, connection)
+        self._queues.put(0 if path.startswith(self.health_path) else 1, connection)
 
     def _follow(self, connection: Connection) -> None:
-        """Go on after an answer, once all of it is sent."""
+        """Go on after a response, once all of it has been sent."""
         if connection.unsent:
             self._arm(connection)
-        elif connection.is_last:
+        elif connection.keep_alive:
+            connection.allow(self.cfg.keepalive if connection.is_idle else REQUEST_DEADLINE)
+            self._read(connection)
+        else:
             connection.linger(seconds=HANG_UP_DEADLINE)
             self._arm(connection)
-        else:
-            connection.end_request()
-            connection.wait(self.cfg.keepalive if connection.idle else REQUEST_DEADLINE)
-            self._read(connection)
 
     def _refuse(self, connection: Connection, refused: Refused) -> None:
         self.log.info("Refused a request: %s %s", refused.detail, refused.__cause__ or "")
-        connection.is_last = True
         connection.end_request()
+        connection.keep_alive = False
         try:
-            connection.send(make_refusal(refused))
+            connection.send(make_problem(refused))
             self._follow(connection)
         except ClientGone:
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        del self._connections[connection.fd]  # before another one may have its number
-        if connection.answer:
-            self._end_answer(connection, connection.answer)
+        self._connections.pop(connection.fd, None)  # before another one can get its number
+        self._end_response(connection)
         connection.close()
-        if not self._accepting:
-            self._wake()
 
-    def _wake(self) -> None:
-        with suppress(BlockingIOError):
-            os.write(self.PIPE[1], b"1")
-
-    # The application
-
-    def _use_turn(self, connection: Connection) -> None:
-        """Have the application say whether it takes a body, or answer, or go on with an answer."""
-        request, answer = connection.request, connection.answer
-        if answer is None:
-            is_whole = "wsgi.input" in request.environ
-            if not is_whole and self._is_wanted(request):
+    def _call_application(self, connection: Connection) -> None:
+        """Have the application accept or refuse a body, answer, or go on with its response."""
+        request, response = connection.request, connection.response
+        if response is None:
+            is_complete = "wsgi.input" in request.environ
+            if not is_complete and self._is_wanted(request):
                 connection.open_body(most=self.max_body)
                 self._read(connection)
                 return
-            answer = self._begin_answer(connection, may_be_followed=is_whole)
-        if answer.context.run(self._write, request.environ, answer):
+            request.environ.setdefault("wsgi.input", io.BytesIO())
+            request.keep_alive = request.keep_alive and is_complete
+            response = connection.open_response()
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+        if response.context.run(self._respond, connection, response):
             self._arm(connection)
         else:
-            self._end_answer(connection, answer)
+            self._end_response(connection)
             self._follow(connection)
 
     def _is_wanted(self, request: Request) -> bool:
-        if request.length is not None and request.length > self.max_body:
-            return False
-        takes_body = getattr(self.wsgi, "takes_body", None)
-        return takes_body is None or takes_body(request.environ.copy())
+        takes_body = getattr(self.wsgi, "takes_body", lambda environ: True)
+        return (request.length or 0) <= self.max_body and takes_body(request.environ.copy())
 
-    def _begin_answer(self, connection: Connection, *, may_be_followed: bool) -> Answer:
-        self.nr += 1
-        if self.nr >= self.max_requests and self.alive:
-            self.log.info("Autorestarting worker after current request.")
-            self.alive = False
-            self._wake()
-        request = connection.request
-        request.environ.setdefault("wsgi.input", io.BytesIO())
-        answer = Answer(
-            send=connection.send,
-            method=request.environ["REQUEST_METHOD"],
-            protocol=request.environ["SERVER_PROTOCOL"],
-            keep_alive=request.keep_alive and may_be_followed,
-            may_go_on=lambda: self.alive,
-        )
-        connection.begin_answer(answer)
-        return answer
-
-    def _write(self, environ: Environ, answer: Answer) -> bool:
-        """Send an answer as far as the client takes it; say whether it is to go on later."""
+    def _respond(self, connection: Connection, response: Response) -> bool:
+        """Send a response as far as the client takes it; return whether some is left."""
         try:
-            if answer.parts is None:
-                answer.result = self.wsgi(environ, answer.start)
-                answer.parts = iter(answer.result)
-            return answer.write_all(answer.parts)
-        except ClientGone:
-            raise
+            if response.parts is None:
+                response.result = self.wsgi(connection.request.environ, response.start)
+                response.parts = iter(response.result)
+                response.keep_alive = response.keep_alive and self.alive
+            return response.write_all(response.parts)
         except Exception:
-            self.log.exception("Error handling a request")  # not its URL: that has the query
-            if answer.head_sent:
-                answer.keep_alive = False
-            else:
-                answer.refuse(Refused(500, "The request could not be answered."))
+            self.log.exception("Error handling a request")  # without its URL, which has the query
+            response.keep_alive = False
+            if not response.head_sent:
+                connection.send(make_problem(Refused(500, "The request could not be answered.")))
             return False
 
-    def _end_answer(self, connection: Connection, answer: Answer) -> None:
-        connection.answer, connection.is_last = None, not answer.keep_alive
-        try:
-            if hasattr(answer.result, "close"):
-                answer.context.run(answer.result.close)
-        except Exception:
-            self.log.exception("Error after a request")
-        if self.log.access_log_enabled:
-            spent = timedelta(seconds=time.monotonic() - answer.began)
-            self.log.access(answer, {}, connection.request.environ, spent)
+    def _end_response(self, connection: Connection) -> None:
+        if response := connection.response:
+            connection.response, connection.keep_alive = None, response.keep_alive
+            try:
+                if hasattr(response.result, "close"):
+                    response.context.run(response.result.close)
+            except Exception:
+                self.log.exception("Error after a request")
+            connection.end_request()
