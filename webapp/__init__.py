@@ -17,7 +17,7 @@ from webapp.access import guard
 from webapp.access import routes as access_routes
 from webapp.audit import cli as audit_cli
 from webapp.audit import routes as audit_routes
-from webapp.db.base import configure_engine, engine_options
+from webapp.db.engine import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
 from webapp.ml import cli as ml_cli
