@@ -1,8 +1,8 @@
 """Processes that kill themselves at a chosen statement boundary.
 
 As a program it imports the application once, and then forks a child for each order that it
-reads: a line of JSON on standard input, answered by a line on standard output. It keeps no
-connection and no thread of its own, so that a child starts as a fresh process does.
+reads: a line of JSON on standard input, answered by the child's exit code on standard output. It
+keeps no connection and no thread of its own, so that a child starts as a fresh process does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,12 @@ class KillPoints:
                 text=True,
             )
 
-    def run(self, task: str, kill_at: int = 0, **arguments: Any) -> bool:
+    def run(self, task: str, kill_at: int, **arguments: Any) -> bool:
         """Do a task in a child; say whether it was killed before it was done."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        assert self._process.stdin
+        assert self._process.stdout
         order = {"task": task, "kill_at": kill_at, "arguments": arguments}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
+        print(json.dumps(order), file=self._process.stdin, flush=True)
         status = int(self._process.stdout.readline())
         assert status in (0, -signal.SIGKILL), self._log.read_text()
         return status != 0
@@ -63,15 +61,13 @@ def kill_at_boundary(engine: Any, number: int) -> None:
     """Have this process killed at a boundary of the statements that an engine will run."""
     from sqlalchemy import event
 
-    passed = 0
+    passed, commit = 0, engine.dialect.do_commit
 
     def pass_boundary(*_: object) -> None:
         nonlocal passed
         passed += 1
         if passed == number:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    commit = engine.dialect.do_commit
 
     def commit_between_boundaries(connection: Any) -> None:
         pass_boundary()
@@ -85,9 +81,8 @@ def kill_at_boundary(engine: Any, number: int) -> None:
 
 def send_request(app: Any, arm: Callable[[], None], *, method: str, path: str, json: Any) -> None:
     """Send one request to the application."""
-    client = app.test_client()
     arm()
-    response = client.open(path, method=method, json=json)
+    response = app.test_client().open(path, method=method, json=json)
     assert response.status_code < 300, response.text
 
 
@@ -111,24 +106,18 @@ def upgrade_schema(app: Any, arm: Callable[[], None]) -> None:
         upgrade()
 
 
-TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (send_request, upload_copy, upgrade_schema)
-}
-
-
-def do_task(order: dict[str, Any]) -> None:
+def do_task(task: str, kill_at: int, arguments: dict[str, Any]) -> None:
     """Do what an order says, up to its boundary."""
     from tests.conftest import dispose_app, make_app
     from webapp.extensions import db
 
-    arguments = order["arguments"]
     app = make_app(arguments.pop("database_url"))
 
     def arm() -> None:
         with app.app_context():
-            kill_at_boundary(db.engine, order["kill_at"])
+            kill_at_boundary(db.engine, kill_at)
 
-    TASKS[order["task"]](app, arm, **arguments)
+    globals()[task](app, arm, **arguments)
     dispose_app(app)
 
 
@@ -140,14 +129,13 @@ def main() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            code = 1
-            with suppress(BaseException):
-                try:
-                    do_task(json.loads(line))
-                    code = 0
-                except BaseException:
-                    traceback.print_exc()
-            os._exit(code)
+            try:
+                do_task(**json.loads(line))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 

@@ -30,7 +30,7 @@ from webapp.extensions import db
 pytestmark = pytest.mark.slow
 
 ROUNDS = scaled(1, 8)
-WRITES = scaled(24, 100)  # in each round, while nothing can be written
+WRITES = scaled(24, 60)  # in each round, while nothing can be written
 READ_ONLY, FULL_DISK = (503, "cannot be written"), (507, "no room")
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and leave to mount a tmpfs")
 

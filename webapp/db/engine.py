@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine, ExceptionContext
+from sqlalchemy.engine import URL, Engine
 
 from webapp.db import postgresql, sqlite
-from webapp.db.outages import find_outage
-from webapp.errors import DatabaseReadOnly
 
 IDLE_LIMIT_MS = 60_000  # milliseconds that PostgreSQL lets a transaction do nothing
 
@@ -48,17 +45,7 @@ def engine_options(url: URL, *, pool_size: int, timeout: int) -> dict[str, Any]:
 
 def configure_engine(engine: Engine, *, timeout: int) -> None:
     """Give an engine this service's transactions and time limits; ``timeout`` as above."""
-    event.listen(engine, "handle_error", _replace_connections_after_refused_write)
     if engine.dialect.name == "sqlite":
         sqlite.configure(engine)
     else:
         postgresql.configure(engine, timeout=timeout)
-
-
-def _replace_connections_after_refused_write(context: ExceptionContext) -> None:
-    # A session of PostgreSQL that began under `default_transaction_read_only`, or on a server
-    # that has become a standby, stays read-only. On SQLite, all connections of a process share
-    # the index of the write-ahead log as the first of them could open it.
-    error = context.sqlalchemy_exception
-    if error is not None and isinstance(find_outage(error), DatabaseReadOnly):
-        context.is_disconnect = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -67,6 +68,12 @@ def outages_translated() -> Iterator[None]:
         if outage is None:
             raise
         raise outage from error
+
+
+def is_refused_write(context: ExceptionContext) -> bool:
+    """Say whether an error (SQLAlchemy's ``handle_error`` event) is a read-only database's."""
+    error = context.sqlalchemy_exception
+    return error is not None and isinstance(find_outage(error), errors.DatabaseReadOnly)
 
 
 def driver_message(outage: ServiceError) -> str:

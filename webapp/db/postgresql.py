@@ -25,10 +25,11 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 
 from webapp.db.base import READS
+from webapp.db.outages import is_refused_write
 
 PATIENCE = 0.6  # seconds of a wait after which the server must show that it responds
 CHECK_TIMEOUT = 1.0  # seconds in which it must do so
@@ -103,6 +104,7 @@ def configure(engine: Engine, *, timeout: float) -> None:
     # The server's own time-out comes first where it can: its error is the clearer one.
     event.listen(engine, "do_connect", Server(timeout=timeout + 1).connect)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "handle_error", _replace_read_only_sessions)
     if hasattr(select, "poll"):  # not on Windows, where the server's own time-out must do
         event.listen(engine, "checkout", _check_open)
         psycopg2.extensions.set_wait_callback(_wait)
@@ -111,6 +113,13 @@ def configure(engine: Engine, *, timeout: float) -> None:
 def _begin(connection: Connection) -> None:
     driver: Any = connection.connection.dbapi_connection
     driver.autocommit = connection.get_execution_options().get(READS, False)
+
+
+def _replace_read_only_sessions(context: ExceptionContext) -> None:
+    # Sessions that began under `default_transaction_read_only`, or on a server that has become a
+    # standby, stay read-only.
+    if is_refused_write(context):
+        context.is_disconnect = True
 
 
 def _check_open(connection: Any, _record: object, _proxy: object) -> None:

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from webapp.db.base import WRITES
+from webapp.db.outages import is_refused_write
 
 
 def configure(engine: Engine) -> None:
     """Give an engine our connections and transactions."""
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "handle_error", _note_refused_write)
     event.listen(engine, "checkin", _drop_if_read_only)
 
 
@@ -72,6 +74,14 @@ def _begin(connection: Connection) -> None:
     # one that takes the write lock at its start waits its turn instead.
     writes = connection.get_execution_options().get(WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _note_refused_write(context: ExceptionContext) -> None:
+    # The file could be written when it was opened, but not the index of the write-ahead log: all
+    # connections of a process share it, as the first of them could open it. (`is_disconnect`
+    # would close the connection too early: SQLite then keeps the index open.)
+    if context.connection is not None and is_refused_write(context):
+        context.connection.info["read_only"] = True
 
 
 def _drop_if_read_only(connection: object, record: ConnectionPoolEntry) -> None:
