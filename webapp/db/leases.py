@@ -30,12 +30,9 @@ log = logging.getLogger(__name__)
 MOST_KEYS = 4096  # answers that a process keeps
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between questions while nobody answers
 
-# A clock that also counts while the machine is suspended, where there is one: after an hour of
-# that, an answer is no longer fresh.
-_CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", None)
-lease_clock: Callable[[], float] = (
-    time.monotonic if _CLOCK_ID is None else functools.partial(time.clock_gettime, _CLOCK_ID)
-)
+lease_clock: Callable[[], float] = time.monotonic
+if hasattr(time, "CLOCK_BOOTTIME"):  # it also counts while the machine is suspended
+    lease_clock = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 K = TypeVar("K", bound=Hashable)
 A = TypeVar("A")

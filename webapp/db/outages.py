@@ -15,26 +15,19 @@ from webapp.errors import ServiceError, Unavailable
 DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
 """What SQLAlchemy raises if a database fails, or cannot be reached."""
 
-# By the beginning of an SQLSTATE (PostgreSQL's manual, appendix A) or of SQLite's name of the
-# error; the most exact come first.
+# By the beginning of an SQLSTATE (PostgreSQL's manual, appendix A) or of SQLite's name.
 _MEANINGS: dict[str, type[Unavailable]] = {
-    "53100": errors.StorageFull,  # disk_full
     "25006": errors.DatabaseReadOnly,  # read_only_sql_transaction: a standby, after a failover
     "42P01": errors.SchemaMissing,  # undefined_table
     "42703": errors.SchemaMissing,  # undefined_column
+    "53100": errors.StorageFull,  # disk_full
     "XX001": errors.DatabaseDamaged,  # data_corrupted
     "XX002": errors.DatabaseDamaged,  # index_corrupted
-    "08": errors.DatabaseUnavailable,  # connection exceptions
-    "40": errors.DatabaseUnavailable,  # rolled back: deadlock, serialization
-    "53": errors.DatabaseUnavailable,  # insufficient resources: memory, connections
-    "55": errors.DatabaseUnavailable,  # not in the required state: lock not available
-    "57": errors.DatabaseUnavailable,  # operator intervention: shutdown, statement_timeout
-    "58": errors.DatabaseUnavailable,  # system errors: files that cannot be read or written
+    "SQLITE_CORRUPT": errors.DatabaseDamaged,
     "SQLITE_FULL": errors.StorageFull,
     "SQLITE_IOERR_SHMSIZE": errors.StorageFull,  # no room for the index of the write-ahead log
-    "SQLITE_READONLY": errors.DatabaseReadOnly,
-    "SQLITE_CORRUPT": errors.DatabaseDamaged,
     "SQLITE_NOTADB": errors.DatabaseDamaged,
+    "SQLITE_READONLY": errors.DatabaseReadOnly,
 }
 
 
@@ -51,7 +44,7 @@ def find_outage(error: Exception) -> Unavailable | None:
     for beginning, meaning in _MEANINGS.items():
         if code.startswith(beginning):
             return meaning()
-    # The database is away, hangs, or was locked for too long.
+    # The database is away, hangs, was locked for too long, or rolled a deadlock back.
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError)):
         return errors.DatabaseUnavailable()

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import psycopg2
@@ -81,22 +82,18 @@ class Server:
         raise ServerSilent("the server does not respond")
 
 
-class _Limit(threading.local):
-    ends: float | None = None  # monotonic seconds; None is the statement time-out
-
-
-_limit = _Limit()
+# When waits end, in monotonic seconds; None after the statement time-out.
+_ends: ContextVar[float | None] = ContextVar("ends", default=None)
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Limit the total time that this block waits for PostgreSQL; None lifts every limit."""
-    before = _limit.ends
-    _limit.ends = math.inf if seconds is None else time.monotonic() + seconds
+    token = _ends.set(math.inf if seconds is None else time.monotonic() + seconds)
     try:
         yield
     finally:
-        _limit.ends = before
+        _ends.reset(token)
 
 
 def configure(engine: Engine, *, timeout: float) -> None:
@@ -138,9 +135,9 @@ def _wait(connection: Any) -> None:
     if server is None:  # of an engine that is not ours
         psycopg2.extras.wait_select(connection)
         return
-    started = time.monotonic()
-    ends = started + server.timeout if _limit.ends is None else _limit.ends
-    check_at = started + PATIENCE
+    check_at = time.monotonic() + PATIENCE
+    if (ends := _ends.get()) is None:
+        ends = time.monotonic() + server.timeout
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
         # psycopg2 drops the connection when this raises; closing it here would deadlock.
         if time.monotonic() >= ends:
