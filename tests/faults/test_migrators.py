@@ -13,7 +13,7 @@ from flask_migrate import upgrade
 
 from tests.conftest import Backend, dispose_app, make_app, table_names
 from tests.faults import scaled
-from tests.faults.kill_points import KillPoints
+from tests.faults.kill_points import run_and_kill, upgrade_schema
 from tests.faults.record import Record
 from tests.gunicorn_server import ROOT
 from webapp.db.base import Base
@@ -44,14 +44,14 @@ def test_replicas_that_start_at_once_migrate_once(backend: Backend, record: Reco
 
 
 def test_a_killed_migrator_leaves_neither_a_lock_nor_half_a_schema(
-    backend: Backend, kill_points: KillPoints, record: Record
+    backend: Backend, record: Record
 ) -> None:
     # SQLite changes a table by making it anew: it passes four times as many boundaries.
     step = scaled(33, 4) if backend.name == "postgresql" else scaled(130, 16)
     kills, broken = 0, []
     for boundary in itertools.count(3, step):
         url = backend.make_empty()
-        killed = kill_points.run("upgrade_schema", boundary, database_url=url)
+        killed = run_and_kill(upgrade_schema, boundary, url)
         app = make_app(url)
 
         with app.app_context():

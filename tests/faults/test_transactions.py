@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.faults import on_postgresql, scaled
-from tests.faults.kill_points import KillPoints
+from tests.faults.kill_points import run_and_kill, send_request, upload_copy
 from tests.faults.losses import find_broken
 from tests.faults.record import Record
 from webapp.extensions import db
@@ -57,39 +57,38 @@ class Model:
         return self.client.post(f"{self.path}/predict", json=row).status_code == 200
 
 
-def plan(operation: str, model: Model, attempt: int) -> tuple[str, dict[str, Any]]:
-    """Return the task of a child that does an operation, and its arguments."""
+def plan(operation: str, model: Model, attempt: int) -> tuple[Any, ...]:
+    """Return what a process is to do for an operation: a task, and its arguments."""
     while operation != "train a new model" and len(model.numbers()) < 3:
         model.train()
     if operation in ("train", "train a new model"):
         body = {"X": [[0.0], [1.0]], "y": [0.0, float(attempt)]}
-        return "send_request", {"method": "POST", "path": f"{model.path}/train", "json": body}
+        return send_request, "POST", f"{model.path}/train", body
     active = model.client.get(model.path).json["active_version"]
     if operation == "upload":
-        return "upload_copy", {"model": model.name, "number": active}
+        return upload_copy, model.name, active
     other = min(model.numbers() - {active})
-    method, path, body = {
-        "activate": ("PUT", "active", {"version": other}),
-        "roll back": ("POST", "rollback", None),
-        "delete": ("DELETE", f"versions/{other}", None),
-    }[operation]
-    return "send_request", {"method": method, "path": f"{model.path}/{path}", "json": body}
+    if operation == "activate":
+        return send_request, "PUT", f"{model.path}/active", {"version": other}
+    if operation == "roll back":
+        return send_request, "POST", f"{model.path}/rollback", None
+    return send_request, "DELETE", f"{model.path}/versions/{other}", None
 
 
 @on_postgresql
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_change_that_is_killed_at_any_statement_is_whole_or_not_there(
-    database_url: str, app: Flask, kill_points: KillPoints, record: Record, operation: str
+    database_url: str, app: Flask, record: Record, operation: str
 ) -> None:
     step = scaled(5, 1)
     kills, broken = 0, []
     for boundary in itertools.count(1 + OPERATIONS.index(operation) % step, step):
         new = operation == "train a new model"
         model = Model(app, f"new-{boundary}" if new else "changed")
-        task, arguments = plan(operation, model, boundary)
+        task, *arguments = plan(operation, model, boundary)
         before, there = model.last_version(), model.numbers()
 
-        killed = kill_points.run(task, boundary, database_url=database_url, **arguments)
+        killed = run_and_kill(task, boundary, database_url, *arguments)
 
         with app.app_context():
             found = find_broken(db.engine)
