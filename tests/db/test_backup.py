@@ -18,7 +18,7 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
 from tests.conftest import Backend, dispose_app, make_app
-from tests.faults import only_postgresql, only_sqlite
+from tests.faults import only_sqlite
 from tests.faults.load import InProcess, Ledger, serving, train_default
 from tests.faults.losses import find_broken, find_differences, find_lost
 from tests.faults.volumes import MEGABYTE, can_mount, small_volume
@@ -35,20 +35,6 @@ def command(*words: str) -> str:
     return found
 
 
-def run(line: str, folder: Path, **variables: str) -> None:
-    """Run a command of the docs in a folder, with PostgreSQL's tools at hand."""
-    path = os.pathsep.join([str(server_binaries()), os.environ["PATH"]])
-    result = subprocess.run(
-        ["bash", "-c", line],
-        cwd=folder,
-        env={**os.environ, "PATH": path, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 0, result.stderr
-
-
 def run_flask(line: str, url: str) -> None:
     """Run a `flask` command of the docs on a database."""
     app = make_app(url)
@@ -57,40 +43,42 @@ def run_flask(line: str, url: str) -> None:
     assert result.exit_code == 0, result.output
 
 
-def make_copy(backend: Backend, url: str, folder: Path, name: str) -> str:
+def make_copy(backend: Backend, source: str, folder: Path, *, in_container: bool) -> str:
     """Back a database up by docs/operations.md, and restore it; return the URL of the copy."""
     if backend.name == "sqlite":
-        target = folder / name
-        run_flask(command("flask backup").replace("webapp-backup.db", str(target)), url)
+        target = folder / f"{in_container}.db"
+        run_flask(command("flask backup").replace("webapp-backup.db", str(target)), source)
         return f"sqlite:///{target}"
-    empty = backend.make_empty()
-    for line in (command("pg_dump", "DATABASE_URL"), command("pg_restore", "RESTORED_URL")):
-        run(line.replace("webapp.dump", name), folder, DATABASE_URL=url, RESTORED_URL=empty)
-    return empty
-
-
-@pytest.fixture(scope="session")
-def tools(backend: Backend) -> None:
-    """Skip where PostgreSQL's tools are older than the server: they refuse to copy it."""
-    if backend.server_url is None:
-        return
-    if not (server_binaries() / "pg_dump").exists():
-        pytest.skip("there is no pg_dump beside the server's binaries")
-    said = subprocess.check_output([server_binaries() / "pg_dump", "--version"], text=True)
-    url = sa.make_url(backend.server_url).set(drivername="postgresql+psycopg2")
-    engine = sa.create_engine(url)
-    with engine.connect() as connection:
-        server = connection.dialect.server_version_info
-    engine.dispose()
-    if int(re.findall(r"\d+", said)[0]) < server[0]:
-        pytest.skip("pg_dump is older than the server")
+    copy, url = backend.make_empty(), sa.make_url(source)
+    path = os.pathsep.join([str(server_binaries()), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "DATABASE_URL": source, "RESTORED_URL": copy}
+    environment |= {"PGHOST": str(url.host), "PGPORT": str(url.port)}
+    for tool, database, word in (
+        ("pg_dump", source, "DATABASE_URL"),
+        ("pg_restore", copy, "RESTORED_URL"),
+    ):
+        line = command("docker compose exec", tool) if in_container else command(tool, word)
+        name = str(sa.make_url(database).database)
+        for old, new in {
+            "docker compose exec -T db ": "",
+            "--username=webapp": f"--username={url.username}",
+            "--dbname=webapp": f"--dbname={name}",
+            " webapp >": f" {name} >",
+        }.items():
+            line = line.replace(old, new)
+        subprocess.run(["bash", "-c", line], cwd=folder, env=environment, check=True, timeout=60)
+    return copy
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("tools")
+@pytest.mark.skipif(
+    "TEST_DATABASE_URL" in os.environ, reason="pg_dump must not be older than the server"
+)
 def test_a_backup_taken_under_load_serves_what_was_acknowledged(
     backend: Backend, database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    if backend.name == "postgresql" and not (server_binaries() / "pg_dump").exists():
+        pytest.skip("there is no pg_dump beside the server's binaries")
     ledger = Ledger()
     with (
         # SQLite is locked by processes; PostgreSQL does not mind who writes.
@@ -102,50 +90,20 @@ def test_a_backup_taken_under_load_serves_what_was_acknowledged(
         while len(ledger.items) < 20 or not ledger.versions:
             time.sleep(0.01)
         before = Ledger(dict(ledger.items), dict(ledger.versions))
-        under_load = make_copy(backend, database_url, tmp_path, "under-load")
+        under_load = make_copy(backend, database_url, tmp_path, in_container=False)
         assert writing.running()
-    at_rest = make_copy(backend, database_url, tmp_path, "at-rest")
+    at_rest = make_copy(backend, database_url, tmp_path, in_container=True)
 
-    first, last = make_app(under_load), make_app(at_rest)
-    assert find_lost(InProcess(first), before) == []
-    assert find_lost(InProcess(last), ledger) == []
-    with first.app_context():
-        assert find_broken(db.engine) == []
-    with last.app_context():
-        assert find_differences(ledger, db.engine) == []
-    dispose_app(first)
-    dispose_app(last)
-    run_flask("flask db upgrade", at_rest)
+    for copy, written in ((under_load, before), (at_rest, ledger)):
+        run_flask("flask db upgrade", copy)
+        app = make_app(copy)
+        assert find_lost(InProcess(app), written) == []
+        with app.app_context():
+            assert find_broken(db.engine) == []
+            assert copy == under_load or find_differences(ledger, db.engine) == []
+        dispose_app(app)
+        backend.drop(copy)
     assert "Running upgrade" not in caplog.text
-    backend.drop(under_load)
-    backend.drop(at_rest)
-
-
-@only_postgresql  # as Docker's database is
-@pytest.mark.usefixtures("tools")
-def test_what_the_docs_run_in_the_container_restores_as_well(
-    backend: Backend, client: FlaskClient, database_url: str, tmp_path: Path
-) -> None:
-    client.post("/api/v1/items", json={"name": "kept"})
-    url, empty = sa.make_url(database_url), backend.make_empty()
-    server = {"HOST": url.host, "PORT": url.port, "PASSWORD": url.password}
-    variables = {f"PG{name}": str(value or "") for name, value in server.items()}
-
-    for words, database in (("pg_dump", database_url), ("pg_restore", empty)):
-        line = command("docker compose exec", words).removeprefix("docker compose exec -T db ")
-        name = str(sa.make_url(database).database)
-        for old, new in (
-            ("--username=webapp", f"--username={url.username}"),
-            ("--dbname=webapp", f"--dbname={name}"),
-            (" webapp >", f" {name} >"),
-        ):
-            line = line.replace(old, new)
-        run(line, tmp_path, **variables)
-
-    copy = make_app(empty)
-    assert [item["name"] for item in copy.test_client().get("/api/v1/items").json] == ["kept"]
-    dispose_app(copy)
-    backend.drop(empty)
 
 
 @only_sqlite
