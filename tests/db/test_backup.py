@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
 from tests.conftest import Backend, dispose_app, make_app
+from tests.db.test_migrations import MODEL
 from tests.faults import only_sqlite
 from tests.faults.load import InProcess, Ledger, serving, train_default
 from tests.faults.losses import find_broken, find_differences, find_lost
@@ -186,19 +188,24 @@ def test_a_full_disk_ends_with_one_line_and_leaves_nothing(runner: FlaskCliRunne
 
 
 @only_sqlite
+@pytest.mark.parametrize("damage", ["half of the file", "a row"])
 def test_a_damaged_database_makes_no_backup(
-    app: Flask, runner: FlaskCliRunner, client: FlaskClient, tmp_path: Path, database_url: str
+    app: Flask, client: FlaskClient, tmp_path: Path, database_url: str, damage: str
 ) -> None:
     path = Path(str(sa.make_url(database_url).database))
     for number in range(50):
         client.post("/api/v1/items", json={"name": str(number), "description": "d" * 10_000})
     with app.app_context():
         db.engine.dispose()  # brings the log into the file
-    content = bytearray(path.read_bytes())
-    content[-8192:-4096] = b"\xff" * 4096
-    path.write_bytes(content)
+    if damage == "half of the file":
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2].ljust(len(content), b"\xff"))
+    else:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            connection.execute(MODEL[-1].replace("(1, 1, 1,", "(1, 1, 0,"))
 
-    assert_one_line(runner, "damaged", str(tmp_path / "copy.db"))
+    assert_one_line(app.test_cli_runner(), "damaged", str(tmp_path / "copy.db"))
 
     assert list(tmp_path.iterdir()) == []
 
