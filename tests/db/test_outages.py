@@ -24,23 +24,11 @@ def execute(app: Flask, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-def refuse_inserts(app: Flask, backend: Backend, *, sqlite: str, sqlstate: str) -> None:
-    """Make the database itself refuse new items, with an error of its own."""
-    if backend.name == "postgresql":
-        raised = f"RAISE EXCEPTION 'refused' USING ERRCODE = '{sqlstate}'"
-        execute(
-            app,
-            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN {raised}; END $$",
-            "CREATE TRIGGER refuse BEFORE INSERT ON item EXECUTE FUNCTION refuse()",
-        )
-        return
-
-    def obstruct(connection: sa.Connection, *_: object) -> None:
-        connection.connection.dbapi_connection.execute(sqlite)
-
-    with app.app_context():
-        sa.event.listen(db.engine, "before_cursor_execute", obstruct)
+REFUSE = (
+    "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{}'; END $$"
+)
+TRIGGER = "CREATE TRIGGER refuse BEFORE INSERT ON item EXECUTE FUNCTION refuse()"
 
 
 def create_item(client: FlaskClient) -> TestResponse:
@@ -48,20 +36,27 @@ def create_item(client: FlaskClient) -> TestResponse:
 
 
 @pytest.mark.parametrize(
-    ("sqlite", "sqlstate", "status", "words"),
+    ("pragma", "sqlstate", "status", "words"),
     [
-        ("PRAGMA max_page_count = 1", "53100", 507, "no room"),
-        ("PRAGMA query_only = on", "25006", 503, "cannot be written"),
-        ("PRAGMA query_only = on", "53300", 503, "database"),
-        ("PRAGMA query_only = on", "40P01", 503, "database"),
-        ("PRAGMA query_only = on", "57P01", 503, "database"),
+        ("max_page_count = 1", "53100", 507, "no room"),
+        ("query_only = on", "25006", 503, "cannot be written"),
+        ("query_only = on", "53300", 503, "database"),
+        ("query_only = on", "40P01", 503, "database"),
+        ("query_only = on", "57P01", 503, "database"),
     ],
 )
-def test_a_refused_write_is_answered_clearly_and_leaves_nothing(
-    own_app: Flask, backend: Backend, sqlite: str, sqlstate: str, status: int, words: str
+def test_a_write_that_the_database_refuses_is_answered_clearly_and_leaves_nothing(
+    own_app: Flask, backend: Backend, pragma: str, sqlstate: str, status: int, words: str
 ) -> None:
+    def obstruct(connection: sa.Connection, *_: object) -> None:
+        connection.connection.dbapi_connection.execute(f"PRAGMA {pragma}")
+
+    if backend.name == "postgresql":
+        execute(own_app, REFUSE.format(sqlstate), TRIGGER)
+    else:
+        with own_app.app_context():
+            sa.event.listen(db.engine, "before_cursor_execute", obstruct)
     client, stored = own_app.test_client(), 0
-    refuse_inserts(own_app, backend, sqlite=sqlite, sqlstate=sqlstate)
     while (response := create_item(client)).status_code == 201:
         stored += 1  # a file has some free pages before it must grow
     listed = client.get(ITEMS)
