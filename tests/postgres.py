@@ -47,23 +47,16 @@ class PostgresServer:
         self._user = "nobody" if os.name == "posix" and os.geteuid() == 0 else None
         self._folder = Path(tempfile.mkdtemp(prefix="webapp-postgres-"))
         self._data, self._log = self._folder / "data", self._folder / "log"
-        self._pid_file = self._data / "postmaster.pid"
-        self._frozen = False
         self._held_port = hold_port()
         self._port = port_of(self._held_port)
         self.url = f"postgresql://tester@127.0.0.1:{self._port}/postgres"
-
-    def create(self) -> None:
-        """Make the folder of its data."""
         if self._user:
             shutil.chown(self._folder, self._user)
         # A locale in which letters do not sort by code point, as most servers in the world have.
         linguistic = ("--locale-provider=icu", "--icu-locale=en-US")
         locale = linguistic if "--icu-locale" in self._run("initdb", "--help") else ()
-        self._run(
-            *("initdb", "-D", str(self._data), "-U", "tester", "-A", "trust", "-E", "UTF8"),
-            *("--no-sync", *locale),
-        )
+        options = ("-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync", *locale)
+        self._run("initdb", "-D", str(self._data), *options)
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
@@ -75,42 +68,42 @@ class PostgresServer:
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop the server: ``immediate`` as a crash does, ``fast`` as an operator does."""
-        if self._frozen:
-            self.thaw()
-        if self._pid_file.exists():
+        if processes := self._processes():
+            self._send(signal.SIGCONT, processes)
             self._control("stop", "-m", mode)
 
     def freeze(self) -> None:
         """Halt every process of the server: the kernel keeps its connections, nobody answers."""
-        self._frozen = True
         stopped: set[int] = set()
         # The first one starts all others: once it is halted, there are no new ones.
         while remaining := [pid for pid in self._processes() if pid not in stopped]:
-            for process in remaining:
-                self._signal(process, signal.SIGSTOP)
-                stopped.add(process)
+            self._send(signal.SIGSTOP, remaining)
+            stopped.update(remaining)
 
     def thaw(self) -> None:
         """Let every process of the server go on."""
-        for process in reversed(self._processes()):
-            self._signal(process, signal.SIGCONT)
-        self._frozen = False
+        self._send(signal.SIGCONT, self._processes())
 
     def remove(self) -> None:
-        """Delete the folder, and give the port back."""
+        """Stop the server, delete its folder, and give the port back."""
+        self.stop()
         self._held_port.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _processes(self) -> list[int]:
-        """Return the server's processes, the first one first (Linux: read from /proc)."""
-        first = int(self._pid_file.read_text().split()[0])
-        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        return [first, *map(int, children)]
+        """Return the server's processes, the first one first; on Linux only, also the others."""
+        pid_file = self._data / "postmaster.pid"
+        if not pid_file.exists():
+            return []
+        first = int(pid_file.read_text().split()[0])
+        children = Path(f"/proc/{first}/task/{first}/children")
+        return [first, *map(int, children.read_text().split() if children.exists() else ())]
 
     @staticmethod
-    def _signal(process: int, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):  # a connection's process may just have ended
-            os.kill(process, number)
+    def _send(number: signal.Signals, processes: list[int]) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError, PermissionError):  # it may just have ended
+                os.kill(process, number)
 
     def _control(self, *arguments: str) -> None:
         self._run("pg_ctl", "-D", str(self._data), "-w", *arguments)
@@ -137,12 +130,8 @@ def running_server() -> Iterator[PostgresServer]:
     """Run a server of our own until the block ends."""
     server = PostgresServer()
     try:
-        server.create()
         server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        yield server
     finally:
         server.remove()
 

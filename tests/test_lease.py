@@ -1,6 +1,6 @@
-"""The promise of the lease: whoever has an activation's answer never meets the older version.
+"""The promise of the lease: reads after an acknowledged activation never return the older version.
 
-Two models return the constants 7 and 11. Clients predict over fresh connections, through all
+Two versions return the constants 7 and 11. Clients predict over fresh connections, through all
 workers of two gunicorn masters ("hosts"), while activations alternate. LEASE_TEST_SECONDS makes
 it as long as wanted (`make lease-test`).
 """
@@ -12,15 +12,15 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Backend
-from tests.faults.load import Client
-from tests.gunicorn_server import GunicornServer, running_gunicorn
+from tests.faults.load import ML, Answer, Client
+from tests.gunicorn_server import running_gunicorn
 
 pytestmark = pytest.mark.slow
 
@@ -28,107 +28,80 @@ SECONDS = float(os.environ.get("LEASE_TEST_SECONDS", "5"))
 FEWEST = 10  # activations, however slow the machine
 CLIENTS = 4
 CONSTANTS = {1: 7.0, 2: 11.0}
-ML = "/api/v1/ml"
 
 
-def call(url: str, method: str, path: str, body: object) -> dict:
+def call(url: str, method: str, path: str, body: object) -> Answer:
     """Send one request over a connection of its own."""
     with Client(url, kept=False) as client:
         answer = client.call(method, ML + path, body)
     assert answer.status < 300, answer
-    assert answer.headers.get("X-Model-Stale") is None
-    return answer.body
+    assert "X-Model-Stale" not in answer.headers
+    return answer
 
 
 class Watch:
-    """What the activations have promised so far, and what the predictions have shown."""
+    """Which versions may serve at a time, and which did."""
 
     def __init__(self) -> None:
-        self.promised = 2
-        self.activating: int | None = None
-        self.lock = threading.Lock()
+        self.allowed = {2}  # the one that was acknowledged, and the one that is being activated
         self.seen: Counter[int] = Counter()
-        self.mismatched: list[dict] = []
-        self.stale: list[dict] = []
-        self.stop = threading.Event()
+        self.wrong: list[object] = []
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
 
-    def check(self, allowed_before: set[int], answer: dict) -> None:
-        """Hold a prediction against what could serve while it was under way."""
+    def activate(self, url: str, number: int) -> None:
+        """Activate a version; once that is acknowledged, no other may serve."""
+        with self.lock:
+            self.allowed = self.allowed | {number}
+        call(url, "PUT", "/models/default/active", {"version": number})
+        with self.lock:
+            self.allowed = {number}
+
+    def predict(self, url: str) -> None:
+        """Predict, and hold the answer against what could serve while it was under way."""
+        with self.lock:
+            before = self.allowed
+        answer = call(url, "POST", "/predict", {"features": [0.5]}).body
         number = answer["model"]["version"]
         with self.lock:
-            allowed = allowed_before | self.allowed()
             self.seen[number] += 1
-            if abs(answer["prediction"] - CONSTANTS[number]) > 1e-9:
-                self.mismatched.append(answer)
-            if number not in allowed:
-                self.stale.append(answer)
-
-    def allowed(self) -> set[int]:
-        """Return what may serve now: what was promised, and what is being activated."""
-        return {self.promised} | ({self.activating} if self.activating else set())
-
-
-def predict_until_stopped(urls: Iterator[str], watch: Watch) -> None:
-    while not watch.stop.is_set():
-        with watch.lock:
-            url, allowed = next(urls), watch.allowed()
-        watch.check(allowed, call(url, "POST", "/predict", {"features": [0.5]}))
-
-
-def alternate_activations(servers: list[GunicornServer], watch: Watch) -> int:
-    """Activate one version and the other in turn; return how often."""
-    ends = time.monotonic() + SECONDS
-    for count, (number, server) in enumerate(
-        zip(itertools.cycle((1, 2)), itertools.cycle(servers), strict=False)
-    ):
-        if count >= FEWEST and time.monotonic() > ends:
-            return count
-        with watch.lock:
-            watch.activating = number
-        call(server.url, "PUT", "/models/default/active", {"version": number})
-        with watch.lock:
-            watch.promised, watch.activating = number, None
-        time.sleep(0.02)
-    raise AssertionError("unreachable")
+            exact = abs(answer["prediction"] - CONSTANTS[number]) < 1e-9
+            if not exact or number not in before | self.allowed:
+                self.wrong.append(answer)
 
 
 def test_no_prediction_is_older_than_an_acknowledged_activation(
     backend: Backend, database_url: str, tmp_path: Path
 ) -> None:
     hosts = 1 if backend.name == "sqlite" else 2
+    settings = {"WEB_CONCURRENCY": str(4 // hosts), "MODEL_LEASE_MS": "100", "ACCESS_LOG": "false"}
     watch = Watch()
+
+    def predict_until_stopped(urls: list[str]) -> None:
+        for url in itertools.cycle(urls):
+            watch.predict(url)
+            if watch.stopped.is_set():
+                return
+
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(
-                running_gunicorn(
-                    database_url,
-                    tmp_path / f"gunicorn-{host}.log",
-                    WEB_CONCURRENCY=str(4 // hosts),
-                    MODEL_LEASE_MS="100",
-                    ACCESS_LOG="false",
-                )
-            )
-            for host in range(hosts)
-        ]
+        logs = [tmp_path / f"gunicorn-{host}.log" for host in range(hosts)]
+        servers = [running_gunicorn(database_url, log, **settings) for log in logs]
+        urls = [stack.enter_context(server).url for server in servers]
         for constant in CONSTANTS.values():
-            rows = {"X": [[0.0], [1.0]], "y": [constant, constant]}
-            call(servers[0].url, "POST", "/train", rows)
-        urls = itertools.cycle([server.url for server in servers])
-        clients = [
-            threading.Thread(target=predict_until_stopped, args=(urls, watch))
-            for _ in range(CLIENTS)
-        ]
+            call(urls[0], "POST", "/train", {"X": [[0.0], [1.0]], "y": [constant, constant]})
+        pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
+        stack.callback(watch.stopped.set)
+        clients = [pool.submit(predict_until_stopped, urls) for _ in range(CLIENTS)]
+        ends, activations = time.monotonic() + SECONDS, 0
+        while activations < FEWEST or time.monotonic() < ends:
+            watch.activate(urls[activations // 2 % hosts], 1 + activations % 2)
+            activations += 1
+            time.sleep(0.02)
+        watch.stopped.set()
         for client in clients:
-            client.start()
-
-        activations = alternate_activations(servers, watch)
-
-        watch.stop.set()
-        for client in clients:
-            client.join()
+            client.result()
 
     print(f"{watch.seen.total()} predictions, {activations} activations: {dict(watch.seen)}")
-    assert watch.mismatched == []
-    assert watch.stale == []
+    assert watch.wrong == []
     assert watch.seen.total() > activations
     assert watch.seen.keys() == CONSTANTS.keys()

@@ -15,7 +15,7 @@ from webapp import cli
 from webapp.access import cli as access_cli
 from webapp.access import guard
 from webapp.audit import routes as audit_routes
-from webapp.db.base import configure_engine, engine_options
+from webapp.db.engine import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
 from webapp.ml import cli as ml_cli

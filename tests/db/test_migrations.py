@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,12 +14,13 @@ from flask import Flask
 from flask_migrate import check, downgrade, upgrade
 
 from tests.conftest import Backend, dispose_app, execute_on_server, make_app, table_names
+from tests.gunicorn_server import ROOT
 from webapp.db.base import Base
 from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
 
-ROOT = Path(__file__).parent.parent.parent
 REVISIONS = sorted(ROOT.glob("migrations/versions/*.py"))
+BEFORE_TEXT_INDEX = "6c0f4e7a91d2"
 
 
 @pytest.fixture
@@ -33,50 +32,20 @@ def fresh_app(empty_database: str) -> Iterator[Flask]:
     dispose_app(app)
 
 
-def test_models_and_migrations_agree(fresh_app: Flask) -> None:
-    upgrade()
-
-    check()  # exits, naming what differs
-
-
-def test_every_revision_goes_down_and_up_again(fresh_app: Flask) -> None:
-    upgrade()
-    everything = table_names()
-
-    downgrade(revision="base")
-    assert table_names() == set()
-    for _ in REVISIONS:
-        upgrade(revision="+1")
-
-    assert table_names() == everything == set(Base.metadata.tables)
-
-
-def test_upgrading_again_changes_nothing(fresh_app: Flask) -> None:
-    upgrade()
+def execute(*statements: str) -> None:
     with db.engine.begin() as connection:
-        connection.execute(
-            sa.text(
-                "INSERT INTO model (name, last_version, created_at) "
-                "VALUES ('kept', 0, CURRENT_TIMESTAMP)"
-            )
-        )
-
-    upgrade()
-
-    with db.engine.connect() as connection:
-        assert connection.scalar(sa.text("SELECT name FROM model")) == "kept"
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
 
 ITEM = (
     "INSERT INTO item (name, description, created_at, updated_at, revision) "
-    "VALUES (:name, 'as it was', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1)"
+    "VALUES ('{}', 'as it was', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1)"
 )
 
 
 def insert_items(*names: str) -> None:
-    """Insert items by plain SQL."""
-    with db.engine.begin() as connection:
-        connection.execute(sa.text(ITEM), [{"name": name} for name in names])
+    execute(*map(ITEM.format, names))
 
 
 def search(app: Flask, text: str) -> tuple[list[str], int]:
@@ -88,63 +57,43 @@ def search(app: Flask, text: str) -> tuple[list[str], int]:
     return [item["name"] for item in found], total
 
 
-def test_items_that_are_there_are_counted_and_found_after_going_up_and_down(
-    fresh_app: Flask,
-) -> None:
-    upgrade(revision="6c0f4e7a91d2")
+def test_every_revision_goes_down_and_up_again_to_what_the_models_say(fresh_app: Flask) -> None:
+    upgrade()
+    downgrade(revision="base")
+    assert table_names() == set()
+
+    for _ in REVISIONS:
+        upgrade(revision="+1")
+
+    assert table_names() == set(Base.metadata.tables)
+    check()  # exits, naming what differs
+
+
+def test_items_are_kept_counted_and_found_after_going_up_and_down(fresh_app: Flask) -> None:
+    upgrade(revision=BEFORE_TEXT_INDEX)
     insert_items("one of old", "another")
 
     upgrade()
     insert_items("one of new")
     first = search(fresh_app, "one of")
-    downgrade(revision="6c0f4e7a91d2")
+    downgrade(revision=BEFORE_TEXT_INDEX)
     insert_items("one in between")
     upgrade()
+    upgrade()  # changes nothing
 
     assert first == (["one of old", "one of new"], 3)
     assert search(fresh_app, "one ") == (["one of old", "one of new", "one in between"], 4)
 
 
-def test_a_search_needs_no_index_of_letters(fresh_app: Flask) -> None:
-    upgrade()
-    insert_items("one of old", "another")
-    with db.engine.begin() as connection:
-        if db.engine.dialect.name == "sqlite":
-            for change in ("inserted", "deleted", "updated"):
-                connection.execute(sa.text(f"DROP TRIGGER {TEXT_INDEX}_{change}"))
-            connection.execute(sa.text(f"DROP TABLE {TEXT_INDEX}"))
-        else:
-            connection.execute(sa.text(f"DROP INDEX IF EXISTS {TEXT_INDEX}"))
-
-    insert_items("one of new")
-
-    assert search(fresh_app, "one of") == (["one of old", "one of new"], 3)
-
-
-@pytest.fixture
-def plain_role(backend: Backend) -> Iterator[str]:
-    """Name a role of PostgreSQL that owns nothing yet and may create no extension."""
-    role = f"plain_{uuid.uuid4().hex}"
-    if backend.server_url is None:
-        yield role
-        return
-    execute_on_server(backend.server_url, f"CREATE ROLE {role}")
-    yield role
-    execute_on_server(backend.server_url, f"DROP ROLE {role}")
-
-
-def test_where_no_index_of_letters_can_be_made_all_else_works(
-    backend: Backend,
-    plain_role: str,
-    empty_database: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_where_no_index_of_trigrams_can_be_made_all_else_works(
+    backend: Backend, empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if backend.name == "sqlite":
         monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 33, 0))
-    else:
+    else:  # with a role that may create no extension
         name = sa.make_url(empty_database).database
-        execute_on_server(empty_database, f"GRANT ALL ON SCHEMA public TO {plain_role}")
-        execute_on_server(empty_database, f"ALTER DATABASE {name} SET role = {plain_role}")
+        execute_on_server(empty_database, "GRANT ALL ON SCHEMA public TO pg_monitor")
+        execute_on_server(empty_database, f"ALTER DATABASE {name} SET role = pg_monitor")
     app = make_app(empty_database)
 
     with app.app_context():
@@ -153,74 +102,48 @@ def test_where_no_index_of_letters_can_be_made_all_else_works(
         indexes = {index["name"] for index in inspector.get_indexes("item")}
         insert_items("one of old", "another")
         found = search(app, "one of")
-        downgrade(revision="6c0f4e7a91d2")
+        downgrade(revision=BEFORE_TEXT_INDEX)
 
     dispose_app(app)
     assert TEXT_INDEX not in {*indexes, *inspector.get_table_names()}
     assert found == (["one of old"], 2)
 
 
-def test_the_database_itself_allows_one_active_version_per_model(fresh_app: Flask) -> None:
+MODEL = (
+    "INSERT INTO artifact (digest, data) VALUES ('d', '')",
+    "INSERT INTO model (id, name, last_version, created_at) VALUES (1, 'm', 1, CURRENT_TIMESTAMP)",
+    "INSERT INTO model_version (id, model_id, number, origin, task, estimator, model_type, "
+    "params, scale, feature_names, metrics, libraries, artifact_digest, created_at) VALUES "
+    "(1, 1, 1, 'trained', 'regression', 'e', 't', '{}', false, '[]', '{}', '{}', 'd', "
+    "CURRENT_TIMESTAMP)",
+)
+ACTIVATION = (
+    "INSERT INTO activation (model_id, version_id, version_number, reason, activated_at, ended_at)"
+    " VALUES (1, 1, 1, 'train', CURRENT_TIMESTAMP, {})"
+)
+ENDED, ACTIVE = ACTIVATION.format("CURRENT_TIMESTAMP"), ACTIVATION.format("NULL")
+DELETE = "DELETE FROM model_version"
+
+
+def test_the_database_itself_keeps_one_active_version_per_model(fresh_app: Flask) -> None:
     upgrade()
-    insert_model(1)
-    insert_activation(ended=True)
-    insert_activation(ended=True)
-    insert_activation(ended=False)
+    execute(*MODEL, ENDED, ENDED, ACTIVE)
 
-    with pytest.raises(sa.exc.IntegrityError):
-        insert_activation(ended=False)
+    for forbidden in (ACTIVE, DELETE):
+        with pytest.raises(sa.exc.IntegrityError):
+            execute(forbidden)
 
-
-def test_the_database_itself_refuses_to_delete_the_active_version(fresh_app: Flask) -> None:
-    upgrade()
-    insert_model(1)
-    insert_activation(ended=False)
-    delete = sa.text("DELETE FROM model_version")
-
-    with pytest.raises(sa.exc.IntegrityError), db.engine.begin() as connection:
-        connection.execute(delete)
-
-    with db.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE activation SET ended_at = CURRENT_TIMESTAMP"))
-        connection.execute(delete)
-        row = connection.execute(sa.text("SELECT version_id, version_number FROM activation"))
-        assert row.one() == (None, 1)
-
-
-def insert_model(number: int) -> None:
-    """Insert a model with one version by plain SQL."""
-    statements = (
-        "INSERT INTO artifact (digest, data) VALUES ('d', '')",
-        "INSERT INTO model (id, name, last_version, created_at) "
-        "VALUES (1, 'm', 1, CURRENT_TIMESTAMP)",
-        "INSERT INTO model_version (id, model_id, number, origin, task, estimator, model_type, "
-        "params, scale, feature_names, metrics, libraries, artifact_digest, created_at) VALUES "
-        "(1, 1, 1, 'trained', 'regression', 'e', 't', '{}', false, '[]', '{}', '{}', 'd', "
-        "CURRENT_TIMESTAMP)",
-    )
-    with db.engine.begin() as connection:
-        for statement in statements:
-            connection.execute(sa.text(statement))
-
-
-def insert_activation(*, ended: bool) -> None:
-    """Insert an activation of that version by plain SQL."""
-    statement = sa.text(
-        "INSERT INTO activation "
-        "(model_id, version_id, version_number, reason, activated_at, ended_at) VALUES "
-        "(1, 1, 1, 'train', CURRENT_TIMESTAMP, CASE WHEN :ended THEN CURRENT_TIMESTAMP END)"
-    )
-    with db.engine.begin() as connection:
-        connection.execute(statement, {"ended": ended})
+    execute("UPDATE activation SET ended_at = CURRENT_TIMESTAMP", DELETE)
+    with db.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT version_id, version_number FROM activation")
+        assert set(map(tuple, rows)) == {(None, 1)}
 
 
 def test_a_database_that_is_away_is_one_clear_line(absent_database: str) -> None:
-    environment = {**os.environ, "DATABASE_URL": absent_database, "APP_ENV": "testing"}
-
     result = subprocess.run(
         [sys.executable, "-m", "flask", "db", "upgrade"],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "DATABASE_URL": absent_database, "APP_ENV": "testing"},
         capture_output=True,
         text=True,
     )

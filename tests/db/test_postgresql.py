@@ -1,93 +1,67 @@
-"""Waiting for PostgreSQL: every wait ends, and a silent server is left alone until it talks."""
+"""Waiting for PostgreSQL: every wait ends, and a silent server is left alone until it responds."""
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import psycopg2.extensions
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from tests.postgres import PostgresServer, running_server
 from webapp.db import postgresql
-from webapp.db.base import begin_read, configure_engine, engine_options
-from webapp.db.postgresql import ServerSilent, time_limit
+from webapp.db.base import begin_read
+from webapp.db.engine import configure_engine, engine_options
+from webapp.db.postgresql import Server, ServerSilent, time_limit
 
-PATIENCE, GREETING, PAUSE = 0.2, 1.0, 0.3
 TIMEOUT = 60  # seconds that a statement may take: far longer than any test waits
+needs_freezing = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="finds PostgreSQL's processes in /proc"
+)
 
 
-class Line:
-    """The way to a server, a TCP proxy that can be made to swallow everything."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.target = (host, port)
-        self.greeted = 0
-        self.said = 0  # messages to the server
-        self.talks = threading.Event()
-        self.talks.set()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.sockets: list[socket.socket] = []
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self) -> None:
-        """Lead everyone who connects to the server."""
-        while True:
-            try:
-                near, _ = self.listener.accept()
-            except OSError:
-                return
-            self.greeted += 1
-            far = socket.create_connection(self.target)
-            self.sockets += [near, far]
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self.pump, args=(source, sink), daemon=True).start()
-
-    def pump(self, source: socket.socket, sink: socket.socket) -> None:
-        """Hand on what one side says, as long as the line talks."""
-        try:
-            while data := source.recv(65536):
-                self.talks.wait()
-                self.said += sink.getpeername() == self.target
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        """Cut the line."""
-        self.talks.set()
-        for end in (self.listener, *self.sockets):
-            end.close()
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[PostgresServer]:
+    """Return a server that nobody else uses."""
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture
-def line(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    """Return the way to a real server, with short limits."""
-    for name, seconds in {"PATIENCE": PATIENCE, "GREETING": GREETING, "PAUSE": PAUSE}.items():
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that grows with each message to a server, or attempt to connect."""
+    sent: list[object] = []
+    wait = postgresql._wait
+
+    def note(connection: object) -> None:
+        sent.append(connection)
+        wait(connection)
+
+    monkeypatch.setattr(postgresql, "_wait", note)
+    return sent
+
+
+@pytest.fixture
+def engine(
+    own_server: PostgresServer, messages: list[object], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Engine]:
+    """Return an engine with short limits, which never tries a silent server again."""
+    for name, seconds in {"PATIENCE": 0.2, "PAUSE": 600.0}.items():
         monkeypatch.setattr(postgresql, name, seconds)
-    url = sa.make_url(postgres_server)
-    line = Line(str(url.host), url.port or 5432)
-    yield line
-    line.close()
-
-
-@pytest.fixture
-def engine(postgres_server: str, line: Line) -> Iterator[Engine]:
-    """Return an engine that reaches its server by that way."""
-    url = sa.make_url(postgres_server).set(
-        drivername="postgresql+psycopg2", host="127.0.0.1", port=line.port
-    )
+    url = sa.make_url(own_server.url).set(drivername="postgresql+psycopg2")
     engine = sa.create_engine(url, **engine_options(url, pool_size=4, timeout=TIMEOUT))
     configure_engine(engine, timeout=TIMEOUT)
     yield engine
-    line.talks.set()
+    own_server.thaw()
     engine.dispose()
+    monkeypatch.undo()
+    psycopg2.extensions.set_wait_callback(postgresql._wait)
 
 
 def ask(engine: Engine, sql: str = "SELECT 1") -> object:
@@ -95,102 +69,102 @@ def ask(engine: Engine, sql: str = "SELECT 1") -> object:
         return connection.scalar(sa.text(sql))
 
 
-def assert_refused(engine: Engine, sql: str = "SELECT 1") -> None:
+def assert_silent(engine: Engine, sql: str = "SELECT 1") -> None:
     with pytest.raises(OperationalError) as raised:
         ask(engine, sql)
     assert isinstance(raised.value.orig, ServerSilent)
 
 
-def test_a_slow_statement_of_a_server_that_talks_goes_on(engine: Engine, line: Line) -> None:
-    assert ask(engine, "SELECT 7 FROM pg_sleep(1)") == 7
-    assert line.greeted == 2  # its own connection, and the proof that the server talks
-
-
-def test_a_statement_ends_when_its_server_falls_silent(engine: Engine, line: Line) -> None:
-    ask(engine)
-    threading.Timer(0.1, line.talks.clear).start()
-
-    assert_refused(engine, "SELECT pg_sleep(30)")
-
-
-def test_a_silent_server_is_tried_by_one_thread_and_refused_to_the_others_at_once(
-    engine: Engine, line: Line, monkeypatch: pytest.MonkeyPatch
+def test_a_slow_statement_of_a_server_that_responds_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "PAUSE", 600.0)
-    ask(engine)
-    line.talks.clear()
-    assert_refused(engine)
-    heard = line.greeted, line.said
+    checks, check = [], Server.check
+    monkeypatch.setattr(Server, "check", lambda *it: checks.append(it) or check(*it))
 
+    assert ask(engine, "SELECT 7 FROM pg_sleep(1)") == 7
+    assert len(checks) == 1
+
+
+@needs_freezing
+def test_a_server_that_falls_silent_ends_statements_and_is_refused_at_once(
+    engine: Engine, own_server: PostgresServer, messages: list[object]
+) -> None:
+    ask(engine)
+    threading.Timer(0.1, own_server.freeze).start()
+
+    assert_silent(engine, "SELECT pg_sleep(30)")
+    sent = len(messages)
     for _ in range(20):
-        assert_refused(engine)
+        assert_silent(engine)
 
-    assert (line.greeted, line.said) == heard
+    assert len(messages) == sent
 
 
-def test_a_server_that_talks_again_is_used_again(engine: Engine, line: Line) -> None:
-    ask(engine)
-    line.talks.clear()
-    assert_refused(engine)
+@needs_freezing
+def test_a_server_that_responds_again_is_used_again(
+    engine: Engine, own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "PAUSE", 0.1)
+    own_server.freeze()
+    assert_silent(engine)
 
-    line.talks.set()
-    time.sleep(PAUSE)
+    own_server.thaw()
+    time.sleep(postgresql.PAUSE)
 
     assert [ask(engine) for _ in range(3)] == [1, 1, 1]
 
 
-def test_a_server_that_refuses_is_not_silent(postgres_server: str, engine: Engine) -> None:
+@needs_freezing
+def test_a_wait_that_was_too_short_for_a_check_says_nothing_about_the_server(
+    engine: Engine, own_server: PostgresServer
+) -> None:
+    own_server.freeze()
+    with time_limit(0.05):
+        assert_silent(engine)
+
+    own_server.thaw()
+
+    assert ask(engine) == 1
+
+
+def test_a_server_that_refuses_is_not_silent(engine: Engine) -> None:
     url = engine.url.set(database="nothing_of_this_name")
     nowhere = sa.create_engine(url, **engine_options(url, pool_size=1, timeout=TIMEOUT))
     configure_engine(nowhere, timeout=TIMEOUT)
 
     for _ in range(3):
-        with pytest.raises(OperationalError, match="does not exist") as raised:
+        with pytest.raises(OperationalError, match="does not exist"):
             ask(nowhere)
-        assert not isinstance(raised.value.orig, ServerSilent)
-    nowhere.dispose()
 
 
-def test_who_waits_less_than_a_greeting_may_take_says_nothing_about_the_server(
-    engine: Engine, line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgresql, "PAUSE", 600.0)
-    line.talks.clear()
-    with time_limit(0.05):
-        assert_refused(engine)
+def test_a_connection_that_was_closed_by_the_server_is_replaced(engine: Engine) -> None:
+    first, second = engine.connect(), engine.connect()
+    pid = first.scalar(sa.text("SELECT pg_backend_pid()"))
+    first.close()
+    second.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    second.close()
 
-    line.talks.set()
-
-    assert ask(engine) == 1
+    assert [ask(engine) for _ in range(4)] == [1, 1, 1, 1]
 
 
-def test_a_host_that_vanished_does_not_keep_its_locks(engine: Engine) -> None:
+def test_a_client_that_vanished_does_not_keep_its_locks(engine: Engine) -> None:
     assert ask(engine, "SHOW idle_in_transaction_session_timeout") == "1min"
     assert ask(engine, "SHOW statement_timeout") == f"{TIMEOUT // 60}min"
 
 
-LEVEL = sa.text("SHOW transaction_isolation")
-
-
-def test_a_read_costs_one_message(engine: Engine, line: Line) -> None:
+def test_a_read_costs_one_message_and_leaves_the_connection_with_transactions(
+    engine: Engine, messages: list[object]
+) -> None:
     ask(engine)
-    before = line.said
+    before = len(messages)
 
     for _ in range(3):
         with Session(engine) as session:
             begin_read(session)
             assert session.scalar(sa.text("SELECT 1")) == 1
 
-    assert line.said - before == 3
-
-
-def test_a_connection_comes_back_with_transactions_of_the_default_level(engine: Engine) -> None:
+    assert len(messages) - before == 3
     with Session(engine) as session:
-        begin_read(session)
-        session.execute(sa.text("SELECT 1"))
-    with Session(engine) as session:
-        assert session.scalar(LEVEL) == "read committed"
-        assert not session.connection().connection.dbapi_connection.autocommit
         session.execute(sa.text("CREATE TABLE undone (id int)"))
     with Session(engine) as session:
         assert session.scalar(sa.text("SELECT to_regclass('undone')")) is None

@@ -1,97 +1,76 @@
-"""Processes that kill themselves at a chosen statement boundary.
-
-As a program it imports the application once, and then forks a child for each order that it
-reads: a line of JSON on standard input, answered by a line on standard output. It keeps no
-connection and no thread of its own, so that a child starts as a fresh process does.
-"""
+"""Processes that kill themselves at a chosen statement boundary."""
 
 from __future__ import annotations
 
-import importlib
 import io
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+from flask import Flask
+from flask_migrate import upgrade
+from sqlalchemy import event
+
+from tests.conftest import dispose_app, make_app
+from webapp.extensions import db
+
+# Forked from a process that keeps no connection and no thread, but has these imported already.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [__name__, "skops.io", "sklearn.linear_model", "sklearn.model_selection"]
+)
 
 
-class KillPoints:
-    """A process whose children do one thing each, and die at a boundary of our choice.
+def run_and_kill(task: Callable[..., None], kill_at: int, url: str, *arguments: Any) -> bool:
+    """Do a task in a process of its own; say whether it was killed before it was done.
 
     Boundaries are the moments before and after each statement, and before and after each commit,
     counted from 1.
     """
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.kill_points"],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-            )
-
-    def run(self, task: str, kill_at: int = 0, **arguments: Any) -> bool:
-        """Do a task in a child; say whether it was killed before it was done."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        order = {"task": task, "kill_at": kill_at, "arguments": arguments}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        status = int(self._process.stdout.readline())
-        assert status in (0, -signal.SIGKILL), self._log.read_text()
-        return status != 0
-
-    def close(self) -> None:
-        """End the process."""
-        with self._process:
-            pass
+    process = CONTEXT.Process(target=_do, args=(task, kill_at, url, *arguments))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
-def kill_at_boundary(engine: Any, number: int) -> None:
-    """Have this process killed at a boundary of the statements that an engine will run."""
-    from sqlalchemy import event
-
+def _do(task: Callable[..., None], kill_at: int, url: str, *arguments: Any) -> None:
+    app = make_app(url)
     passed = 0
 
     def pass_boundary(*_: object) -> None:
         nonlocal passed
         passed += 1
-        if passed == number:
+        if passed == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    commit = engine.dialect.do_commit
+    def arm() -> None:
+        commit = db.engine.dialect.do_commit
 
-    def commit_between_boundaries(connection: Any) -> None:
-        pass_boundary()
-        commit(connection)
-        pass_boundary()
+        def commit_between_boundaries(connection: Any) -> None:
+            pass_boundary()
+            commit(connection)
+            pass_boundary()
 
-    engine.dialect.do_commit = commit_between_boundaries
-    event.listen(engine, "before_cursor_execute", pass_boundary)
-    event.listen(engine, "after_cursor_execute", pass_boundary)
+        db.engine.dialect.do_commit = commit_between_boundaries
+        event.listen(db.engine, "before_cursor_execute", pass_boundary)
+        event.listen(db.engine, "after_cursor_execute", pass_boundary)
+
+    with app.app_context():
+        task(app, arm, *arguments)
+    dispose_app(app)
 
 
-def send_request(app: Any, arm: Callable[[], None], *, method: str, path: str, json: Any) -> None:
+def send_request(app: Flask, arm: Callable[[], None], method: str, path: str, body: Any) -> None:
     """Send one request to the application."""
-    client = app.test_client()
     arm()
-    response = client.open(path, method=method, json=json)
+    response = app.test_client().open(path, method=method, json=body)
     assert response.status_code < 300, response.text
 
 
-def upload_copy(app: Any, arm: Callable[[], None], *, model: str, number: int) -> None:
+def upload_copy(app: Flask, arm: Callable[[], None], model: str, number: int) -> None:
     """Upload what was downloaded of a version as the model's next one, and activate it."""
     client = app.test_client()
     versions = f"/api/v1/ml/models/{model}/versions"
@@ -102,55 +81,7 @@ def upload_copy(app: Any, arm: Callable[[], None], *, model: str, number: int) -
     assert response.status_code == 201, response.text
 
 
-def upgrade_schema(app: Any, arm: Callable[[], None]) -> None:
+def upgrade_schema(app: Flask, arm: Callable[[], None]) -> None:
     """Bring the schema to its newest revision."""
-    from flask_migrate import upgrade
-
-    with app.app_context():
-        arm()
-        upgrade()
-
-
-TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (send_request, upload_copy, upgrade_schema)
-}
-
-
-def do_task(order: dict[str, Any]) -> None:
-    """Do what an order says, up to its boundary."""
-    from tests.conftest import dispose_app, make_app
-    from webapp.extensions import db
-
-    arguments = order["arguments"]
-    app = make_app(arguments.pop("database_url"))
-
-    def arm() -> None:
-        with app.app_context():
-            kill_at_boundary(db.engine, order["kill_at"])
-
-    TASKS[order["task"]](app, arm, **arguments)
-    dispose_app(app)
-
-
-def main() -> None:
-    """Fork a child for each order, and answer with how it ended."""
-    for library in ("skops.io", "sklearn.linear_model", "sklearn.model_selection"):
-        importlib.import_module(library)  # or each child would
-    importlib.import_module("tests.conftest")
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            with suppress(BaseException):
-                try:
-                    do_task(json.loads(line))
-                    code = 0
-                except BaseException:
-                    traceback.print_exc()
-            os._exit(code)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    arm()
+    upgrade()

@@ -8,8 +8,32 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.faults.load import ITEMS, ML, Answer, Client, Ledger, predict
+from tests.faults.load import ITEMS, ML, Answer, Caller, Client, Ledger, predict
 from webapp.ml.core import artifacts
+
+NEVER = {
+    "a version without its artifact": (
+        "SELECT id FROM model_version WHERE artifact_digest NOT IN (SELECT digest FROM artifact)"
+    ),
+    "an artifact without a version": (
+        "SELECT digest FROM artifact "
+        "WHERE digest NOT IN (SELECT artifact_digest FROM model_version)"
+    ),
+    "an activation without its version": (
+        "SELECT a.id FROM activation a LEFT JOIN model_version v "
+        "ON v.id = a.version_id AND v.model_id = a.model_id AND v.number = a.version_number "
+        "WHERE v.id IS NULL AND (a.version_id IS NOT NULL OR a.ended_at IS NULL)"
+    ),
+    "a model without exactly one active version": (
+        "SELECT m.id FROM model m LEFT JOIN activation a "
+        "ON a.model_id = m.id AND a.ended_at IS NULL GROUP BY m.id HAVING count(a.id) <> 1"
+    ),
+    "a model whose counter is not its last version": (
+        "SELECT m.id FROM model m LEFT JOIN model_version v ON v.model_id = m.id "
+        "GROUP BY m.id, m.last_version HAVING max(v.number) IS NULL "
+        "OR max(v.number) <> m.last_version"
+    ),
+}
 
 
 def find_unclear(refused: Iterable[Answer], words: str) -> list[str]:
@@ -24,9 +48,9 @@ def find_unclear(refused: Iterable[Answer], words: str) -> list[str]:
     ]
 
 
-def find_lost(url: str, ledger: Ledger) -> list[str]:
+def find_lost(service: str | Caller, ledger: Ledger) -> list[str]:
     """Read again all that was acknowledged; return what is not there, or not what it was."""
-    client = Client(url)
+    client = Client(service) if isinstance(service, str) else service
     lost = []
     for item, name in ledger.items.items():
         answer = client.call("GET", f"{ITEMS}/{item}")
@@ -41,6 +65,22 @@ def find_lost(url: str, ledger: Ledger) -> list[str]:
     return lost + ledger.faults
 
 
+def find_broken(engine: sa.Engine) -> list[str]:
+    """Return what must never be in a database, whatever happened to those who wrote to it."""
+    queries = dict(NEVER)
+    if engine.dialect.name == "sqlite":
+        queries["damage"] = "SELECT * FROM pragma_integrity_check WHERE integrity_check <> 'ok'"
+        queries["a reference to nothing"] = "PRAGMA foreign_key_check"
+    with engine.connect() as connection:
+        found = {what: connection.exec_driver_sql(sql).all() for what, sql in queries.items()}
+        found["an artifact with other bytes"] = [
+            digest
+            for digest, data in connection.exec_driver_sql("SELECT digest, data FROM artifact")
+            if hashlib.sha256(data).hexdigest() != digest
+        ]
+    return [f"{what}: {rows}" for what, rows in found.items() if rows]
+
+
 def find_differences(ledger: Ledger, engine: sa.Engine) -> list[str]:
     """Return where the database and the ledger differ, and what is only half there.
 
@@ -49,44 +89,32 @@ def find_differences(ledger: Ledger, engine: sa.Engine) -> list[str]:
     with engine.connect() as connection:
 
         def rows(statement: str) -> list[Any]:
-            return list(connection.exec_driver_sql(statement))
+            return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
-        items = dict(map(tuple, rows("SELECT id, name FROM item")))
-        versions = rows(
-            "SELECT name, number, artifact_digest FROM model_version "
-            "JOIN model ON model.id = model_id WHERE name <> 'default'"
+        items = dict(rows("SELECT id, name FROM item"))
+        stored = {
+            (model, number): artifacts.loads(bytes(data), digest).predict([[0.5]])[0]
+            for model, number, digest, data in rows(
+                "SELECT name, number, digest, data FROM model_version "
+                "JOIN model ON model.id = model_id JOIN artifact ON digest = artifact_digest "
+                "WHERE name <> 'default'"
+            )
+        }
+        older = rows(
+            "SELECT name FROM model JOIN activation ON model.id = model_id "
+            "WHERE ended_at IS NULL AND version_number <> last_version"
         )
-        stored = dict(map(tuple, rows("SELECT digest, data FROM artifact")))
-        used = {row[0] for row in rows("SELECT artifact_digest FROM model_version")}
-        active = rows(
-            "SELECT name, version_number, last_version FROM model "
-            "LEFT JOIN activation ON model.id = model_id AND ended_at IS NULL"
-        )
-        damaged: list[Any] = []
-        if engine.dialect.name == "sqlite":
-            damaged = [row[0] for row in rows("PRAGMA integrity_check") if row[0] != "ok"]
-            damaged += rows("PRAGMA foreign_key_check")
-    wrong = [
-        f"{name} {number} does not predict {expected}"
-        for (name, number, digest) in versions
-        if (expected := ledger.versions.get((name, number))) is not None
-        and abs(artifacts.loads(bytes(stored[digest]), digest).predict([[0.5]])[0] - expected)
-        > 1e-9
-    ]
-    numbered = {(row[0], row[1]) for row in versions}
-    differences = {
-        "items lost": ledger.items.keys() - items.keys(),
+    kept, versions = set(items.items()), ledger.versions
+    differences: dict[str, Any] = {
+        "items lost or changed": ledger.items.items() - kept,
         "items never acknowledged": items.keys() - ledger.items.keys(),
-        "items changed": {key for key, name in ledger.items.items() if items.get(key) != name},
-        "versions lost": ledger.versions.keys() - numbered,
-        "versions never acknowledged": numbered - ledger.versions.keys(),
-        "artifacts without a version": stored.keys() - used,
-        "versions without an artifact": used - stored.keys(),
-        "bytes changed": {
-            digest for digest, data in stored.items() if hashlib.sha256(data).hexdigest() != digest
-        },
-        "active is not the newest": {row[0] for row in active if row[1] != row[2]},
-        "damaged": damaged,
-        "wrong": wrong,
+        "versions lost": versions.keys() - stored.keys(),
+        "versions never acknowledged": stored.keys() - versions.keys(),
+        "versions that predict something else": [
+            key for key in stored.keys() & versions if abs(stored[key] - versions[key]) > 1e-9
+        ],
+        "models whose newest version is not active": older,
     }
-    return [f"{what}: {found}" for what, found in differences.items() if found]
+    return [f"{what}: {found}" for what, found in differences.items() if found] + find_broken(
+        engine
+    )

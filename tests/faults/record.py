@@ -1,9 +1,9 @@
-"""What the tests of faults have found, as a table at the end of a run."""
+"""What the tests of faults have found, as tables at the end of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -19,49 +19,36 @@ work that was not there afterwards, wrong predictions, and requests that should 
 RecordAttack: TypeAlias = Callable[[str, Cost], None]
 """``record_attack(attack, cost)``: puts what an attack cost into a table of its own."""
 
-PROPERTY = "fault"
+PROPERTY, ATTACK = "fault", "attack"
 COLUMNS = ("fault", "database", "tried", "survived", "lost")
-ATTACK = "attack"
 ATTACK_COLUMNS = ("attack", "sent", "answered", "seconds", "memory", "slowest health")
 
 
 def format_table(reports: Iterable[pytest.TestReport]) -> list[str]:
     """Return the lines of a Markdown table of all that was recorded; none where nothing was."""
     sums: dict[tuple[str, str], list[int]] = {}
-    for report in reports:
-        for name, value in report.user_properties:
-            if name == PROPERTY and report.when == "call":
-                fault, database, *figures = value
-                before = sums.get((fault, database), [0, 0, 0])
-                sums[fault, database] = [a + b for a, b in zip(before, figures, strict=True)]
-    if not sums:
-        return []
-    return _format(COLUMNS, [(*key, *figures) for key, figures in sorted(sums.items())])
+    for fault, database, *figures in _values(reports, PROPERTY):
+        before = sums.get((fault, database), [0, 0, 0])
+        sums[fault, database] = [a + b for a, b in zip(before, figures, strict=True)]
+    return _format(COLUMNS, [(*key, *figures) for key, figures in sums.items()])
 
 
 def format_attacks(reports: Iterable[pytest.TestReport]) -> list[str]:
     """Return the lines of a Markdown table of what attacks cost; none where there were none."""
-    rows = [
-        (
-            name,
-            _megabytes(sent),
-            _megabytes(got),
-            f"{seconds:.1f}",
-            _megabytes(peak),
-            f"{health:.2f}",
-        )
-        for report in reports
-        for key, value in report.user_properties
-        if key == ATTACK and report.when == "call"
-        for name, sent, got, seconds, peak, health in [value]
-    ]
-    return _format(ATTACK_COLUMNS, sorted(rows)) if rows else []
+    rows = []
+    for name, sent, got, seconds, peak, health in _values(reports, ATTACK):
+        sizes = [f"{size / 1e6:.2f} MB" for size in (sent, got, peak)]
+        rows.append((name, *sizes[:2], f"{seconds:.1f}", sizes[2], f"{health:.2f}"))
+    return _format(ATTACK_COLUMNS, rows)
 
 
-def _format(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
-    head = [list(columns), ["---" for _ in columns]]
-    return [f"| {' | '.join(map(str, row))} |" for row in [*head, *rows]]
+def _values(reports: Iterable[pytest.TestReport], name: str) -> list[Any]:
+    called = (report for report in reports if report.when == "call")
+    return [value for r in called for key, value in r.user_properties if key == name]
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB"
+def _format(columns: Iterable[str], rows: list[tuple[object, ...]]) -> list[str]:
+    if not rows:
+        return []
+    head: list[Iterable[object]] = [columns, ["---" for _ in columns]]
+    return [f"| {' | '.join(map(str, row))} |" for row in [*head, *sorted(rows, key=str)]]

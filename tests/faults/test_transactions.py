@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from typing import Any
 
@@ -12,174 +11,110 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.faults import on_postgresql, scaled
-from tests.faults.kill_points import KillPoints
+from tests.faults.kill_points import run_and_kill, send_request, upload_copy
+from tests.faults.losses import find_broken
 from tests.faults.record import Record
 from webapp.extensions import db
 
 pytestmark = pytest.mark.slow
 
-ML = "/api/v1/ml/models"
-NEVER = {
-    "a version without its artifact": (
-        "SELECT v.id FROM model_version v LEFT JOIN artifact a ON a.digest = v.artifact_digest "
-        "WHERE a.digest IS NULL"
-    ),
-    "an artifact without a version": (
-        "SELECT a.digest FROM artifact a LEFT JOIN model_version v "
-        "ON v.artifact_digest = a.digest WHERE v.id IS NULL"
-    ),
-    "an activation without its version": (
-        "SELECT a.id FROM activation a LEFT JOIN model_version v "
-        "ON v.id = a.version_id AND v.model_id = a.model_id AND v.number = a.version_number "
-        "WHERE v.id IS NULL AND (a.version_id IS NOT NULL OR a.ended_at IS NULL)"
-    ),
-    "a model without exactly one active version": (
-        "SELECT m.id FROM model m LEFT JOIN activation a "
-        "ON a.model_id = m.id AND a.ended_at IS NULL GROUP BY m.id HAVING count(a.id) <> 1"
-    ),
-    "a model whose counter is not its last version": (
-        "SELECT m.id FROM model m LEFT JOIN model_version v ON v.model_id = m.id "
-        "GROUP BY m.id, m.last_version HAVING max(v.number) IS NULL "
-        "OR max(v.number) <> m.last_version"
-    ),
-}
+OPERATIONS = ("train a new model", "train", "activate", "roll back", "delete", "upload")
+CREATIONS = ("train a new model", "train", "upload")
+NUMBERS = sa.text(
+    "SELECT v.number FROM model_version v JOIN model m ON m.id = v.model_id WHERE m.name = :model"
+)
 
 
-class Registry:
-    """The models, as a client and as the database itself see them."""
+class Model:
+    """A model, as a client and as the database itself see it."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, name: str) -> None:
         self.client: FlaskClient = app.test_client()
         self.app = app
+        self.path = f"/api/v1/ml/models/{name}"
+        self.name = name
 
-    def train(self, model: str) -> int:
-        """Train a model; return the number of the new version."""
-        rows = {"X": [[0.0], [1.0], [2.0]], "y": [1.0, 2.0, 4.0 + self.last_version(model)]}
-        response = self.client.post(f"{ML}/{model}/train", json=rows)
+    def train(self) -> int:
+        """Train; return the number of the new version."""
+        rows = {"X": [[0.0], [1.0], [2.0]], "y": [1.0, 2.0, 4.0 + self.last_version()]}
+        response = self.client.post(f"{self.path}/train", json=rows)
         assert response.status_code == 201, response.text
         return response.json["model"]["version"]
 
-    def last_version(self, model: str) -> int:
+    def last_version(self) -> int:
         """Return the highest number given out, 0 where there is no such model."""
-        response = self.client.get(f"{ML}/{model}")
+        response = self.client.get(self.path)
         return response.json["last_version"] if response.status_code == 200 else 0
 
-    def active(self, model: str) -> int:
-        """Return the number of the version that serves."""
-        return self.client.get(f"{ML}/{model}").json["active_version"]
-
-    def numbers(self, model: str) -> set[int]:
+    def numbers(self) -> set[int]:
         """Return the versions that exist."""
         with self.app.app_context(), db.engine.connect() as connection:
-            return set(
-                connection.scalars(
-                    sa.text(
-                        "SELECT v.number FROM model_version v JOIN model m ON m.id = v.model_id "
-                        "WHERE m.name = :model"
-                    ),
-                    {"model": model},
-                )
-            )
+            return set(connection.scalars(NUMBERS, {"model": self.name}))
 
-    def predicts(self, model: str) -> bool:
+    def predicts(self) -> bool:
         """Say whether the active version predicts."""
-        response = self.client.post(f"{ML}/{model}/predict", json={"features": [1.0]})
-        return response.status_code == 200
-
-    def find_broken(self) -> list[str]:
-        """Return what should never be, read from the tables themselves."""
-        with self.app.app_context(), db.engine.connect() as connection:
-            broken = [
-                f"{what}: {rows}"
-                for what, query in NEVER.items()
-                if (rows := connection.execute(sa.text(query)).all())
-            ]
-            for digest, data in connection.execute(sa.text("SELECT digest, data FROM artifact")):
-                if hashlib.sha256(bytes(data)).hexdigest() != digest:
-                    broken.append(f"artifact {digest} is not what was stored")
-            if connection.dialect.name == "sqlite":
-                said = connection.scalars(sa.text("PRAGMA integrity_check")).all()
-                said += connection.scalars(sa.text("PRAGMA foreign_key_check")).all()
-                broken += [line for line in said if line != "ok"]
-        return broken
+        row = {"features": [1.0]}
+        return self.client.post(f"{self.path}/predict", json=row).status_code == 200
 
 
-OPERATIONS = ("train a new model", "train", "activate", "roll back", "delete", "upload")
-
-
-def plan(operation: str, registry: Registry, attempt: int) -> tuple[str, str, dict[str, Any]]:
-    """Return the model that an operation acts on, the task of a child, and its arguments."""
-    if operation == "train a new model":
-        model = f"new-{attempt}"
-    else:
-        model = operation.replace(" ", "-")
-        while len(registry.numbers(model)) < 3:
-            registry.train(model)
-    path = f"{ML}/{model}"
-    if operation == "upload":
-        return model, "upload_copy", {"model": model, "number": registry.active(model)}
+def plan(operation: str, model: Model, attempt: int) -> tuple[Any, ...]:
+    """Return what a process is to do for an operation: a task, and its arguments."""
+    while operation != "train a new model" and len(model.numbers()) < 3:
+        model.train()
     if operation in ("train", "train a new model"):
         body = {"X": [[0.0], [1.0]], "y": [0.0, float(attempt)]}
-        request: tuple[str, str, Any] = ("POST", f"{path}/train", body)
-    elif operation == "activate":
-        number = min(registry.numbers(model) - {registry.active(model)})
-        request = ("PUT", f"{path}/active", {"version": number})
-    elif operation == "roll back":
-        request = ("POST", f"{path}/rollback", None)
-    else:
-        number = min(registry.numbers(model) - {registry.active(model)})
-        request = ("DELETE", f"{path}/versions/{number}", None)
-    return model, "send_request", dict(zip(("method", "path", "json"), request, strict=True))
+        return send_request, "POST", f"{model.path}/train", body
+    active = model.client.get(model.path).json["active_version"]
+    if operation == "upload":
+        return upload_copy, model.name, active
+    other = min(model.numbers() - {active})
+    if operation == "activate":
+        return send_request, "PUT", f"{model.path}/active", {"version": other}
+    if operation == "roll back":
+        return send_request, "POST", f"{model.path}/rollback", None
+    return send_request, "DELETE", f"{model.path}/versions/{other}", None
 
 
 @on_postgresql
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_change_that_is_killed_at_any_statement_is_whole_or_not_there(
-    database_url: str,
-    app: Flask,
-    kill_points: KillPoints,
-    record: Record,
+    database_url: str, app: Flask, record: Record, operation: str
 ) -> None:
-    registry = Registry(app)
     step = scaled(5, 1)
-    attempts, total = itertools.count(1), 0
-    for operation, offset in zip(OPERATIONS, itertools.cycle(range(step)), strict=False):
-        kills, broken = 0, []
-        for boundary in itertools.count(1 + offset, step):
-            model, task, arguments = plan(operation, registry, next(attempts))
-            before, there = registry.last_version(model), registry.numbers(model)
+    kills, broken = 0, []
+    for boundary in itertools.count(1 + OPERATIONS.index(operation) % step, step):
+        new = operation == "train a new model"
+        model = Model(app, f"new-{boundary}" if new else "changed")
+        task, *arguments = plan(operation, model, boundary)
+        before, there = model.last_version(), model.numbers()
 
-            killed = kill_points.run(task, boundary, database_url=database_url, **arguments)
+        killed = run_and_kill(task, boundary, database_url, *arguments)
 
-            found = registry.find_broken()
-            found += check_numbers(registry, operation, model, before, there)
-            if found:
-                broken.append(f"boundary {boundary}: {found}")
-            if not killed:
-                break
-            kills += 1
-        record(f"killed at a statement: {operation}", kills, kills - len(broken), len(broken))
-        assert broken == [], operation
-        total += kills
-    assert total >= scaled(20, 100)
+        with app.app_context():
+            found = find_broken(db.engine)
+        found += check_numbers(model, operation, before, there)
+        if found:
+            broken.append(f"boundary {boundary}: {found}")
+        if not killed:
+            break
+        kills += 1
+    record(f"killed at a statement: {operation}", kills, kills - len(broken), len(broken))
+    assert broken == []
+    assert kills >= scaled(2, 10)
 
 
-def check_numbers(
-    registry: Registry, operation: str, model: str, before: int, there: set[int]
-) -> list[str]:
+def check_numbers(model: Model, operation: str, before: int, there: set[int]) -> list[str]:
     """Return what is wrong with the numbers of versions, also with that of one more training."""
+    now, last = model.numbers(), model.last_version()
     found = []
-    now, last = registry.numbers(model), registry.last_version(model)
-    new = operation in ("train", "train a new model", "upload")
-    if last not in ({before, before + 1} if new else {before}):
+    if last not in {before, before + (operation in CREATIONS)}:
         found.append(f"the last version was {before} and is {last}")
-    gone = there - now
-    if gone and (operation != "delete" or len(gone) > 1):
-        found.append(f"versions {gone} are gone")
+    if len(there - now) > (operation == "delete"):
+        found.append(f"versions {there - now} are gone")
     if now - there != set(range(before + 1, last + 1)):
         found.append(f"versions {now - there} are new")
-    if last and not registry.predicts(model):
+    if last and not model.predicts():
         found.append("the active version does not predict")
-    number = registry.train(model)
-    if number != last + 1:
+    if (number := model.train()) != last + 1:
         found.append(f"the next training is number {number} after {last}")
     return found

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -49,11 +49,9 @@ def fill(volume: Path) -> None:
     """Take all the room that a volume has."""
     with (volume / FILLER).open("ab", buffering=0) as file:
         for size in (MEGABYTE, 4096, 1):
-            try:
+            with suppress(OSError):
                 while file.write(bytes(size)):
                     pass
-            except OSError:
-                pass
 
 
 def make_room(volume: Path) -> None:

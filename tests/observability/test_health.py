@@ -83,15 +83,13 @@ def own_server() -> Iterator[PostgresServer]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the server in /proc")
-@pytest.mark.parametrize("connection", ["used just now", "long unused", "none"])
+@pytest.mark.parametrize("connection", ["used just now", "none"])
 def test_readiness_is_told_within_its_deadline_though_the_database_freezes(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, connection: str
+    own_server: PostgresServer, connection: str
 ) -> None:
     app = make_app(own_server.url)
     client = app.test_client()
     well = client.get("/health/ready")
-    if connection == "long unused":
-        monkeypatch.setattr(postgresql, "LONG_UNUSED", 0.0)
     if connection == "none":
         with app.app_context():
             db.engine.dispose()

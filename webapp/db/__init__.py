@@ -1,1 +1,1 @@
-"""The SQL database: base of the models, engines, outages, backup, and leases on what it said."""
+"""The SQL database: base of the models, engines, outages, backup, and leases on answers."""

@@ -8,8 +8,7 @@ import shlex
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,39 +16,43 @@ from sqlalchemy.engine import URL, Engine
 
 from webapp.errors import Unavailable
 
-_SIDE_FILES = ("-journal", "-wal")
+DAMAGED = "The database is damaged: SQLite's integrity check finds errors."
 
 
 class BackupFailed(Unavailable):
-    """No copy of the database was made; nothing of it was kept."""
+    """No copy of the database was made, and nothing is left of it."""
 
 
 def back_up(engine: Engine, target: Path, *, overwrite: bool = False) -> None:
     """Write a copy of an SQLite database to ``target``, as one file.
 
-    All that was committed before the call is in it; others may write meanwhile. Raises
-    BackupFailed; then nothing of the copy is left.
+    It has all that was committed before the call; others may write meanwhile. Raises
+    BackupFailed.
     """
     if engine.dialect.name != "sqlite":
         raise BackupFailed(f"This is PostgreSQL. Copy it with {dump_command(engine.url, target)}")
-    with _file_errors_translated(target), engine.connect() as connection:
-        connection.execute(sa.text("SELECT version_num FROM alembic_version"))  # is it ours?
-        file = Path(connection.exec_driver_sql("PRAGMA database_list").one()[2])
-        connection.rollback()  # VACUUM must not run in a transaction
-        _check_target(target, file, overwrite=overwrite)
-        with _partial_file(target) as partial:
-            source = connection.connection.cursor()
-            source.execute("VACUUM INTO ?", (str(partial),))
-            with closing(sqlite3.connect(partial)) as copy:
-                (verdict, *_), *_ = copy.execute("PRAGMA integrity_check").fetchall()
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
-            shutil.copymode(file, partial)
-            _sync(partial)
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT version_num FROM alembic_version"))  # is it ours?
+            connection.rollback()  # VACUUM must not run in a transaction
+            driver = connection.connection.cursor()
+            file = Path(driver.execute("PRAGMA database_list").fetchone()[2])
             _check_target(target, file, overwrite=overwrite)
-            partial.replace(target)
-            if os.name == "posix":
-                _sync(target.parent)
+            with tempfile.TemporaryDirectory(
+                dir=target.parent, prefix=f".{target.name}."
+            ) as folder:
+                copy = Path(folder) / target.name
+                driver.execute("VACUUM INTO ?", (str(copy),))
+                with closing(sqlite3.connect(copy)) as checked:
+                    if checked.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+                        raise BackupFailed(DAMAGED)
+                shutil.copymode(file, copy)
+                _sync(copy)
+                copy.replace(target)
+        if os.name == "posix":
+            _sync(target.parent)
+    except (sqlite3.Error, OSError) as error:
+        raise BackupFailed(_describe(error, target)) from None
 
 
 def dump_command(url: URL, target: Path) -> str:
@@ -59,35 +62,13 @@ def dump_command(url: URL, target: Path) -> str:
     return shlex.join(["pg_dump", "--format=custom", f"--file={target}", str(plain)])
 
 
-@contextmanager
-def _file_errors_translated(target: Path) -> Iterator[None]:
-    """Raise BackupFailed for what SQLite and the file system report while a copy is made."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
-        if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise BackupFailed(f"{target.parent} has no room for the copy.") from None
-        if isinstance(error, sqlite3.Error) and name.startswith(
-            ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-        ):
-            raise BackupFailed("The database is damaged: SQLite's check finds errors.") from None
-        reason = getattr(error, "strerror", None) or error
-        raise BackupFailed(f"{target} cannot be written: {reason}.") from None
-
-
-@contextmanager
-def _partial_file(target: Path) -> Iterator[Path]:
-    """Give the path of an empty file beside the target; whatever is left of it is removed."""
-    descriptor, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name}.", suffix=".partial"
-    )
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        for suffix in ("", *_SIDE_FILES, "-shm"):
-            Path(name + suffix).unlink(missing_ok=True)
+def _describe(error: sqlite3.Error | OSError, target: Path) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
+        return f"{target.parent} has no room for the copy."
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return DAMAGED
+    return f"{target} cannot be written: {getattr(error, 'strerror', None) or error}."
 
 
 def _check_target(target: Path, database: Path, *, overwrite: bool) -> None:
@@ -95,9 +76,9 @@ def _check_target(target: Path, database: Path, *, overwrite: bool) -> None:
         raise BackupFailed(f"{target} is the database itself.")
     if target.exists() and not overwrite:
         raise BackupFailed(f"{target} exists already; --force overwrites it.")
-    for suffix in _SIDE_FILES:
+    for suffix in ("-journal", "-wal"):
         beside = target.with_name(target.name + suffix)
-        if beside.exists():  # SQLite would take it for a part of the copy
+        if beside.exists():  # SQLite would apply it to the copy
             raise BackupFailed(f"{beside} is in the way: it belongs to another database.")
 
 

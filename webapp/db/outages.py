@@ -1,81 +1,59 @@
-"""What the errors of a database mean for the service: an outage, no room, or a fault of ours."""
+"""What a database error means for the service: an outage, no room, or a fault of our own."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg2
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from webapp.errors import (
-    DatabaseDamaged,
-    DatabaseReadOnly,
-    DatabaseUnavailable,
-    SchemaMissing,
-    ServiceError,
-    StorageFull,
-    Unavailable,
-)
+from webapp import errors
+from webapp.errors import ServiceError, Unavailable
 
 DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
-"""All that SQLAlchemy raises for what a database, or the way to it, has refused."""
+"""What SQLAlchemy raises if a database fails, or cannot be reached."""
 
-# The beginning of an SQLSTATE (PostgreSQL's manual, appendix A), the most exact first.
-_SQLSTATES: dict[str, Callable[[], Unavailable]] = {
-    "53100": StorageFull,  # disk_full
-    "25006": DatabaseReadOnly,  # read_only_sql_transaction: a standby, after a failover
-    "42P01": SchemaMissing,  # undefined_table
-    "42703": SchemaMissing,  # undefined_column
-    "XX001": DatabaseDamaged,  # data_corrupted
-    "XX002": DatabaseDamaged,  # index_corrupted
-    "08": DatabaseUnavailable,  # connection exceptions
-    "40": DatabaseUnavailable,  # rolled back: deadlock, serialization
-    "53": DatabaseUnavailable,  # insufficient resources: memory, connections
-    "55": DatabaseUnavailable,  # not in the required state: lock not available
-    "57": DatabaseUnavailable,  # operator intervention: shutdown, statement_timeout
-    "58": DatabaseUnavailable,  # system errors: files that cannot be read or written
-}
-_SQLITE_NAMES: dict[str, Callable[[], Unavailable]] = {
-    "SQLITE_FULL": StorageFull,
-    "SQLITE_IOERR_SHMSIZE": StorageFull,  # no room for the index of the write-ahead log
-    "SQLITE_READONLY": DatabaseReadOnly,
-    "SQLITE_CORRUPT": DatabaseDamaged,
-    "SQLITE_NOTADB": DatabaseDamaged,
+# By the beginning of an SQLSTATE (PostgreSQL's manual, appendix A) or of SQLite's name.
+_MEANINGS: dict[str, type[Unavailable]] = {
+    "25006": errors.DatabaseReadOnly,  # read_only_sql_transaction: a standby, after a failover
+    "42P01": errors.SchemaMissing,  # undefined_table
+    "42703": errors.SchemaMissing,  # undefined_column
+    "53100": errors.StorageFull,  # disk_full
+    "XX001": errors.DatabaseDamaged,  # data_corrupted
+    "XX002": errors.DatabaseDamaged,  # index_corrupted
+    "SQLITE_CORRUPT": errors.DatabaseDamaged,
+    "SQLITE_FULL": errors.StorageFull,
+    "SQLITE_IOERR_SHMSIZE": errors.StorageFull,  # no room for the index of the write-ahead log
+    "SQLITE_NOTADB": errors.DatabaseDamaged,
+    "SQLITE_READONLY": errors.DatabaseReadOnly,
 }
 
 
 def find_outage(error: Exception) -> Unavailable | None:
-    """Return what a database error means for the service; None where it is a fault of ours.
+    """Return what a database error means for the service; None if it is a fault of our own.
 
-    The driver's words can hold host names and SQL. They stay behind as the error's cause.
+    The driver's message can hold host names and SQL: it is never a part of the result.
     """
     original = getattr(error, "orig", None)
-    if isinstance(original, sqlite3.Error):
-        name = getattr(original, "sqlite_errorname", "")
-        found = _find_prefix(_SQLITE_NAMES, name)
-        if name == "SQLITE_ERROR":  # SQL that cannot be run: no table for it, or our own fault
-            if not str(original).startswith(("no such table", "no such column")):
-                return None
-            found = SchemaMissing
-    elif isinstance(original, psycopg2.Error):
-        found = _find_prefix(_SQLSTATES, original.pgcode or "")
-    else:
-        found = None
-    if found is not None:
-        return found()
-    # The database is away, stuck, or locked for too long.
+    code = getattr(original, "pgcode", None) or getattr(original, "sqlite_errorname", None) or ""
+    if code == "SQLITE_ERROR":  # SQL that cannot be run, for whatever reason
+        missing = str(original).startswith(("no such table", "no such column"))
+        return errors.SchemaMissing() if missing else None
+    for beginning, meaning in _MEANINGS.items():
+        if code.startswith(beginning):
+            return meaning()
+    # The database is away, hangs, was locked for too long, or rolled a deadlock back.
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError)):
-        return DatabaseUnavailable()
+        return errors.DatabaseUnavailable()
     return None
 
 
 @contextmanager
 def outages_translated() -> Iterator[None]:
-    """Raise the domain's Unavailable in place of a database error that means an outage."""
+    """Raise Unavailable in place of a database error that means an outage."""
     try:
         yield
     except DATABASE_ERRORS as error:
@@ -85,13 +63,13 @@ def outages_translated() -> Iterator[None]:
         raise outage from error
 
 
+def is_refused_write(context: ExceptionContext) -> bool:
+    """Say whether an error (SQLAlchemy's ``handle_error`` event) is a read-only database's."""
+    error = context.sqlalchemy_exception
+    return error is not None and isinstance(find_outage(error), errors.DatabaseReadOnly)
+
+
 def driver_message(outage: ServiceError) -> str:
-    """Return the first line of what the driver said of an outage: never for a client."""
-    said = getattr(outage.__cause__, "orig", outage.__cause__)
-    return next(iter(str(said or "").splitlines()), "")
-
-
-def _find_prefix(
-    table: dict[str, Callable[[], Unavailable]], code: str
-) -> Callable[[], Unavailable] | None:
-    return next((meaning for prefix, meaning in table.items() if code.startswith(prefix)), None)
+    """Return the first line of the driver's message about an outage: never for a client."""
+    message = getattr(outage.__cause__, "orig", outage.__cause__)
+    return next(iter(str(message or "").splitlines()), "")
