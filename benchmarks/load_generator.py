@@ -1,6 +1,7 @@
-"""A load generator for machines without wrk: bare sockets, one loop per process.
+"""A load generator: processes that keep connections busy with one request again and again.
 
-It reads of an answer no more than it must to know that it has come: its status and its length.
+Run by `exchange.drive`, with the request on standard input. It reads of an answer no more than its
+status and its length, to take little of the machine that the service runs on.
 """
 
 from __future__ import annotations
@@ -12,111 +13,77 @@ import selectors
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import urlsplit
 
 CHUNK = 1 << 18
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.I)
 
 
-@dataclass
-class Connection:
-    """A kept connection: what is to be sent of the request, and what has come of the answer."""
+class AnswerReader:
+    """Finds the end of each answer on a connection."""
 
-    socket: socket.socket
-    to_send: memoryview = field(default_factory=lambda: memoryview(b""))
-    received: bytes = b""
-    missing: int | None = None  # bytes, once the length is known
+    def __init__(self) -> None:
+        self._received = b""
+        self._missing: int | None = None  # bytes, once the length is known
 
-
-def take(connection: Connection, data: bytes) -> bool | None:
-    """Take in what has come; say whether the answer was well when it is whole, else None."""
-    if connection.missing is not None:
-        connection.missing -= len(data)
-    else:
-        connection.received += data
-        head, separator, rest = connection.received.partition(b"\r\n\r\n")
-        if not separator:
+    def take(self, data: bytes) -> bool | None:
+        """Take in bytes; return whether the answer was good once it is whole, else None."""
+        if self._missing is None:
+            self._received += data
+            head, separator, rest = self._received.partition(b"\r\n\r\n")
+            if not separator:
+                return None
+            length = _LENGTH.search(head)
+            if length is None:
+                return False
+            self._missing = int(length[1]) - len(rest)
+        else:
+            self._missing -= len(data)
+        if self._missing > 0:
             return None
-        length = _LENGTH.search(head)
-        if length is None:
-            return False
-        connection.missing = int(length[1]) - len(rest)
-    if connection.missing > 0:
-        return None
-    well = connection.missing == 0 and connection.received[9:10] == b"2"
-    connection.received, connection.missing = b"", None
-    return well
+        good = self._missing == 0 and self._received[9:10] == b"2"
+        self._received, self._missing = b"", None
+        return good
 
 
-def hammer(
-    address: tuple[str, int], request: bytes, count: int, seconds: float
+def keep_busy(
+    address: tuple[str, int], request: bytes, n_connections: int, seconds: float
 ) -> tuple[int, int]:
-    """Keep some connections busy for some seconds; return the answers and the errors."""
+    """Send a request on some connections for some seconds; return the answers and the errors."""
     selector = selectors.DefaultSelector()
-    for _ in range(count):
-        opened = socket.create_connection(address)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.setblocking(False)
-        selector.register(opened, selectors.EVENT_READ, connection := Connection(opened))
-        _begin(selector, connection, request)
+    for _ in range(n_connections):
+        connection = socket.create_connection(address)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        selector.register(connection, selectors.EVENT_READ, AnswerReader())
+        connection.sendall(request)
     answers = errors = 0
-    ends = time.monotonic() + seconds
-    while (left := ends - time.monotonic()) > 0 and not errors:
-        for key, event in selector.select(left):
-            if event & selectors.EVENT_WRITE:
-                _send(selector, key.data)
-                continue
-            data = key.data.socket.recv(CHUNK)
-            well = take(key.data, data) if data else False
-            if well is not None:
-                answers += well
-                errors += not well
-                _begin(selector, key.data, request)
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not errors:
+        for key, _ in selector.select(left):
+            data = key.fileobj.recv(CHUNK)
+            good = key.data.take(data) if data else False
+            if good:
+                answers += 1
+                key.fileobj.sendall(request)
+            elif good is False:
+                errors += 1
     for key in list(selector.get_map().values()):
-        key.data.socket.close()
+        key.fileobj.close()
     selector.close()
     return answers, errors
 
 
-def _begin(selector: selectors.BaseSelector, connection: Connection, request: bytes) -> None:
-    connection.to_send = memoryview(request)
-    _send(selector, connection)
-
-
-def _send(selector: selectors.BaseSelector, connection: Connection) -> None:
-    waiting = selector.get_key(connection.socket).events & selectors.EVENT_WRITE
-    try:
-        sent = connection.socket.send(connection.to_send)
-        connection.to_send = connection.to_send[sent:]
-    except BlockingIOError:
-        pass  # the event says when there is room again
-    wanted = selectors.EVENT_WRITE if connection.to_send else 0
-    if wanted != waiting:
-        selector.modify(connection.socket, selectors.EVENT_READ | wanted, connection)
-
-
-def build_request(url: str, method: str, path: str, content_type: str, body: bytes) -> bytes:
-    """Return the bytes of a request."""
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {urlsplit(url).netloc}"]
-    if body:
-        lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
 def main() -> None:
     """Print what all processes together have counted, as JSON."""
-    url, method, path, content_type, file, connections, seconds, processes = sys.argv[1:]
-    parts = urlsplit(url)
-    request = build_request(url, method, path, content_type, Path(file).read_bytes())
-    address = (str(parts.hostname), int(parts.port or 80))
-    share, more = divmod(int(connections), int(processes))
-    counts = [share + (number < more) for number in range(int(processes))]
-    tasks = [(address, request, count, float(seconds)) for count in counts]
-    with multiprocessing.Pool(len(tasks)) as pool:
+    host, port, connections, seconds, processes = sys.argv[1:]
+    request, n_processes = sys.stdin.buffer.read(), int(processes)
+    share, more = divmod(int(connections), n_processes)
+    tasks = [
+        ((host, int(port)), request, share + (number < more), float(seconds))
+        for number in range(n_processes)
+    ]
+    with multiprocessing.Pool(n_processes) as pool:
         started = time.monotonic()
-        results = pool.starmap(hammer, tasks, chunksize=1)
+        results = pool.starmap(keep_busy, tasks, chunksize=1)
         took = time.monotonic() - started
     answers, errors = map(sum, zip(*results, strict=True))
     print(json.dumps({"answers": answers, "seconds": took, "errors": errors}))

@@ -1,1 +1,1 @@
-"""The least that an answer can cost: a server that does nothing, and arithmetic alone."""
+"""Baselines: the least that an answer can cost."""

@@ -1,7 +1,6 @@
-"""The arithmetic of a training and of a batch, and reading and writing their data; no service.
+"""The arithmetic of trainings and batches, and reading and writing their data, without a service.
 
-A training is floored by reading its body and solving for the four fifths of the rows that a
-training fits, with the first of them instead of drawn ones.
+A training is read and solved for the first four fifths of its rows, as many as a training fits.
 """
 
 from __future__ import annotations
@@ -17,52 +16,37 @@ from pyarrow import ipc, parquet
 from scipy.linalg.lapack import dgeqrf
 
 
-def read_json_rows(rows: list[list[float]]) -> Any:
+def read_rows(rows: list[list[float]]) -> Any:
     """Return lists of numbers as a matrix; `fromiter` takes them faster than `array` does."""
     cells = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * len(rows[0]))
     return cells.reshape(len(rows), -1)
 
 
-def make_system(n_rows: int, n_features: int) -> Any:
-    """Return a matrix to be filled with the rows to fit: features, a column of ones, target.
+def solve(columns: list[Any]) -> Any:
+    """Return the least-squares coefficients and intercept of features and a last target.
 
-    (n_rows * 0.8, n_features + 2), column by column, as LAPACK takes it without a copy.
+    By QR: half the time of `lstsq`, which looks for singular values.
     """
-    system = np.empty((int(n_rows * 0.8), n_features + 2), order="F")
-    system[:, n_features] = 1
-    return system
-
-
-def solve(system: Any) -> Any:
-    """Return the coefficients and then the intercept of the least squares.
-
-    By QR: half the time of `lstsq`, which looks for singular values; and sound, which the normal
-    equations are not, as they square the condition. The system is used up.
-    """
-    width = system.shape[1]
+    n_fit = int(len(columns[0]) * 0.8)
+    system = np.empty((n_fit, len(columns) + 1), order="F")  # as LAPACK takes it without a copy
+    for index, column in enumerate(columns[:-1]):
+        system[:, index] = column[:n_fit]
+    system[:, -2] = 1
+    system[:, -1] = columns[-1][:n_fit]
     factored, *_ = dgeqrf(system, overwrite_a=1)
-    triangle = np.triu(factored[: width - 1])
+    triangle = np.triu(factored[: len(columns)])
     return np.linalg.solve(triangle[:, :-1], triangle[:, -1])
 
 
 def train_json(body: bytes) -> Any:
     """Return the coefficients of a training that comes as JSON."""
     data = orjson.loads(body)
-    X = read_json_rows(data["X"])
-    system = make_system(*X.shape)
-    system[:, :-2] = X[: len(system)]
-    system[:, -1] = np.array(data["y"])[: len(system)]
-    return solve(system)
+    return solve([*read_rows(data["X"]).T, np.array(data["y"])])
 
 
 def train_table(table: pa.Table) -> Any:
     """Return the coefficients of a training that comes as a table, its target the last column."""
-    system = make_system(table.num_rows, table.num_columns - 1)
-    *features, target = (column.to_numpy()[: len(system)] for column in table.columns)
-    for index, column in enumerate(features):
-        system[:, index] = column
-    system[:, -1] = target
-    return solve(system)
+    return solve([column.to_numpy() for column in table.columns])
 
 
 def train_parquet(body: bytes) -> Any:
@@ -77,7 +61,5 @@ def train_arrow(body: bytes) -> Any:
 
 def predict_json(body: bytes, coefficients: Any, intercept: float) -> bytes:
     """Return the predictions for a batch that comes as JSON."""
-    X = read_json_rows(orjson.loads(body)["instances"])
-    predictions = X @ coefficients
-    predictions += intercept
+    predictions = read_rows(orjson.loads(body)["instances"]) @ coefficients + intercept
     return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
