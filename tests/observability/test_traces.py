@@ -33,7 +33,7 @@ class Collector(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def spans(self) -> list[tuple[str, Any]]:
-        """Return all spans that have come, each with the name of its service."""
+        """Return all spans that were sent, each with the name of its service."""
         exports = [ExportTraceServiceRequest.FromString(body) for body in self.received]
         return [
             (describe(resource.resource.attributes)["service.name"], span)
