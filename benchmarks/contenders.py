@@ -12,7 +12,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ import orjson
 import requests
 import sqlalchemy as sa
 
+from benchmarks.baselines import echo
 from benchmarks.competitors.common import sample
-from benchmarks.exchange import Answer, Exchange, WrongAnswer, send
 from config import SETTINGS
 from tests.access.holders import make_holder
 from tests.conftest import dispose_app, execute_on_server, make_app, migrate
@@ -80,7 +81,9 @@ class Fleet:
         if name not in self._running:
             stack = ExitStack()
             try:
-                self._running[name] = stack, stack.enter_context(SERVICES[name](self, name))
+                service = SERVERS.get(name)
+                started = service.run(self, name) if service else APPLICATIONS[name](self)
+                self._running[name] = stack, stack.enter_context(started)
             except Unavailable as error:
                 self._unavailable[name] = str(error)
                 raise
@@ -98,51 +101,13 @@ class Fleet:
         execute_on_server(self.postgres, f"CREATE DATABASE {database}")
         try:
             url = sa.make_url(self.postgres).set(database=database)
-            self.databases[name] = url.render_as_string(False)
+            # With the driver's name: SQLAlchemy gives the URL without it to another one.
+            self.databases[name] = url.set(drivername="postgresql+psycopg2").render_as_string(
+                False
+            )
             yield self.databases[name]
         finally:
             execute_on_server(self.postgres, f"DROP DATABASE {database} WITH (FORCE)")
-
-    @contextmanager
-    def server(
-        self,
-        name: str,
-        make_command: Callable[[str], Sequence[object]],
-        *,
-        ready: str,
-        cwd: Path = ROOT,
-        environment: Callable[[str], Mapping[str, str]],
-    ) -> Iterator[str]:
-        """Run a server until the block ends, with all processes it starts; raises Unavailable.
-
-        Command and environment are made from its port; its path ``ready`` answers 200 once it
-        serves.
-        """
-        port = find_free_port()
-        url, log = f"http://127.0.0.1:{port}", self.folder / f"{name}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [str(part) for part in make_command(port)],
-                cwd=cwd,
-                env=environment(port),
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # so that one signal also ends what it has started
-            )
-        try:
-            deadline = time.monotonic() + START_TIMEOUT
-            while not _answers(url + ready):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise Unavailable(f"does not start: {_last_line(log.read_text())}")
-                time.sleep(0.1)
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=STOP_TIMEOUT)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _answers(url: str) -> bool:
@@ -163,23 +128,23 @@ def find_free_port() -> str:
         return str(port_of(held))
 
 
-# This service, and applications under the same gunicorn settings
-
-
-@contextmanager
-def run_service(fleet: Fleet, name: str, **settings: str) -> Iterator[str]:
-    """Run this service on PostgreSQL, with its models and items."""
-    with fleet.database(name) as database_url:
-        migrate_silently(database_url)
-        with run_gunicorn(fleet, name, DATABASE_URL=database_url, **settings) as url:
-            for model, (X, y) in {
-                "default": sample.make_sample(),
-                "wide": sample.make_rows(),
-            }.items():
-                body = orjson.dumps({"X": X, "y": y}, option=orjson.OPT_SERIALIZE_NUMPY)
-                send(url, Exchange("POST", f"/api/v1/ml/models/{model}/train", expect(201), body))
-            create_items(url)
-            yield url
+def install(name: str) -> Path:
+    """Return the programs of a competitor's own virtual environment, made at the first call."""
+    venv, wanted = VENVS / name, COMPETITORS / name / "requirements.txt"
+    programs, stamp = venv / "bin", venv / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
+        pip = [programs / "python", "-m", "pip", "install", "--quiet", "-r", wanted]
+        for command in ([sys.executable, "-m", "venv", "--clear", venv], pip):
+            try:
+                subprocess.run(
+                    command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=True
+                )
+            except subprocess.TimeoutExpired:
+                raise Unavailable(f"not installed within {INSTALL_TIMEOUT} s") from None
+            except subprocess.CalledProcessError as error:
+                raise Unavailable(f"not installed: {_last_line(error.stderr)}") from None
+        stamp.write_text(wanted.read_text())
+    return programs
 
 
 def migrate_silently(database_url: str) -> None:
@@ -189,187 +154,14 @@ def migrate_silently(database_url: str) -> None:
     logging.disable(logging.NOTSET)
 
 
-def run_gunicorn(fleet: Fleet, name: str, *application: str, **settings: str) -> Any:
-    """Run gunicorn with the service's own configuration file."""
-    return fleet.server(
-        name,
-        lambda _: [sys.executable, "-m", "gunicorn", *application],
-        ready="/health/ready",
-        environment=lambda port: {
-            **os.environ,
-            **DEFAULTS,
-            "BIND": f"127.0.0.1:{port}",
-            **settings,
-        },
-    )
-
-
-@contextmanager
-def open_service(fleet: Fleet, name: str, **settings: str) -> Iterator[Any]:
-    """Build this service's application in this process, trained, with a lease that lasts.
-
-    Where it asks for API keys, what is returned sends one along.
-    """
-    database_url = f"sqlite:///{fleet.folder / uuid.uuid4().hex}.db"
-    migrate_silently(database_url)
-    common = {**DEFAULTS, "DATABASE_URL": database_url}
-    log = fleet.folder / f"{name}.log"
-    with log.open("a", buffering=1) as output, redirect_stderr(output):
-        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "1"})
-        X, y = sample.make_sample()
-        app.test_client().post("/api/v1/ml/train", json={"X": X.tolist(), "y": y.tolist()})
-        dispose_app(app)
-        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "60000", **settings})
-        if settings.get("AUTH") == "on":
-            key = make_holder(app, "bench", Scope.ML_PREDICT)
-            yield lambda environ, start: app(
-                {**environ, "HTTP_AUTHORIZATION": f"Bearer {key}"}, start
-            )
-        else:
-            yield app
-        dispose_app(app)
-
-
-@contextmanager
-def open_echo(fleet: Fleet, name: str) -> Iterator[Any]:
-    """Import the plain Flask application that answers what it was sent."""
-    from benchmarks.baselines.echo import app
-
-    yield app
-
-
-# Competitors
-
-
-def install(name: str) -> Path:
-    """Return the programs of a competitor's own virtual environment, made at the first call."""
-    venv, wanted = VENVS / name, COMPETITORS / name / "requirements.txt"
-    programs, stamp = venv / "bin", venv / "installed.txt"
-    if stamp.exists() and stamp.read_text() == wanted.read_text():
-        return programs
-    pip = [programs / "python", "-m", "pip", "install", "--quiet", "-r", wanted]
-    for command in ([sys.executable, "-m", "venv", "--clear", venv], pip):
-        try:
-            subprocess.run(
-                command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=True
-            )
-        except subprocess.TimeoutExpired:
-            raise Unavailable(f"not installed: took longer than {INSTALL_TIMEOUT} s") from None
-        except subprocess.CalledProcessError as error:
-            raise Unavailable(f"not installed: {_last_line(error.stderr)}") from None
-    stamp.write_text(wanted.read_text())
-    return programs
-
-
-def run_competitor(
-    fleet: Fleet,
-    name: str,
-    make_command: Callable[[Path, str], Sequence[object]],
-    ready: str,
-    make_environment: Callable[[Fleet, str], Mapping[str, str]] = lambda fleet, port: {},
-) -> Any:
-    """Run a competitor; ``make_command`` is given the folder of its programs and its port.
-
-    BLAS takes as many threads as it does by default.
-    """
-    programs = install(name)
-    blas = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
-    kept = {key: value for key, value in os.environ.items() if key not in blas}
-    kept["PYTHONPATH"] = str(COMPETITORS / "common")
-    return fleet.server(
-        name,
-        partial(make_command, programs),
-        ready=ready,
-        cwd=COMPETITORS / name,
-        environment=lambda port: {**kept, **make_environment(fleet, port)},
-    )
-
-
-def run_script(programs: Path, port: str) -> Sequence[object]:
-    """Return the command of a competitor whose `service.py` starts its server."""
-    return [programs / "python", "service.py", port]
-
-
-@contextmanager
-def run_fastapi(fleet: Fleet, name: str) -> Iterator[str]:
-    """Run FastAPI under uvicorn on the same PostgreSQL server, with the same items."""
-    with fleet.database(name) as url:
-        database = {"DATABASE_URL": url.replace("postgresql:", "postgresql+psycopg2:", 1)}
-        with run_competitor(fleet, name, run_script, "/health", lambda *_: database) as address:
-            create_items(address)
-            yield address
-
-
-def describe_mlserver(fleet: Fleet, port: str) -> dict[str, str]:
-    """Return MLServer's environment, from where alone it reads its ports: two workers."""
-    (metrics := fleet.folder / "mlserver-metrics").mkdir(exist_ok=True)
-    return {
-        "MLSERVER_HOST": "127.0.0.1",
-        "MLSERVER_HTTP_PORT": port,
-        "MLSERVER_GRPC_PORT": find_free_port(),
-        "MLSERVER_METRICS_PORT": find_free_port(),
-        "MLSERVER_DEBUG": "false",
-        "MLSERVER_PARALLEL_WORKERS": WORKERS,
-        "MLSERVER_METRICS_DIR": str(metrics),
-        "MLSERVER_ENVIRONMENTS_DIR": str(fleet.folder / "mlserver-environments"),
-    }
-
-
-def describe_bentoml(fleet: Fleet, port: str) -> dict[str, str]:
-    """Return BentoML's environment: no reports to its makers, no access log."""
-    return {
-        "BENTOML_DO_NOT_TRACK": "true",
-        "BENTOML_HOME": str(fleet.folder / "bentoml"),
-        "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false",
-    }
-
-
-SERVICES: Mapping[str, Callable[[Fleet, str], Any]] = {
-    "default": run_service,
-    "stripped": partial(run_service, **STRIPPED),
-    "gthread": partial(run_service, WORKER_CLASS="gthread"),
-    "short lease": partial(run_service, MODEL_LEASE_MS="1"),
-    "in process": open_service,
-    "in process, stripped": partial(open_service, **STRIPPED),
-    "in process, keys": partial(open_service, AUTH="on"),
-    "echo in process": open_echo,
-    "echo": lambda fleet, name: run_gunicorn(
-        fleet, name, "benchmarks.baselines.echo:app", DATABASE_URL="sqlite:///none"
-    ),
-    "bare": lambda fleet, name: run_gunicorn(
-        fleet, name, "benchmarks.baselines.bare:app", DATABASE_URL="sqlite:///none"
-    ),
-    "fastapi": run_fastapi,
-    "litserve": partial(run_competitor, make_command=run_script, ready="/health"),
-    "bentoml": partial(
-        run_competitor,
-        make_command=lambda programs, port: [
-            *(programs / "bentoml", "serve", "service:Linear"),
-            *("--host", "127.0.0.1", "--port", port),
-        ],
-        ready="/readyz",
-        make_environment=describe_bentoml,
-    ),
-    "mlserver": partial(
-        run_competitor,
-        make_command=lambda programs, port: [programs / "mlserver", "start", "."],
-        ready="/v2/models/linear/ready",
-        make_environment=describe_mlserver,
-    ),
-}
-
-
-# What they are filled with
-
-
-def expect(status: int) -> Callable[[Answer], None]:
-    """Return a check of an answer's status."""
-
-    def check(answer: Answer) -> None:
-        if answer.status != status:
-            raise WrongAnswer(f"answered {answer.status}: {str(answer.body)[:200]}")
-
-    return check
+def train_models(url: str) -> None:
+    """Train a model of three features, and one of ten."""
+    for name, (X, y) in {"default": sample.make_sample(), "wide": sample.make_rows()}.items():
+        body = orjson.dumps({"X": X, "y": y}, option=orjson.OPT_SERIALIZE_NUMPY)
+        path = f"/api/v1/ml/models/{name}/train"
+        requests.post(
+            url + path, data=body, headers={"Content-Type": "application/json"}, timeout=30
+        ).raise_for_status()
 
 
 def create_items(url: str) -> None:
@@ -377,6 +169,159 @@ def create_items(url: str) -> None:
     with requests.Session() as session:
         for number in range(1, N_ITEMS + 1):
             item = {"name": f"Item {number}", "description": "Made to be read."}
-            answer = session.post(f"{url}/api/v1/items", json=item, timeout=30)
-            if answer.status_code != 201:
-                raise WrongAnswer(f"answered {answer.status_code}: {answer.text[:200]}")
+            session.post(f"{url}/api/v1/items", json=item, timeout=30).raise_for_status()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server: its command and environment, with the names in braces filled in when it starts.
+
+    Its path ``ready`` answers 200 once it serves; it is then filled with data.
+    """
+
+    command: str
+    ready: str
+    environment: Mapping[str, str]
+    competitor: bool = True
+    fill: tuple[Callable[[str], None], ...] = ()
+
+    @contextmanager
+    def run(self, fleet: Fleet, name: str) -> Iterator[str]:
+        """Run it until the block ends, with all processes it starts; raises Unavailable."""
+        words = {key: find_free_port() for key in ("port", "port_2", "port_3")}
+        words |= {"folder": str(fleet.folder), "python": sys.executable}
+        environment, cwd = {**os.environ, **DEFAULTS}, ROOT
+        if self.competitor:  # its BLAS takes as many threads as it does by default
+            words["bin"], cwd = str(install(name)), COMPETITORS / name
+            environment = {key: os.environ[key] for key in os.environ if "_THREADS" not in key}
+            environment["PYTHONPATH"] = str(COMPETITORS / "common")
+        with ExitStack() as stack:
+            if self.fill:
+                words["database"] = stack.enter_context(fleet.database(name))
+                if not self.competitor:
+                    migrate_silently(words["database"])
+            for key, value in self.environment.items():
+                environment[key] = value.format(**words)
+            url = f"http://127.0.0.1:{words['port']}"
+            command = [part.format(**words) for part in self.command.split()]
+            log = fleet.folder / f"{name}.log"
+            process = stack.enter_context(running(command, cwd, environment, log))
+            deadline = time.monotonic() + START_TIMEOUT
+            while not _answers(url + self.ready):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise Unavailable(f"does not start: {_last_line(log.read_text())}")
+                time.sleep(0.1)
+            for fill in self.fill:
+                fill(url)
+            yield url
+
+
+@contextmanager
+def running(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the block ends, with all processes it starts."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # so that one signal also ends what it has started
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=STOP_TIMEOUT)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def gunicorn(application: str = "", database: str = "sqlite:///none", **more: Any) -> Server:
+    """Return a server that runs under the service's own gunicorn settings."""
+    settings = {"BIND": "127.0.0.1:{port}", "DATABASE_URL": database, **more.pop("settings", {})}
+    command = f"{{python}} -m gunicorn {application}"
+    return Server(command, "/health/ready", settings, competitor=False, **more)
+
+
+def service(**settings: str) -> Server:
+    """Return this service on PostgreSQL, with its models and items."""
+    return gunicorn(database="{database}", settings=settings, fill=(train_models, create_items))
+
+
+SERVERS: Mapping[str, Server] = {
+    "default": service(),
+    "stripped": service(**STRIPPED),
+    "gthread": service(WORKER_CLASS="gthread"),
+    "short lease": service(MODEL_LEASE_MS="1"),
+    "echo": gunicorn("benchmarks.baselines.echo:app"),
+    "bare": gunicorn("benchmarks.baselines.bare:app"),
+    "fastapi": Server(
+        "{bin}/python service.py {port}",
+        "/health",
+        {"DATABASE_URL": "{database}"},
+        fill=(create_items,),
+    ),
+    "litserve": Server("{bin}/python service.py {port}", "/health", {}),
+    "bentoml": Server(
+        "{bin}/bentoml serve service:Linear --host 127.0.0.1 --port {port}",
+        "/readyz",
+        {
+            "BENTOML_DO_NOT_TRACK": "true",
+            "BENTOML_HOME": "{folder}/bentoml",
+            "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false",
+        },
+    ),
+    "mlserver": Server(
+        "{bin}/mlserver start .",
+        "/v2/models/linear/ready",
+        {
+            "MLSERVER_HOST": "127.0.0.1",
+            "MLSERVER_HTTP_PORT": "{port}",
+            "MLSERVER_GRPC_PORT": "{port_2}",
+            "MLSERVER_METRICS_PORT": "{port_3}",
+            "MLSERVER_DEBUG": "false",
+            "MLSERVER_PARALLEL_WORKERS": WORKERS,
+            "MLSERVER_METRICS_DIR": "{folder}",
+            "MLSERVER_ENVIRONMENTS_DIR": "{folder}/mlserver-environments",
+        },
+    ),
+}
+
+
+# Applications in this process
+
+
+@contextmanager
+def open_service(fleet: Fleet, **settings: str) -> Iterator[Any]:
+    """Build this service's application, trained, with a lease that lasts and a log in a file.
+
+    Where it asks for API keys, what is returned sends one along.
+    """
+    database_url = f"sqlite:///{fleet.folder / uuid.uuid4().hex}.db"
+    migrate_silently(database_url)
+    common = {**DEFAULTS, "DATABASE_URL": database_url}
+    with (fleet.folder / "in process.log").open("a", buffering=1) as log, redirect_stderr(log):
+        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "1"})
+        X, y = sample.make_sample()
+        app.test_client().post("/api/v1/ml/train", json={"X": X.tolist(), "y": y.tolist()})
+        dispose_app(app)
+        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "60000", **settings})
+        sent = {}
+        if settings.get("AUTH") == "on":
+            key = make_holder(app, "bench", Scope.ML_PREDICT)
+            sent = {"HTTP_AUTHORIZATION": f"Bearer {key}"}
+        yield lambda environ, start: app({**environ, **sent}, start)
+        dispose_app(app)
+
+
+APPLICATIONS: Mapping[str, Callable[[Fleet], Any]] = {
+    "in process": open_service,
+    "in process, stripped": partial(open_service, **STRIPPED),
+    "in process, keys": partial(open_service, AUTH="on"),
+    "echo in process": lambda fleet: nullcontext(echo.app),
+}

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from http.client import HTTPException
+from subprocess import SubprocessError
+from typing import Any, TypeAlias
 
-import psycopg2
-import requests
-import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.contenders import Fleet, Unavailable
 from benchmarks.exchange import Exchange, WrongAnswer, drive, send
 
 WARM_UP = 1.0  # seconds
 # With what a service that fails, whichever it is, can end a measurement.
-FAILURES = (
-    WrongAnswer,
-    Unavailable,
-    OSError,
-    http.client.HTTPException,
-    requests.RequestException,
-    subprocess.SubprocessError,
-    psycopg2.Error,
-    sa.exc.SQLAlchemyError,
-)
+FAILURES = (WrongAnswer, Unavailable, OSError, HTTPException, SubprocessError, SQLAlchemyError)
 
 
 class Kind(StrEnum):
@@ -66,28 +55,6 @@ class Comparison:
             "most": max(ratios),
             "reached": reached,
         }
-
-
-class Measurement(Protocol):
-    """How a contender does a piece of work."""
-
-    @property
-    def service(self) -> str | None:
-        """The service that must run, if any."""
-
-    def measure(self, fleet: Fleet, seconds: float) -> float:
-        """Return the seconds per answer; every answer's value was checked beforehand."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A kind of request and its contenders; ``by_rate`` if answers overlap."""
-
-    name: str
-    title: str
-    contenders: Mapping[str, Measurement]
-    comparisons: tuple[Comparison, ...]
-    by_rate: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +113,21 @@ class InProcess:
             call()
             took.append(time.perf_counter() - started)
         return statistics.median(took)
+
+
+Measurement: TypeAlias = Load | Single | InProcess
+"""How a contender does a piece of work: ``measure`` returns the seconds per checked answer."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A kind of request and its contenders; ``by_rate`` if answers overlap."""
+
+    name: str
+    title: str
+    contenders: Mapping[str, Measurement]
+    comparisons: tuple[Comparison, ...]
+    by_rate: bool = False
 
 
 @dataclass(frozen=True)

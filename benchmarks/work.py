@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.metrics import r2_score
-from werkzeug.test import create_environ
+from werkzeug.test import create_environ, run_wsgi_app
 
 from benchmarks.baselines import arithmetic
 from benchmarks.competitors.common import sample
@@ -93,26 +93,18 @@ def predict_one(path: str = PREDICT) -> Exchange:
     return Exchange("POST", path, check_value(200, FIND_RESULT[path], expected), dump(body))
 
 
-def prepare_wsgi(path: str, app: Any) -> Callable[[], bytes]:
+def prepare_wsgi(path: str, app: Any) -> Callable[[], Any]:
     """Return a call of a WSGI application that sends it one row."""
-    exchange, statuses = predict_one(path), []
-    environ = create_environ(
-        path, method="POST", content_type="application/json", data=exchange.body
-    )
+    exchange = predict_one(path)
+    environ = create_environ(path, method="POST", content_type="application/json")
+    environ["CONTENT_LENGTH"] = str(len(exchange.body))
 
-    def start_response(status: str, headers: object, exc_info: object = None) -> None:
-        statuses.append(status)
+    def call() -> tuple[Any, str, Any]:
+        environ["wsgi.input"] = io.BytesIO(exchange.body)
+        return run_wsgi_app(app, environ, buffered=True)
 
-    def call() -> bytes:
-        statuses.clear()
-        answer = app({**environ, "wsgi.input": io.BytesIO(exchange.body)}, start_response)
-        text = b"".join(answer)
-        if hasattr(answer, "close"):
-            answer.close()
-        return text
-
-    text = call()
-    exchange.check(Answer(int(statuses[0][:3]), orjson.loads(text), 0))
+    chunks, status, _ = call()
+    exchange.check(Answer(int(status[:3]), orjson.loads(b"".join(chunks)), 0))
     return call
 
 
