@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import dispose_app, make_app, migrate
-from tests.postgres import PostgresServer, running_server
-from webapp.db import postgresql
-from webapp.extensions import db
-from webapp.observability.health import DATABASE_DEADLINE
+from tests.conftest import dispose_app, make_app
 
 
 def test_a_service_at_its_newest_revision_is_ready(client: FlaskClient) -> None:
@@ -63,44 +57,3 @@ def test_a_database_that_does_not_answer_is_named_and_hangs_nothing(
         assert response.status_code == 503
         assert int(response.headers["Retry-After"]) > 0
         assert "127.0.0.1" not in response.text
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[PostgresServer]:
-    """Return a migrated PostgreSQL server that nobody else uses."""
-    with running_server() as server:
-        migrate(server.url)
-        yield server
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the server in /proc")
-@pytest.mark.parametrize("connection", ["used just now", "long unused", "none"])
-def test_readiness_answers_within_its_deadline_though_the_database_freezes(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, connection: str
-) -> None:
-    app = make_app(own_server.url)
-    client = app.test_client()
-    before = client.get("/health/ready")
-    if connection == "long unused":
-        monkeypatch.setattr(postgresql, "LONG_UNUSED", 0.0)
-    if connection == "none":
-        with app.app_context():
-            db.engine.dispose()
-
-    own_server.freeze()
-    answers, seconds = [], []
-    for _ in range(3):
-        started = time.monotonic()
-        answers.append(client.get("/health/ready"))
-        seconds.append(time.monotonic() - started)
-    own_server.thaw()
-    time.sleep(postgresql.PAUSE)
-    after = client.get("/health/ready")
-
-    dispose_app(app)
-    assert (before.status_code, after.status_code) == (200, 200)
-    assert {answer.json["checks"]["database"] for answer in answers} == {"does not answer"}
-    assert max(seconds) < DATABASE_DEADLINE + 1
-    assert seconds[0] > 1  # it has given the server time
-    assert seconds[1] < seconds[0] / 2  # the server is known to be silent

@@ -49,7 +49,7 @@ else:  # where no server forks
 
 MAX_SERIES = 1000  # combinations of labels in a family; the rest is counted as `other`
 OTHER = "other"
-KEY_WIDTH = 48  # numbers of 8 bytes that a family's name and labels may take
+KEY_WIDTH = 24  # numbers of 8 bytes that a family's name and labels may take
 LOOK_SECONDS = 0.1  # between two looks at cache and connections, each of some microseconds
 DATABASE_DEADLINE = 1.0  # seconds that a scrape waits for the database
 
@@ -133,7 +133,10 @@ class SharedCounts:
 
     def __init__(self, families: Sequence[Family], *, slots: int) -> None:
         self._families = {family.name: family for family in families}
-        size = 1 + sum((MAX_SERIES + 1) * (KEY_WIDTH + family.width) for family in families)
+        size = 1 + sum(
+            (KEY_WIDTH + family.width) * (MAX_SERIES + 1 if family.labels else 1)
+            for family in families
+        )
         # A last slot takes what further processes count, and is never read.
         self._memory = mmap.mmap(-1, (slots + 1) * size * 8)
         self._numbers = memoryview(self._memory).cast("d")
