@@ -4,7 +4,7 @@
 PYTHON ?= python3
 # Calls that `make fuzz` makes up by chance for each operation.
 FUZZ_EXAMPLES ?= 40
-# For `make bench`: --only NAME, --busy, --quick (see its --help).
+# For `make bench`: --only NAME, --quick (see its --help).
 BENCH_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -66,7 +66,7 @@ latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activ
 	$(BIN)/python -m benchmarks.latency
 
 .PHONY: bench
-bench: $(VENV)/installed-dev ## Measure this service beside its rivals, as the docs quote it
+bench: $(VENV)/installed-dev ## Measure this service beside competitors, as the docs quote it
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 .PHONY: lint

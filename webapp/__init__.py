@@ -22,11 +22,9 @@ from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml.inference.service import make_server
 from webapp.ml.registry.service import list_active_versions
-from webapp.observability import health
+from webapp.observability import health, metrics
 from webapp.observability import log as logs
-from webapp.observability.metrics import routes as metrics_routes
-from webapp.observability.metrics.counting import Counting
-from webapp.observability.observer import Observer, Tell
+from webapp.observability.observer import Observe, Observer
 from webapp.ui import docs
 from webapp.web import browser, limits, problems
 from webapp.web.application import Application
@@ -117,7 +115,7 @@ def register_blueprints(app: Flask) -> None:
     api.register_blueprint(guard.blp)
     app.register_blueprint(docs.blp)
     if app.config["METRICS"]:
-        app.register_blueprint(metrics_routes.blp)
+        app.register_blueprint(metrics.blp)
 
 
 def register_checks(app: Flask) -> None:
@@ -135,33 +133,30 @@ def register_commands(app: Flask) -> None:
 
 
 def register_observation(app: Flask) -> None:
-    """Log, count and trace requests; the last step, since it must see every answer."""
-    tell: list[Tell] = []
+    """Log, count and trace each request; the last step, so that no answer is missed."""
+    observers: list[Observe] = []
     if app.config["METRICS"]:
         with app.app_context():
-            counting = app.extensions["counting"] = Counting(
+            app.extensions["metrics"] = metrics.Metrics(
                 db.engine,
                 cache=lambda: app.extensions["model_server"].cache,
                 active_versions=list_active_versions,
                 workers=app.config["WEB_CONCURRENCY"],
                 outcomes=api.list_outcomes(app),
             )
-        tell.append(counting.count_request)
+        observers.append(app.extensions["metrics"].count_request)
     if app.config["ACCESS_LOG"]:
-        tell.append(logs.tell_request)
-    if tell or app.config["OTEL"]:
-        app.wsgi_app = Observer(app.wsgi_app, tell)  # type: ignore[method-assign] # as above
+        observers.append(logs.log_request)
     if app.config["OTEL"]:
-        register_tracing(app)
-
-
-def register_tracing(app: Flask) -> None:
-    """Trace requests and their SQL; the packages are needed only where it is switched on."""
-    try:
-        from webapp.observability import traces as tracing
-    except ModuleNotFoundError:
-        raise config.ConfigError("OTEL needs the packages of requirements/traces.txt") from None
-    tracer = tracing.ProcessTracer()
-    with app.app_context():
-        tracing.trace_statements(db.engine, tracer)
-    app.wsgi_app = tracing.TracedApplication(app.wsgi_app, tracer)  # type: ignore[method-assign] # as above
+        try:
+            from webapp.observability import traces
+        except ModuleNotFoundError:
+            message = "OTEL needs the packages of requirements/traces.txt"
+            raise config.ConfigError(message) from None
+        observers.append(traces.describe_span)
+        with app.app_context():
+            traces.trace_statements(db.engine)
+    if observers:
+        app.wsgi_app = Observer(app.wsgi_app, observers)  # type: ignore[method-assign] # as above
+    if app.config["OTEL"]:
+        app.wsgi_app = traces.TracedApplication(app.wsgi_app)  # type: ignore[method-assign] # as above

@@ -159,7 +159,7 @@ def test_the_log_names_the_key_of_each_request_and_never_shows_it(
         for method in ("GET", "POST"):
             guarded.test_client().open(ITEMS, method=method, headers=bearer(key))
 
-    said = [record.said for record in caplog.records if record.name == "webapp.requests"]
+    said = [record.facts for record in caplog.records if record.name == "webapp.requests"]
     assert [(line["key"], line["status"]) for line in said] == [("ann", 200), ("ann", 403)]
     assert key not in caplog.text
 

@@ -1,4 +1,4 @@
-"""What is counted: exactly, over all workers, whatever becomes of them."""
+"""Metrics: exact counts over all workers, however these end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,18 +18,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Backend, dispose_app, make_app
 from tests.gunicorn_server import GunicornServer, running_gunicorn
-from webapp.extensions import api
-from webapp.ml.registry.service import list_active_versions
-from webapp.observability.metrics.counting import Counting
-from webapp.observability.metrics.tally import BANK_SIZE, OTHER, Family, Tally
+from webapp.observability.metrics import OTHER, Family, SharedCounts
 
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 BODY = {"features": [1, 2, 3]}
 PREDICT = "/api/v1/ml/predict"
 WORKERS = 4
 CONVERTERS = {"item_id": "id", "name": "name", "number": "id"}
-COUNTS = Family("counts", ("name",), 1, most=3)
-HELD = Family("held", (), 1, alive=True)
+COUNTS = Family(("name",), {"counts": ""})
+HELD = Family((), {"held": ""}, gauges=True)
 
 
 def parse(text: str) -> dict[tuple[str, ...], float]:
@@ -49,7 +45,7 @@ def scrape(server: GunicornServer) -> dict[tuple[str, ...], float]:
     return parse(answer.text)
 
 
-def test_a_scrape_tells_of_requests_predictions_trainings_and_the_process(
+def test_a_scrape_shows_requests_predictions_trainings_and_the_process(
     own_app: Flask,
 ) -> None:
     client = own_app.test_client()
@@ -64,45 +60,45 @@ def test_a_scrape_tells_of_requests_predictions_trainings_and_the_process(
 
     found = parse(client.get("/metrics").text)
 
-    assert found["webapp_requests_total", "POST", PREDICT, "200"] == 1
-    assert found["webapp_requests_total", "GET", "unmatched", "404"] == 1
-    assert found["webapp_requests_total", "other", "unmatched", "405"] == 1
-    assert found["webapp_request_duration_seconds_count", "POST", PREDICT, "200"] == 1
-    assert found["webapp_request_duration_seconds_bucket", "+Inf", "POST", PREDICT, "200"] == 1
+    expected = {
+        ("requests_total", "POST", PREDICT, "200"): 1,
+        ("requests_total", "GET", "unmatched", "404"): 1,
+        ("requests_total", "other", "unmatched", "405"): 1,
+        ("request_duration_seconds_count", "POST", PREDICT, "200"): 1,
+        ("request_duration_seconds_bucket", "+Inf", "POST", PREDICT, "200"): 1,
+        ("predictions_total", "default", "1"): 2,
+        ("predicted_rows_total", "default", "1"): 3,
+        ("stale_predictions_total", "default", "1"): 0,
+        ("trainings_total", "done"): 1,
+        ("trainings_total", "refused"): 1,
+        ("model_active_version", "default"): 1,
+        ("artifact_cache_misses_total",): 1,
+        ("artifact_cache_hits_total",): 1,
+        ("artifact_cache_versions",): 1,
+        ("workers",): 1,
+        ("database_up",): 1,
+    }
+    assert {key: found[f"webapp_{key[0]}", *key[1:]] for key in expected} == expected
     assert found["webapp_request_duration_seconds_sum", "POST", PREDICT, "200"] > 0
-    assert found["webapp_predictions_total", "default", "1"] == 2
-    assert found["webapp_predicted_rows_total", "default", "1"] == 3
-    assert found["webapp_stale_predictions_total", "default", "1"] == 0
-    assert found["webapp_trainings_total", "done"] == 1
-    assert found["webapp_trainings_total", "refused"] == 1
     assert found["webapp_training_duration_seconds_sum", "done"] > 0
-    assert found["webapp_model_active_version", "default"] == 1
-    assert found["webapp_artifact_cache_misses_total",] == 1
-    assert found["webapp_artifact_cache_hits_total",] == 1
-    assert found["webapp_artifact_cache_versions",] == 1
     assert found["webapp_database_pool_in_use",] <= 1  # the scrape may have one itself
     assert found["webapp_database_pool_size",] > 0
-    assert found["webapp_database_up",] == 1
     assert not [labels for labels in found if "made" in str(labels) or "nothing" in str(labels)]
 
 
-def test_every_outcome_is_told_of_before_it_comes_about(own_app: Flask) -> None:
-    client = own_app.test_client()
-    client.post("/api/v1/ml/train", json=SAMPLE)
-    own_app.extensions["counting"] = Counting(
-        own_app.extensions["counting"]._engine,
-        cache=lambda: own_app.extensions["model_server"].cache,
-        active_versions=list_active_versions,
-        workers=1,
-        outcomes=api.list_outcomes(own_app),
-    )
+def test_every_counter_is_shown_as_0_before_it_counts(own_app: Flask, database_url: str) -> None:
+    own_app.test_client().post("/api/v1/ml/train", json=SAMPLE)
+    app = make_app(database_url)
+    client = app.test_client()
+
     found = parse(client.get("/metrics").text)
 
+    document = client.get("/openapi.json").json
+    dispose_app(app)
     for outcome in ("done", "refused", "failed"):
         assert found["webapp_trainings_total", outcome] == 0
     for name in ("predictions", "predicted_rows", "stale_predictions"):
         assert found[f"webapp_{name}_total", "default", "1"] == 0
-    document = client.get("/openapi.json").json
     for path, operations in document["paths"].items():
         rule = re.sub(r"{(\w+)}", lambda m: f"<{CONVERTERS[m[1]]}:{m[1]}>", path)
         for method in set(operations) - {"parameters"}:
@@ -122,7 +118,7 @@ def test_a_database_that_is_away_takes_no_scrape_away(absent_database: str) -> N
     assert found["webapp_requests_total", "GET", "/health/live", "200"] == 1
 
 
-def test_openmetrics_is_told_to_who_asks_for_it(client: FlaskClient) -> None:
+def test_openmetrics_is_answered_to_who_accepts_it(client: FlaskClient) -> None:
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
 
     assert answer.content_type.startswith("application/openmetrics-text")
@@ -189,69 +185,49 @@ def test_counts_of_four_workers_equal_what_was_answered_though_workers_come_and_
     assert told["lost"] == 0
 
 
-@pytest.fixture
-def tally() -> Tally:
-    """Return the counts of one process."""
-    return Tally([COUNTS, HELD], banks=2)
+def test_more_series_than_a_family_may_have_are_counted_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("webapp.observability.metrics.MAX_SERIES", 3)
+    shared = SharedCounts([COUNTS], slots=2)
+
+    for name in ("a", "long" * 1000, "b", "c", "d", "a"):
+        shared.add(COUNTS, (name,), (1,))
+
+    counts = shared.read()["counts"]
+    assert counts == {("a",): [2], (OTHER,): [3], ("b",): [1]}
 
 
-def test_what_is_beyond_the_most_series_is_counted_as_one(tally: Tally) -> None:
-    for number in range(10):
-        tally.add(COUNTS, (f"name {number}",), (1,))
-    tally.add(COUNTS, ("name 0",), (1,))
-
-    found = tally.read()["counts"]
-
-    assert found == {
-        ("name 0",): [2],
-        ("name 1",): [1],
-        ("name 2",): [1],
-        (OTHER,): [7],
-    }
-
-
-def test_a_bank_that_is_full_loses_counts_and_nothing_else(tally: Tally) -> None:
-    many = Family("counts", ("name",), 1, most=10**6)
-    names = ["x" * 1000 + str(number) for number in range(BANK_SIZE // 1000)]
-    for name in names:
-        tally.add(many, (name,), (1,))
-    tally.add(many, (names[0],), (1,))
-
-    found = tally.read()["counts"]
-
-    assert found[names[0],] == [2]
-    assert 400 < len(found) < len(names)
-
-
-def run_in_child(tally: Tally, *, ends_by: signal.Signals) -> None:
-    """Count one of each in a process of its own, which then ends by a signal."""
+def run_in_child(shared: SharedCounts) -> None:
+    """Count one of each in a process of its own, which is then killed."""
     child = os.fork()
     if child == 0:
-        tally.add(COUNTS, ("child",), (1,))
-        tally.set(HELD, (), (1,))
-        os.kill(os.getpid(), ends_by)
+        shared.add(COUNTS, ("child",), (1,))
+        shared.set(HELD, (), (1,))
+        os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_process_that_was_killed_leaves_its_counts_to_the_next_and_holds_nothing() -> None:
-    tally = Tally([COUNTS, HELD], banks=1)
+    shared = SharedCounts([COUNTS, HELD], slots=1)
 
     for _ in range(5):
-        run_in_child(tally, ends_by=signal.SIGKILL)
+        run_in_child(shared)
 
-    assert tally.read() == {"counts": {("child",): [5]}, "held": {}}
-    tally.add(COUNTS, ("parent",), (1,))
-    tally.set(HELD, (), (7,))
-    run_in_child(tally, ends_by=signal.SIGKILL)  # the only bank is taken: it counts for nothing
-    assert tally.read()["counts"] == {("child",): [5], ("parent",): [1]}
-    assert tally.read()["held"] == {(): [7]}
+    assert shared.read() == {"counts": {("child",): [5]}, "held": {}}
+    shared.add(COUNTS, ("parent",), (1,))
+    shared.set(HELD, (), (7,))
+    run_in_child(shared)  # the only slot is taken: it counts for nothing
+    assert shared.read() == {"counts": {("child",): [5], ("parent",): [1]}, "held": {(): [7]}}
 
 
-def test_threads_of_a_process_lose_no_count(tally: Tally) -> None:
+def test_threads_of_a_process_lose_no_count() -> None:
+    shared = SharedCounts([COUNTS], slots=1)
+
     def count() -> None:
         for _ in range(5000):
-            tally.add(COUNTS, ("one",), (1,))
+            shared.add(COUNTS, ("one",), (1,))
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
@@ -259,21 +235,19 @@ def test_threads_of_a_process_lose_no_count(tally: Tally) -> None:
     for thread in threads:
         thread.join()
 
-    assert tally.read()["counts"] == {("one",): [40_000]}
+    assert shared.read()["counts"] == {("one",): [40_000]}
 
 
-def test_a_tally_that_nobody_has_any_more_leaves_no_file_behind() -> None:
+def test_counts_that_nobody_needs_any_more_leave_no_open_file() -> None:
     def count_files() -> int:
-        return len(re.findall("webapp-metrics", " ".join(links())))
+        return len([f for f in Path("/proc/self/fd").iterdir() if "webapp-metrics" in read(f)])
 
-    def links() -> Iterator[str]:
-        for link in Path("/proc/self/fd").iterdir():
-            if link.is_symlink():
-                yield os.readlink(link)
+    def read(link: Path) -> str:
+        return os.readlink(link) if link.is_symlink() else ""
 
     before = count_files()
-    tally = Tally([COUNTS], banks=1)
+    shared = SharedCounts([COUNTS], slots=1)
     assert count_files() > before
-    del tally
+    del shared
 
     assert count_files() == before

@@ -1,4 +1,4 @@
-"""Whether the process lives and whether it can serve: for supervisors and balancers."""
+"""Health: whether the process answers and whether it can serve, for supervisors and balancers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from webapp.extensions import db
 from webapp.web.blueprint import Blueprint
 from webapp.web.fields import StrictSchema
 
-DATABASE_DEADLINE = 2.0  # seconds until the answer, whatever the database does
+DATABASE_DEADLINE = 2.0  # seconds until readiness answers, whatever the database does
 MARGIN = 0.2  # of them, for all but the database
 
-# Whoever asks may add what it likes: no probe must fail for a query.
 blp = Blueprint(
     "health",
     __name__,
     url_prefix="/health",
-    description="Is it alive, can it serve?",
-    ignores_undeclared=True,
+    description="Whether the service is alive and can serve.",
+    ignores_undeclared=True,  # probes may add a query of their own
 )
 
 
@@ -54,7 +53,7 @@ class ReadySchema(StrictSchema):
 @blp.allow()
 @blp.response(200, LiveSchema)
 def live() -> dict[str, str]:
-    """Say that the process answers."""
+    """Answer as long as the process does."""
     return {"status": "ok"}
 
 
@@ -65,27 +64,22 @@ def live() -> dict[str, str]:
 def ready() -> Response:
     """Say whether the service can serve.
 
-    200 only when the database answers and its schema is at the newest revision. `degraded` when
-    this worker serves a model from stale knowledge, or cannot load a version that should serve:
-    another worker would do no better, so the answer is still 200.
+    200 only if the database answers and its schema is at the newest revision. `degraded` if this
+    worker serves a model while it cannot ask the database for newer versions, or cannot load a
+    version: other workers would do no better, so the answer is still 200.
     """
     required = _check_database()
     others = {name: describe() for name, describe in current_app.extensions["health"].items()}
-    checks = {**required, **others}
+    status = "ok" if set(others.values()) <= {"ok"} else "degraded"
     if set(required.values()) != {"ok"}:
         status = "unavailable"
-    else:
-        status = "ok" if set(others.values()) <= {"ok"} else "degraded"
-    response = jsonify({"status": status, "checks": checks})
+    response = jsonify({"status": status, "checks": required | others})
     response.status_code = 503 if status == "unavailable" else 200
     return response
 
 
 def init_app(app: Flask, **parts: Callable[[], str]) -> None:
-    """Have readiness name further parts; each function returns ``ok``, or what is wrong.
-
-    A part that is not ``ok`` makes the service ``degraded``.
-    """
+    """Add parts to readiness: each function returns ``ok``, or why the service is ``degraded``."""
     app.extensions["health"] = parts
 
 
@@ -99,13 +93,11 @@ def _check_database() -> dict[str, str]:
             revision = MigrationContext.configure(connection).get_current_revision()
     except Unavailable:
         return {"database": "does not answer", "schema": "unknown"}
-    newest = newest_revision(current_app.extensions["migrate"].directory)
-    if revision != newest:
-        return {"database": "ok", "schema": f"at {revision}, not at {newest}"}
-    return {"database": "ok", "schema": "ok"}
+    newest = _find_newest_revision(current_app.extensions["migrate"].directory)
+    schema = "ok" if revision == newest else f"at {revision}, not at {newest}"
+    return {"database": "ok", "schema": schema}
 
 
 @cache
-def newest_revision(directory: str) -> str | None:
-    """Return the newest revision among the migrations in a folder."""
+def _find_newest_revision(directory: str) -> str | None:
     return ScriptDirectory(directory).get_current_head()

@@ -1,49 +1,45 @@
-"""The log: one line for each thing said, JSON for machines or text for people, without secrets.
+"""The log: a line for each record, as JSON for machines or text for people, without secrets.
 
-Nothing that a client sent is in it but what has been checked: no query, body or header. What a
-database driver says can hold rows, and an address of a database its password: both are left out.
+Of what clients send, only checked values are in it: no query, body or header. Messages of database
+drivers can hold rows, and a database's URL its password: both are left out.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sqlite3
 import sys
 import threading
+import time
 import traceback
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
 
 import orjson
 import psycopg2
 from flask import has_request_context, request
 from sqlalchemy.exc import StatementError
 
-from webapp.observability.observer import Environ, describe_request
+from webapp.observability.observer import Environ, Facts, describe_request
 
-REQUESTS = "webapp.requests"
-"""The logger that has a line for every request."""
-
+REQUESTS = "webapp.requests"  # the logger that has a line for every request
 _SECRETS = (
     (re.compile(r"(://[^\s:/@]*:)\S*@"), r"\1***@"),
     (re.compile(r"\b(password\s*=\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), r"\1 ***"),
 )
-# The classes of SQLSTATE whose messages speak of server, connection or transaction; those of the
-# others may quote what was to be written.
-_HARMLESS = ("08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX001", "XX002")
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _CONTROLS |= {0x2028: "\\u2028", 0x2029: "\\u2029"}
 _log = logging.getLogger(REQUESTS)
 
 
 def configure(*, level: str, form: str) -> None:
-    """Send what all loggers say to standard error, in a form: ``json`` or ``text``.
+    """Send the records of all loggers to standard error, as ``json`` or ``text``.
 
-    ``level`` is the least severe one that the service's own loggers say. Where somebody else has
-    given the root logger a handler, that one is left alone.
+    ``level`` is that of the service's own loggers. A root logger that has a handler keeps it.
     """
     root = logging.getLogger()
     if not root.handlers:
@@ -51,23 +47,41 @@ def configure(*, level: str, form: str) -> None:
     for handler in root.handlers:
         if isinstance(handler, StderrHandler):
             handler.setFormatter(FORMATS[form]())
-    logging.captureWarnings(True)  # which Python else writes as lines of its own
-    if threading.excepthook is threading.__excepthook__:  # the same
+    # Python would write warnings and errors of threads as lines of its own.
+    logging.captureWarnings(True)
+    if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_thread_error
     logging.getLogger("webapp").setLevel(level)
-    _log.setLevel(logging.INFO)  # whether they are said is a setting of its own
+    _log.setLevel(logging.INFO)  # the setting ACCESS_LOG decides
     logging.getLogger("werkzeug").addFilter(_is_no_request_line)
 
 
-def tell_request(environ: Environ, status: int, seconds: float) -> None:
-    """Say that a request was answered."""
-    said = describe_request(environ)
-    said |= {"status": status, "duration_ms": round(seconds * 1000, 3)}
-    _log.info("%s %s %d", said["method"], said["route"], status, extra={"said": said})
+class RequestRecord(logging.LogRecord):
+    """The record of an answered request; its message is made of checked values.
+
+    Without caller and thread, whose search takes 5 of the 75 microseconds of a prediction.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self.__dict__.update(_TEMPLATE)
+        self.created = time.time()
+        self.msecs = self.created % 1 * 1000
+        self.process = os.getpid()
+        self.msg = f"{facts['method']} {facts['route']} {facts['status']}"
+        self.facts = facts
+
+
+_TEMPLATE = vars(logging.LogRecord(REQUESTS, logging.INFO, __file__, 0, "", (), None))
+
+
+def log_request(facts: Facts, _environ: Environ) -> None:
+    """Log an answered request."""
+    if _log.isEnabledFor(logging.INFO):
+        _log.handle(RequestRecord(facts))
 
 
 class StderrHandler(logging.Handler):
-    """Writes to whatever standard error is at the time, each line in one go."""
+    """Writes to whatever standard error is at the time, each line at once."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
@@ -79,37 +93,39 @@ class StderrHandler(logging.Handler):
 
 
 class JSONFormatter(logging.Formatter):
-    """A line as one JSON object; a traceback is one of its fields."""
+    """A record as one JSON object; a traceback is one of its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
+        message, facts = _describe(record)
         line = {
-            "time": _time(record),
+            "time": _format_time(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": _message(record),
+            "message": message,
             "process": record.process,
-            **_context(record),
+            **facts,
         }
-        if error := _find_error(record):
+        if record.exc_info and (error := record.exc_info[1]):
             line["exception"] = describe_error(error)
         try:
             return orjson.dumps(line).decode()
-        except TypeError:  # text that is no Unicode, or a number of more than 64 bits
+        except TypeError:  # a lone surrogate, or an integer of more than 64 bits
             return json.dumps(line, default=repr)
 
 
 class TextFormatter(logging.Formatter):
-    """A line to read; a traceback stands below it, and can be taken for no other line."""
+    """A record as a line to read; the lines of a traceback below it are marked."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        said = " ".join(f"{name}={value}" for name, value in _context(record).items())
-        message = f"{_message(record)}{said and f' [{said}]'}"
-        text = f"{_time(record)} {record.levelname} {record.name}: {_on_one_line(message)}"
-        if error := _find_error(record):
-            lines = describe_error(error).splitlines()
-            text += "".join(f"\n  | {_on_one_line(line)}" for line in lines)
+        message, facts = _describe(record)
+        if facts:
+            message += f" [{' '.join([f'{name}={value}' for name, value in facts.items()])}]"
+        text = f"{_format_time(record)} {record.levelname} {record.name}: {_on_one_line(message)}"
+        if record.exc_info and (error := record.exc_info[1]):
+            for line in describe_error(error).splitlines():
+                text += f"\n  | {_on_one_line(line)}"
         return text.encode(errors="backslashreplace").decode()
 
 
@@ -117,75 +133,63 @@ FORMATS: dict[str, type[logging.Formatter]] = {"json": JSONFormatter, "text": Te
 
 
 def hide_secrets(text: str) -> str:
-    """Return a text without the passwords and tokens that can be told by what is around them."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
+    """Return a text without the passwords and tokens that its words give away."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
     return text
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the traceback of an error and of those that it came from, the first one first."""
+    """Return the traceback of an error and of its causes, the first cause first."""
     chain: list[str] = []
-    found: BaseException | None = error
-    while found is not None and len(chain) < 10:  # nobody keeps a chain from being a ring
-        frames = "".join(traceback.format_tb(found.__traceback__))
-        kind = f"{type(found).__module__}.{type(found).__qualname__}"
-        message = hide_secrets(_message_of(found))
+    cause: BaseException | None = error
+    while cause is not None and len(chain) < 10:  # causes may form a ring
+        frames = "".join(traceback.format_tb(cause.__traceback__))
+        kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        message = hide_secrets(_describe_message(cause))
         chain.append(f"Traceback (most recent call last):\n{frames}{kind}: {message}")
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "\n\nwhich led to:\n\n".join(reversed(chain))
 
 
-def _message_of(error: BaseException) -> str:
-    if isinstance(error, StatementError):
-        # Its own words hold the statement and its parameters.
-        return f"of {type(error.orig).__name__}" if error.orig else "of a statement"
+def _describe_message(error: BaseException) -> str:
+    """Return an error's message; of a database's errors only what cannot hold rows."""
+    if isinstance(error, StatementError):  # its message has the statement and its parameters
+        return f"from {type(error.orig).__name__}"
+    first_line = str(error).partition("\n")[0]  # PostgreSQL's details are below it
     if isinstance(error, psycopg2.Error):
-        code = error.pgcode or ""
-        connecting = not code and isinstance(error, psycopg2.OperationalError)
-        if connecting or code.startswith(_HARMLESS):
-            return f"{code} {_first_line(error)}".strip()
-        return f"SQLSTATE {code or 'unknown'}"
-    if isinstance(error, sqlite3.Error):
-        return _first_line(error)
-    return str(error)
+        # Operational errors are about the server, the connection or the transaction.
+        operational = isinstance(error, psycopg2.OperationalError)
+        return f"SQLSTATE {error.pgcode or 'unknown'} {first_line if operational else ''}".rstrip()
+    return first_line if isinstance(error, sqlite3.Error) else str(error)
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")
+def _describe(record: logging.LogRecord) -> tuple[str, Facts]:
+    """Return a record's message, and what is known of the request that it is about."""
+    if isinstance(record, RequestRecord):
+        return record.msg, record.facts
+    facts = describe_request(request.environ) if has_request_context() else {}
+    return hide_secrets(record.getMessage()), facts
 
 
-def _find_error(record: logging.LogRecord) -> BaseException | None:
-    return record.exc_info[1] if record.exc_info else None
+def _format_time(record: logging.LogRecord) -> str:
+    return f"{_format_second(int(record.created))}.{int(record.msecs):03d}Z"
 
 
-def _context(record: logging.LogRecord) -> dict[str, Any]:
-    said: dict[str, Any] | None = getattr(record, "said", None)
-    if said is None:
-        said = describe_request(request.environ) if has_request_context() else {}
-    return said
-
-
-def _message(record: logging.LogRecord) -> str:
-    message = record.getMessage()
-    # What is said of each request is made of what has been checked.
-    return message if record.name == REQUESTS else hide_secrets(message)
-
-
-def _time(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return f"{moment.isoformat(timespec='milliseconds')[: -len('+00:00')]}Z"
+@lru_cache(maxsize=1)
+def _format_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _on_one_line(text: str) -> str:
-    return text.translate(_CONTROLS)
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 def _log_thread_error(error: threading.ExceptHookArgs) -> None:
     name = error.thread.name if error.thread else "?"
-    logging.getLogger(__name__).error("The thread %s failed", name, exc_info=error.exc_value)
+    logging.getLogger(__name__).error("Thread %s failed", name, exc_info=error.exc_value)
 
 
 def _is_no_request_line(record: logging.LogRecord) -> bool:
-    """Drop the lines of Werkzeug's own server about requests: they hold the query."""
+    """Drop the request lines of Werkzeug's own server: they hold the query."""
     return " - - [" not in str(record.msg)

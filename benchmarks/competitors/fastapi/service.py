@@ -1,19 +1,21 @@
-"""A FastAPI service as published projects write it: pydantic, scikit-learn, SQLAlchemy.
+"""A FastAPI service as published projects write it: pydantic, scikit-learn, SQLAlchemy, uvicorn.
 
-Its models live in the memory of each worker, which trains them when it starts. What only
-computes a moment is `async`, which spares it the way through the thread pool; what waits for
-the database, or computes for long, is not.
+Its models are in the memory of each worker, which trains them when it starts. What computes for a
+moment is `async`, which spares it the thread pool; what waits for the database, or computes for
+long, is not.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import numpy as np
 import sample
+import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.metrics import mean_squared_error, r2_score
@@ -22,6 +24,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 engine = create_engine(os.environ["DATABASE_URL"])
 SessionLocal = sessionmaker(engine)
+app = FastAPI(title="items and models")
+models: dict[str, Any] = {
+    "default": sample.fit(*sample.make_sample())[0],
+    "wide": sample.fit(*sample.make_rows())[0],
+}
 
 
 def now() -> datetime:
@@ -30,7 +37,7 @@ def now() -> datetime:
 
 
 class Base(DeclarativeBase):
-    """What the tables share."""
+    """The base of the tables."""
 
 
 class Item(Base):
@@ -54,14 +61,12 @@ class NewItem(BaseModel):
     description: str = ""
 
 
-class ItemAnswer(BaseModel):
+class ItemAnswer(NewItem):
     """An item, as it is answered."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: int
-    name: str
-    description: str
     created_at: datetime
     updated_at: datetime
 
@@ -102,18 +107,6 @@ class BatchAnswer(BaseModel):
     """Their predictions."""
 
     predictions: list[float]
-
-
-app = FastAPI(title="items and models")
-models: dict[str, Any] = {
-    "default": sample.fit(*sample.make_sample())[0],
-    "wide": sample.fit(*sample.make_rows())[0],
-}
-
-
-def create_tables() -> None:
-    """Make the tables; called once, before the workers start."""
-    Base.metadata.create_all(engine)
 
 
 def open_session() -> Iterator[Session]:
@@ -192,5 +185,11 @@ def list_items(
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Say that the worker answers."""
+    """Answer as long as the worker does."""
     return {"status": "ok"}
+
+
+if __name__ == "__main__":
+    Base.metadata.create_all(engine)
+    port = int(sys.argv[1])
+    uvicorn.run("service:app", port=port, workers=2, access_log=False, log_level="warning")

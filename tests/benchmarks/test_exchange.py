@@ -1,4 +1,4 @@
-"""Sending requests: wrong and refused answers never become figures."""
+"""Sending requests: a wrong or refused answer never becomes a figure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from benchmarks.hammer import Connection, take
-from benchmarks.load import Answer, Exchange, WrongAnswer, drive, read_report, send
-from benchmarks.rows import check_value
+from benchmarks.exchange import Answer, Exchange, WrongAnswer, drive, send
+from benchmarks.load_generator import AnswerReader
+from benchmarks.work import check_value
 
-WRK_TEXT = """Running 1s test @ http://127.0.0.1:8000/
-  1 threads and 32 connections
-Requests/sec:   4000.12
-
-{"answers": %d, "seconds": 2.000000, "errors": %d}
-"""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the posted body doubled as JSON, and 503 to ``/away``."""
+    """Answers the posted body, and 503 to ``/away``."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -59,26 +53,19 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-def exchange(path: str = "/", expected: float = 4.0) -> Exchange:
+def exchange(path: str = "/", expected: object = 4.0) -> Exchange:
     check = check_value(200, lambda body: body["prediction"], expected)
     return Exchange("POST", path, check, b'{"prediction": 4.0}')
 
 
-def test_the_report_of_a_load_gives_the_time_over_the_answers() -> None:
-    assert read_report(WRK_TEXT % (8000, 0)) == pytest.approx(0.00025)
-
-
-@pytest.mark.parametrize("text", [WRK_TEXT % (8000, 1), WRK_TEXT % (0, 0), "cannot connect", ""])
-def test_a_load_with_refused_answers_or_none_is_no_figure(text: str) -> None:
-    with pytest.raises(WrongAnswer):
-        read_report(text)
-
-
-def test_a_right_answer_is_returned(url: str) -> None:
+def test_a_right_answer_is_returned_and_a_load_of_them_has_a_time_per_answer(url: str) -> None:
     assert send(url, exchange()).body == {"prediction": 4.0}
+    assert 0 < drive(url, exchange(), connections=3, seconds=1) < 0.1
 
 
-@pytest.mark.parametrize("wrong", [exchange(expected=4.0001), exchange("/away")])
+@pytest.mark.parametrize(
+    "wrong", [exchange(expected=4.0001), exchange(expected="4.0"), exchange("/away")]
+)
 def test_an_answer_of_another_value_or_status_is_refused(url: str, wrong: Exchange) -> None:
     with pytest.raises(WrongAnswer):
         send(url, wrong)
@@ -90,30 +77,18 @@ def test_an_answer_of_another_shape_is_refused(body: object) -> None:
         exchange().check(Answer(200, body, 0.1))
 
 
-@pytest.fixture(params=["wrk", "hammer"])
-def generator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each generator in turn; without wrk there is one."""
-    if request.param == "hammer":
-        monkeypatch.setattr("benchmarks.load.shutil.which", lambda name: None)
-    return request.param
-
-
-def test_a_load_tells_the_time_per_answer(url: str, generator: str) -> None:
-    seconds = drive(url, exchange(), connections=3, seconds=1)
-
-    assert 0 < seconds < 0.1, generator
-
-
-def test_a_load_that_is_refused_is_no_figure(url: str, generator: str) -> None:
-    with pytest.raises(WrongAnswer):
+def test_a_load_that_is_refused_or_not_answered_is_no_figure(url: str) -> None:
+    with pytest.raises(WrongAnswer, match="1 errors among 0 answers"):
         drive(url, exchange("/away"), connections=1, seconds=1)
+    with pytest.raises(WrongAnswer, match="refused"):
+        drive("http://127.0.0.1:1", exchange(), connections=1, seconds=1)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_an_answer_is_whole_once_its_length_has_come(size: int) -> None:
-    connection = Connection(socket=None)  # type: ignore[arg-type] # nothing is sent here
+    reader = AnswerReader()
     parts = [OK[start : start + size] for start in range(0, len(OK), size)]
 
-    assert [take(connection, part) for part in parts] == [None] * (len(parts) - 1) + [True]
-    assert take(connection, OK.replace(b"200", b"503")) is False
-    assert take(connection, OK.replace(b"Content-Length", b"X-Length")) is False
+    assert [reader.take(part) for part in parts] == [None] * (len(parts) - 1) + [True]
+    assert reader.take(OK.replace(b"200", b"503")) is False
+    assert reader.take(OK.replace(b"Content-Length", b"X-Length")) is False

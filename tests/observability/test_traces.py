@@ -24,30 +24,8 @@ PARENT = "b7ad6b7169203331"
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 
 
-class Collector(ThreadingHTTPServer):
-    """Takes in what an exporter sends by OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.received: list[bytes] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def spans(self) -> list[tuple[str, Any]]:
-        """Return all spans that have come, each with the name of its service."""
-        exports = [ExportTraceServiceRequest.FromString(body) for body in self.received]
-        return [
-            (describe(resource.resource.attributes)["service.name"], span)
-            for export in exports
-            for resource in export.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-
 class Receiver(BaseHTTPRequestHandler):
-    """Answers one exporter; the name of its method is the standard library's."""
-
-    server: Collector
+    """Takes in what an exporter sends by OTLP over HTTP."""
 
     def do_POST(self) -> None:
         """Keep what was sent."""
@@ -60,14 +38,11 @@ class Receiver(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def describe(attributes: Any) -> dict[str, Any]:
-    return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in attributes}
-
-
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    """Return a collector that listens."""
-    with Collector() as server:
+def collector() -> Iterator[ThreadingHTTPServer]:
+    """Return a collector that listens; its ``received`` are the exports."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        server.received = []
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -75,11 +50,27 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
+def read_spans(exports: list[bytes]) -> list[tuple[str, Any]]:
+    """Return all spans of some exports, each with the name of its service."""
+    return [
+        (describe(resource.resource.attributes)["service.name"], span)
+        for export in exports
+        for resource in ExportTraceServiceRequest.FromString(export).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def describe(attributes: Any) -> dict[str, Any]:
+    return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in attributes}
+
+
 @on_sqlite
 def test_spans_of_requests_and_statements_reach_the_collector_from_forked_workers(
-    database_url: str, collector: Collector, tmp_path: Path
+    database_url: str, collector: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
-    settings = {"OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_FORMAT": "json"}
+    endpoint = f"http://127.0.0.1:{collector.server_port}"
+    settings = {"OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "LOG_FORMAT": "json"}
     log = tmp_path / "gunicorn.log"
     with running_gunicorn(database_url, log, **settings) as server:
         session = requests.Session()
@@ -91,9 +82,8 @@ def test_spans_of_requests_and_statements_reach_the_collector_from_forked_worker
         session.post(f"{server.url}/api/v1/items", json={"name": CANARY})
         session.get(f"{server.url}/api/v1/items", params={"q": CANARY})
     # A worker that ends sends what it still has.
-    found = [
-        (service, span) for service, span in collector.spans() if span.trace_id.hex() == TRACE
-    ]
+    spans = read_spans(collector.received)
+    found = [(service, span) for service, span in spans if span.trace_id.hex() == TRACE]
     by_name = {span.name: span for _, span in found}
 
     assert {service for service, _ in found} == {"webapp"}
@@ -106,7 +96,7 @@ def test_spans_of_requests_and_statements_reach_the_collector_from_forked_worker
     statements = [span for _, span in found if span.parent_span_id == trained.span_id]
     assert {"INSERT", "SELECT"} <= {span.name for span in statements}
     assert all("db.query.text" in describe(span.attributes) for span in statements)
-    assert CANARY not in str(collector.spans())
+    assert CANARY not in str(spans)
     assert TRACE in log.read_text()
 
 

@@ -1,0 +1,1 @@
+"""Baselines: the least that an answer can cost."""

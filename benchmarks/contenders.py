@@ -1,0 +1,327 @@
+"""The services that are measured: how each is installed, started, filled with data and ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import requests
+import sqlalchemy as sa
+
+from benchmarks.baselines import echo
+from benchmarks.competitors.common import sample
+from config import SETTINGS
+from tests.access.holders import make_holder
+from tests.conftest import dispose_app, execute_on_server, make_app, migrate
+from tests.ports import hold_port, port_of
+from tests.postgres import server_for_tests
+from webapp.scopes import Scope
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPETITORS = ROOT / "benchmarks" / "competitors"
+VENVS = ROOT / ".venv" / "competitors"  # `make clean` removes it, and no tool looks into it
+WORKERS = "2"
+N_ITEMS = 1_000
+INSTALL_TIMEOUT, START_TIMEOUT, STOP_TIMEOUT = 900, 90, 15  # seconds
+
+# As it starts by default, request log and metrics included; every setting is given, so that no
+# `.env` counts.
+DEFAULTS = {setting.name: str(setting.default) for setting in SETTINGS}
+DEFAULTS["WEB_CONCURRENCY"] = WORKERS
+STRIPPED = {"ACCESS_LOG": "false", "METRICS": "false"}
+
+
+class Unavailable(Exception):
+    """A service cannot be installed or started here; the text says why."""
+
+
+class Fleet:
+    """The services that run at present; each is started when it is first asked for.
+
+    ``get`` returns a URL, or for an application in this process the application.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[ExitStack, Any]] = {}
+        self._shared = ExitStack()
+        self._unavailable: dict[str, str] = {}
+        self.databases: dict[str, str] = {}
+
+    def __enter__(self) -> Fleet:
+        self.folder = Path(self._shared.enter_context(tempfile.TemporaryDirectory()))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.keep(frozenset())
+        self._shared.close()
+
+    @cached_property
+    def postgres(self) -> str:
+        """URL of the PostgreSQL server that all share."""
+        return self._shared.enter_context(server_for_tests())
+
+    def get(self, name: str) -> Any:
+        """Return a service; raises Unavailable."""
+        if name in self._unavailable:
+            raise Unavailable(self._unavailable[name])
+        if name not in self._running:
+            stack = ExitStack()
+            try:
+                service = SERVERS.get(name)
+                started = service.run(self, name) if service else APPLICATIONS[name](self)
+                self._running[name] = stack, stack.enter_context(started)
+            except Unavailable as error:
+                self._unavailable[name] = str(error)
+                raise
+        return self._running[name][1]
+
+    def keep(self, names: frozenset[str]) -> None:
+        """End all services but these."""
+        for name in set(self._running) - names:
+            self._running.pop(name)[0].close()
+
+    @contextmanager
+    def database(self, name: str) -> Iterator[str]:
+        """Make a service's database on the shared server until the block ends."""
+        database = f"bench_{re.sub('[^a-z]', '_', name.lower())}_{os.getpid()}"
+        execute_on_server(self.postgres, f"CREATE DATABASE {database}")
+        try:
+            url = sa.make_url(self.postgres).set(database=database)
+            # With the driver's name: SQLAlchemy gives the URL without it to another one.
+            self.databases[name] = url.set(drivername="postgresql+psycopg2").render_as_string(
+                False
+            )
+            yield self.databases[name]
+        finally:
+            execute_on_server(self.postgres, f"DROP DATABASE {database} WITH (FORCE)")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no output"
+
+
+def find_free_port() -> str:
+    """Return a port of this machine where nothing listens."""
+    with hold_port() as held:  # given back at once: not every competitor could share it
+        return str(port_of(held))
+
+
+def install(name: str) -> Path:
+    """Return the programs of a competitor's own virtual environment, made at the first call."""
+    venv, wanted = VENVS / name, COMPETITORS / name / "requirements.txt"
+    programs, stamp = venv / "bin", venv / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
+        pip = [programs / "python", "-m", "pip", "install", "--quiet", "-r", wanted]
+        for command in ([sys.executable, "-m", "venv", "--clear", venv], pip):
+            try:
+                subprocess.run(
+                    command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=True
+                )
+            except subprocess.TimeoutExpired:
+                raise Unavailable(f"not installed within {INSTALL_TIMEOUT} s") from None
+            except subprocess.CalledProcessError as error:
+                raise Unavailable(f"not installed: {_last_line(error.stderr)}") from None
+        stamp.write_text(wanted.read_text())
+    return programs
+
+
+def migrate_silently(database_url: str) -> None:
+    """Bring a database to the newest revision, without a log line for each."""
+    logging.disable(logging.INFO)
+    migrate(database_url)
+    logging.disable(logging.NOTSET)
+
+
+def train_models(url: str) -> None:
+    """Train a model of three features, and one of ten."""
+    for name, (X, y) in {"default": sample.make_sample(), "wide": sample.make_rows()}.items():
+        body = orjson.dumps({"X": X, "y": y}, option=orjson.OPT_SERIALIZE_NUMPY)
+        path = f"/api/v1/ml/models/{name}/train"
+        requests.post(
+            url + path, data=body, headers={"Content-Type": "application/json"}, timeout=30
+        ).raise_for_status()
+
+
+def create_items(url: str) -> None:
+    """Create the items one by one, so that their ids and names go together."""
+    with requests.Session() as session:
+        for number in range(1, N_ITEMS + 1):
+            item = {"name": f"Item {number}", "description": "Made to be read."}
+            session.post(f"{url}/api/v1/items", json=item, timeout=30).raise_for_status()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server: its command and environment, with the names in braces filled in when it starts.
+
+    Its path ``ready`` answers 200 once it serves; it is then filled with data.
+    """
+
+    command: str
+    ready: str
+    environment: Mapping[str, str]
+    competitor: bool = True
+    fill: tuple[Callable[[str], None], ...] = ()
+
+    @contextmanager
+    def run(self, fleet: Fleet, name: str) -> Iterator[str]:
+        """Run it until the block ends, with all processes it starts; raises Unavailable."""
+        words = {key: find_free_port() for key in ("port", "port_2", "port_3")}
+        words |= {"folder": str(fleet.folder), "python": sys.executable}
+        environment, cwd = {**os.environ, **DEFAULTS}, ROOT
+        if self.competitor:  # its BLAS takes as many threads as it does by default
+            words["bin"], cwd = str(install(name)), COMPETITORS / name
+            environment = {key: os.environ[key] for key in os.environ if "_THREADS" not in key}
+            environment["PYTHONPATH"] = str(COMPETITORS / "common")
+        with ExitStack() as stack:
+            if self.fill:
+                words["database"] = stack.enter_context(fleet.database(name))
+                if not self.competitor:
+                    migrate_silently(words["database"])
+            for key, value in self.environment.items():
+                environment[key] = value.format(**words)
+            url = f"http://127.0.0.1:{words['port']}"
+            command = [part.format(**words) for part in self.command.split()]
+            log = fleet.folder / f"{name}.log"
+            process = stack.enter_context(running(command, cwd, environment, log))
+            deadline = time.monotonic() + START_TIMEOUT
+            while not _answers(url + self.ready):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise Unavailable(f"does not start: {_last_line(log.read_text())}")
+                time.sleep(0.1)
+            for fill in self.fill:
+                fill(url)
+            yield url
+
+
+@contextmanager
+def running(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the block ends, with all processes it starts."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # so that one signal also ends what it has started
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=STOP_TIMEOUT)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def gunicorn(application: str = "", database: str = "sqlite:///none", **more: Any) -> Server:
+    """Return a server that runs under the service's own gunicorn settings."""
+    settings = {"BIND": "127.0.0.1:{port}", "DATABASE_URL": database, **more.pop("settings", {})}
+    command = f"{{python}} -m gunicorn {application}"
+    return Server(command, "/health/ready", settings, competitor=False, **more)
+
+
+def service(**settings: str) -> Server:
+    """Return this service on PostgreSQL, with its models and items."""
+    return gunicorn(database="{database}", settings=settings, fill=(train_models, create_items))
+
+
+SERVERS: Mapping[str, Server] = {
+    "default": service(),
+    "stripped": service(**STRIPPED),
+    "gthread": service(WORKER_CLASS="gthread"),
+    "short lease": service(MODEL_LEASE_MS="1"),
+    "echo": gunicorn("benchmarks.baselines.echo:app"),
+    "bare": gunicorn("benchmarks.baselines.bare:app"),
+    "fastapi": Server(
+        "{bin}/python service.py {port}",
+        "/health",
+        {"DATABASE_URL": "{database}"},
+        fill=(create_items,),
+    ),
+    "litserve": Server("{bin}/python service.py {port}", "/health", {}),
+    "bentoml": Server(
+        "{bin}/bentoml serve service:Linear --host 127.0.0.1 --port {port}",
+        "/readyz",
+        {
+            "BENTOML_DO_NOT_TRACK": "true",
+            "BENTOML_HOME": "{folder}/bentoml",
+            "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false",
+        },
+    ),
+    "mlserver": Server(
+        "{bin}/mlserver start .",
+        "/v2/models/linear/ready",
+        {
+            "MLSERVER_HOST": "127.0.0.1",
+            "MLSERVER_HTTP_PORT": "{port}",
+            "MLSERVER_GRPC_PORT": "{port_2}",
+            "MLSERVER_METRICS_PORT": "{port_3}",
+            "MLSERVER_DEBUG": "false",
+            "MLSERVER_PARALLEL_WORKERS": WORKERS,
+            "MLSERVER_METRICS_DIR": "{folder}",
+            "MLSERVER_ENVIRONMENTS_DIR": "{folder}/mlserver-environments",
+        },
+    ),
+}
+
+
+# Applications in this process
+
+
+@contextmanager
+def open_service(fleet: Fleet, **settings: str) -> Iterator[Any]:
+    """Build this service's application, trained, with a lease that lasts and a log in a file.
+
+    Where it asks for API keys, what is returned sends one along.
+    """
+    database_url = f"sqlite:///{fleet.folder / uuid.uuid4().hex}.db"
+    migrate_silently(database_url)
+    common = {**DEFAULTS, "DATABASE_URL": database_url}
+    with (fleet.folder / "in process.log").open("a", buffering=1) as log, redirect_stderr(log):
+        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "1"})
+        X, y = sample.make_sample()
+        app.test_client().post("/api/v1/ml/train", json={"X": X.tolist(), "y": y.tolist()})
+        dispose_app(app)
+        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "60000", **settings})
+        sent = {}
+        if settings.get("AUTH") == "on":
+            key = make_holder(app, "bench", Scope.ML_PREDICT)
+            sent = {"HTTP_AUTHORIZATION": f"Bearer {key}"}
+        yield lambda environ, start: app({**environ, **sent}, start)
+        dispose_app(app)
+
+
+APPLICATIONS: Mapping[str, Callable[[Fleet], Any]] = {
+    "in process": open_service,
+    "in process, stripped": partial(open_service, **STRIPPED),
+    "in process, keys": partial(open_service, AUTH="on"),
+    "echo in process": lambda fleet: nullcontext(echo.app),
+}

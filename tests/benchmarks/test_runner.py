@@ -1,0 +1,118 @@
+"""The runner: contenders take turns, ratios are taken within rounds; and the work is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from benchmarks.competitors.common import sample
+from benchmarks.contenders import Fleet, Unavailable
+from benchmarks.exchange import WrongAnswer
+from benchmarks.runner import Comparison, Kind, Plan, Work, measure_work
+from benchmarks.work import BARE, FORMS, OURS, WORKS, check_same, predict_batch, prepare_batch
+
+
+@dataclass
+class FakeMeasurement:
+    """Takes the given seconds one after the other, and then fails."""
+
+    name: str
+    seconds: list[float]
+    turns: list[str]
+    error: Exception | None = None
+    service: str | None = None
+
+    def measure(self, fleet: Fleet, seconds: float) -> float:
+        """Return the next of its seconds."""
+        self.turns.append(self.name)
+        if not self.seconds and self.error:
+            raise self.error
+        return self.seconds.pop(0)
+
+
+def measure(*contenders: FakeMeasurement, rounds: int) -> dict:
+    work = Work(
+        "fake", "fake", {c.name: c for c in contenders}, (Comparison("A", "B", Kind.SPEED),)
+    )
+    with Fleet() as fleet:
+        return measure_work(work, fleet, Plan(rounds, seconds=0))
+
+
+def test_contenders_take_turns_and_each_round_starts_with_another() -> None:
+    turns: list[str] = []
+    result = measure(
+        FakeMeasurement("A", [1.0, 2.0], turns),
+        FakeMeasurement("B", [2.0, 6.0], turns),
+        FakeMeasurement("C", [1.0, 1.0], turns),
+        rounds=2,
+    )
+
+    assert turns == ["A", "B", "C", "B", "C", "A"]
+    assert result["seconds"] == {"A": [1.0, 2.0], "B": [2.0, 6.0], "C": [1.0, 1.0]}
+    assert [found["median"] for found in result["comparisons"]] == [2.5]
+
+
+@pytest.mark.parametrize(
+    "error", [WrongAnswer("wrong"), Unavailable("not installed: x"), OSError()]
+)
+def test_who_fails_is_left_out_with_its_reason_and_the_others_go_on(error: Exception) -> None:
+    turns: list[str] = []
+    result = measure(
+        FakeMeasurement("A", [1.0, 1.0, 1.0], turns),
+        FakeMeasurement("B", [2.0], turns, error),
+        rounds=3,
+    )
+
+    assert result["seconds"] == {"A": [1.0, 1.0, 1.0]}
+    assert result["failed"] == {"B": str(error) or "OSError"}
+    assert turns.count("B") == 2
+    assert result["comparisons"] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "goal", "ratios", "reached"),
+    [
+        # The machine was slow in the second round, for both: that must not count.
+        (Kind.SPEED, 2.0, (2.0, 2.0, 3.0), True),
+        (Kind.SPEED, 2.01, (2.0, 2.0, 3.0), False),
+        (Kind.COST, 0.5, (0.5, 1 / 3, 0.5), True),
+        (Kind.COST, 0.49, (0.5, 1 / 3, 0.5), False),
+        (Kind.COST, None, (0.5, 1 / 3, 0.5), None),
+    ],
+)
+def test_a_ratio_is_taken_within_each_round_and_its_median_held_against_the_goal(
+    kind: Kind, goal: float | None, ratios: tuple[float, ...], reached: bool | None
+) -> None:
+    found = Comparison("A", "B", kind, goal).compare([1.0, 10.0, 1.0], [2.0, 20.0, 3.0])
+
+    assert (found["median"], found["least"], found["most"]) == pytest.approx(ratios)
+    assert found["reached"] is reached
+
+
+@pytest.mark.slow
+def test_the_service_as_it_starts_by_default_is_measured_beside_a_baseline() -> None:
+    work = WORKS[0]
+    work = replace(work, contenders={name: work.contenders[name] for name in (OURS, BARE)})
+
+    with Fleet() as fleet:
+        result = measure_work(work, fleet, Plan(rounds=1, seconds=1))
+        log = (fleet.folder / "default.log").read_text()
+
+    assert result["failed"] == {}
+    assert [found["against"] for found in result["comparisons"]] == [BARE]
+    assert "webapp.requests" in log
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_arithmetic_of_a_training_solves_the_least_squares(form: object) -> None:
+    X, y = sample.make_rows(50)
+    fitted = sample.LinearRegression().fit(X[:40], y[:40])
+
+    check_same(form.read_and_solve(form.write(X, y)), [*fitted.coef_, fitted.intercept_])
+
+
+def test_the_arithmetic_of_a_batch_gives_what_the_service_must_answer() -> None:
+    assert prepare_batch(None)().startswith(b'{"predictions":[')
+    with pytest.raises(WrongAnswer):
+        check_same([1.0, 2.0], predict_batch())
