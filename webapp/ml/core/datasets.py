@@ -272,7 +272,8 @@ def _faults_by_place(values: Sequence[Any], describe: Any) -> Faults:
 
 def _describe_row(row: Any, width: int) -> Faults | None:
     if not isinstance(row, list):
-        return [f"is {_KINDS[type(row)]}, expected an array of numbers"]
+        kind = "a number" if type(row) in (int, float) else _KINDS[type(row)]
+        return [f"is {kind}, expected an array of numbers"]
     if not row or (width and len(row) != width):
         return _describe_width(len(row), width)
     return _faults_by_place(row, _describe_number) or None
