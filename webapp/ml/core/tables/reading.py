@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import (
+    LONGEST_LABEL,
     Dataset,
     DataWarning,
     Features,
@@ -32,6 +33,7 @@ from webapp.ml.core.tables.table import (
     DEFAULT_DIALECT,
     DELIMITERS,
     NUMERIC,
+    TEXT_BYTES,
     CsvDialect,
     Format,
     Limits,
@@ -41,11 +43,12 @@ from webapp.ml.core.tables.table import (
     parse_errors,
 )
 
-Rows: TypeAlias = NDArray[np.intp]
-"""Numbers of rows, counted from 0 over the whole table."""
+Present: TypeAlias = NDArray[np.bool_]
+"""(n_rows,): which rows have a value."""
 
 BATCH_ROWS = 2**14
 MOST_INDEX_COLUMNS = 10
+_MISSING = "is missing or not finite"
 # A label that is a whole number in JSON, or what pandas makes of one beside a gap.
 _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0)?")
 _BOOLEANS = {"false": 0, "true": 1}
@@ -82,20 +85,24 @@ def read_dataset(
         limits.check_features(len(features))
         check_feature_names(features)
         _check_numeric(table.schema, features if label else names)
+        kind = kind_of(table.schema.field(target).type)
+        if kind not in (*NUMERIC, "boolean", "string"):
+            message = f"holds {kind} values, expected strings, booleans or whole numbers"
+            raise InvalidInput({target: [message]})
 
-        y = _find_target(table, target) if label else _Numbers(target)
-        blocks = []
-        n_rows = 0
-        for rows, batch in _number_rows(table, limits):
-            n_rows += len(rows)
-            present = y.take(batch.column(target), rows)
-            if not present.all():
-                batch, rows = batch.filter(present), rows[present]
-            blocks.append(_make_block(batch, features, rows))
-    values, warnings = y.finish(), table.warnings
-    if n_missing := n_rows - len(values):
-        warnings += (warn_of_missing(target, n_missing, n_rows),)
-    return make_dataset(_join(blocks), values, features, warnings)
+        rows = _collect(table, limits, label)
+        y: Vector | Labels
+        if not label:
+            y, present = _take_numbers(rows[target], target)
+        elif kind == "string":
+            y, present = _take_strings(rows[target], target, untyped=table.untyped)
+        else:
+            y, present = _take_whole_numbers(rows[target], target)
+        X = _make_matrix(rows, features, np.flatnonzero(present))
+    warnings = table.warnings
+    if n_missing := len(rows) - len(y):
+        warnings += (warn_of_missing(target, n_missing, len(rows)),)
+    return make_dataset(X, y, features, warnings)
 
 
 def read_features(
@@ -112,8 +119,10 @@ def read_features(
     it is more likely a mistake than a wish. Columns that pandas calls an index are left out.
     Raises InvalidInput.
     """
-    read = list(_read_blocks(source, format, names, limits, dialect))
-    return Features(_join([features.X for features in read]), read[0].warnings)
+    with parse_errors(format.title):
+        table, names = _open_features(source, format, names, limits, dialect)
+        rows = _collect(table, limits, None)
+        return Features(_make_matrix(rows, names, np.arange(len(rows))), table.warnings)
 
 
 def iterate_features(
@@ -129,28 +138,34 @@ def iterate_features(
     batches. Nothing limits what the file unpacks to: it is the user's own. Raises InvalidInput
     like ``read_features``, from the first step on.
     """
-    for read in _read_blocks(source, format, names, None, dialect):
-        for start in range(0, len(read.X), BATCH_ROWS):
-            yield Features(read.X[start : start + BATCH_ROWS], read.warnings)
+    n_rows = 0
+    with parse_errors(format.title):
+        table, names = _open_features(source, format, names, None, dialect)
+        for batch in table.batches:
+            for start in range(0, len(batch), BATCH_ROWS):
+                part = batch.slice(start, BATCH_ROWS)
+                X = _make_matrix(part, names, np.arange(len(part)), first_row=n_rows)
+                yield Features(X, table.warnings)
+                n_rows += len(part)
+    if n_rows == 0:
+        raise InvalidInput(["has no rows"])
 
 
-def _read_blocks(
+def _open_features(
     source: bytes | BinaryIO,
     row: Format,
     names: Sequence[str],
     limits: Limits | None,
     dialect: CsvDialect,
-) -> Iterator[Features]:
-    """Yield the columns ``names`` of a table, batch by batch."""
+) -> tuple[Table, list[str]]:
+    """Return a table whose columns are ``names``, and the names as they are called there."""
     # A model that was trained while blanks were kept may have them in its names.
     bare = [name.strip(BLANKS) for name in names]
-    with parse_errors(row.title):
-        table = _open(source, row, dialect, bare, None, limits)
-        if faults := describe_names(table.schema.names, bare):
-            raise InvalidInput(faults)
-        _check_numeric(table.schema, bare)
-        for rows, batch in _number_rows(table, limits):
-            yield Features(_make_block(batch, bare, rows), table.warnings)
+    table = _open(source, row, dialect, bare, None, limits)
+    if faults := describe_names(table.schema.names, bare):
+        raise InvalidInput(faults)
+    _check_numeric(table.schema, bare)
+    return table, bare
 
 
 def _open(
@@ -228,49 +243,57 @@ def _describe_columns(names: Sequence[str]) -> str:
     return f"its columns are {list_names(names)}"
 
 
-def _number_rows(table: Table, limits: Limits | None) -> Iterator[tuple[Rows, Any]]:
-    """Yield the batches, each after the numbers of its rows; raises where there is no row."""
+def _collect(table: Table, limits: Limits, label: str | None) -> Any:
+    """Return all rows as a table of pyarrow's."""
+    import pyarrow as pa
+
+    batches = []
     n_rows = 0
     for batch in table.batches:
-        first, n_rows = n_rows, n_rows + batch.num_rows
-        if limits:
-            limits.check(rows=n_rows, columns=len(table.schema))
-        if batch.num_rows:
-            yield np.arange(first, n_rows), batch
+        n_rows += len(batch)
+        limits.check(rows=n_rows, columns=len(table.schema))
+        if label and _has_long_text(batch[label]):  # not kept until the labels are looked at
+            raise InvalidInput({label: [f"holds labels of more than {LONGEST_LABEL} characters"]})
+        batches.append(batch)
     if n_rows == 0:
         raise InvalidInput(["has no rows"])
+    return pa.Table.from_batches(batches)
 
 
-def _make_block(batch: Any, names: Sequence[str], rows: Rows) -> Matrix:
-    """Return columns of a batch as a matrix: (len(rows), len(names))."""
-    columns = [_to_numbers(batch.column(name)) for name in names]
-    block: Matrix = np.stack(columns, axis=1, dtype=np.float64)
-    if not np.isfinite(block).all():
-        for name, column in zip(names, columns, strict=True):
-            _check_finite(column, name, rows)
-    return block
+def _has_long_text(column: Any) -> bool:
+    """Return whether texts are on average longer than a label may be."""
+    texts = [column, getattr(column, "dictionary", [])]
+    return bool(column.nbytes > TEXT_BYTES * sum(map(len, texts)) + 2**16)
 
 
-def _join(blocks: list[Matrix]) -> Matrix:
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+def _make_matrix(
+    rows: Any, names: Sequence[str], kept: NDArray[np.intp], *, first_row: int = 0
+) -> Matrix:
+    """Return columns of a table as a matrix: (len(kept), len(names)).
 
-
-def _check_finite(values: NDArray[Any], name: str, rows: Rows) -> None:
-    finite = np.isfinite(values)
+    ``kept``: which rows of the table; ``first_row``: how many rows of the file came before it.
+    """
+    X = np.empty((len(kept), len(names)))
+    for place, name in enumerate(names):
+        values = _to_numbers(rows[name])
+        X[:, place] = values if len(kept) == len(values) else values[kept]
+    finite = np.isfinite(X)
     if not finite.all():
-        raise InvalidInput({name: {str(rows[np.argmin(finite)]): ["is missing or not finite"]}})
+        place = int(np.argmin(finite.all(axis=0)))
+        row = first_row + kept[np.argmin(finite[:, place])]
+        raise InvalidInput({names[place]: {str(row): [_MISSING]}})
+    return X
 
 
 def _to_numbers(column: Any) -> NDArray[Any]:
     """Return an Arrow column of numbers; what is missing is NaN."""
     import pyarrow as pa
 
-    kind = kind_of(column.type)
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if kind == "null":
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
         return np.full(len(column), np.nan)
-    if kind == "decimal":
+    if pa.types.is_decimal(column.type):
         # Straight to float64, every third decimal comes out one bit off the nearest float.
         column = column.cast(pa.string()).cast(pa.float64())
     # Whole numbers are left to numpy, which rounds those beyond 2^53 as Python does; pyarrow
@@ -278,103 +301,61 @@ def _to_numbers(column: Any) -> NDArray[Any]:
     return _to_numpy(column)
 
 
-def _to_numpy(array: Any) -> NDArray[Any]:
-    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+def _to_numpy(column: Any) -> NDArray[Any]:
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values
 
 
-class _Numbers:
-    """A target of numbers."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._parts: list[NDArray[Any]] = []
-
-    def take(self, column: Any, rows: Rows) -> NDArray[np.bool_]:
-        """Keep the values of some rows; return which of the rows have one."""
-        values = _to_numbers(column)
-        present: NDArray[np.bool_] = ~np.isnan(values)
-        _check_finite(values[present], self._name, rows[present])
-        self._parts.append(values[present])
-        return present
-
-    def finish(self) -> Vector | Labels:
-        """Return the values of all rows that have one."""
-        return np.concatenate(self._parts, dtype=np.float64)
+def _take_numbers(column: Any, name: str) -> tuple[Vector, Present]:
+    """Return the numbers of a target, and which rows have one."""
+    values = _to_numbers(column)
+    if np.isinf(values).any():
+        raise InvalidInput({name: {str(np.argmax(np.isinf(values))): [_MISSING]}})
+    present = ~np.isnan(values)
+    return values[present].astype(np.float64, copy=False), present
 
 
-class _WholeNumbers(_Numbers):
-    """A target of labels that are whole numbers or booleans, whatever type holds them."""
+def _take_whole_numbers(column: Any, name: str) -> tuple[Labels, Present]:
+    """Return labels that are whole numbers or booleans, in any type, and which rows have one."""
+    import pyarrow as pa
 
-    def take(self, column: Any, rows: Rows) -> NDArray[np.bool_]:
-        """Keep the labels of some rows; return which of the rows have one."""
-        import pyarrow as pa
-
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        # Not a number is what pandas writes where a whole number is missing.
-        present: NDArray[np.bool_] = ~_to_numpy(column.is_null(nan_is_null=True))
-        try:
-            self._parts.append(_to_numpy(column.filter(present).cast(pa.int64())))
-        except pa.ArrowInvalid:
-            message = "holds values that are not whole numbers of 64 bits, expected labels"
-            raise InvalidInput({self._name: [message]}) from None
-        return present
-
-    def finish(self) -> Labels:
-        """Return the labels of all rows that have one."""
-        return np.concatenate(self._parts, dtype=np.int64)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    # Not a number is what pandas writes where a whole number is missing.
+    present: Present = ~_to_numpy(column.is_null(nan_is_null=True))
+    try:
+        return _to_numpy(column.filter(pa.array(present)).cast(pa.int64())), present
+    except pa.ArrowInvalid:
+        message = "holds values that are not whole numbers of 64 bits, expected labels"
+        raise InvalidInput({name: [message]}) from None
 
 
-class _Strings(_Numbers):
-    """A target of labels that are strings: a code per row, and each label once.
+def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, Present]:
+    """Return labels that are strings, and which rows have one.
 
     ``untyped``: labels that are all the text of whole numbers, or of booleans, are those.
     """
+    import pyarrow as pa
 
-    def __init__(self, name: str, *, untyped: bool) -> None:
-        super().__init__(name)
-        self._untyped = untyped
-        self._codes: dict[str, int] = {}
-        self._first_rows: list[int] = []  # by code
-
-    def take(self, column: Any, rows: Rows) -> NDArray[np.bool_]:
-        """Keep the labels of some rows; return which of the rows have one."""
-        import pyarrow as pa
-
-        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        indices = _to_numpy(encoded.indices.fill_null(-1))
-        used, first, places = np.unique(indices, return_index=True, return_inverse=True)
-        codes = np.full(len(used), -1, dtype=np.int32)  # where there is no label
-        for place in np.argsort(first):
-            label = encoded.dictionary[used[place]].as_py() if used[place] >= 0 else None
-            if not label:
-                continue
-            if label not in self._codes:
-                self._codes[label] = len(self._codes)
-                self._first_rows.append(int(rows[first[place]]))
-                self._check(label, self._first_rows[-1])
-            codes[place] = self._codes[label]
-        found = codes[places]
-        present: NDArray[np.bool_] = found >= 0
-        self._parts.append(found[present])
-        return present
-
-    def finish(self) -> Labels:
-        """Return the labels of all rows that have one."""
-        codes = np.concatenate(self._parts)
-        numbers = _to_whole_numbers(list(self._codes)) if self._untyped else None
-        if numbers is None:
-            labels: Labels = np.array(list(self._codes), dtype=np.object_)[codes]
-            return labels
-        for number, row in zip(numbers, self._first_rows, strict=True):
-            self._check(number, row)
-        whole: Labels = np.array(numbers, dtype=np.int64)[codes]
-        return whole
-
-    def _check(self, label: str | int, row: int) -> None:
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    encoded = column.unify_dictionaries().combine_chunks()
+    codes = _to_numpy(encoded.indices.cast(pa.int64()).fill_null(-1))
+    texts = {}  # by code: those that are used
+    for code in (np.flatnonzero(np.bincount(codes + 1)) - 1).tolist():
+        if code >= 0 and (text := encoded.dictionary[code].as_py()):
+            texts[code] = text
+    numbers = _to_whole_numbers(list(texts.values())) if untyped else None
+    labels: list[Any] = numbers or list(texts.values())
+    for code, label in zip(texts, labels, strict=True):
         if fault := describe_label(label):
-            raise InvalidInput({self._name: {str(row): fault}})
+            raise InvalidInput({name: {str(np.argmax(codes == code)): fault}})
+    places = np.full(len(encoded.dictionary) + 1, -1)  # the last one is for code -1
+    places[list(texts)] = range(len(texts))
+    found = places[codes]
+    present: Present = found >= 0
+    values: Labels = np.array(labels, np.int64 if numbers else np.object_)[found[present]]
+    return values, present
 
 
 def _to_whole_numbers(labels: Sequence[str]) -> list[int] | None:
@@ -385,14 +366,3 @@ def _to_whole_numbers(labels: Sequence[str]) -> list[int] | None:
     if all(label.lower() in _BOOLEANS for label in labels):
         return [_BOOLEANS[label.lower()] for label in labels]
     return None
-
-
-def _find_target(table: Table, name: str) -> _Numbers:
-    """Return what collects the labels of a column; raises InvalidInput where it holds none."""
-    kind = kind_of(table.schema.field(name).type)
-    if kind == "string":
-        return _Strings(name, untyped=table.untyped)
-    if kind in NUMERIC or kind == "boolean":
-        return _WholeNumbers(name)
-    message = f"holds {kind} values, expected strings, booleans or whole numbers"
-    raise InvalidInput({name: [message]})
