@@ -124,11 +124,11 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "equal values": (equal_values, PARQUET, "has 1900000 rows of 60 values"),
     "pages named again": (lambda: repeated_pages(9), PARQUET, ""),  # 6 million numbers
     "pages named often": (lambda: repeated_pages(11), PARQUET, "has too many row groups"),
-    "many pages": (many_pages, PARQUET, "unpacks to more than its rows can need"),
+    "many pages": (many_pages, PARQUET, "decompresses to more than its rows can need"),
     "many row groups": (many_row_groups, PARQUET, ""),
     "a dictionary of many batches": (shared_dictionary, ARROW, "too many record batches"),
     "a dictionary that grows": (growing_dictionary, ARROW, "too many record batches"),
-    "a dictionary of long labels": (long_dictionary, ARROW, "unpacks to more than its rows"),
+    "a dictionary of long labels": (long_dictionary, ARROW, "decompresses to more than its rows"),
     "batches of a row": (short_batches, ARROW, "too many record batches"),
     "empty batches": (empty_batches, ARROW, "too many record batches"),
     "a long schema": (long_schema, ARROW, "has a schema that is too long"),

@@ -152,7 +152,7 @@ def test_any_usual_delimiter_separates_columns(client: FlaskClient, delimiter: s
         (b"a,,y\n1,,2\n", "", "column 2 has no name"),
         (b'"",a,y\n0,1,2\n', "", "column 1 has no name"),
         (b"a,y\n1,2,\n3,4,\n", "", "has 3 values, expected 2"),
-        (b"a,y\n1,\n2,\n,3\n", "", "{'a': {'2': ['is missing or not finite']}}"),
+        (b"a,y\n1,\n2,\n,3\n", "", "{'a': {'2': ['is missing or not finite; "),
     ],
 )  # fmt: skip
 def test_a_csv_table_that_cannot_be_used_is_refused_by_place(
@@ -172,7 +172,7 @@ def test_a_dialect_is_refused_beside_another_format(client: FlaskClient) -> None
 def test_columns_left_out_for_want_of_a_name_are_told(client: FlaskClient) -> None:
     answer = train(client, b"a,y,,\n1,2,,\n3,4,,\n")
 
-    message = "has no name and no values from column 3 on; it was left out"
+    message = "columns from 3 on have no name and no values; they were left out"
     assert answer["warnings"] == [{"column": "", "message": message}]
     assert answer["model"]["warnings"] == answer["warnings"]
     assert answer["model"]["feature_names"] == ["a"]
@@ -198,20 +198,6 @@ def test_names_in_any_format_lose_the_blanks_around_them(client: FlaskClient) ->
 # --- rows without a target
 
 
-def test_rows_without_a_target_are_left_out_and_counted(
-    client: FlaskClient, runner: FlaskCliRunner
-) -> None:
-    name = "missing-target.csv"
-    answer = train(client, (CASES / name).read_bytes())
-    version = by_command(runner, CASES / name)
-
-    (warning,) = answer["warnings"]
-    assert warning["column"] == "y"
-    assert "2 of" in warning["message"]
-    assert version["warnings"] == answer["warnings"]
-    assert version["data_digest"] == answer["model"]["data_digest"]
-
-
 TARGETS = {
     "numbers": ("linear_regression", [1.5, None, 2.5, 3.0, None, 4.0, 1.0, 2.0]),
     "whole numbers": ("logistic_regression", [0, None, 1, 1, None, 0, 1, 0]),
@@ -234,28 +220,6 @@ def test_a_target_with_gaps_is_the_same_in_every_format(client: FlaskClient, kin
             assert answer["model"][key] == by_json["model"][key], media_type
         assert answer["warnings"] == by_json["warnings"]
         assert len(answer["warnings"]) == 1
-
-
-def test_a_dictionary_of_labels_may_lack_some(client: FlaskClient) -> None:
-    labels = pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 2, 1, 0]), ["a", "b", ""])
-    table = pa.table({"a": range(6), "y": labels})
-
-    for media_type in (PARQUET, ARROW):
-        answer = train(client, WRITERS[media_type](table), media_type, LOGISTIC)
-        assert answer["model"]["classes"] == ["a", "b"]
-        assert "2 of 6 rows" in answer["warnings"][0]["message"]
-
-
-def test_labels_as_floats_are_the_whole_numbers_of_csv(client: FlaskClient) -> None:
-    body = json.loads((CASES / "float-labels.json").read_bytes())
-    rows = "".join(f"{a},{b},{y}\n" for (a, b), y in zip(body["X"], body["y"], strict=True))
-
-    by_json = client.post(f"{ML}/train", json=body | {"test_size": 0})
-    by_csv = train(client, f"x1,x2,y\n{rows}".encode(), options=LOGISTIC)["model"]
-
-    assert by_json.status_code == 201, by_json.text
-    assert by_json.json["model"]["classes"] == by_csv["classes"] == [0, 1]
-    assert by_json.json["model"]["data_digest"] == by_csv["data_digest"]
 
 
 # --- pandas' index
@@ -364,19 +328,3 @@ def test_metadata_that_call_everything_an_index_are_refused(client: FlaskClient)
     table = table.replace_schema_metadata({b"pandas": everything})
 
     assert "more than 10" in str(refuse(client, to_parquet(table), PARQUET))
-
-
-@pytest.mark.parametrize("media_type", [ARROW, ARROW_FILE])
-@pytest.mark.parametrize("compression", ["uncompressed", "lz4"])
-def test_feather_is_read_by_media_type_and_by_suffix(
-    client: FlaskClient, media_type: str, compression: str, tmp_path: Path, runner: FlaskCliRunner
-) -> None:
-    table = pa.table({"a": [1.0, 2, 3], "y": [2.0, 4, 6]})
-    path = tmp_path / "rows.feather"
-    feather.write_feather(table, str(path), compression=compression)
-
-    alone = train(client, path.read_bytes(), media_type)["model"]
-    part = {"file": (io.BytesIO(path.read_bytes()), "rows.feather"), "target": "y"}
-    as_file = client.post(f"{ML}/train", data=part | {"test_size": "0"}).json["model"]
-
-    assert alone["digest"] == as_file["digest"] == by_command(runner, path)["digest"]

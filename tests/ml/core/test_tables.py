@@ -21,6 +21,7 @@ from tests.tables import WRITERS, to_arrow, to_csv, to_parquet
 from webapp.errors import Faults, InvalidInput
 from webapp.ml.core.datasets import (
     Dataset,
+    DataWarning,
     labels_from_values,
     matrix_from_rows,
     vector_from_values,
@@ -43,10 +44,10 @@ from webapp.ml.core.tables.reading import BATCH_ROWS
 
 LIMITS = Limits(rows=1_000_000, columns=10_000, cells=50_000_000)
 BINARY = ("parquet", "arrow")
-MISSING = ["is missing or not finite"]
+MISSING = ["is missing or not finite; fill it in, or leave the row out"]
 UNFIT_LABEL = ["must be 1 to 255 printable characters"]
 NOT_UTF_8 = "is not UTF-8, but perhaps Windows-1252; save the table as UTF-8"
-UNPACKS = ["unpacks to more than its rows can need"]
+BOMB = ["decompresses to more than its rows can need"]
 OUT_OF_RANGE = "is outside the range of 64-bit integers"
 
 
@@ -175,6 +176,20 @@ def test_any_type_of_label_is_read(name: str, kind: str) -> None:
 
     assert dataset.y.tolist() == LABELS[kind].to_pylist()
     assert dataset.y.dtype == (np.object_ if dataset.y[0] == "b" else np.int64)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("encoded", [False, True], ids=["plain", "dictionary"])
+def test_rows_without_a_label_are_left_out_and_counted(name: str, encoded: bool) -> None:
+    labels = pa.array(["a", None, "b", "", "a"])
+    y = labels.dictionary_encode() if encoded else labels
+    data = WRITERS[name](pa.table({"x": [1.0, None, 3.0, None, 5.0], "y": y}))
+
+    dataset = parse(data, name, task="classification")
+
+    assert (dataset.X[:, 0].tolist(), dataset.y.tolist()) == ([1.0, 3.0, 5.0], ["a", "b", "a"])
+    message = "has no value in 2 of 5 rows, which were left out"
+    assert dataset.warnings == (DataWarning("y", message),)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -369,7 +384,7 @@ def test_columns_that_the_model_cannot_take_are_refused_by_name(
     ("columns", "faults"),
     [
         ({"a": [1], "b": [2]}, ["has no column 'y'; its columns are a, b"]),
-        ({"y": [1]}, ["has no column beside 'y'"]),
+        ({"y": [1]}, ["has no column beside the target 'y'"]),
         ({"a": [1.0, None], "y": [1, 2]}, {"a": {"1": MISSING}}),
         ({"a": [1.0, np.nan], "y": [1, 2]}, {"a": {"1": MISSING}}),
         ({"a": [1, 2], "y": [1.0, -np.inf]}, {"y": {"1": MISSING}}),
@@ -660,7 +675,7 @@ def test_bytes_that_unpack_to_more_than_their_rows_need_are_not_unpacked(
     faults = faults_of(data, name, task="regression" if index else "classification")
 
     assert len(data) < 100_000
-    assert faults == UNPACKS
+    assert faults == BOMB
     assert pool.bytes_allocated() - before < 10_000_000
 
 
@@ -675,7 +690,7 @@ def test_pages_and_buffers_that_say_they_are_longer_than_the_footer_says_are_ref
     page = page.replace(honest, b"\x15\x00\x15\xfe\xff\x7f", 1)  # a megabyte
     buffer = buffer.replace(size, (2**31).to_bytes(8, "little"), 1)
 
-    assert faults_of(page, "parquet") == faults_of(buffer, "arrow") == UNPACKS
+    assert faults_of(page, "parquet") == faults_of(buffer, "arrow") == BOMB
 
 
 def test_text_that_grows_with_every_row_is_refused() -> None:
@@ -711,7 +726,7 @@ def test_a_long_text_is_decoded_once_and_not_once_per_row(column: str) -> None:
     [
         ("LONGEST_FOOTER", "has a footer that is too long"),
         ("MOST_CHUNKS", "has too many row groups; write longer ones"),
-        ("MOST_PAGES", *UNPACKS),
+        ("MOST_PAGES", *BOMB),
     ],
 )
 def test_a_parquet_file_that_takes_long_to_look_through_is_refused(

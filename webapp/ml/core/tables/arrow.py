@@ -1,8 +1,8 @@
-"""Arrow streams and files (Feather) as a table; those that unpack to too much are refused.
+"""Arrow streams and files (Feather) as a table; decompression bombs are refused.
 
-pyarrow allocates what the head of a compressed buffer says that it unpacks to, and has no limit
-for it: so the messages of a stream are looked through before any is decoded. Their metadata are
-FlatBuffers, which pyarrow verifies but does not show.
+pyarrow allocates the uncompressed size that stands before each buffer, and has no limit for it:
+400 MB for a file of 13 kB. So the messages of a stream are looked through before any is decoded.
+Their metadata are FlatBuffers, which pyarrow verifies but does not show.
 
 https://github.com/apache/arrow/blob/main/format/Message.fbs
 """
@@ -60,7 +60,7 @@ def _read_batches(reader: Any) -> Iterator[Any]:
 
 
 def _check_messages(messages: Any, limits: Limits) -> None:
-    """Raise InvalidInput where the messages are too many, too long or unpack to too much."""
+    """Raise InvalidInput where the messages are too many, too long or decompress to too much."""
     dictionaries: dict[int, int] = {}  # lengths by id
     n_rows = n_columns = n_validated = 0
     for message in messages:
@@ -91,9 +91,9 @@ def _check_messages(messages: Any, limits: Limits) -> None:
             continue  # the bytes of the body have come
         starts = [start for start, size in _read_pairs(flat, batch, _BUFFERS) if size]
         # -1 stands for a buffer that is left as it was.
-        unpacked = sum(max(0, struct.unpack_from("<q", message.body, at)[0]) for at in starts)
-        if unpacked > most_bytes(length, nodes * NUMBER_BYTES + TEXT_BYTES):
-            raise InvalidInput(["unpacks to more than its rows can need"])
+        uncompressed = sum(max(0, struct.unpack_from("<q", message.body, at)[0]) for at in starts)
+        if uncompressed > most_bytes(length, nodes * NUMBER_BYTES + TEXT_BYTES):
+            raise InvalidInput(["decompresses to more than its rows can need"])
 
 
 # A table of FlatBuffers begins with its distance from a list of 16-bit offsets, which say where

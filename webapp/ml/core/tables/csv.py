@@ -42,7 +42,7 @@ def open_csv(
     n_named = max((place for place, name in enumerate(names, 1) if name), default=0)
     warnings: tuple[DataWarning, ...] = ()
     if n_named < len(names):  # every line ends with delimiters
-        message = f"has no name and no values from column {n_named + 1} on; it was left out"
+        message = f"columns from {n_named + 1} on have no name and no values; they were left out"
         warnings = (DataWarning("", message),)
     # Left to itself, pyarrow takes a column's type from the first block: one that starts with
     # whole numbers would refuse the fractions further down.

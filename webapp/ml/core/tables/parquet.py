@@ -1,8 +1,8 @@
-"""Parquet as a table; a file that unpacks to more than its rows can need is refused.
+"""Parquet as a table; decompression bombs are refused.
 
-pyarrow allocates what the header of a page says that the page unpacks to, up to 2 GB for some
-100 kB, and has no limit for it: so the headers are read here first. So is the footer: asked for
-the metadata of a malformed column (``RowGroupMetaData.column``), pyarrow 26 ends the process.
+pyarrow allocates the uncompressed size in the header of each page, and has no limit for it: a
+file of 13 kB took 820 MB. So the headers are read here first. So is the footer: asked for the
+metadata of a malformed column (``RowGroupMetaData.column``), pyarrow 26 ends the process.
 
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
@@ -41,10 +41,10 @@ _ROW_GROUPS = 4
 _COLUMNS, _NUM_ROWS = 1, 3
 _META_DATA = 3
 _CHUNK_BYTES, _DATA_PAGE_OFFSET, _DICTIONARY_PAGE_OFFSET = 7, 9, 11
-_PAGE_TYPE, _UNPACKED_BYTES, _PACKED_BYTES = 1, 2, 3
+_PAGE_TYPE, _UNCOMPRESSED_BYTES, _COMPRESSED_BYTES = 1, 2, 3
 _ENCODING = {0: (5, 2), 2: (7, 2), 3: (8, 4)}  # of a page by its type: the ids that lead to it
 _DICTIONARY_PAGE = 2
-# Not DELTA_BYTE_ARRAY (7): it unpacks to the square of its length, which no header declares.
+# Not DELTA_BYTE_ARRAY (7): it decompresses to the square of its length, which no header declares.
 _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTH_BYTE_ARRAY, _RLE_DICTIONARY = 0, 2, 6, 8
 _TEXT_ENCODINGS = (_PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTH_BYTE_ARRAY, _RLE_DICTIONARY)
 
@@ -73,7 +73,7 @@ def _read_batches(file: Any, metadata: Any, encoded: list[str] | None) -> Iterat
         file,
         metadata=metadata,
         # Text that the file holds once is decoded once, not once for each row: a long label
-        # would unpack to gigabytes.
+        # would decompress to gigabytes.
         read_dictionary=encoded,
         # Nothing is read ahead: a column is read as it is decoded, by threads that have ended
         # when a batch is there, or an error.
@@ -96,7 +96,7 @@ def _read_footer(file: Any) -> bytes:
 def _check_pages(file: Any, metadata: Any, footer: bytes) -> list[str]:
     """Return the columns of text whose pages have dictionaries.
 
-    Raises InvalidInput where the pages unpack to more than the rows can need.
+    Raises InvalidInput where the pages decompress to more than the rows can need.
     """
     # To look through a footer takes half a second for each megabyte.
     if metadata.num_row_groups * metadata.num_columns > MOST_CHUNKS:
@@ -112,9 +112,9 @@ def _check_pages(file: Any, metadata: Any, footer: bytes) -> list[str]:
                 left = most_bytes(group[_NUM_ROWS], _WIDTHS.get(kind, NUMBER_BYTES))
                 for page in _read_page_headers(file, chunk[_META_DATA]):
                     n_pages += 1
-                    left -= page[_UNPACKED_BYTES]
+                    left -= page[_UNCOMPRESSED_BYTES]
                     if left < 0 or n_pages > MOST_PAGES or column.length > TEXT_BYTES:
-                        raise InvalidInput(["unpacks to more than its rows can need"])
+                        raise InvalidInput(["decompresses to more than its rows can need"])
                     if kind != _TEXT:
                         continue
                     if page[_PAGE_TYPE] == _DICTIONARY_PAGE:
@@ -142,8 +142,8 @@ def _read_page_headers(file: Any, chunk: Struct) -> Iterator[Struct]:
     while position < end:
         reader = _ThriftReader(file.read_at(LONGEST_PAGE_HEADER, position))
         page = reader.read_struct()
-        position += reader.position + page[_PACKED_BYTES]
-        if min(page[_UNPACKED_BYTES], page[_PACKED_BYTES]) < 0 or position > end:
+        position += reader.position + page[_COMPRESSED_BYTES]
+        if min(page[_UNCOMPRESSED_BYTES], page[_COMPRESSED_BYTES]) < 0 or position > end:
             raise ValueError(end)
         yield page
 

@@ -48,7 +48,7 @@ Present: TypeAlias = NDArray[np.bool_]
 
 BATCH_ROWS = 2**14
 MOST_INDEX_COLUMNS = 10
-_MISSING = "is missing or not finite"
+_MISSING = "is missing or not finite; fill it in, or leave the row out"
 # A label that is a whole number in JSON, or what pandas makes of one beside a gap.
 _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0)?")
 _BOOLEANS = {"false": 0, "true": 1}
@@ -81,7 +81,7 @@ def read_dataset(
         if target not in names:
             raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
         if not features:
-            raise InvalidInput([f"has no column beside {target!r}"])
+            raise InvalidInput([f"has no column beside the target {target!r}"])
         limits.check_features(len(features))
         check_feature_names(features)
         _check_numeric(table.schema, features if label else names)
@@ -135,7 +135,7 @@ def iterate_features(
     """Yield the columns ``names`` of a table, in that order, at most 16,384 rows at a time.
 
     Memory stays bounded whatever the length of a file; an Arrow file is decoded by its own record
-    batches. Nothing limits what the file unpacks to: it is the user's own. Raises InvalidInput
+    batches. Nothing limits what the file decompresses to: it is the user's own. Raises InvalidInput
     like ``read_features``, from the first step on.
     """
     n_rows = 0

@@ -126,7 +126,7 @@ def to_arrow_file(source: BinaryIO) -> Any:
 
 
 def most_bytes(n_rows: int, width: int) -> int:
-    """Return how many bytes a file may unpack to for rows of ``width`` bytes, at most 512 MB.
+    """Return how many bytes rows of ``width`` bytes may decompress to, at most 512 MB.
 
     Twice their size, since values may stand in a dictionary and beside it, and 64 kB for what
     few rows take beside their values.
