@@ -35,12 +35,12 @@ from webapp.ml.core.tables import (
     parquet,
     read_dataset,
     read_features,
+    reading,
     write_arrow,
     write_csv,
     writing,
 )
 from webapp.ml.core.tables.csv import LONGEST_LINE
-from webapp.ml.core.tables.reading import BATCH_ROWS
 
 LIMITS = Limits(rows=1_000_000, columns=10_000, cells=50_000_000)
 BINARY = ("parquet", "arrow")
@@ -334,7 +334,7 @@ def test_a_dictionary_that_grows_is_read() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_columns_are_read_in_the_order_of_the_model_whole_or_in_blocks(name: str) -> None:
-    n_rows = 2 * BATCH_ROWS + 5
+    n_rows = 2 * reading.BATCH_ROWS + 5
     expected = np.stack([np.arange(n_rows) / 8, np.arange(n_rows)], axis=1)
     data = WRITERS[name](pa.table({"b": expected[:, 1], "a": expected[:, 0]}))
 
@@ -344,7 +344,7 @@ def test_columns_are_read_in_the_order_of_the_model_whole_or_in_blocks(name: str
 
     assert X.tobytes() == expected.tobytes()
     assert np.vstack([block.X for block in read]).tobytes() == expected.tobytes()
-    assert max(len(block.X) for block in read) <= BATCH_ROWS
+    assert max(len(block.X) for block in read) <= reading.BATCH_ROWS
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -691,6 +691,17 @@ def test_pages_and_buffers_that_say_they_are_longer_than_the_footer_says_are_ref
     buffer = buffer.replace(size, (2**31).to_bytes(8, "little"), 1)
 
     assert faults_of(page, "parquet") == faults_of(buffer, "arrow") == BOMB
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_decoded_rows_that_take_more_than_their_cells_can_need_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_BYTES", 0)
+    monkeypatch.setattr(reading, "CELL_BYTES", 1)
+    limits = Limits(rows=300, columns=2, cells=900)
+
+    assert faults_of(WRITERS[name](LABELLED), name, task="classification", limits=limits) == BOMB
 
 
 def test_text_that_grows_with_every_row_is_refused() -> None:

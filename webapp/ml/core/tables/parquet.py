@@ -106,10 +106,11 @@ def _check_pages(file: Any, metadata: Any, footer: bytes) -> list[str]:
     n_pages = n_rows = 0
     try:
         for group in _ThriftReader(footer).read_struct()[_ROW_GROUPS]:
-            n_rows += group[_NUM_ROWS]
+            length = max(0, group[_NUM_ROWS])
+            n_rows += length
             for column, chunk in zip(columns, group[_COLUMNS], strict=True):
                 kind = column.physical_type
-                left = most_bytes(group[_NUM_ROWS], _WIDTHS.get(kind, NUMBER_BYTES))
+                left = most_bytes(length, _WIDTHS.get(kind, NUMBER_BYTES))
                 for page in _read_page_headers(file, chunk[_META_DATA]):
                     n_pages += 1
                     left -= page[_UNCOMPRESSED_BYTES]

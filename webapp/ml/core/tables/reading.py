@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import (
-    LONGEST_LABEL,
     Dataset,
     DataWarning,
     Features,
@@ -33,7 +32,6 @@ from webapp.ml.core.tables.table import (
     DEFAULT_DIALECT,
     DELIMITERS,
     NUMERIC,
-    TEXT_BYTES,
     CsvDialect,
     Format,
     Limits,
@@ -48,6 +46,8 @@ Present: TypeAlias = NDArray[np.bool_]
 
 BATCH_ROWS = 2**14
 MOST_INDEX_COLUMNS = 10
+CELL_BYTES = 20  # decoded: a decimal of 128 bits
+MOST_BYTES = 2**29  # of labels, decoded
 _MISSING = "is missing or not finite; fill it in, or leave the row out"
 # A label that is a whole number in JSON, or what pandas makes of one beside a gap.
 _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0)?")
@@ -90,7 +90,7 @@ def read_dataset(
             message = f"holds {kind} values, expected strings, booleans or whole numbers"
             raise InvalidInput({target: [message]})
 
-        rows = _collect(table, limits, label)
+        rows = _collect(table, limits)
         y: Vector | Labels
         if not label:
             y, present = _take_numbers(rows[target], target)
@@ -121,7 +121,7 @@ def read_features(
     """
     with parse_errors(format.title):
         table, names = _open_features(source, format, names, limits, dialect)
-        rows = _collect(table, limits, None)
+        rows = _collect(table, limits)
         return Features(_make_matrix(rows, names, np.arange(len(rows))), table.warnings)
 
 
@@ -135,8 +135,8 @@ def iterate_features(
     """Yield the columns ``names`` of a table, in that order, at most 16,384 rows at a time.
 
     Memory stays bounded whatever the length of a file; an Arrow file is decoded by its own record
-    batches. Nothing limits what the file decompresses to: it is the user's own. Raises InvalidInput
-    like ``read_features``, from the first step on.
+    batches. Nothing limits what they decompress to: the file is the user's own. Raises
+    InvalidInput like ``read_features``, from the first step on.
     """
     n_rows = 0
     with parse_errors(format.title):
@@ -243,27 +243,22 @@ def _describe_columns(names: Sequence[str]) -> str:
     return f"its columns are {list_names(names)}"
 
 
-def _collect(table: Table, limits: Limits, label: str | None) -> Any:
+def _collect(table: Table, limits: Limits) -> Any:
     """Return all rows as a table of pyarrow's."""
     import pyarrow as pa
 
     batches = []
-    n_rows = 0
+    n_rows = n_bytes = 0
     for batch in table.batches:
         n_rows += len(batch)
+        n_bytes += batch.get_total_buffer_size()
         limits.check(rows=n_rows, columns=len(table.schema))
-        if label and _has_long_text(batch[label]):  # not kept until the labels are looked at
-            raise InvalidInput({label: [f"holds labels of more than {LONGEST_LABEL} characters"]})
+        if n_bytes > MOST_BYTES + CELL_BYTES * limits.cells:
+            raise InvalidInput(["decompresses to more than its rows can need"])
         batches.append(batch)
     if n_rows == 0:
         raise InvalidInput(["has no rows"])
     return pa.Table.from_batches(batches)
-
-
-def _has_long_text(column: Any) -> bool:
-    """Return whether texts are on average longer than a label may be."""
-    texts = [column, getattr(column, "dictionary", [])]
-    return bool(column.nbytes > TEXT_BYTES * sum(map(len, texts)) + 2**16)
 
 
 def _make_matrix(
