@@ -697,7 +697,7 @@ def test_pages_and_buffers_that_say_they_are_longer_than_the_footer_says_are_ref
 def test_decoded_rows_that_take_more_than_their_cells_can_need_are_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_BYTES", 0)
+    monkeypatch.setattr(reading, "MOST_TEXT_BYTES", 0)
     monkeypatch.setattr(reading, "CELL_BYTES", 1)
     limits = Limits(rows=300, columns=2, cells=900)
 

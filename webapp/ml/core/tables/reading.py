@@ -47,7 +47,7 @@ Present: TypeAlias = NDArray[np.bool_]
 BATCH_ROWS = 2**14
 MOST_INDEX_COLUMNS = 10
 CELL_BYTES = 20  # decoded: a decimal of 128 bits
-MOST_BYTES = 2**29  # of labels, decoded
+MOST_TEXT_BYTES = 2**27  # of the distinct labels in each batch
 _MISSING = "is missing or not finite; fill it in, or leave the row out"
 # A label that is a whole number in JSON, or what pandas makes of one beside a gap.
 _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0)?")
@@ -90,11 +90,12 @@ def read_dataset(
             message = f"holds {kind} values, expected strings, booleans or whole numbers"
             raise InvalidInput({target: [message]})
 
-        rows = _collect(table, limits)
+        is_text = label is not None and kind == "string"
+        rows = _collect(table, limits, target if is_text else None)
         y: Vector | Labels
         if not label:
             y, present = _take_numbers(rows[target], target)
-        elif kind == "string":
+        elif is_text:
             y, present = _take_strings(rows[target], target, untyped=table.untyped)
         else:
             y, present = _take_whole_numbers(rows[target], target)
@@ -243,17 +244,21 @@ def _describe_columns(names: Sequence[str]) -> str:
     return f"its columns are {list_names(names)}"
 
 
-def _collect(table: Table, limits: Limits) -> Any:
-    """Return all rows as a table of pyarrow's."""
+def _collect(table: Table, limits: Limits, text: str | None = None) -> Any:
+    """Return all rows as a table of pyarrow's; the column ``text`` becomes a dictionary."""
     import pyarrow as pa
 
+    n_columns = len(table.schema)
     batches = []
     n_rows = n_bytes = 0
     for batch in table.batches:
         n_rows += len(batch)
+        limits.check(rows=n_rows, columns=n_columns)
+        if text is not None:
+            place = table.schema.get_field_index(text)
+            batch = batch.set_column(place, text, batch[text].dictionary_encode())
         n_bytes += batch.get_total_buffer_size()
-        limits.check(rows=n_rows, columns=len(table.schema))
-        if n_bytes > MOST_BYTES + CELL_BYTES * limits.cells:
+        if n_bytes > CELL_BYTES * n_rows * n_columns + MOST_TEXT_BYTES:
             raise InvalidInput(["decompresses to more than its rows can need"])
         batches.append(batch)
     if n_rows == 0:
@@ -326,14 +331,12 @@ def _take_whole_numbers(column: Any, name: str) -> tuple[Labels, Present]:
 
 
 def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, Present]:
-    """Return labels that are strings, and which rows have one.
+    """Return the labels in a column of dictionaries, and which rows have one.
 
     ``untyped``: labels that are all the text of whole numbers, or of booleans, are those.
     """
     import pyarrow as pa
 
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
     encoded = column.unify_dictionaries().combine_chunks()
     codes = _to_numpy(encoded.indices.cast(pa.int64()).fill_null(-1))
     texts = {}  # by code: those that are used
