@@ -6,7 +6,7 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -58,22 +58,16 @@ def measured_attack(server: GunicornServer) -> Iterator[Cost]:
 
 
 def _watch_health(server: GunicornServer, cost: Cost, ended: threading.Event) -> None:
-    while not ended.wait(HEALTH_PAUSE):
-        cost.worst_health = max(cost.worst_health, _ask_health(server))
-
-
-def _ask_health(server: GunicornServer) -> float:
-    started = time.monotonic()
     address = urlsplit(server.url).netloc
-    connection = http.client.HTTPConnection(address, timeout=HEALTH_TIMEOUT)
-    try:
-        connection.request("GET", "/health/live")
-        is_well = connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        is_well = False
-    finally:
-        connection.close()
-    return time.monotonic() - started if is_well else HEALTH_TIMEOUT
+    while not ended.wait(HEALTH_PAUSE):
+        started = time.monotonic()
+        connection = http.client.HTTPConnection(address, timeout=HEALTH_TIMEOUT)
+        with closing(connection), suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/health/live")
+            if connection.getresponse().status == 200:
+                cost.worst_health = max(cost.worst_health, time.monotonic() - started)
+                continue
+        cost.worst_health = HEALTH_TIMEOUT
 
 
 def _watch_memory(

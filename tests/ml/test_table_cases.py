@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,12 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from pyarrow import feather
 
+from tests.bad_input.census import ARROW, CSV, PARQUET, WRITERS
 from tests.conftest import dispose_app, make_app, migrate
-from tests.tables import to_arrow, to_csv, to_parquet
+from tests.tables import to_arrow, to_parquet
 
 ML = "/api/v1/ml"
 CASES = Path(__file__).parent / "cases"
-CSV = "text/csv"
-PARQUET = "application/vnd.apache.parquet"
-ARROW = "application/vnd.apache.arrow.stream"
 ARROW_FILE = "application/vnd.apache.arrow.file"
 LOGISTIC = "estimator=logistic_regression"
 INDEX_LEFT_OUT = "is the index of a pandas data frame; it was left out"
@@ -72,11 +71,11 @@ def predict_one(client: FlaskClient, *features: float) -> float:
 
 
 SAME_ROWS = {
-    "plain.csv": "",
-    "bom.csv": "",
-    "trailing-comma.csv": "",
-    "blanks-in-header.csv": "",
-    "semicolon-comma.csv": "delimiter=;&decimal=,",
+    "plain.csv": {},
+    "bom.csv": {},
+    "trailing-comma.csv": {},
+    "blanks-in-header.csv": {},
+    "semicolon-comma.csv": {"delimiter": ";", "decimal": ","},
 }
 
 
@@ -88,13 +87,12 @@ def test_the_same_rows_are_the_same_data_however_csv_writes_them(
     y = [8, 7, 21, 20, 10, 9]
     body = {"X": rows * 2, "y": y * 2, "feature_names": ["a", "b"], "test_size": 0}
     by_json = client.post(f"{ML}/train", json=body).json["model"]
-    data = (CASES / name).read_bytes()
-    options = [f"--{option}" for option in SAME_ROWS[name].split("&") if option]
+    data, dialect = (CASES / name).read_bytes(), SAME_ROWS[name]
 
-    alone = train(client, data, options=SAME_ROWS[name])["model"]
-    form = dict(option.split("=") for option in SAME_ROWS[name].split("&") if option)
-    part = {"file": (io.BytesIO(data), name), "target": "y", "test_size": "0", **form}
+    alone = train(client, data, options=urlencode(dialect))["model"]
+    part = {"file": (io.BytesIO(data), name), "target": "y", "test_size": "0", **dialect}
     as_file = client.post(f"{ML}/train", data=part).json["model"]
+    options = [f"--{name}={value}" for name, value in dialect.items()]
     at_command_line = by_command(runner, CASES / name, *options)
 
     for model in (alone, as_file, at_command_line):
@@ -112,10 +110,8 @@ def test_the_same_rows_are_the_same_data_however_csv_writes_them(
         ("semicolon-comma.csv", "if ';' separates its columns, give the options delimiter"),
         ("row-names.csv", "column 1 has no name; write the table without row names"),
         ("row-names-short-header.csv", "a first column of row names must have a name"),
-        ("utf-16.csv", "UTF-16"),
-        ("utf-16.csv", "save the table as UTF-8"),
-        ("windows-1252.csv", "Windows-1252"),
-        ("windows-1252.csv", "save the table as UTF-8"),
+        ("utf-16.csv", "is UTF-16, or not text; save the table as UTF-8"),
+        ("windows-1252.csv", "perhaps Windows-1252; save the table as UTF-8"),
     ],
 )
 def test_a_table_that_is_written_in_another_way_is_refused_with_what_to_do(
@@ -129,35 +125,40 @@ def test_a_table_that_is_written_in_another_way_is_refused_with_what_to_do(
     assert complaint in result.stderr
 
 
-def test_decimal_commas_are_named_where_the_option_is_missing(client: FlaskClient) -> None:
-    faults = refuse(client, b"a;y\n1,5;2\n", options="delimiter=;")
-
-    fault = "is not a number; for decimal commas, give the option decimal=,"
-    assert faults == {"csv": {"a": {"0": [fault]}}}
-
-
-@pytest.mark.parametrize("delimiter", [",", ";", "%09", "|"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_any_usual_delimiter_separates_columns(client: FlaskClient, delimiter: str) -> None:
-    written = b"a,b,y\n1,2,8\n2,1,7\n3,5,21\n".replace(
-        b",", delimiter.replace("%09", "\t").encode()
-    )
-    plain = train(client, b"a,b,y\n1,2,8\n2,1,7\n3,5,21\n")["model"]
+    def write(text: str) -> bytes:
+        return text.replace(",", delimiter).encode()
 
-    model = train(client, written, options=f"delimiter={delimiter}")["model"]
+    plain = train(client, b"a,b,y\n1,2,8\n2,1,7\n3,5,21\n")["model"]
+    options = urlencode({"delimiter": delimiter})
+
+    model = train(client, write("a,b,y\n1,2,8\n2,1,7\n3,5,21\n"), options=options)["model"]
+    url = f"{ML}/predict/batch?{options}"
+    answer = client.post(url, data=write("a,b\n1,2\n"), content_type=CSV)
 
     assert model["data_digest"] == plain["data_digest"]
-    batch = delimiter.replace("%09", "\t").join("ab") + "\n" + written.decode().split("\n")[1][:3]
-    answer = client.post(f"{ML}/predict/batch?delimiter={delimiter}", data=batch, content_type=CSV)
     assert answer.json["predictions"] == pytest.approx([8])
 
 
 @pytest.mark.parametrize(
-    "options", ["delimiter=x", "delimiter=", "decimal=;", "delimiter=,&decimal=,", "decimal=,"]
-)
-def test_a_dialect_that_cannot_be_read_is_refused(client: FlaskClient, options: str) -> None:
-    faults = refuse(client, b"a,y\n1,2\n", options=options)
-
-    assert set(faults["query"]) <= {"delimiter", "decimal"}
+    ("data", "options", "complaint"),
+    [
+        (b"a;y\n1,5;2\n", "delimiter=;",
+         "is not a number; for decimal commas, give the option decimal=,"),
+        *((b"a,y\n1,2\n", options, "'query': {") for options in (
+            "delimiter=x", "delimiter=", "decimal=;", "delimiter=,&decimal=,", "decimal=,")),
+        (b"a,y,\n1,2,\n3,4,5\n", "", "column 3 has no name, but a value in row 1"),
+        (b"a,,y\n1,,2\n", "", "column 2 has no name"),
+        (b'"",a,y\n0,1,2\n', "", "column 1 has no name"),
+        (b"a,y\n1,2,\n3,4,\n", "", "has 3 values, expected 2"),
+        (b"a,y\n1,\n2,\n,3\n", "", "{'a': {'2': ['is missing or not finite; "),
+    ],
+)  # fmt: skip
+def test_a_csv_table_that_cannot_be_used_is_refused_by_place(
+    client: FlaskClient, data: bytes, options: str, complaint: str
+) -> None:
+    assert complaint in str(refuse(client, data, options=options))
 
 
 def test_a_dialect_is_refused_beside_another_format(client: FlaskClient) -> None:
@@ -168,26 +169,10 @@ def test_a_dialect_is_refused_beside_another_format(client: FlaskClient) -> None
     assert faults == {"query": {"delimiter": ["is an option of CSV alone"]}}
 
 
-@pytest.mark.parametrize(
-    ("data", "complaint"),
-    [
-        (b"a,y,\n1,2,\n3,4,5\n", "column 3 has no name, but a value in row 1"),
-        (b"a,,y\n1,,2\n", "column 2 has no name"),
-        (b",a,y\n0,1,2\n", "column 1 has no name"),
-        (b'"",a,y\n0,1,2\n', "column 1 has no name"),
-        (b"a,y\n1,2,\n3,4,\n", "has 3 values, expected 2"),
-    ],
-)
-def test_a_column_without_a_name_is_left_out_only_at_the_end_and_empty(
-    client: FlaskClient, data: bytes, complaint: str
-) -> None:
-    assert complaint in str(refuse(client, data))
-
-
 def test_columns_left_out_for_want_of_a_name_are_told(client: FlaskClient) -> None:
     answer = train(client, b"a,y,,\n1,2,,\n3,4,,\n")
 
-    message = "has no name and no values from column 3 on; it was left out"
+    message = "columns from 3 on have no name and no values; they were left out"
     assert answer["warnings"] == [{"column": "", "message": message}]
     assert answer["model"]["warnings"] == answer["warnings"]
     assert answer["model"]["feature_names"] == ["a"]
@@ -213,33 +198,6 @@ def test_names_in_any_format_lose_the_blanks_around_them(client: FlaskClient) ->
 # --- rows without a target
 
 
-def to_json(table: pa.Table, **options: Any) -> dict[str, Any]:
-    names = [name for name in table.column_names if name != "y"]
-    X = [list(row.values()) for row in table.select(names).to_pylist()]
-    return {"X": X, "y": table["y"].to_pylist(), "feature_names": names, "test_size": 0, **options}
-
-
-WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
-    CSV: to_csv,
-    PARQUET: to_parquet,
-    ARROW: to_arrow,
-}
-
-
-def test_rows_without_a_target_are_left_out_and_counted(
-    client: FlaskClient, runner: FlaskCliRunner
-) -> None:
-    name = "missing-target.csv"
-    answer = train(client, (CASES / name).read_bytes())
-    version = by_command(runner, CASES / name)
-
-    (warning,) = answer["warnings"]
-    assert warning["column"] == "y"
-    assert "2 of" in warning["message"]
-    assert version["warnings"] == answer["warnings"]
-    assert version["data_digest"] == answer["model"]["data_digest"]
-
-
 TARGETS = {
     "numbers": ("linear_regression", [1.5, None, 2.5, 3.0, None, 4.0, 1.0, 2.0]),
     "whole numbers": ("logistic_regression", [0, None, 1, 1, None, 0, 1, 0]),
@@ -249,57 +207,19 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-@pytest.mark.parametrize("missing", [True, False], ids=["missing", "complete"])
-def test_a_target_is_the_same_in_every_format(
-    client: FlaskClient, kind: str, missing: bool
-) -> None:
+def test_a_target_with_gaps_is_the_same_in_every_format(client: FlaskClient, kind: str) -> None:
     estimator, y = TARGETS[kind]
-    a = np.arange(8.0)
-    if not missing:
-        a, y = a[[value is not None for value in y]], [v for v in y if v is not None]
-    table = pa.table({"a": a, "y": y})
-    by_json = client.post(f"{ML}/train", json=to_json(table, estimator=estimator))
+    body = {"X": [[n] for n in range(8)], "y": y, "feature_names": ["a"], "test_size": 0}
+    by_json = client.post(f"{ML}/train", json={**body, "estimator": estimator}).json
 
-    assert by_json.status_code == 201, by_json.text
-    model = by_json.json["model"]
-    assert model["n_train"] == 6
+    assert by_json["model"]["n_train"] == 6
     for media_type, write in WRITERS.items():
+        table = pa.table({"a": np.arange(8.0), "y": y})
         answer = train(client, write(table), media_type, f"estimator={estimator}")
-        assert answer["model"]["classes"] == model["classes"], media_type
-        assert answer["model"]["data_digest"] == model["data_digest"], media_type
-        assert answer["model"]["digest"] == model["digest"], media_type
-        assert answer["warnings"] == by_json.json["warnings"]
-        assert len(answer["warnings"]) == missing
-
-
-def test_a_dictionary_of_labels_may_lack_some(client: FlaskClient) -> None:
-    labels = pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 2, 1, 0]), ["a", "b", ""])
-    table = pa.table({"a": range(6), "y": labels})
-
-    for media_type in (PARQUET, ARROW):
-        answer = train(client, WRITERS[media_type](table), media_type, LOGISTIC)
-        assert answer["model"]["classes"] == ["a", "b"]
-        assert "2 of 6 rows" in answer["warnings"][0]["message"]
-
-
-def test_a_fault_is_named_by_its_row_in_the_file_though_rows_before_were_left_out(
-    client: FlaskClient,
-) -> None:
-    faults = refuse(client, b"a,y\n1,\n2,\n,3\n")
-
-    assert faults == {"csv": {"a": {"2": ["is missing or not finite"]}}}
-
-
-def test_labels_as_floats_are_the_whole_numbers_of_csv(client: FlaskClient) -> None:
-    body = json.loads((CASES / "float-labels.json").read_bytes())
-    rows = "".join(f"{a},{b},{y}\n" for (a, b), y in zip(body["X"], body["y"], strict=True))
-
-    by_json = client.post(f"{ML}/train", json=body | {"test_size": 0})
-    by_csv = train(client, f"x1,x2,y\n{rows}".encode(), options=LOGISTIC)["model"]
-
-    assert by_json.status_code == 201, by_json.text
-    assert by_json.json["model"]["classes"] == by_csv["classes"] == [0, 1]
-    assert by_json.json["model"]["data_digest"] == by_csv["data_digest"]
+        for key in ("classes", "data_digest", "digest"):
+            assert answer["model"][key] == by_json["model"][key], media_type
+        assert answer["warnings"] == by_json["warnings"]
+        assert len(answer["warnings"]) == 1
 
 
 # --- pandas' index
@@ -323,8 +243,8 @@ def test_the_index_of_a_data_frame_is_no_feature(
 
 
 INDEXES: dict[str, Any] = {
+    "consecutive": None,
     "unnamed": pd.Index([5, 3, 1, 0]),
-    "named": pd.Index([5, 3, 1, 0], name="id"),
     "text": pd.Index(list("dcba"), name="key"),
     "two levels": pd.MultiIndex.from_arrays([list("aabb"), [2, 1, 2, 1]], names=["k", None]),
     "dates": pd.date_range("2026-01-01", periods=4, name="day"),
@@ -343,7 +263,9 @@ def test_any_index_is_left_out_in_training_and_in_prediction(
     client: FlaskClient, kind: str, tmp_path: Path, runner: FlaskCliRunner
 ) -> None:
     frame = pd.DataFrame({"a": [1.0, 2, 3, 4], "y": [2.0, 4, 6, 8]}, index=INDEXES[kind])
-    names = [name or f"__index_level_{i}__" for i, name in enumerate(INDEXES[kind].names)]
+    names = [name or f"__index_level_{i}__" for i, name in enumerate(frame.index.names)]
+    if kind == "consecutive":
+        names = []  # described in the metadata, and no column
     warnings = [{"column": name, "message": INDEX_LEFT_OUT} for name in names]
 
     for media_type, data in pandas_bytes(frame).items():
@@ -354,14 +276,14 @@ def test_any_index_is_left_out_in_training_and_in_prediction(
         url = f"{ML}/predict/batch"
         predicted = client.post(url, data=data, content_type=media_type)
         assert predicted.json["predictions"] == pytest.approx([2, 4, 6, 8])
-        assert predicted.json["warnings"] == warnings
+        assert predicted.json.get("warnings", []) == warnings
         as_csv = client.post(url, data=data, content_type=media_type, headers={"Accept": CSV})
-        assert json.loads(as_csv.headers["X-Warnings"]) == warnings
+        assert json.loads(as_csv.headers.get("X-Warnings", "[]")) == warnings
     path = tmp_path / "rows.feather"
     path.write_bytes(pandas_bytes(frame[["a"]])[ARROW_FILE])
     result = runner.invoke(args=["ml", "predict", str(path)])
     assert len(result.stdout.splitlines()) == 5
-    assert names[0] in result.stderr
+    assert all(name in result.stderr for name in names)
 
 
 def test_an_index_that_is_asked_for_by_name_is_read(client: FlaskClient) -> None:
@@ -375,13 +297,6 @@ def test_an_index_that_is_asked_for_by_name_is_read(client: FlaskClient) -> None
     answer = client.post(f"{ML}/predict/batch", data=data, content_type=ARROW)
     assert answer.json["predictions"] == pytest.approx([2, 4, 6])
     assert "warnings" not in answer.json
-
-
-def test_an_index_of_consecutive_numbers_is_no_column(client: FlaskClient) -> None:
-    frame = pd.DataFrame({"a": [1.0, 2, 3], "y": [2.0, 4, 6]})
-
-    for media_type, data in pandas_bytes(frame).items():
-        assert train(client, data, media_type)["warnings"] == []
 
 
 @pytest.mark.parametrize(
@@ -413,19 +328,3 @@ def test_metadata_that_call_everything_an_index_are_refused(client: FlaskClient)
     table = table.replace_schema_metadata({b"pandas": everything})
 
     assert "more than 10" in str(refuse(client, to_parquet(table), PARQUET))
-
-
-@pytest.mark.parametrize("media_type", [ARROW, ARROW_FILE])
-@pytest.mark.parametrize("compression", ["uncompressed", "lz4"])
-def test_feather_is_read_by_media_type_and_by_suffix(
-    client: FlaskClient, media_type: str, compression: str, tmp_path: Path, runner: FlaskCliRunner
-) -> None:
-    table = pa.table({"a": [1.0, 2, 3], "y": [2.0, 4, 6]})
-    path = tmp_path / "rows.feather"
-    feather.write_feather(table, str(path), compression=compression)
-
-    alone = train(client, path.read_bytes(), media_type)["model"]
-    part = {"file": (io.BytesIO(path.read_bytes()), "rows.feather"), "target": "y"}
-    as_file = client.post(f"{ML}/train", data=part | {"test_size": "0"}).json["model"]
-
-    assert alone["digest"] == as_file["digest"] == by_command(runner, path)["digest"]

@@ -26,12 +26,13 @@ LONGEST_FEATURE_NAME = 255
 LONGEST_LABEL = 255
 _KINDS = {
     bool: "a boolean",
+    int: "a whole number",
+    float: "a decimal number",
     str: "a string",
     type(None): "null",
     list: "an array",
     dict: "an object",
 }
-_LABEL_KINDS = {int: "a whole number", str: "a string", float: "a decimal number"}
 
 
 @dataclass(frozen=True)
@@ -144,21 +145,17 @@ def check_feature_names(names: Sequence[str]) -> None:
 def matrix_from_rows(rows: Any) -> Matrix:
     """Return JSON rows (a list of equally long lists of finite numbers) as a matrix.
 
-    The checks are a few passes at C speed; only when one fails are cells looked at one by
-    one, to name the place. Raises InvalidInput with faults by row and column.
+    Raises InvalidInput by row and column. Cells are looked at one by one only where a pass at C
+    speed has found a fault.
     """
     if not isinstance(rows, list) or not rows:
         raise InvalidInput(["must be an array of at least one row"])
-    if set(map(type, rows)) != {list}:
-        raise InvalidInput(_faults_by_place(rows, _describe_row_type))
-    width = len(rows[0])
-    if width == 0 or set(map(len, rows)) != {width}:
-        raise InvalidInput(_faults_by_place(rows, lambda row: _describe_width(row, width)))
-    cells = list(chain.from_iterable(rows))
-    flat = _finite_numbers(cells)
-    if flat is None:
-        raise InvalidInput(_faults_by_place(rows, _describe_row))
-    return flat.reshape(len(rows), width)
+    width = len(rows[0]) if isinstance(rows[0], list) else 0
+    if width and set(map(type, rows)) == {list} and set(map(len, rows)) == {width}:
+        flat = _finite_numbers(list(chain.from_iterable(rows)))
+        if flat is not None:
+            return flat.reshape(len(rows), width)
+    raise InvalidInput(_faults_by_place(rows, lambda row: _describe_row(row, width)))
 
 
 def vector_from_values(values: Any) -> Vector:
@@ -181,10 +178,9 @@ def labels_from_values(values: Any) -> Labels:
     """
     if not isinstance(values, list) or not values:
         raise InvalidInput(["must be an array of at least one label"])
-    kinds = set(map(type, values))
-    if float in kinds:
+    if float in set(map(type, values)):
         values = [_without_zero_fraction(value) for value in values]
-        kinds = set(map(type, values))
+    kinds = set(map(type, values))
     if kinds in ({int}, {bool}):
         try:
             return np.array(values, dtype=np.int64)
@@ -201,14 +197,11 @@ def labels_from_values(values: Any) -> Labels:
 def describe_label(value: Any) -> list[str] | None:
     """Return what keeps a value from being a label, or None."""
     if type(value) is str:
-        fit = _is_printable(value, LONGEST_LABEL)
-        return None if fit else [f"must be 1 to {LONGEST_LABEL} printable characters"]
+        fits = _is_printable(value, LONGEST_LABEL)
+        return None if fits else [f"must be 1 to {LONGEST_LABEL} printable characters"]
     if type(value) is int:
-        return None if -(2**63) <= value < 2**63 else ["is beyond the whole numbers of 64 bits"]
-    if type(value) is float and value.is_integer():
-        return ["is too large a number: write a whole number of at most 64 bits"]
-    kind = _LABEL_KINDS.get(type(value)) or _kind(value)
-    return [f"is {kind}, expected a string or a whole number"]
+        return None if -(2**63) <= value < 2**63 else ["is outside the range of 64-bit integers"]
+    return [f"is {_KINDS[type(value)]}, expected a string or a whole number"]
 
 
 def matrix_from_records(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Matrix:
@@ -218,20 +211,18 @@ def matrix_from_records(records: Sequence[Mapping[str, Any]], names: Sequence[st
     features by row.
     """
     known = set(names)
-    if any(record.keys() != known for record in records):
-        faults = _faults_by_place(records, lambda record: describe_names(list(record), names))
-        raise InvalidInput(faults)
-    rows = [[record[name] for name in names] for record in records]
-    flat = _finite_numbers(list(chain.from_iterable(rows)))
-    if flat is None:
-        raise InvalidInput(_faults_by_place(records, _describe_record))
-    return flat.reshape(len(rows), len(names))
+    if all(record.keys() == known for record in records):
+        flat = _finite_numbers([record[name] for record in records for name in names])
+        if flat is not None:
+            return flat.reshape(len(records), len(names))
+    raise InvalidInput(_faults_by_place(records, lambda record: _describe_record(record, names)))
 
 
 def check_width(X: Matrix, n_features: int) -> None:
     """Raise InvalidInput, by row, unless the rows have the model's number of features."""
     if X.shape[1] != n_features:
-        raise InvalidInput(_faults_by_place(list(X), lambda row: _describe_width(row, n_features)))
+        fault = _describe_width(X.shape[1], n_features)
+        raise InvalidInput({str(row): fault for row in range(min(len(X), MOST_FAULTS))})
 
 
 def describe_names(given: Collection[str], expected: Collection[str]) -> dict[str, list[str]]:
@@ -279,52 +270,43 @@ def _faults_by_place(values: Sequence[Any], describe: Any) -> Faults:
     return faults
 
 
-def _describe_row_type(row: Any) -> Faults | None:
-    return None if isinstance(row, list) else [f"is {_kind(row)}, expected an array of numbers"]
+def _describe_row(row: Any, width: int) -> Faults | None:
+    if not isinstance(row, list):
+        kind = "a number" if type(row) in (int, float) else _KINDS[type(row)]
+        return [f"is {kind}, expected an array of numbers"]
+    if not row or (width and len(row) != width):
+        return _describe_width(len(row), width)
+    return _faults_by_place(row, _describe_number) or None
 
 
-def _describe_width(row: Sequence[Any], expected: int) -> Faults | None:
-    if len(row) == 0:
-        return ["has no values"]
-    if expected and len(row) != expected:
-        return [f"has {len(row)} values, expected {expected}"]
-    return None
+def _describe_width(found: int, expected: int) -> list[str]:
+    return [f"has {found} values, expected {expected}" if found else "has no values"]
 
 
 def _is_printable(text: str, longest: int) -> bool:
     """Whether a text may be shown on one line; the spaces of Unicode may, as in Excel's names."""
-    if not 0 < len(text) <= longest:
-        return False
-    return text.isprintable() or all(
-        char.isprintable() or unicodedata.category(char) == "Zs" for char in text
+    return 0 < len(text) <= longest and (
+        text.isprintable()
+        or all(char.isprintable() or unicodedata.category(char) == "Zs" for char in text)
     )
 
 
 def _describe_label_of(kind: type, value: Any) -> Faults | None:
     fault = describe_label(value)
     if fault is None and type(value) is not kind and kind in (int, str):
-        return [f"is {_LABEL_KINDS[type(value)]}, but the first label is {_LABEL_KINDS[kind]}"]
+        return [f"is {_KINDS[type(value)]}, but the first label is {_KINDS[kind]}"]
     return fault
 
 
-def _describe_row(row: list[Any]) -> Faults | None:
-    return _faults_by_place(row, _describe_number) or None
+def _describe_record(record: Mapping[str, Any], names: Sequence[str]) -> Faults | None:
+    cells = ((name, _describe_number(value)) for name, value in record.items())
+    return describe_names(record, names) or {name: fault for name, fault in cells if fault}
 
 
-def _describe_record(record: Mapping[str, Any]) -> Faults | None:
-    faults = {name: _describe_number(value) for name, value in record.items()}
-    return {name: fault for name, fault in faults.items() if fault} or None
-
-
-def _describe_number(value: Any) -> Faults | None:
+def _describe_number(value: Any) -> list[str] | None:
     if type(value) not in (int, float):
-        return [f"is {_kind(value)}, expected a number"]
+        return [f"is {_KINDS[type(value)]}, expected a number"]
     try:
-        finite = math.isfinite(value)
-    except OverflowError:
-        finite = False
-    return None if finite else ["is not a finite number"]
-
-
-def _kind(value: Any) -> str:
-    return _KINDS.get(type(value), "a number")
+        return None if math.isfinite(value) else ["is not a finite number"]
+    except OverflowError:  # a whole number beyond float64
+        return ["is not a finite number"]
