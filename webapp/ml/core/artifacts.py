@@ -22,6 +22,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,11 @@ MOST_UPLOADED_NODES = 100_000  # of a schema: each takes about 30 µs and 1.3 kB
 """Enough for 1,600 trees of a forest (60 nodes each), or 9,000 of boosting (11 each)."""
 MOST_VALUES = 2**23  # of JSON, in any file: a node has 6
 MOST_MEMBERS = 2**17  # zipfile takes 4 s to read a directory of a million
-DEEPEST = 100  # levels of JSON: the files that skops writes of our estimators have 40
+DEEPEST = 60  # levels of JSON: what skops writes of the catalogue has up to 20
 LONGEST_TEXT = 10_000  # characters of a JSON value: names and labels have 255
 LONGEST_NPY_HEADER = 2048
 NO_SKOPS_FILE = "it is not a skops file"
+SKLEARN = version("scikit-learn")
 
 _BOOSTING = "sklearn.ensemble._hist_gradient_boosting"
 _ROOTS = frozenset({PIPELINE, *(row.type_name for row in CATALOGUE.values())})
@@ -63,12 +65,10 @@ _TYPES = _ESTIMATORS | {
     *(f"numpy.{name}" for name in _SCALARS.split()),
 }
 _LOSSES = "sklearn._loss."  # skops lists those that it builds
-_LOADERS = frozenset(
-    {
-        *("ObjectNode", "TreeNode", "LossNode", "NdArrayNode"),
-        *("DictNode", "ListNode", "TupleNode", "JsonNode", "TypeNode"),
-    }
-)
+_LOADERS = {
+    *("ObjectNode", "TreeNode", "LossNode", "NdArrayNode", "TypeNode"),
+    *("DictNode", "ListNode", "TupleNode", "JsonNode"),
+}
 
 # Attributes that predictions do not need, and what they are set to.
 _RESET = {
@@ -185,15 +185,18 @@ def _normalise(
     """Return a skops file with only what is allowed, in the one form that we write."""
     if data.count(b"PK\x01\x02") > MOST_MEMBERS:  # an entry of the directory begins so
         raise ArtifactUnusable("its archive has too many members")
-    normal = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(data)) as source,
-        zipfile.ZipFile(normal, "w", compression) as target,
-    ):
+    source, normal = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with zipfile.ZipFile(normal, "w", compression) as target:
         members = _list_members(source, max_bytes)
         if members["schema.json"].file_size > most_schema_bytes:
             raise ArtifactUnusable("its schema is too long")
-        schema = _parse_schema(source.read(members["schema.json"]), most_nodes)
+        text = source.read(members["schema.json"])
+        n_nodes = text.count(b"{")
+        n_values = n_nodes + text.count(b"[") + text.count(b",")
+        if n_nodes > most_nodes or n_values > min(MOST_VALUES, 16 * most_nodes):
+            # Parsed, it would take 30 times as much memory.
+            raise ArtifactUnusable("its schema has too many nodes or values")
+        schema = json.loads(text)
         if schema["__loader__"] != "ObjectNode" or _type_name(schema) not in _ROOTS:
             raise ArtifactUnusable(f"it is not an estimator of the catalogue{_show_type(schema)}")
         # 28 % of the nodes of boosting are arrays, and 5 % of a forest's.
@@ -221,15 +224,6 @@ def _list_members(source: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.
     if any(entry.compress_type not in known or entry.flag_bits & 1 for entry in entries):
         raise ArtifactUnusable("its archive is encrypted, or compressed by another method")
     return members
-
-
-def _parse_schema(text: bytes, most_nodes: int) -> Any:
-    """Return a schema, unless it has too many values: parsed, they take 30 times as much."""
-    n_nodes = text.count(b"{")
-    n_values = n_nodes + text.count(b"[") + text.count(b",")
-    if n_nodes > most_nodes or n_values > min(MOST_VALUES, 16 * most_nodes):
-        raise ArtifactUnusable("its schema has too many nodes or values")
-    return json.loads(text)
 
 
 def _check_part(part: Any, arrays: _Arrays, depth: int = 0) -> Any:
@@ -267,9 +261,12 @@ def _check_node(node: dict[str, Any], arrays: _Arrays) -> dict[str, Any]:
             elif name in _FIT_ONLY and value["__loader__"] not in ("JsonNode", "NdArrayNode"):
                 attributes[name] = _json_node(None)
         if type_name in _ESTIMATORS:
-            _check_version(attributes["_sklearn_version"])
-            # As if written by the patch version that reads it, which would warn otherwise.
-            attributes["_sklearn_version"] = _json_node(_sklearn_version())
+            written_by = str(json.loads(attributes["_sklearn_version"]["content"]))
+            if written_by.split(".")[:2] != SKLEARN.split(".")[:2]:
+                shown = written_by if re.fullmatch(r"[\w.+]{1,40}", written_by) else "unknown"
+                raise ArtifactUnusable(f"it is of scikit-learn {shown}, and this is {SKLEARN}")
+            # Between patch versions files are the same, but scikit-learn warns of another one.
+            attributes["_sklearn_version"] = _json_node(SKLEARN)
     return node
 
 
@@ -360,18 +357,3 @@ def _show_type(node: Any) -> str:
 def _json_node(value: Any) -> dict[str, Any]:
     node = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode"}
     return node | {"content": json.dumps(value), "is_json": True}
-
-
-def _check_version(node: Any) -> None:
-    """Refuse another minor version of scikit-learn; between patches, files are the same."""
-    ours, theirs = _sklearn_version(), str(json.loads(node["content"]))
-    if theirs.split(".")[:2] != ours.split(".")[:2]:
-        shown = theirs if re.fullmatch(r"[\w.+]{1,40}", theirs) else "unknown"
-        raise ArtifactUnusable(f"it is of scikit-learn {shown}, and this is {ours}")
-
-
-def _sklearn_version() -> str:
-    import sklearn
-
-    version: str = sklearn.__version__
-    return version

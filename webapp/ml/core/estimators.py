@@ -209,11 +209,7 @@ _ROWS = (
         "regression",
         "Least squares with the penalties of ridge and lasso mixed.",
         "sklearn.linear_model._coordinate_descent.ElasticNet",
-        (
-            _ALPHA,
-            _number("l1_ratio", 0.5, "The lasso's share of the penalty.", 0, 1),
-            *_DESCENT,
-        ),
+        (_ALPHA, _number("l1_ratio", 0.5, "The lasso's share of the penalty.", 0, 1), *_DESCENT),
         costs.coordinate_descent_cost,
         "a smaller max_iter",
     ),
@@ -296,12 +292,11 @@ _ROWS = (
     ),
 )
 CATALOGUE: Mapping[str, Estimator] = {row.name: row for row in _ROWS}
-_BY_TYPE = {row.type_name: row for row in _ROWS}
 
 
 def find_by_type(type_name: str) -> Estimator | None:
     """Return the row of a class by its full name, as skops writes it."""
-    return _BY_TYPE.get(type_name)
+    return next((row for row in _ROWS if row.type_name == type_name), None)
 
 
 def resolve_params(estimator: Estimator, given: Params) -> dict[str, Any]:
@@ -414,13 +409,10 @@ def read_params(estimator: Estimator, fitted: Any) -> dict[str, Any]:
 
 def _to_json(value: Any) -> Any:
     # A grid search leaves NumPy scalars and arrays; weights by class are a mapping.
-    size = value.size if isinstance(value, np.ndarray) else 1
-    if isinstance(value, str | list | tuple | dict):
-        size = len(value)
-    if size > LONGEST_VALUE:
-        raise ValueError(f"is longer than {LONGEST_VALUE}")
     if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+        value = value.ravel()[: LONGEST_VALUE + 1].tolist() if value.ndim else value.item()
+    if isinstance(value, str | list | tuple | dict) and len(value) > LONGEST_VALUE:
+        raise ValueError(f"is longer than {LONGEST_VALUE}")
     if isinstance(value, dict):
         return {_to_json(str(key)): _to_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -431,9 +423,9 @@ def _to_json(value: Any) -> Any:
         raise ValueError("is beyond the whole numbers of 64 bits")
     if isinstance(value, str) and not value.isprintable():
         raise ValueError("has characters that are not printable")
-    if value is None or isinstance(value, int | float | str):
-        return value
-    raise ValueError("is no number, string or mapping")
+    if not isinstance(value, int | float | str | None):
+        raise ValueError("is no number, string or mapping")
+    return value
 
 
 def describe_estimator(estimator: Estimator) -> dict[str, Any]:
@@ -448,17 +440,9 @@ def describe_estimator(estimator: Estimator) -> dict[str, Any]:
 
 def params_schema() -> Schema:
     """Return a JSON Schema of the parameters of a training: those of any one estimator."""
-    return {
-        "anyOf": [
-            {
-                "title": row.name,
-                "type": "object",
-                "properties": describe_estimator(row)["parameters"],
-                "additionalProperties": False,
-            }
-            for row in CATALOGUE.values()
-        ]
-    }
+    closed = {"type": "object", "additionalProperties": False}
+    rows = map(describe_estimator, CATALOGUE.values())
+    return {"anyOf": [{"title": r["name"], "properties": r["parameters"], **closed} for r in rows]}
 
 
 def _describe_parameter(parameter: Parameter) -> Schema:

@@ -42,19 +42,13 @@ class IntervalBasis:
 
     def to_json(self) -> dict[str, Any]:
         """Return the basis as JSON values; float64 survives the way there and back."""
-        return {
-            "degrees_of_freedom": self.degrees_of_freedom,
-            "residual_variance": self.residual_variance,
-            "base_leverage": self.base_leverage,
-            "center": self.center.tolist(),
-            "root": self.root.tolist(),
-        }
+        return {**vars(self), "center": self.center.tolist(), "root": self.root.tolist()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IntervalBasis:
         """Return the basis that ``to_json`` wrote."""
-        arrays = {name: np.array(values[name]) for name in ("center", "root")}
-        return cls(**{**values, **arrays})
+        center, root = np.array(values["center"]), np.array(values["root"])
+        return cls(**{**values, "center": center, "root": root})
 
 
 @dataclass(frozen=True)

@@ -174,32 +174,32 @@ class ScaledScorer:
 
 @dataclass(frozen=True)
 class LinearModel:
-    """The linear function of a fitted model, in units of the features as they came.
+    """The linear functions of a fitted model, in units of the features as they came.
 
-    coefficients: (n_features,), or (n_classes, n_features) with intercept (n_classes,).
+    coefficients: (n_functions, n_features); intercept: (n_functions,). A regression has one
+    function, and so has a classifier of two classes, for the second of them.
     """
 
-    coefficients: Matrix | Vector
-    intercept: Vector | float
+    coefficients: Matrix
+    intercept: Vector
 
 
 def find_linear_model(estimator: Any) -> LinearModel | None:
-    """Return the linear function of a fitted model; None where it has none.
+    """Return the linear functions of a fitted model; None where it has none.
 
     Standardisation before it is folded in: w·(x − m)/s + b = (w/s)·x + (b − m·(w/s)).
     """
     scaler, final = split_pipeline(estimator)
-    if not hasattr(final, "coef_"):
+    if not type(final).__module__.startswith("sklearn.linear_model."):
         return None
-    coefficients = np.array(final.coef_, dtype=np.float64)
-    intercept = np.array(final.intercept_, dtype=np.float64)
-    if not is_classifier(final):
-        coefficients, intercept = coefficients.ravel(), intercept.reshape(())
+    coefficients = np.atleast_2d(np.array(final.coef_, dtype=np.float64))
+    intercept = np.ravel(np.array(final.intercept_, dtype=np.float64))
     if scaler is not None:
         mean, scale = _read_scaling(scaler)
         coefficients = coefficients / scale
         intercept = intercept - coefficients @ mean
-    return LinearModel(coefficients, intercept if intercept.ndim else float(intercept))
+    # Without an intercept, one 0.0 stands for those of all classes.
+    return LinearModel(coefficients, np.broadcast_to(intercept, len(coefficients)))
 
 
 def _read_scaling(scaler: Any) -> tuple[Vector, Vector]:

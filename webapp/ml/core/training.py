@@ -201,11 +201,9 @@ def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dic
     if linear is None or np.size(linear.coefficients) > MOST_COEFFICIENTS:
         return None
     described = [
-        {"intercept": intercept, "coefficients": dict(zip(feature_names, values, strict=True))}
-        for intercept, values in zip(
-            np.atleast_1d(linear.intercept).tolist(),
-            np.atleast_2d(linear.coefficients).tolist(),
-            strict=True,
+        {"intercept": intercept, "coefficients": dict(zip(feature_names, row, strict=True))}
+        for intercept, row in zip(
+            linear.intercept.tolist(), linear.coefficients.tolist(), strict=True
         )
     ]
     classes = list_classes(estimator)
