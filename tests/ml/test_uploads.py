@@ -245,6 +245,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "one class": (altered(LOGISTIC, BITS, classes_=np.array([1])), "two labels"),
     "too few classes": (altered(LOGISTIC, THREE, classes_=np.arange(2)), "cannot be loaded"),
     "too many classes": (altered(LOGISTIC, BITS, classes_=THREE[:3]), "cannot be loaded"),
+    "labels that are not all strings": (
+        altered(LOGISTIC, THREE, classes_=np.array([1, "b", "c"], dtype=object)),
+        "printable",
+    ),
     "labels that cannot be shown": (
         altered(LOGISTIC, np.where(BITS, "a\x00b", "\ud800")),
         "printable",

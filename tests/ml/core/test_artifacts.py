@@ -19,7 +19,7 @@ import sklearn
 import skops.io
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 from sklearn.svm import SVR
@@ -45,6 +45,9 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 }
 
 Schema = dict[str, Any]
+LINEAR, FOREST, BOOSTING = "linear_regression", "random_forest", "hist_gradient_boosting"
+TREE = ("estimators_", 0, "tree_")
+NODES = (*TREE, "nodes")
 
 
 def fit(row: Estimator, scale: bool = False, seed: int = 5, **given: object) -> Any:
@@ -105,10 +108,11 @@ def edit_schema(data: bytes, edit: Callable[[Schema], object]) -> bytes:
     return write_zip(members | {"schema.json": json.dumps(schema).encode()})
 
 
-def attributes(schema: Schema) -> Schema:
-    """Return the attributes of an object in a schema, by name."""
-    content: Schema = schema["content"]["content"]
-    return content
+def find(node: Schema, *path: str | int) -> Schema:
+    """Return a node inside another: an attribute of an object by name, an item by number."""
+    for step in path:
+        node = node["content"][step] if isinstance(step, int) else node["content"]["content"][step]
+    return node
 
 
 def json_node(value: object) -> Schema:
@@ -125,22 +129,22 @@ def set_attribute(name: str, attribute: str, node: Schema) -> bytes:
     """Return a file with another node for an attribute of the estimator, new or known."""
 
     def change(schema: Schema) -> None:
-        keys = schema["content"]["key_types"]["content"]
-        if attribute not in attributes(schema):
+        attributes = schema["content"]["content"]
+        if attribute not in attributes:
+            keys = schema["content"]["key_types"]["content"]
             keys.append(keys[0])
-        attributes(schema)[attribute] = node
+        attributes[attribute] = node
 
     return edit_schema(plain(name), change)
 
 
-def edit_array(data: bytes, find: Callable[[Schema], Schema], edit: Callable[[Any], Any]) -> bytes:
-    """Return a skops file with another array in the place of the one that a node names."""
-    members = read_zip(data)
+def edit_array(name: str, path: tuple[str | int, ...], edit: Callable[[Any], Any]) -> bytes:
+    """Return a file with another array in the place of the one that a node names."""
+    members = read_zip(plain(name))
     schema = json.loads(members["schema.json"])
-    array = edit(np.load(io.BytesIO(members[find(schema)["file"]])).copy())
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    find(schema)["file"] = "edited.npy"
+    node, buffer = find(schema, *path), io.BytesIO()
+    np.save(buffer, edit(np.load(io.BytesIO(members[node["file"]])).copy()))
+    node["file"] = "edited.npy"
     return write_zip(
         members | {"edited.npy": buffer.getvalue(), "schema.json": json.dumps(schema).encode()}
     )
@@ -298,7 +302,7 @@ def test_no_memory_of_the_process_is_left_between_the_fields_of_a_node() -> None
         return raw.reshape(-1).view(nodes.dtype)
 
     # numpy loads records without clearing what lies between their fields.
-    stained = edit_array(plain("random_forest"), find_nodes, stain_padding)
+    stained = edit_array(FOREST, NODES, stain_padding)
 
     assert artifacts.dumps(artifacts.read_upload(stained)[0]) == artifacts.dumps(
         fit(CATALOGUE["random_forest"])
@@ -319,7 +323,6 @@ PICKLE = (
     b"\x94\x88\x8c\x03tol\x94G>\xb0\xc6\xf7\xa0\xb5\xed\x8d\x8c\x06n_jobs\x94N\x8c\x08positive\x94"
     b"\x89\x8c\x10_sklearn_version\x94\x8c\x051.9.1\x94ub."
 )
-LINEAR, FOREST, BOOSTING = "linear_regression", "random_forest", "hist_gradient_boosting"
 VERSION = f"and this is {sklearn.__version__}"
 Make = Callable[[], bytes]
 
@@ -352,8 +355,12 @@ def patched(mark: bytes, offset: int, value: bytes) -> Make:
 ENTRY = partial(patched, b"PK\x01\x02")  # the first of the archive's directory
 
 
-def root(**changes: object) -> Make:
-    return lambda: edit_schema(plain(LINEAR), lambda schema: schema.update(changes))
+def node(name: str, *path: str | int, **changes: object) -> Make:
+    """Return a maker of a file with other values in a node."""
+    return lambda: edit_schema(plain(name), lambda schema: find(schema, *path).update(changes))
+
+
+root = partial(node, LINEAR)
 
 
 def fitted(*steps: Any, targets: Any = y) -> Make:
@@ -370,54 +377,18 @@ def attribute(name: str, attribute: str, value: object) -> Make:
     return lambda: set_attribute(name, attribute, json_node(value))
 
 
-def array(name: str, find: Callable[[Schema], Schema], edit: Callable[[Any], Any]) -> Make:
-    return lambda: edit_array(plain(name), find, edit)
+def array(name: str, path: tuple[str | int, ...], edit: Callable[[Any], Any]) -> Make:
+    return lambda: edit_array(name, path, edit)
 
 
-def field(name: str, value: float, node: int = 0) -> Callable[[Any], Any]:
-    def edit(nodes: Any) -> Any:
-        nodes[name][node] = value
-        return nodes
-
-    return edit
-
-
-def find_tree(schema: Schema) -> Schema:
-    tree: Schema = attributes(attributes(schema)["estimators_"]["content"][0])["tree_"]
-    return tree
-
-
-def find_nodes(schema: Schema) -> Schema:
-    nodes: Schema = attributes(find_tree(schema))["nodes"]
+def set_field(nodes: Any, name: str, value: float, node: int = 0) -> Any:
+    nodes[name][node] = value
     return nodes
-
-
-def find_values(schema: Schema) -> Schema:
-    values: Schema = attributes(find_tree(schema))["values"]
-    return values
-
-
-def find_boosted(schema: Schema) -> Schema:
-    predictor = attributes(schema)["_predictors"]["content"][0]["content"][0]
-    nodes: Schema = attributes(predictor)["nodes"]
-    return nodes
-
-
-def find_coefficients(schema: Schema) -> Schema:
-    node: Schema = attributes(schema)["coef_"]
-    return node
-
-
-def tree_part(part: str, value: object) -> Make:
-    def lie(schema: Schema) -> None:
-        attributes(find_tree(schema))[part] = json_node(value)
-
-    return lambda: edit_schema(plain(FOREST), lie)
 
 
 def tree_argument(place: int, value: object) -> Make:
     def lie(schema: Schema) -> None:
-        find_tree(schema)["__reduce__"]["args"]["content"][place] = json_node(value)
+        find(schema, *TREE)["__reduce__"]["args"]["content"][place] = json_node(value)
 
     return lambda: edit_schema(plain(FOREST), lie)
 
@@ -431,18 +402,10 @@ def nested() -> bytes:
 
 def renamed_parameter() -> bytes:
     def change(schema: Schema) -> None:
-        attributes(schema)["alphb"] = attributes(schema).pop("alpha")
+        attributes = schema["content"]["content"]
+        attributes["alphb"] = attributes.pop("alpha")
 
     return edit_schema(plain("ridge"), change)
-
-
-def mixed_labels() -> bytes:
-    model = LogisticRegression(max_iter=1000).fit(IRIS_X, LABELS.astype(object))
-
-    def change(schema: Schema) -> None:
-        attributes(schema)["classes_"]["content"][0] = json_node(1)
-
-    return edit_schema(skops.io.dumps(model), change)
 
 
 def hidden_model() -> bytes:
@@ -452,64 +415,48 @@ def hidden_model() -> bytes:
 
 
 def repeated_array() -> bytes:
-    coefficients = find_coefficients(json.loads(read_zip(plain(LINEAR))["schema.json"]))
+    coefficients = find(json.loads(read_zip(plain(LINEAR))["schema.json"]), "coef_")
     return set_attribute(LINEAR, "rank_", list_node([coefficients] * 40_000))
 
 
-def coefficient_node(**changes: str) -> Make:
-    return lambda: edit_schema(plain(LINEAR), lambda s: find_coefficients(s).update(changes))
-
-
 def header(text: bytes) -> Make:
-    start = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
-
     def make() -> bytes:
         members = read_zip(plain(LINEAR))
-        name = find_coefficients(json.loads(members["schema.json"]))["file"]
+        name = find(json.loads(members["schema.json"]), "coef_")["file"]
+        start = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
         return write_zip(members | {name: start + bytes(80)})
 
     return make
 
 
+COEFFICIENTS = ("coef_",)
+VALUES = (*TREE, "values")
+BOOSTED = ("_predictors", 0, 0, "nodes")
 SCALER = StandardScaler()
+# Fields of the root of a tree, and values that lead out of it.
 BAD_NODES = {
-    "left beyond": field("left_child", 10**6),
-    "right beyond": field("right_child", 10**9),
-    "left to itself": field("left_child", 0),
-    "right negative": field("right_child", -5),
-    "left only a leaf": field("left_child", -1),
-    "right only a leaf": field("right_child", -1),
-    "feature beyond": field("feature", 10),
-    "feature negative": field("feature", -1),
-    "feature far beyond": field("feature", 2**40),
-    "threshold": field("threshold", np.nan),
+    "left_child": (10**6, 0, -1),
+    "right_child": (10**9, -5, -1),
+    "feature": (10, -1, 2**40),
+    "threshold": (np.nan,),
 }
 BAD_BOOSTED = {
-    "left beyond": field("left", 10**6),
-    "right beyond": field("right", 2**32 - 1),
-    "left to itself": field("left", 0),
-    "feature beyond": field("feature_idx", 10),
-    "feature negative": field("feature_idx", -1),
-    "threshold": field("num_threshold", np.nan),
-    "value": field("value", np.inf),
-    "category": field("is_categorical", 1),
-    "no leaf at the end": field("is_leaf", 0, node=-1),
+    "left": (10**6, 0),
+    "right": (2**32 - 1,),
+    "feature_idx": (10, -1),
+    "num_threshold": (np.nan,),
+    "value": (np.inf,),
+    "is_categorical": (1,),
 }
 BAD_SHAPES = {
-    "too few nodes": lambda nodes: nodes[:-1],
-    "no nodes": lambda nodes: nodes[:0],
-    "nodes of one field": lambda nodes: nodes[nodes.dtype.names[0]],
-    "nodes as a matrix": lambda nodes: nodes.reshape(1, -1),
-}
-BAD_COEFFICIENTS = {
-    "infinite": lambda coef: coef * np.inf,
-    "too few": lambda coef: coef[:-1],
-    "of two targets": lambda coef: np.stack([coef, coef]),
-    "strings": lambda coef: coef.astype("U5"),
-    "complex": lambda coef: coef.astype(complex),
-    "of another byte order": lambda coef: coef.astype(">f8"),
-    "dates": lambda coef: coef.astype("datetime64[s]"),
-    "of four dimensions": lambda coef: coef.reshape(1, 1, 1, -1),
+    "too few": lambda values: values[:-1],
+    "none": lambda values: values[:0],
+    "as a matrix": lambda values: values.reshape(1, -1),
+    "of four dimensions": lambda values: values.reshape(1, 1, 1, -1),
+    **{
+        f"as {kind}": (lambda values, kind=kind: np.arange(len(values)).astype(kind))
+        for kind in ("f8", "U5", "complex", ">f8", "datetime64[s]")
+    },
 }
 BAD_HEADERS = (
     b"{'descr': '|O', 'fortran_order': False, 'shape': (10,), }\n",
@@ -549,6 +496,12 @@ BAD_ATTRIBUTES = (
     (LINEAR, "_sklearn_version", "2.0.0", f"scikit-learn 2.0.0, {VERSION}"),
     (LINEAR, "_sklearn_version", "<script>", f"scikit-learn unknown, {VERSION}"),
 )
+TREES = (
+    (FOREST, NODES, BAD_NODES),
+    (f"{FOREST}_classifier", NODES, BAD_NODES),
+    (BOOSTING, BOOSTED, BAD_BOOSTED),
+    (f"{BOOSTING}_classifier", BOOSTED, BAD_BOOSTED),
+)
 # Words of the reason → kinds of files → what makes one.
 REFUSED: dict[str, dict[str, Make]] = {
     "not a skops file": {
@@ -569,10 +522,10 @@ REFUSED: dict[str, dict[str, Make]] = {
         "protocol of the future": root(protocol=10**6),
         "no content": root(content=None),
         "empty content": root(content={}),
-        "array that is no member": coefficient_node(file="../../etc/passwd"),
-        "depth of a tree": tree_part("max_depth", 10**30),
-        "more nodes than values": array(FOREST, find_nodes, lambda nodes: nodes.repeat(2)),
-        "fewer values than nodes": array(FOREST, find_values, lambda values: values[:-1]),
+        "array that is no member": root("coef_", file="../../etc/passwd"),
+        "depth of a tree": node(FOREST, *TREE, "max_depth", content="1" * 30),
+        "more nodes than values": array(FOREST, NODES, lambda nodes: nodes.repeat(2)),
+        "fewer values than nodes": array(FOREST, VALUES, lambda v: v[:-1]),
     },
     "another method": {
         "unknown compression": ENTRY(10, b"\x63\x00"),
@@ -620,29 +573,36 @@ REFUSED: dict[str, dict[str, Make]] = {
         },
     },
     "nested too deeply": {"lists": nested},
-    "printable characters": {"labels that are not all strings": mixed_labels},
-    "not of the type it names": {"scalar": coefficient_node(__class__="int8")},
+    "not of the type it names": {"scalar": root("coef_", __class__="int8")},
     "holds an array": {repr(text)[:70]: header(text) for text in BAD_HEADERS},
     "": {
-        "tree values that are no numbers": array(FOREST, find_values, lambda v: v * np.nan),
+        "tree values that are no numbers": array(FOREST, VALUES, lambda v: v * np.nan),
         **{
-            f"coefficients {k}": array(LINEAR, find_coefficients, edit)
-            for k, edit in BAD_COEFFICIENTS.items()
+            f"node count {n}": node(FOREST, *TREE, "node_count", content=json.dumps(n))
+            for n in (0, 3, -1, None)
         },
-        **{f"node count {n}": tree_part("node_count", n) for n in (0, 3, -1, None)},
         **{
             f"argument {place} of a tree is {value!r}": tree_argument(place, value)
             for place in (0, 2)
             for value in (0, -1, 3, 10**12, "1", None)
         },
+        "no leaf at the end": array(
+            BOOSTING, BOOSTED, partial(set_field, name="is_leaf", value=0, node=-1)
+        ),
+        "infinite coefficients": array(LINEAR, COEFFICIENTS, lambda coef: coef * np.inf),
         **{
-            f"{name}{kind}, {fault}": array(name + kind, find, edit)
-            for name, find, edits in (
-                (FOREST, find_nodes, BAD_NODES | BAD_SHAPES),
-                (BOOSTING, find_boosted, BAD_BOOSTED | BAD_SHAPES),
+            f"{name}, {field} = {value}": array(
+                name, path, partial(set_field, name=field, value=value)
             )
-            for kind in ("", "_classifier")
-            for fault, edit in edits.items()
+            for name, path, fields in TREES
+            for field, values in fields.items()
+            for value in values
+        },
+        **{
+            f"{name}, array {kind}": array(name, path, edit)
+            for name, path, _ in (*TREES, (LINEAR, COEFFICIENTS, None))
+            for kind, edit in BAD_SHAPES.items()
+            if name != LINEAR or kind not in ("as f8", "as a matrix")
         },
     },
 }
@@ -676,11 +636,10 @@ def test_an_id_cannot_put_one_object_in_the_place_of_another() -> None:
     # skops takes the first node of an id for all others: a harmless one could be shown, and
     # another be built.
     def swap(schema: Schema) -> None:
-        parts = attributes(find_tree(schema))
-        parts["max_depth"] = json_node(3) | {"__id__": 1}
-        parts["node_count"]["__id__"] = 1
+        find(schema, *TREE, "max_depth").update(json_node(3) | {"__id__": 1})
+        find(schema, *TREE, "node_count")["__id__"] = 1
 
-    data = edit_schema(plain("random_forest"), swap)
+    data = edit_schema(plain(FOREST), swap)
 
     assert artifacts.read_upload(data)[0].estimators_[0].tree_.node_count > 3
 
