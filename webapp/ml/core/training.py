@@ -12,7 +12,7 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.datasets import Dataset, Labels, Subset, Vector
+from webapp.ml.core.datasets import Dataset, Labels, Matrix, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
     DEFAULT_ESTIMATOR,
@@ -23,7 +23,7 @@ from webapp.ml.core.estimators import (
     split_pipeline,
 )
 from webapp.ml.core.intervals import IntervalBasis, make_interval_basis
-from webapp.ml.core.least_squares import LeastSquares, fit_least_squares
+from webapp.ml.core.least_squares import fit_least_squares
 from webapp.ml.core.metrics import measure_classification, measure_regression
 from webapp.ml.core.profile import digest_dataset, profile_features
 from webapp.ml.core.scoring import compile_scorer, find_linear_model
@@ -34,7 +34,6 @@ MOST_FOLDS = 20
 MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
 TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
-EPSILON = float(np.finfo(np.float64).eps)
 LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed on
 
 
@@ -241,37 +240,29 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
     basis = None
     with _overflow_refused():
         started = plan.clock()
-        if least_squares and not plan.spec.scale:
-            found = _fit_least_squares(estimator, dataset)
+        if least_squares:
+            basis = _fit_least_squares(estimator, dataset.X, cast(Vector, dataset.y))
         else:
-            found = None
             estimator.fit(dataset.X, dataset.y)
         _check_scores(estimator, dataset)
         seconds = plan.clock() - started
-        if least_squares:
-            found = found or _describe_scaled(estimator, dataset)
-            basis = make_interval_basis(found, fit_intercept=plan.params["fit_intercept"])
     return _Fit(estimator, seconds, profile_features(dataset.X), basis)
 
 
-def _fit_least_squares(unfitted: Any, dataset: Dataset) -> LeastSquares:
-    """Fit a LinearRegression to what its own ``fit`` finds, and keep what intervals need."""
-    X, y = dataset.X, cast(Vector, dataset.y)
-    found = fit_least_squares(X, y, fit_intercept=unfitted.fit_intercept, rcond=unfitted.tol)
-    unfitted.n_features_in_ = X.shape[1]
-    unfitted.coef_, unfitted.intercept_ = found.coefficients, found.intercept
-    unfitted.rank_, unfitted.singular_ = found.rank, found.singular
-    return found
+def _fit_least_squares(unfitted: Any, X: Matrix, y: Vector) -> IntervalBasis | None:
+    """Fit a LinearRegression, scaled or not, to what its own ``fit`` finds.
 
-
-def _describe_scaled(estimator: Any, dataset: Dataset) -> LeastSquares:
-    """Return the least squares of the rows as they came, for a model behind a standardisation."""
-    y = cast(Vector, dataset.y)
-    residuals = y - compile_scorer(estimator)(dataset.X).values
-    # Standardised features are centred, with an intercept or without.
-    found = fit_least_squares(dataset.X, y, fit_intercept=True, rcond=EPSILON)
-    rank = min(found.rank, split_pipeline(estimator)[1].rank_)
-    return replace(found, rank=rank, residual_sum=float(residuals @ residuals))
+    Return what intervals need, which the triangular factor of the same fit gives.
+    """
+    scaler, linear = split_pipeline(unfitted)
+    rows = X if scaler is None else scaler.fit_transform(X)
+    found = fit_least_squares(rows, y, fit_intercept=linear.fit_intercept, rcond=linear.tol)
+    linear.n_features_in_ = X.shape[1]
+    linear.coef_, linear.intercept_ = found.coefficients, found.intercept
+    linear.rank_, linear.singular_ = found.rank, found.singular
+    if scaler is not None:  # x − mean is the scaled row times the scale
+        found = replace(found, factor=found.factor * scaler.scale_, center=scaler.mean_)
+    return make_interval_basis(found, fit_intercept=linear.fit_intercept)
 
 
 @contextmanager
