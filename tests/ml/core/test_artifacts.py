@@ -573,6 +573,12 @@ REFUSED: dict[str, dict[str, Make]] = {
         },
     },
     "nested too deeply": {"lists": nested},
+    "beyond Unicode": {
+        "label": array(
+            *("logistic_regression", ("classes_",)),
+            lambda labels: (labels.view("<u4") + 2**21).view(labels.dtype),
+        )
+    },
     "not of the type it names": {"scalar": root("coef_", __class__="int8")},
     "holds an array": {repr(text)[:70]: header(text) for text in BAD_HEADERS},
     "": {

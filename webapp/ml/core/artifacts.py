@@ -18,6 +18,7 @@ import json
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -315,6 +316,8 @@ def _check_array(content: bytes, type_name: str) -> bytes:
     shape = [int(length) for length in header["shape"].split(b",") if length.strip()]
     if math.prod(shape) * dtype.itemsize != len(content) - start:
         raise ArtifactUnusable("it holds an array of another size than it says")
+    if dtype.kind == "U" and (np.frombuffer(content, "<u4", offset=start) > sys.maxunicode).any():
+        raise ArtifactUnusable("it holds characters beyond Unicode")  # numpy takes them
     if type_name != "numpy.ndarray" and (shape or type_name != f"numpy.{dtype.type.__name__}"):
         raise ArtifactUnusable("it holds a number that is not of the type it names")
     if record is None:
