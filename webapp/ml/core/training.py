@@ -127,7 +127,7 @@ def train(
     if limits is not None:
         _check_cost(plan, fitted_rows, n_classes, limits)
     served = _fit(plan, fitted_rows)
-    metrics = _measure(entry, served.estimator, (test_rows or fitted_rows).take())
+    metrics = _measure(served.estimator, (test_rows or fitted_rows).take())
     if spec.cv:
         metrics["cross_validation"] = _cross_validate(plan, dataset)
     if test_rows is not None and spec.refit:
@@ -238,14 +238,17 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
         raise InvalidInput({"y": ["has one class only among the rows to fit"]})
     estimator = plan.build()  # imports, which are no part of the fit's time
     basis = None
+    started = plan.clock()
     with _overflow_refused():
-        started = plan.clock()
         if least_squares:
             basis = _fit_least_squares(estimator, dataset.X, cast(Vector, dataset.y))
         else:
             estimator.fit(dataset.X, dataset.y)
-        _check_scores(estimator, dataset)
-        seconds = plan.clock() - started
+        scores = compile_scorer(estimator)(dataset.X[:1])
+    seconds = plan.clock() - started
+    numbers = scores.values if scores.probabilities is None else scores.probabilities
+    if not np.isfinite(numbers).all():
+        raise InvalidInput({"X": ["holds values too large or too small to fit"]})
     return _Fit(estimator, seconds, profile_features(dataset.X), basis)
 
 
@@ -281,14 +284,7 @@ def _overflow_refused() -> Iterator[None]:
         raise InvalidInput({"X": [f"cannot be fitted: {reason}"]}) from None
 
 
-def _check_scores(estimator: Any, dataset: Dataset) -> None:
-    scores = compile_scorer(estimator)(dataset.X[:1])
-    numbers = scores.values if scores.probabilities is None else scores.probabilities
-    if not np.isfinite(numbers).all():
-        raise InvalidInput({"X": ["holds values too large or too small to fit"]})
-
-
-def _measure(entry: Estimator, estimator: Any, rows: Dataset) -> dict[str, Any]:
+def _measure(estimator: Any, rows: Dataset) -> dict[str, Any]:
     # Held-out rows can overflow where the fitted ones did not.
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -297,8 +293,7 @@ def _measure(entry: Estimator, estimator: Any, rows: Dataset) -> dict[str, Any]:
         raise InvalidInput({"X": ["holds values too large to evaluate the model on"]}) from None
     if scores.probabilities is None:
         return dict(measure_regression(cast(Vector, rows.y), scores.values))
-    classes = list_classes(estimator) or ()
-    y = cast(Labels, rows.y)
+    y, classes = cast(Labels, rows.y), list_classes(estimator) or ()
     return measure_classification(y, scores.values, scores.probabilities, classes)
 
 
