@@ -11,13 +11,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.faults import on_sqlite
-from webapp.ml.core.estimators import CATALOGUE, load_class
+from webapp.ml.core.estimators import CATALOGUE, Estimator, load_class
 
 pytestmark = on_sqlite
 
 ML = "/api/v1/ml/models/trial"
-REGRESSORS = [row.name for row in CATALOGUE.values() if row.task == "regression"]
-CLASSIFIERS = [row.name for row in CATALOGUE.values() if row.task == "classification"]
 
 
 def params_for(estimator: str) -> dict[str, int]:
@@ -41,98 +39,71 @@ def train(client: FlaskClient, **body: object) -> dict:
     return response.json
 
 
-def predict(client: FlaskClient, X: np.ndarray) -> dict:
-    response = client.post(f"{ML}/predict/batch", json={"instances": X.tolist()})
-    assert response.status_code == 200, response.text
-    return response.json
+IRIS = datasets.load_iris(return_X_y=True)
+DIABETES = datasets.load_diabetes(return_X_y=True)
 
 
-@pytest.mark.parametrize("scale", [False, True])
-@pytest.mark.parametrize("estimator", REGRESSORS)
-def test_diabetes_equals_scikit_learn(client: FlaskClient, estimator: str, scale: bool) -> None:
-    X, y = datasets.load_diabetes(return_X_y=True)
-    fit_X, test_X, fit_y, test_y = train_test_split(X, y, test_size=0.2, random_state=42)
-    expected = build(estimator, scale=scale).fit(fit_X, fit_y)
-
-    trained = train(
-        client,
-        X=X.tolist(),
-        y=y.tolist(),
-        estimator=estimator,
-        params=params_for(estimator),
-        scale=scale,
-    )
-    batch = predict(client, X)
-
-    np.testing.assert_allclose(batch["predictions"], expected.predict(X), rtol=1e-9)
-    assert trained["metrics"] == {
-        "mse": pytest.approx(metrics.mean_squared_error(test_y, expected.predict(test_X))),
-        "rmse": pytest.approx(metrics.root_mean_squared_error(test_y, expected.predict(test_X))),
-        "mae": pytest.approx(metrics.mean_absolute_error(test_y, expected.predict(test_X))),
-        "r2_score": pytest.approx(metrics.r2_score(test_y, expected.predict(test_X))),
-    }
+def train_on(client: FlaskClient, rows: tuple[np.ndarray, np.ndarray], **body: object) -> dict:
+    return train(client, X=rows[0].tolist(), y=rows[1].tolist(), **body)
 
 
-@pytest.mark.parametrize("data", ["iris", "wine", "breast_cancer"])
-@pytest.mark.parametrize("estimator", CLASSIFIERS)
-def test_classifications_equal_scikit_learn(
-    client: FlaskClient, estimator: str, data: str
+# Predictions over HTTP of every estimator: tests/ml/test_answer_forms.py.
+
+
+CASES = [
+    *((row, "diabetes") for row in CATALOGUE.values() if row.task == "regression"),
+    *(
+        (row, data)
+        for row in CATALOGUE.values()
+        for data in ("iris", "breast_cancer")
+        if row.task == "classification"
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "data"), CASES, ids=lambda value: getattr(value, "name", value))
+def test_metrics_equal_those_of_scikit_learn(
+    client: FlaskClient, row: Estimator, data: str
 ) -> None:
     bunch = getattr(datasets, f"load_{data}")()
-    X, labels = bunch.data, bunch.target_names[bunch.target]
-    fit_X, test_X, fit_y, test_y = train_test_split(X, labels, test_size=0.2, random_state=42)
-    expected = build(estimator, scale=True).fit(fit_X, fit_y)
+    X = bunch.data
+    y = bunch.target if row.task == "regression" else bunch.target_names[bunch.target]
+    fit_X, test_X, fit_y, test_y = train_test_split(X, y, test_size=0.2, random_state=42)
+    expected = build(row.name, scale=True).fit(fit_X, fit_y)
+    predicted = expected.predict(test_X)
 
-    trained = train(
-        client,
-        X=X.tolist(),
-        y=labels.tolist(),
-        estimator=estimator,
-        params=params_for(estimator),
-        scale=True,
-    )
-    batch = predict(client, X)
+    params = params_for(row.name)
+    found = train_on(client, (X, y), estimator=row.name, params=params, scale=True)["metrics"]
 
-    assert batch["predictions"] == expected.predict(X).tolist()
-    found = np.column_stack([batch["probabilities"][label] for label in expected.classes_])
-    np.testing.assert_allclose(found, expected.predict_proba(X), rtol=1e-9, atol=1e-9)
+    if row.task == "regression":
+        assert found == {
+            "mse": pytest.approx(metrics.mean_squared_error(test_y, predicted)),
+            "rmse": pytest.approx(metrics.root_mean_squared_error(test_y, predicted)),
+            "mae": pytest.approx(metrics.mean_absolute_error(test_y, predicted)),
+            "r2_score": pytest.approx(metrics.r2_score(test_y, predicted)),
+        }
+        return
     probabilities = expected.predict_proba(test_X)
-    measured = trained["metrics"]
-    assert measured["accuracy"] == pytest.approx(expected.score(test_X, test_y))
-    assert measured["log_loss"] == pytest.approx(metrics.log_loss(test_y, probabilities))
-    assert measured["confusion_matrix"] == {
-        "labels": expected.classes_.tolist(),
-        "counts": metrics.confusion_matrix(test_y, expected.predict(test_X)).tolist(),
+    counts = metrics.confusion_matrix(test_y, predicted).tolist()
+    area = metrics.roc_auc_score(test_y == expected.classes_[1], probabilities[:, 1])
+    assert found == {
+        "accuracy": pytest.approx(expected.score(test_X, test_y)),
+        "log_loss": pytest.approx(metrics.log_loss(test_y, probabilities)),
+        "roc_auc": pytest.approx(area) if data == "breast_cancer" else None,
+        "confusion_matrix": {"labels": expected.classes_.tolist(), "counts": counts},
     }
-    if data == "breast_cancer":
-        area = metrics.roc_auc_score(test_y == expected.classes_[1], probabilities[:, 1])
-        assert measured["roc_auc"] == pytest.approx(area)
-    else:
-        assert measured["roc_auc"] is None
 
 
-def test_a_single_prediction_tells_the_label_and_the_probability_of_each(
-    client: FlaskClient,
-) -> None:
-    X, y = datasets.load_iris(return_X_y=True)
-    train(client, X=X.tolist(), y=y.tolist(), estimator="logistic_regression")
-
-    answer = client.post(f"{ML}/predict", json={"features": X[0].tolist()}).json
-
-    assert answer["prediction"] == 0
-    assert list(answer["probabilities"]) == ["0", "1", "2"]
-    assert sum(answer["probabilities"].values()) == pytest.approx(1)
-
-
-def test_a_single_prediction_of_a_label_that_is_a_string_is_that_string(
-    client: FlaskClient,
-) -> None:
+def test_a_prediction_tells_the_label_and_the_probability_of_each(client: FlaskClient) -> None:
+    train_on(client, IRIS, estimator="logistic_regression")
+    number = client.post(f"{ML}/predict", json={"features": IRIS[0][0].tolist()}).json
     train(client, X=[[0], [1]] * 3, y=["no", "yes"] * 3, estimator="logistic_regression")
+    string = client.post(f"{ML}/predict", json={"features": [1]}).json
 
-    answer = client.post(f"{ML}/predict", json={"features": [1]})
-
-    assert answer.status_code == 200
-    assert answer.json["prediction"] == "yes"
+    assert number["prediction"] == 0
+    assert list(number["probabilities"]) == ["0", "1", "2"]
+    assert sum(number["probabilities"].values()) == pytest.approx(1)
+    assert string["prediction"] == "yes"
 
 
 def test_an_interval_beyond_float64_is_refused_not_answered_as_null(client: FlaskClient) -> None:
@@ -145,16 +116,6 @@ def test_an_interval_beyond_float64_is_refused_not_answered_as_null(client: Flas
     assert one.status_code == batch.status_code == 422
     assert "features" in one.json["errors"]["json"]
     assert list(batch.json["errors"]["json"]["instances"]) == ["1"]
-
-
-def test_more_classes_than_can_be_told_apart_are_refused(client: FlaskClient) -> None:
-    body = {"X": [[i] for i in range(1001)], "y": list(range(1001))}
-
-    refused = client.post(f"{ML}/train", json={**body, "estimator": "logistic_regression"})
-
-    assert refused.json["errors"] == {
-        "json": {"y": ["has 1001 classes, at most 1000 are allowed"]}
-    }
 
 
 def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
@@ -171,9 +132,8 @@ def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
 
 
 def test_a_logistic_model_tells_its_coefficients_by_class(client: FlaskClient) -> None:
-    X, y = datasets.load_iris(return_X_y=True)
-    train(client, X=X.tolist(), y=y.tolist(), estimator="logistic_regression", test_size=0)
-    expected = build("logistic_regression", scale=False).fit(X, y)
+    train_on(client, IRIS, estimator="logistic_regression", test_size=0)
+    expected = build("logistic_regression", scale=False).fit(*IRIS)
 
     found = client.get(f"{ML}/versions/1").json["coefficients"]["classes"]
 
@@ -184,28 +144,21 @@ def test_a_logistic_model_tells_its_coefficients_by_class(client: FlaskClient) -
 
 
 def test_cross_validation_gives_the_scores_of_scikit_learn(client: FlaskClient) -> None:
-    X, y = datasets.load_diabetes(return_X_y=True)
+    expected = cross_val_score(build("linear_regression", scale=False), *DIABETES, cv=5)
 
-    trained = train(client, X=X.tolist(), y=y.tolist(), cv=5)
+    found = train_on(client, DIABETES, cv=5)["metrics"]["cross_validation"]
 
-    found = trained["metrics"]["cross_validation"]
-    expected = cross_val_score(build("linear_regression", scale=False), X, y, cv=5)
     assert found["scores"] == pytest.approx(expected.tolist())
     assert found["mean"] == pytest.approx(expected.mean())
     assert (found["folds"], found["metric"]) == (5, "r2_score")
 
 
 def test_intervals_come_with_predictions_where_they_are_asked_for(client: FlaskClient) -> None:
-    X, y = datasets.load_diabetes(return_X_y=True)
-    train(client, X=X.tolist(), y=y.tolist())
+    train_on(client, DIABETES)
+    rows, asked = DIABETES[0][:3].tolist(), {"intervals": True, "level": 0.9}
 
-    one = client.post(
-        f"{ML}/predict", json={"features": X[0].tolist(), "intervals": True, "level": 0.9}
-    ).json
-    batch = client.post(
-        f"{ML}/predict/batch",
-        json={"instances": X[:3].tolist(), "intervals": True, "level": 0.9},
-    ).json
+    one = client.post(f"{ML}/predict", json={"features": rows[0], **asked}).json
+    batch = client.post(f"{ML}/predict/batch", json={"instances": rows, **asked}).json
 
     found = one["intervals"]
     assert found["level"] == 0.9
@@ -216,16 +169,14 @@ def test_intervals_come_with_predictions_where_they_are_asked_for(client: FlaskC
 
 
 def test_intervals_of_a_model_that_has_none_are_refused(client: FlaskClient) -> None:
-    X, y = datasets.load_diabetes(return_X_y=True)
-    train(client, X=X.tolist(), y=y.tolist(), estimator="ridge")
+    train(client, X=[[0], [1], [2]], y=[0, 1, 2], estimator="ridge")
 
-    refused = client.post(f"{ML}/predict", json={"features": X[0].tolist(), "intervals": True})
+    one = client.post(f"{ML}/predict", json={"features": [1], "intervals": True})
+    batch = client.post(f"{ML}/predict/batch", json={"instances": [[1]], "intervals": True})
 
-    assert refused.status_code == 422
-    assert "intervals" in refused.json["errors"]["json"]
-    body = {"instances": X[:2].tolist(), "intervals": True}
-    batch = client.post(f"{ML}/predict/batch", json=body)
-    assert batch.json["errors"] == refused.json["errors"]
+    assert one.status_code == 422
+    assert "intervals" in one.json["errors"]["json"]
+    assert batch.json["errors"] == one.json["errors"]
 
 
 def test_a_row_outside_the_range_of_training_is_answered_and_flagged(client: FlaskClient) -> None:
@@ -242,46 +193,43 @@ def test_a_row_outside_the_range_of_training_is_answered_and_flagged(client: Fla
     assert batch["extrapolated"] == {"1": ["age", "bmi"], "2": ["bmi"]}
 
 
+LINE = {"X": [[float(i)] for i in range(30)], "y": [i - 1.5 for i in range(30)]}
+CLASSES = {"X": LINE["X"], "estimator": "logistic_regression"}
+MANY = {"X": [[i] for i in range(1001)], "y": list(range(1001))}
+
+
 @pytest.mark.parametrize(
-    ("body", "place"),
+    ("body", "place", "words"),
     [
-        ({"estimator": "ridge", "params": {"alpha": -1}}, "params"),
-        ({"estimator": "ridge", "params": {"alpha": "1"}}, "params"),
-        ({"estimator": "random_forest", "params": {"n_estimators": 10**6}}, "params"),
-        ({"estimator": "random_forest", "params": {"n_jobs": 2}}, "params"),
-        ({"estimator": "logistic_regression"}, "y"),
-        ({"cv": 1}, "cv"),
-        ({"cv": 21}, "cv"),
-        ({"cv": 7}, "cv"),
-        ({"scale": 1}, "scale"),
+        ({"estimator": "ridge", "params": {"alpha": -1}}, "params", "from 0"),
+        ({"estimator": "random_forest", "params": {"n_jobs": 2}}, "params", "is no parameter"),
+        ({"estimator": "logistic_regression"}, "y", "expected a string or a whole number"),
+        ({**CLASSES, **MANY}, "y", "has 1001 classes, at most 1000 are allowed"),
+        ({**CLASSES, "y": ["a"] * 30}, "y", "one class only"),
+        ({"cv": 1}, "cv", ""),
+        ({"cv": 21}, "cv", ""),
+        ({"cv": 16}, "cv", "makes folds too small of 30 rows"),
+        ({**CLASSES, "y": ["a", "b"] * 15, "cv": 16}, "cv", "more than the rows of any class"),
+        ({"scale": 1}, "scale", "boolean"),
+        (
+            {"estimator": "hist_gradient_boosting", "params": {"loss": "poisson"}},
+            *("X", "cannot be fitted"),
+        ),
     ],
 )
-def test_a_training_beyond_the_limits_is_refused_before_fitting(
-    client: FlaskClient, body: dict, place: str
+def test_a_training_that_cannot_be_done_is_refused_in_words(
+    client: FlaskClient, body: dict, place: str, words: str
 ) -> None:
-    X, y = [[float(i)] for i in range(12)], [i + 0.5 for i in range(12)]
-
-    refused = client.post(f"{ML}/train", json={"X": X, "y": y, **body})
+    refused = client.post(f"{ML}/train", json={**LINE, **body})
 
     assert refused.status_code == 422
-    assert place in refused.json["errors"]["json"]
-
-
-def test_one_class_cannot_be_learnt(client: FlaskClient) -> None:
-    body = {"X": [[1], [2]], "y": ["a", "a"], "estimator": "logistic_regression"}
-
-    refused = client.post(f"{ML}/train", json=body)
-
-    assert refused.status_code == 422
-    assert "one class" in refused.json["detail"]
+    assert words in str(refused.json["errors"]["json"][place])
 
 
 def test_the_same_data_and_seed_give_the_same_digests(client: FlaskClient) -> None:
-    X, y = datasets.load_diabetes(return_X_y=True)
-    body = {"X": X.tolist(), "y": y.tolist(), "estimator": "random_forest"}
-    body["params"] = {"n_estimators": 5}
+    forest = {"estimator": "random_forest", "params": {"n_estimators": 5}}
 
-    first, second = (train(client, **body)["model"] for _ in range(2))
+    first, second = (train_on(client, DIABETES, **forest)["model"] for _ in range(2))
 
     assert first["digest"] == second["digest"]
     assert first["data_digest"] == second["data_digest"]
@@ -311,19 +259,3 @@ def test_a_row_beyond_the_range_of_a_forest_is_refused(client: FlaskClient) -> N
     assert (one.status_code, batch.status_code) == (422, 422)
     assert list(one.json["errors"]["json"]) == ["features"]
     assert list(batch.json["errors"]["json"]) == ["instances"]
-
-
-def test_rows_that_do_not_suit_the_parameters_are_refused_with_the_reason(
-    client: FlaskClient,
-) -> None:
-    body = {
-        "X": [[float(i)] for i in range(30)],
-        "y": [-1.0] * 30,
-        "estimator": "hist_gradient_boosting",
-        "params": {"loss": "poisson"},
-    }
-
-    refused = client.post(f"{ML}/train", json=body)
-
-    assert refused.status_code == 422
-    assert "cannot be fitted" in refused.json["detail"]

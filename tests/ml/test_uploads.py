@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import skops.io
 from flask import Flask
+from sklearn.base import clone
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
@@ -30,7 +31,6 @@ RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(60, 3) * [1, 100, 0.1] + [5, -300, 2]
 Y = X @ [1.0, 0.1, 3.0] + 60
 IS_HIGH = np.median(Y) < Y
-LABELS = np.where(IS_HIGH, "high", "low")
 BITS = IS_HIGH.astype(int)
 WITH_GAPS = np.where(RANDOM.rand(*X.shape) < 0.2, np.nan, X)
 
@@ -44,25 +44,33 @@ def upload(app: Flask, model: Any) -> tuple[str, TestResponse]:
     return url, app.test_client().post(f"{url}/versions", data=form)
 
 
-def assert_predicts(app: Flask, url: str, model: Any) -> None:
-    """Hold the service's answers for one row and for many against the model's own."""
+def assert_is_served(app: Flask, model: Any) -> dict[str, Any]:
+    """Upload a model; hold the service's answers for one row and for many against its own."""
+    url, answer = upload(app, model)
+    assert answer.status_code == 201, answer.text
     client = app.test_client()
     batch = client.post(f"{url}/predict/batch", json={"instances": X.tolist()})
     single = client.post(f"{url}/predict", json={"features": X[0].tolist()})
-    expected = np.ravel(model.predict(X))
     assert (batch.status_code, single.status_code) == (200, 200), (batch.text, single.text)
-    if not hasattr(model, "predict_proba"):
+    expected = np.ravel(model.predict(X))
+    version: dict[str, Any] = answer.json["model"]
+    if version["classes"] is None:
         np.testing.assert_allclose(batch.json["predictions"], expected, rtol=1e-9)
         np.testing.assert_allclose(single.json["prediction"], expected[0], rtol=1e-9)
-        return
+        return version
     assert batch.json["predictions"] == expected.tolist()
     assert single.json["prediction"] == expected[0]
     found = [batch.json["probabilities"][str(label)] for label in model.classes_.tolist()]
     np.testing.assert_allclose(np.transpose(found), model.predict_proba(X), atol=1e-9)
+    return version
 
 
 def absolute(model: Any, rows: Any, y: Any) -> float:
     return -float(np.abs(model.predict(rows) - y).mean())
+
+
+def target_for(estimator: Any) -> Any:
+    return BITS if hasattr(estimator, "predict_proba") else Y
 
 
 BEST = GridSearchCV(Ridge(), {"alpha": np.logspace(-3, 3, 7)}).fit(X, Y).best_estimator_
@@ -114,82 +122,58 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("estimator", GOOD.values(), ids=GOOD)
-def test_a_fitted_model_predicts_what_it_predicted_there(
-    shared_app: Flask, estimator: Any
-) -> None:
-    model = estimator.fit(X, BITS if hasattr(estimator, "predict_proba") else Y)
+FORMS = {
+    "column": (X, Y[:, np.newaxis]),
+    "float32": (X.astype(np.float32), Y.astype(np.float32)),
+    "Fortran order": (np.asfortranarray(X), Y),
+    "whole numbers": (X, Y.round().astype(int)),
+}
+REGRESSORS = [
+    *(LinearRegression(), Ridge(), Lasso(), ElasticNet(), RandomForestRegressor(3)),
+    *(make_pipeline(StandardScaler(), Ridge()), HistGradientBoostingRegressor(max_iter=3)),
+]
+LABELS = {
+    "strings": np.where(IS_HIGH, "high", "low"),
+    "objects": np.where(IS_HIGH, "high", "low").astype(object),
+    "integers": BITS,
+    "booleans": IS_HIGH,
+    "floats": BITS * 1.0,
+    "bytes": BITS.astype(np.uint8),
+    "negative": BITS - 1,
+}
+CLASSIFIERS = [
+    *(LogisticRegression(), RandomForestClassifier(3), HistGradientBoostingClassifier(max_iter=3)),
+    make_pipeline(StandardScaler(), LogisticRegression(solver="liblinear")),
+]
+CASES = [
+    *(pytest.param(kind, X, target_for(kind), id=name) for name, kind in GOOD.items()),
+    *(
+        pytest.param(kind, rows, y, id=f"{kind}, {name}")
+        for kind in REGRESSORS
+        for name, (rows, y) in FORMS.items()
+    ),
+    *(
+        pytest.param(kind, X, y, id=f"{kind}, {name}")
+        for kind in CLASSIFIERS
+        for name, y in LABELS.items()
+    ),
+]
 
-    url, answer = upload(shared_app, model)
 
-    assert answer.status_code == 201, answer.text
-    assert_predicts(shared_app, url, model)
-
-
-@pytest.mark.parametrize(
-    ("rows", "y"),
-    [
-        (X, Y[:, np.newaxis]),
-        (X.astype(np.float32), Y.astype(np.float32)),
-        (np.asfortranarray(X), Y),
-        (X, Y.round().astype(int)),
-    ],
-    ids=["column", "float32", "Fortran order", "whole numbers"],
-)
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        *(LinearRegression(), Ridge(), Lasso(), ElasticNet()),
-        *(make_pipeline(StandardScaler(), Ridge()), HistGradientBoostingRegressor(max_iter=3)),
-        RandomForestRegressor(3),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("estimator", "rows", "y"), CASES)
 @pytest.mark.filterwarnings("ignore:A column-vector y was passed")
-def test_rows_and_targets_of_every_form_may_have_been_fitted(
+def test_a_fitted_model_predicts_what_it_predicted_there(
     shared_app: Flask, estimator: Any, rows: Any, y: Any
 ) -> None:
-    model = estimator.fit(rows, y)
-
-    url, answer = upload(shared_app, model)
-
-    assert answer.status_code == 201, answer.text
-    assert_predicts(shared_app, url, model)
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [LABELS, LABELS.astype(object), BITS, BITS == 1, BITS * 1.0, BITS.astype(np.uint8), BITS - 1],
-    ids=["strings", "objects", "integers", "booleans", "floats", "bytes", "negative"],
-)
-@pytest.mark.parametrize(
-    "kind",
-    [
-        LogisticRegression(),
-        RandomForestClassifier(3),
-        HistGradientBoostingClassifier(max_iter=3),
-        make_pipeline(StandardScaler(), LogisticRegression(solver="liblinear")),
-    ],
-    ids=str,
-)
-def test_labels_of_every_kind_are_answered(shared_app: Flask, kind: Any, labels: Any) -> None:
-    model = kind.fit(X, labels)
-
-    url, answer = upload(shared_app, model)
-
-    assert answer.status_code == 201, answer.text
-    assert_predicts(shared_app, url, model)
+    assert_is_served(shared_app, clone(estimator).fit(rows, y))
 
 
 def test_parameters_are_told_as_json_has_them(shared_app: Flask) -> None:
     told = {}
     for name in ("best of a grid search", "array", "infinite", "weights by NumPy number", "str_"):
-        estimator = GOOD[name]
-        model = estimator.fit(X, BITS if hasattr(estimator, "predict_proba") else Y)
-        url, answer = upload(shared_app, model)
+        url, answer = upload(shared_app, clone(GOOD[name]).fit(X, target_for(GOOD[name])))
         told[name] = answer.json["model"]["params"]
-        shown = shared_app.test_client().get(f"{url}/versions/1").json["params"]
-        assert shown == told[name]
+        assert shared_app.test_client().get(f"{url}/versions/1").json["params"] == told[name]
 
     assert told["best of a grid search"]["alpha"] == pytest.approx(BEST.alpha)
     assert told["array"]["alpha"] == [0.1]
@@ -199,123 +183,85 @@ def test_parameters_are_told_as_json_has_them(shared_app: Flask) -> None:
 
 
 def test_the_command_line_takes_the_same_models(shared_app: Flask, tmp_path: Path) -> None:
-    for name in ("best of a grid search", "weights by whole number", "infinite"):
-        estimator = GOOD[name]
-        skops.io.dump(estimator.fit(X, BITS), tmp_path / "model.skops")
-        command = ["ml", "import", str(tmp_path / "model.skops"), "--model", f"import-{len(name)}"]
+    skops.io.dump(clone(GOOD["weights by whole number"]).fit(X, BITS), tmp_path / "model.skops")
+    command = ["ml", "import", str(tmp_path / "model.skops"), "--model", "imported"]
 
-        as_table = shared_app.test_cli_runner().invoke(args=command)
-        as_json = shared_app.test_cli_runner().invoke(args=[*command, "--json"])
+    as_table = shared_app.test_cli_runner().invoke(args=command)
+    as_json = shared_app.test_cli_runner().invoke(args=[*command, "--json"])
 
-        assert (as_table.exit_code, as_json.exit_code) == (0, 0), as_table.output + as_json.output
-        assert json.loads(as_json.stdout)["origin"] == "uploaded"
+    assert (as_table.exit_code, as_json.exit_code) == (0, 0), as_table.output + as_json.output
+    assert json.loads(as_json.stdout)["origin"] == "uploaded"
 
 
 @pytest.mark.parametrize(
-    "kind", [HistGradientBoostingRegressor, HistGradientBoostingClassifier, RandomForestRegressor]
+    "estimator",
+    [
+        HistGradientBoostingRegressor(max_iter=3),
+        HistGradientBoostingClassifier(max_iter=3),
+        RandomForestRegressor(3),
+    ],
+    ids=str,
 )
 def test_a_model_fitted_on_missing_values_predicts_for_rows_without(
-    shared_app: Flask, kind: type
+    shared_app: Flask, estimator: Any
 ) -> None:
-    few = {"n_estimators": 3} if kind is RandomForestRegressor else {"max_iter": 3}
-    model = kind(**few).fit(WITH_GAPS, BITS)
-
-    url, answer = upload(shared_app, model)
-    refused = shared_app.test_client().post(f"{url}/predict", json={"features": [None, 1, 2]})
-
-    assert answer.status_code == 201, answer.text
-    assert_predicts(shared_app, url, model)
-    assert refused.status_code == 422
-    (message,) = refused.json["errors"]["json"]["features"]["0"]
-    assert message == "is null, expected a number"
+    assert_is_served(shared_app, estimator.fit(WITH_GAPS, BITS))
 
 
 # What cannot serve is refused when it is uploaded
 
 
-def set_attributes(model: Any, **values: Any) -> Any:
-    final = model[-1] if isinstance(model, Pipeline) else model
-    for name, value in values.items():
-        setattr(final, name, value)
-    return model
+def altered(model: Any, y: Any = Y, **values: Any) -> Callable[[], Any]:
+    """Return a maker of a fitted model with other attributes."""
+
+    def make() -> Any:
+        fitted = clone(model).fit(X, y)
+        for name, value in values.items():
+            setattr(fitted, name, value)
+        return fitted
+
+    return make
 
 
 def mix_forests() -> Any:
     """Return a forest of three classes with trees of two."""
-    forest = RandomForestClassifier(3).fit(X, np.arange(60) % 3)
+    forest = RandomForestClassifier(3).fit(X, THREE)
     forest.estimators_ = RandomForestClassifier(3).fit(X, BITS).estimators_
     return forest
 
 
+THREE = np.arange(60) % 3
+TWO_TARGETS = np.stack([Y, Y], axis=1)
+RIDGE, LOGISTIC = Ridge(), LogisticRegression()
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
-    "two targets": (lambda: Ridge().fit(X, np.stack([Y, Y], axis=1)), "more than one target"),
-    "two targets of a forest": (
-        lambda: RandomForestRegressor(3).fit(X, np.stack([Y, Y], axis=1)),
-        "cannot be loaded",
-    ),
-    "intercepts": (lambda: set_attributes(Ridge().fit(X, Y), intercept_=np.zeros(3)), "target"),
-    "intercepts as many as rows": (
-        lambda: set_attributes(Ridge().fit(X, Y), intercept_=np.zeros(100)),
-        "more than one target",
-    ),
-    "coefficients": (
-        lambda: set_attributes(Ridge().fit(X, Y), coef_=np.zeros(4)),
-        "predict fails",
-    ),
-    "no numbers": (lambda: set_attributes(Ridge().fit(X, Y), coef_=X[0] * np.nan), "not finite"),
-    "text": (lambda: set_attributes(Ridge().fit(X, Y), coef_=np.array(["a"] * 3)), "predict"),
+    "two targets": (altered(RIDGE, TWO_TARGETS), "more than one target"),
+    "two targets of a forest": (altered(RandomForestRegressor(3), TWO_TARGETS), "one target"),
+    "intercepts": (altered(RIDGE, intercept_=np.zeros(3)), "target"),
+    "intercepts as many as rows": (altered(RIDGE, intercept_=np.zeros(100)), "one target"),
+    "coefficients": (altered(RIDGE, coef_=np.zeros(4)), "predict fails"),
+    "no numbers": (altered(RIDGE, coef_=X[0] * np.nan), "not finite"),
+    "text": (altered(RIDGE, coef_=np.array(["a"] * 3)), "predict"),
     "trees of other classes": (mix_forests, "predict fails"),
-    "other scale": (
-        lambda: set_attributes(
-            make_pipeline(StandardScaler(), StandardScaler()).fit(X), scale_=np.ones(2)
-        ),
-        "not a StandardScaler and an estimator",
-    ),
-    "one class": (
-        lambda: set_attributes(LogisticRegression().fit(X, BITS), classes_=np.array([1])),
-        "two labels",
-    ),
-    "too few classes": (
-        lambda: set_attributes(
-            LogisticRegression().fit(X, np.arange(60) % 3), classes_=np.array([0, 1])
-        ),
-        "cannot be loaded",
-    ),
-    "too many classes": (
-        lambda: set_attributes(LogisticRegression().fit(X, BITS), classes_=np.arange(3)),
-        "cannot be loaded",
+    "one class": (altered(LOGISTIC, BITS, classes_=np.array([1])), "two labels"),
+    "too few classes": (altered(LOGISTIC, THREE, classes_=np.arange(2)), "cannot be loaded"),
+    "too many classes": (altered(LOGISTIC, BITS, classes_=THREE[:3]), "cannot be loaded"),
+    "labels that are not all strings": (
+        altered(LOGISTIC, THREE, classes_=np.array([1, "b", "c"], dtype=object)),
+        "printable",
     ),
     "labels that cannot be shown": (
-        lambda: LogisticRegression().fit(X, np.where(BITS, "a\x00b", "\ud800")),
+        altered(LOGISTIC, np.where(BITS, "a\x00b", "\ud800")),
         "printable",
     ),
-    "labels that are long": (
-        lambda: LogisticRegression().fit(X, np.where(BITS, "a" * 300, "b")),
-        "255 printable",
-    ),
-    "an estimator as a parameter": (
-        lambda: set_attributes(Ridge().fit(X, Y), alpha=Lasso().fit(X, Y)),
-        "parameters",
-    ),
-    "a long parameter": (
-        lambda: set_attributes(Ridge().fit(X, Y), solver="a" * 5_000),
-        "longer than 1000",
-    ),
-    "a wide parameter": (
-        lambda: set_attributes(Ridge().fit(X, Y), alpha=np.ones((100, 100))),
-        "longer than 1000",
-    ),
-    "a large parameter": (
-        lambda: set_attributes(Ridge().fit(X, Y), max_iter=2**70),
-        "64 bits",
-    ),
-    "a parameter that cannot be shown": (
-        lambda: set_attributes(Ridge().fit(X, Y), solver="a\x00"),
-        "printable",
-    ),
-    "a function": (lambda: set_attributes(Ridge().fit(X, Y), alpha=absolute), "not allowed"),
-    "a set": (lambda: set_attributes(Ridge().fit(X, Y), alpha={1}), "builtins.set"),
-    "a complex number": (lambda: set_attributes(Ridge().fit(X, Y), alpha=np.complex64(1)), "type"),
+    "labels that are long": (altered(LOGISTIC, np.where(BITS, "a" * 300, "b")), "255 printable"),
+    "an estimator as a parameter": (altered(RIDGE, alpha=Lasso()), "parameters"),
+    "a long parameter": (altered(RIDGE, solver="a" * 5_000), "longer than 1000"),
+    "a wide parameter": (altered(RIDGE, alpha=np.ones((100, 100))), "longer than 1000"),
+    "a large parameter": (altered(RIDGE, max_iter=2**70), "64 bits"),
+    "a parameter that cannot be shown": (altered(RIDGE, solver="a\x00"), "printable"),
+    "a function": (altered(RIDGE, alpha=absolute), "not allowed"),
+    "a set": (altered(RIDGE, alpha={1}), "builtins.set"),
+    "a complex number": (altered(RIDGE, alpha=np.complex64(1)), "type"),
 }
 
 
@@ -331,24 +277,18 @@ def test_a_model_that_cannot_serve_is_refused_in_words(
 
 
 @pytest.mark.parametrize(
-    ("make", "y"),
+    "make",
     [
-        (lambda: set_attributes(RandomForestRegressor(3).fit(X, Y), classes_=np.arange(3)), Y),
-        (lambda: set_attributes(Ridge().fit(X, Y), classes_=np.arange(3)), Y),
-        (lambda: set_attributes(HistGradientBoostingRegressor().fit(X, Y), _predictors=[]), Y),
+        altered(RandomForestRegressor(3), classes_=np.arange(3), coef_=np.ones(2)),
+        altered(RIDGE, classes_=np.arange(3), anything=1),
+        altered(HistGradientBoostingRegressor(), _predictors=[]),
     ],
     ids=["forest with classes", "ridge with classes", "boosting without trees"],
 )
 def test_what_is_odd_and_predicts_is_served_as_scikit_learn_predicts(
-    shared_app: Flask, make: Callable[[], Any], y: Any
+    shared_app: Flask, make: Callable[[], Any]
 ) -> None:
-    model = make()
-
-    url, answer = upload(shared_app, model)
-
-    assert answer.status_code == 201, answer.text
-    assert answer.json["model"]["classes"] is None
-    assert_predicts(shared_app, url, model)
+    assert assert_is_served(shared_app, make())["classes"] is None
 
 
 def test_an_upload_has_no_more_features_than_a_training(shared_app: Flask) -> None:

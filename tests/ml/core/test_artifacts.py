@@ -7,11 +7,10 @@ import io
 import json
 import subprocess
 import sys
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,8 @@ import pytest
 import sklearn
 import skops.io
 from sklearn.datasets import load_diabetes, load_iris
-from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 from sklearn.svm import SVR
@@ -47,17 +45,27 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 }
 
 Schema = dict[str, Any]
+LINEAR, FOREST, BOOSTING = "linear_regression", "random_forest", "hist_gradient_boosting"
+TREE = ("estimators_", 0, "tree_")
+NODES = (*TREE, "nodes")
 
 
-def fit(row: Estimator, scale: bool = False, **given: object) -> Any:
+def fit(row: Estimator, scale: bool = False, seed: int = 5, **given: object) -> Any:
     """Return a small model of a row of the catalogue, fitted on data of its task."""
     params = resolve_params(row, {**SMALL.get(row.name, {}), **given})
-    model = build_estimator(row, params, random_state=5, scale=scale)
+    model = build_estimator(row, params, random_state=seed, scale=scale)
     return model.fit(*rows_for(row))
 
 
 def rows_for(row: Estimator) -> tuple[Any, Any]:
     return (X, y) if row.task == "regression" else (IRIS_X, LABELS)
+
+
+@cache
+def plain(name: str) -> bytes:
+    """Return the file that plain skops makes of a small model, by its name in the catalogue."""
+    data: bytes = skops.io.dumps(fit(CATALOGUE[name]))
+    return data
 
 
 def load(data: bytes) -> Any:
@@ -72,28 +80,27 @@ def refuse(data: bytes) -> str:
     return str(raised.value)
 
 
-def make_zip(**files: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name.replace("_", "."), text)
-    return buffer.getvalue()
-
-
 def read_zip(data: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def write_zip(members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def write_zip(
+    members: Mapping[str, bytes],
+    compression: int = zipfile.ZIP_STORED,
+    repeated: str | None = None,
+) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+        if repeated:
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                archive.writestr(repeated, b"{}")
     return buffer.getvalue()
 
 
-def edit_schema(data: bytes, edit: Callable[[Schema], None]) -> bytes:
+def edit_schema(data: bytes, edit: Callable[[Schema], object]) -> bytes:
     """Return a skops file whose schema went through a function."""
     members = read_zip(data)
     schema = json.loads(members["schema.json"])
@@ -101,15 +108,11 @@ def edit_schema(data: bytes, edit: Callable[[Schema], None]) -> bytes:
     return write_zip(members | {"schema.json": json.dumps(schema).encode()})
 
 
-def replace_in_zip(data: bytes, **changes: object) -> bytes:
-    """Return a skops file with other values at the top of its schema."""
-    return edit_schema(data, lambda schema: schema.update(changes))
-
-
-def attributes(schema: Schema) -> Schema:
-    """Return the attributes of an object in a schema, by name."""
-    content: Schema = schema["content"]["content"]
-    return content
+def find(node: Schema, *path: str | int) -> Schema:
+    """Return a node inside another: an attribute of an object by name, an item by number."""
+    for step in path:
+        node = node["content"][step] if isinstance(step, int) else node["content"]["content"][step]
+    return node
 
 
 def json_node(value: object) -> Schema:
@@ -117,14 +120,31 @@ def json_node(value: object) -> Schema:
     return part | {"content": json.dumps(value), "is_json": True}
 
 
-def edit_array(data: bytes, find: Callable[[Schema], Schema], edit: Callable[[Any], Any]) -> bytes:
-    """Return a skops file with another array in the place of the one that a node names."""
-    members = read_zip(data)
+def list_node(items: list[Any]) -> Schema:
+    part = {"__class__": "list", "__module__": "builtins", "__loader__": "ListNode"}
+    return part | {"content": items}
+
+
+def set_attribute(name: str, attribute: str, node: Schema) -> bytes:
+    """Return a file with another node for an attribute of the estimator, new or known."""
+
+    def change(schema: Schema) -> None:
+        attributes = schema["content"]["content"]
+        if attribute not in attributes:
+            keys = schema["content"]["key_types"]["content"]
+            keys.append(keys[0])
+        attributes[attribute] = node
+
+    return edit_schema(plain(name), change)
+
+
+def edit_array(name: str, path: tuple[str | int, ...], edit: Callable[[Any], Any]) -> bytes:
+    """Return a file with another array in the place of the one that a node names."""
+    members = read_zip(plain(name))
     schema = json.loads(members["schema.json"])
-    array = edit(np.load(io.BytesIO(members[find(schema)["file"]])).copy())
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    find(schema)["file"] = "edited.npy"
+    node, buffer = find(schema, *path), io.BytesIO()
+    np.save(buffer, edit(np.load(io.BytesIO(members[node["file"]])).copy()))
+    node["file"] = "edited.npy"
     return write_zip(
         members | {"edited.npy": buffer.getvalue(), "schema.json": json.dumps(schema).encode()}
     )
@@ -147,16 +167,7 @@ def artifact() -> bytes:
     return artifacts.dumps(LinearRegression().fit(X, y))
 
 
-@pytest.mark.parametrize("params", [{}, {"fit_intercept": False}, {"positive": True}])
-def test_a_model_that_was_stored_predicts_what_it_predicted(params: dict[str, bool]) -> None:
-    estimator = LinearRegression(**params).fit(X, y)
-    data = artifacts.dumps(estimator)
-
-    loaded = artifacts.loads(data, artifacts.digest(data))
-
-    assert type(loaded) is LinearRegression
-    assert loaded.get_params() == estimator.get_params()
-    assert_predicts_as(loaded, estimator, X)
+# The digest
 
 
 def test_the_digest_is_the_sha_256_of_the_bytes(artifact: bytes) -> None:
@@ -169,161 +180,6 @@ def test_bytes_with_another_digest_are_refused(artifact: bytes, expected: str) -
         artifacts.loads(artifact, expected)
 
 
-@pytest.mark.parametrize("place", [0, 40, -1])
-def test_a_single_flipped_bit_is_noticed(artifact: bytes, place: int) -> None:
-    changed = bytearray(artifact)
-    changed[place] ^= 1
-
-    with pytest.raises(ArtifactUnusable, match="digest"):
-        artifacts.loads(bytes(changed), artifacts.digest(artifact))
-
-
-@pytest.mark.parametrize("kept", [0, 1, 30, 500, -1])
-def test_a_truncated_artifact_is_refused(artifact: bytes, kept: int) -> None:
-    with pytest.raises(ArtifactUnusable):
-        artifacts.loads(artifact[:kept], artifacts.digest(artifact))
-    with pytest.raises(ArtifactUnusable):
-        load(artifact[:kept])
-
-
-def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    data = f"cos\nmkdir\n(S'{trace}'\ntR.".encode()
-
-    with pytest.raises(ArtifactUnusable):
-        load(data)
-
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        SVR(),
-        DummyRegressor(),
-        make_pipeline(FunctionTransformer(np.abs), LinearRegression()),
-        make_pipeline(MinMaxScaler(), LinearRegression()),
-        make_pipeline(StandardScaler(), SVR()),
-        make_pipeline(LinearRegression()),
-        make_pipeline(StandardScaler(), StandardScaler(), LinearRegression()),
-        make_pipeline(StandardScaler(), make_pipeline(StandardScaler(), LinearRegression())),
-        Pipeline([("scale", "passthrough"), ("estimator", LinearRegression())]),
-    ],
-    ids=[
-        *("support vectors", "dummy", "function", "other scaler", "scaled support vectors"),
-        *("no scaler", "two scalers", "nested", "passthrough"),
-    ],
-)
-def test_an_estimator_that_is_not_on_the_list_is_refused(estimator: Any) -> None:
-    data = skops.io.dumps(estimator.fit(X, y))
-
-    with pytest.raises(ArtifactUnusable):
-        load(data)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        3,
-        "text",
-        [1, 2],
-        {"coef_": [1.0]},
-        np.zeros(3),
-        LinearRegression,
-        print,
-        [LinearRegression().fit(X, y)],
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_skops_file_that_holds_no_estimator_is_refused(value: object) -> None:
-    data = skops.io.dumps(value)
-
-    with pytest.raises(ArtifactUnusable):
-        load(data)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        make_zip(),
-        make_zip(other_txt="{}"),
-        make_zip(schema_json=""),
-        make_zip(schema_json="not JSON"),
-        make_zip(schema_json="null"),
-        make_zip(schema_json="[]"),
-        make_zip(schema_json="{}"),
-        make_zip(schema_json='{"protocol": "2"}'),
-        make_zip(schema_json='{"protocol": 2}'),
-        make_zip(schema_json="[" * 100_000),
-    ],
-    ids=[
-        "no files",
-        "no schema",
-        "empty",
-        "text",
-        "null",
-        "list",
-        "object",
-        "odd",
-        "bare",
-        "deep",
-    ],
-)
-def test_a_zip_that_is_no_skops_file_is_refused(data: bytes) -> None:
-    with pytest.raises(ArtifactUnusable):
-        load(data)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"protocol": 10**6},
-        {"__loader__": "NoSuchNode"},
-        {"__module__": "no.such.module"},
-        {"__class__": "NoSuchClass"},
-        {"__module__": "builtins", "__class__": "eval"},
-        {"__module__": "os", "__class__": "system", "__loader__": "FunctionNode"},
-        {"content": None},
-        {"content": {}},
-    ],
-    ids=str,
-)
-def test_a_schema_that_makes_no_sense_is_refused(
-    artifact: bytes, changes: dict[str, object]
-) -> None:
-    with pytest.raises(ArtifactUnusable):
-        load(replace_in_zip(artifact, **changes))
-
-
-def test_damaged_contents_are_refused(artifact: bytes) -> None:
-    with zipfile.ZipFile(io.BytesIO(artifact)) as archive:
-        first = archive.infolist()[0]
-    start = first.header_offset + 30 + len(first.filename)
-    damaged = artifact[:start] + b"\xff" * 16 + artifact[start + 16 :]
-
-    with pytest.raises(ArtifactUnusable):
-        load(damaged)
-
-
-def test_a_compression_that_nobody_knows_is_refused(artifact: bytes) -> None:
-    directory = artifact.index(b"PK\x01\x02")
-    unknown = artifact[: directory + 10] + b"\x63\x00" + artifact[directory + 12 :]
-
-    with pytest.raises(ArtifactUnusable):
-        load(unknown)
-
-
-def test_a_refusal_names_the_type_and_nothing_else_of_the_file() -> None:
-    forest = skops.io.dumps(fit(CATALOGUE["random_forest"]))
-    odd = replace_in_zip(forest, __class__="<b>secret</b>")
-
-    assert "sklearn.svm._classes.SVR" in refuse(skops.io.dumps(SVR().fit(X, y)))
-    assert "FunctionTransformer" in refuse(
-        skops.io.dumps(make_pipeline(FunctionTransformer(), LinearRegression()).fit(X, y))
-    )
-    assert "secret" not in refuse(odd)
-
-
 # What the catalogue makes
 
 
@@ -333,41 +189,24 @@ def test_every_model_of_the_catalogue_comes_back(row: Estimator, scale: bool) ->
     model = fit(row, scale)
     rows = rows_for(row)[0]
 
-    loaded = load(artifacts.dumps(model))
+    stored = load(artifacts.dumps(model))
 
-    assert type(loaded) is type(model)
-    assert_predicts_as(loaded, model, rows)
-    if row.task == "classification":
-        assert loaded.classes_.tolist() == model.classes_.tolist()
-
-
-@ROWS
-@SCALES
-@pytest.mark.parametrize(
-    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"]
-)
-def test_a_file_of_plain_skops_predicts_what_it_predicted_there(
-    row: Estimator, scale: bool, compression: int, tmp_path: Path
-) -> None:
-    model = fit(row, scale)
-    skops.io.dump(model, tmp_path / "model.skops", compression=compression)
-    rows = rows_for(row)[0]
-
-    loaded = artifacts.read_upload((tmp_path / "model.skops").read_bytes())[0]
-
-    assert_predicts_as(loaded, model, rows)
+    assert type(stored) is type(model)
+    assert stored.get_params().keys() == model.get_params().keys()
+    assert_predicts_as(stored, model, rows)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        uploaded = artifacts.read_upload(skops.io.dumps(model, compression=compression))[0]
+        assert_predicts_as(uploaded, model, rows)
 
 
 @ROWS
-def test_plain_skops_reads_what_is_written_here(row: Estimator, tmp_path: Path) -> None:
+def test_plain_skops_reads_what_is_written_here(row: Estimator) -> None:
     model = fit(row, scale=True)
-    (tmp_path / "model.skops").write_bytes(artifacts.dumps(model))
-    rows = rows_for(row)[0]
+    data = artifacts.dumps(model)
 
-    unknown = skops.io.get_untrusted_types(file=tmp_path / "model.skops")
-    loaded = skops.io.load(tmp_path / "model.skops", trusted=unknown)
+    loaded = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
 
-    assert_predicts_as(loaded, model, rows)
+    assert_predicts_as(loaded, model, rows_for(row)[0])
 
 
 @pytest.mark.parametrize(
@@ -387,31 +226,6 @@ def test_every_loss_of_boosting_comes_back(given: dict[str, object]) -> None:
     assert_predicts_as(load(artifacts.dumps(model)), model, X)
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        LABELS,
-        LABELS.astype(object),
-        IRIS_CODES,
-        IRIS_CODES * 1.0,
-        IRIS_CODES == 1,
-    ],
-    ids=["strings", "objects", "integers", "floats", "booleans"],
-)
-@pytest.mark.parametrize(
-    "name", [row.name for row in CATALOGUE.values() if row.task == "classification"]
-)
-def test_labels_of_every_kind_come_back(name: str, labels: Any) -> None:
-    row = CATALOGUE[name]
-    params = resolve_params(row, SMALL[name])
-    model = build_estimator(row, params, random_state=0, scale=False).fit(IRIS_X, labels)
-
-    loaded = artifacts.read_upload(skops.io.dumps(model))[0]
-
-    assert loaded.classes_.dtype == model.classes_.dtype
-    assert_predicts_as(loaded, model, IRIS_X)
-
-
 def test_a_forest_as_a_notebook_makes_it_loads_without_its_machinery() -> None:
     forest = RandomForestRegressor(
         3, max_leaf_nodes=9, ccp_alpha=1.0, n_jobs=2, random_state=np.random.RandomState(0)
@@ -427,13 +241,19 @@ def test_a_forest_as_a_notebook_makes_it_loads_without_its_machinery() -> None:
 def test_feature_names_are_read_apart_so_that_arrays_can_be_predicted() -> None:
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(X, columns=load_diabetes().feature_names)
-    plain = skops.io.dumps(Ridge().fit(table, y))
-    scaled = skops.io.dumps(make_pipeline(StandardScaler(), Ridge()).fit(table, y))
 
-    for data in (plain, scaled):
-        assert artifacts.read_upload(data)[1] == tuple(table.columns)
-        assert artifacts.read_upload(data)[0].predict(X).shape == (len(X),)
+    for model in (Ridge(), make_pipeline(StandardScaler(), Ridge())):
+        loaded, names = artifacts.read_upload(skops.io.dumps(model.fit(table, y)))
+        assert names == tuple(table.columns)
+        assert loaded.predict(X).shape == (len(X),)
     assert artifacts.read_upload(artifacts.dumps(Ridge().fit(X, y)))[1] is None
+
+
+def test_another_patch_of_the_same_scikit_learn_is_welcome() -> None:
+    series = ".".join(sklearn.__version__.split(".")[:2])
+    data = set_attribute("linear_regression", "_sklearn_version", json_node(f"{series}.99"))
+
+    assert type(artifacts.read_upload(data)[0]) is LinearRegression
 
 
 # The same bytes
@@ -471,26 +291,22 @@ def test_what_was_loaded_is_written_as_it_was(row: Estimator) -> None:
 
 def test_another_seed_is_another_digest() -> None:
     row = CATALOGUE["random_forest"]
-    other = build_estimator(row, resolve_params(row, SMALL[row.name]), random_state=6, scale=False)
 
-    assert artifacts.dumps(other.fit(X, y)) != artifacts.dumps(fit(row))
+    assert artifacts.dumps(fit(row, seed=6)) != artifacts.dumps(fit(row))
 
 
 def test_no_memory_of_the_process_is_left_between_the_fields_of_a_node() -> None:
+    def stain_padding(nodes: Any) -> Any:
+        raw = np.frombuffer(nodes.tobytes(), dtype=np.uint8).reshape(len(nodes), -1).copy()
+        raw[:, 57:] = 0xAA
+        return raw.reshape(-1).view(nodes.dtype)
+
     # numpy loads records without clearing what lies between their fields.
-    stained = edit_array(
-        skops.io.dumps(fit(CATALOGUE["random_forest"])), tree_nodes, stain_padding
-    )
+    stained = edit_array(FOREST, NODES, stain_padding)
 
     assert artifacts.dumps(artifacts.read_upload(stained)[0]) == artifacts.dumps(
         fit(CATALOGUE["random_forest"])
     )
-
-
-def stain_padding(nodes: Any) -> Any:
-    raw = np.frombuffer(nodes.tobytes(), dtype=np.uint8).reshape(len(nodes), -1).copy()
-    raw[:, 57:] = 0xAA
-    return raw.reshape(-1).view(nodes.dtype)
 
 
 def test_what_cannot_be_loaded_is_not_written() -> None:
@@ -498,7 +314,7 @@ def test_what_cannot_be_loaded_is_not_written() -> None:
         artifacts.dumps(SVR().fit(X, y))
 
 
-# What is no skops file, or more than one
+# What is refused
 
 # LinearRegression() as Python itself persists it: even the tests import none of that.
 PICKLE = (
@@ -507,34 +323,314 @@ PICKLE = (
     b"\x94\x88\x8c\x03tol\x94G>\xb0\xc6\xf7\xa0\xb5\xed\x8d\x8c\x06n_jobs\x94N\x8c\x08positive\x94"
     b"\x89\x8c\x10_sklearn_version\x94\x8c\x051.9.1\x94ub."
 )
+VERSION = f"and this is {sklearn.__version__}"
+Make = Callable[[], bytes]
 
 
-def test_files_of_other_kinds_are_refused(artifact: bytes) -> None:
+def npz() -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, coef_=np.zeros(3))
-    kinds = {
-        "pickle": PICKLE,
-        "npz": buffer.getvalue(),
-        "text": b"coef_,intercept_\n1,2\n",
-        "nothing": b"",
-        "joblib": zlib.compress(PICKLE),  # as it writes with compress=True
-        "zip": make_zip(model_pkl="x"),
-        "half": artifact[: len(artifact) // 2],
-    }
-
-    for name, data in kinds.items():
-        assert "not a skops file" in refuse(data), name
+    return buffer.getvalue()
 
 
-def test_a_file_of_a_gigabyte_is_refused_before_it_is_unpacked(artifact: bytes) -> None:
-    members = read_zip(artifact) | {"zeros.npy": bytes(2**20)}
-    data = bytearray(write_zip(members, zipfile.ZIP_DEFLATED))
-    entry = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
-    while data[entry + 46 : entry + 55] != b"zeros.npy":
-        entry = data.index(b"PK\x01\x02", entry + 1)
-    data[entry + 24 : entry + 28] = (2**30).to_bytes(4, "little")
+def schema_text(text: str) -> Make:
+    return lambda: write_zip({"schema.json": text.encode()})
 
-    assert "bytes when unpacked" in refuse(bytes(data))
+
+def recompressed(compression: int) -> Make:
+    return lambda: write_zip(read_zip(plain(LINEAR)), compression)
+
+
+def patched(mark: bytes, offset: int, value: bytes) -> Make:
+    """Return a maker of a file with other bytes at an offset from a mark."""
+
+    def make() -> bytes:
+        data = plain(LINEAR)
+        start = data.index(mark) + offset
+        return data[:start] + value + data[start + len(value) :]
+
+    return make
+
+
+ENTRY = partial(patched, b"PK\x01\x02")  # the first of the archive's directory
+
+
+def node(name: str, *path: str | int, **changes: object) -> Make:
+    """Return a maker of a file with other values in a node."""
+    return lambda: edit_schema(plain(name), lambda schema: find(schema, *path).update(changes))
+
+
+root = partial(node, LINEAR)
+
+
+def fitted(*steps: Any, targets: Any = y) -> Make:
+    model = steps[0] if len(steps) == 1 else make_pipeline(*steps)
+    return lambda: skops.io.dumps(model.fit(X, targets))
+
+
+def unfitted(row: Estimator, scale: bool) -> Make:
+    params = resolve_params(row, {})
+    return lambda: skops.io.dumps(build_estimator(row, params, random_state=0, scale=scale))
+
+
+def attribute(name: str, attribute: str, value: object) -> Make:
+    return lambda: set_attribute(name, attribute, json_node(value))
+
+
+def array(name: str, path: tuple[str | int, ...], edit: Callable[[Any], Any]) -> Make:
+    return lambda: edit_array(name, path, edit)
+
+
+def set_field(nodes: Any, name: str, value: float, node: int = 0) -> Any:
+    nodes[name][node] = value
+    return nodes
+
+
+def tree_argument(place: int, value: object) -> Make:
+    def lie(schema: Schema) -> None:
+        find(schema, *TREE)["__reduce__"]["args"]["content"][place] = json_node(value)
+
+    return lambda: edit_schema(plain(FOREST), lie)
+
+
+def nested() -> bytes:
+    node = json_node(1)
+    for _ in range(60):
+        node = list_node([node])
+    return set_attribute(LINEAR, "rank_", node)
+
+
+def renamed_parameter() -> bytes:
+    def change(schema: Schema) -> None:
+        attributes = schema["content"]["content"]
+        attributes["alphb"] = attributes.pop("alpha")
+
+    return edit_schema(plain("ridge"), change)
+
+
+def hidden_model() -> bytes:
+    """Return boosting whose loss is another model, whose trees nobody has checked."""
+    other = json.loads(read_zip(plain(f"{BOOSTING}_classifier"))["schema.json"])
+    return set_attribute(f"{BOOSTING}_classifier", "_loss", other)
+
+
+def repeated_array() -> bytes:
+    coefficients = find(json.loads(read_zip(plain(LINEAR))["schema.json"]), "coef_")
+    return set_attribute(LINEAR, "rank_", list_node([coefficients] * 40_000))
+
+
+def header(text: bytes) -> Make:
+    def make() -> bytes:
+        members = read_zip(plain(LINEAR))
+        name = find(json.loads(members["schema.json"]), "coef_")["file"]
+        start = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+        return write_zip(members | {name: start + bytes(80)})
+
+    return make
+
+
+COEFFICIENTS = ("coef_",)
+VALUES = (*TREE, "values")
+BOOSTED = ("_predictors", 0, 0, "nodes")
+SCALER = StandardScaler()
+# Fields of the root of a tree, and values that lead out of it.
+BAD_NODES = {
+    "left_child": (10**6, 0, -1),
+    "right_child": (10**9, -5, -1),
+    "feature": (10, -1, 2**40),
+    "threshold": (np.nan,),
+}
+BAD_BOOSTED = {
+    "left": (10**6, 0),
+    "right": (2**32 - 1,),
+    "feature_idx": (10, -1),
+    "num_threshold": (np.nan,),
+    "value": (np.inf,),
+    "is_categorical": (1,),
+}
+BAD_SHAPES = {
+    "too few": lambda values: values[:-1],
+    "none": lambda values: values[:0],
+    "as a matrix": lambda values: values.reshape(1, -1),
+    "of four dimensions": lambda values: values.reshape(1, 1, 1, -1),
+    **{
+        f"as {kind}": (lambda values, kind=kind: np.arange(len(values)).astype(kind))
+        for kind in ("f8", "U5", "complex", ">f8", "datetime64[s]")
+    },
+}
+BAD_HEADERS = (
+    b"{'descr': '|O', 'fortran_order': False, 'shape': (10,), }\n",
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (10**3,), }\n",
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999999999,), }\n",
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (-10,), }\n",
+    b"{'descr': __import__('os'), 'fortran_order': False, 'shape': (10,), }\n",
+    b"{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (10,), }\n",
+    b"",
+)
+BAD_ATTRIBUTES = (
+    (LINEAR, "predict", "nothing", "name of a method"),
+    (LINEAR, "get_params", 1, "name of a method"),
+    (LINEAR, "coef_", None, "predict fails"),
+    (LINEAR, "coef_", 1.0, "predict fails"),
+    (LINEAR, "intercept_", float("nan"), "not finite"),
+    (LINEAR, "intercept_", "1", "predict fails"),
+    (LINEAR, "intercept_", "1" * 20_000, "string that is too long"),
+    (LINEAR, "n_features_in_", 9, "predict fails"),
+    (LINEAR, "n_features_in_", 0, "out of range"),
+    (LINEAR, "n_features_in_", True, "out of range"),
+    (LINEAR, "n_features_in_", 10**15, "out of range"),
+    (LINEAR, "n_features_in_", None, "out of range"),
+    (FOREST, "n_features_in_", 11, "do not fit"),
+    (FOREST, "n_outputs_", 10**9, "more than one target"),
+    (FOREST, "n_estimators", "many", "predict fails"),
+    (FOREST, "estimators_", [], "predict fails"),
+    (f"{FOREST}_classifier", "n_classes_", 10**9, "number of classes"),
+    (BOOSTING, "_in_fit", True, "predict fails"),
+    (BOOSTING, "n_trees_per_iteration_", 10**9, "do not fit"),
+    (BOOSTING, "n_features_in_", 11, "do not fit"),
+    (BOOSTING, "_bin_mapper", None, "do not fit"),
+    (BOOSTING, "_loss", None, "do not fit"),
+    (BOOSTING, "_preprocessor", 1, "categorical"),
+    ("logistic_regression", "classes_", "abc", "predict fails"),
+    (LINEAR, "_sklearn_version", "1.5.2", f"scikit-learn 1.5.2, {VERSION}"),
+    (LINEAR, "_sklearn_version", "2.0.0", f"scikit-learn 2.0.0, {VERSION}"),
+    (LINEAR, "_sklearn_version", "<script>", f"scikit-learn unknown, {VERSION}"),
+)
+TREES = (
+    (FOREST, NODES, BAD_NODES),
+    (f"{FOREST}_classifier", NODES, BAD_NODES),
+    (BOOSTING, BOOSTED, BAD_BOOSTED),
+    (f"{BOOSTING}_classifier", BOOSTED, BAD_BOOSTED),
+)
+# Words of the reason → kinds of files → what makes one.
+REFUSED: dict[str, dict[str, Make]] = {
+    "not a skops file": {
+        "pickle": lambda: PICKLE,
+        "joblib": lambda: zlib.compress(PICKLE),  # as it writes with compress=True
+        "npz": npz,
+        "text": lambda: b"coef_,intercept_\n1,2\n",
+        **{f"cut to {n}": (lambda n=n: plain(LINEAR)[:n]) for n in (0, 1, 30, 500, -1)},
+        "no members": lambda: write_zip({}),
+        "schema of nothing": schema_text(""),
+        "schema of text": schema_text("no"),
+        "schema of null": schema_text("null"),
+        "schema of a list": schema_text("[]"),
+        "schema without nodes": schema_text('{"protocol": 2}'),
+        "deep schema": schema_text("[" * 100_000),
+        "damaged content": patched(b"NUMPY", 0, b"\xff" * 16),
+        "protocol that is text": root(protocol="2"),
+        "protocol of the future": root(protocol=10**6),
+        "no content": root(content=None),
+        "empty content": root(content={}),
+        "array that is no member": root("coef_", file="../../etc/passwd"),
+        "depth of a tree": node(FOREST, *TREE, "max_depth", content="1" * 30),
+        "more nodes than values": array(FOREST, NODES, lambda nodes: nodes.repeat(2)),
+        "fewer values than nodes": array(FOREST, VALUES, lambda v: v[:-1]),
+    },
+    "another method": {
+        "unknown compression": ENTRY(10, b"\x63\x00"),
+        "encrypted": ENTRY(8, b"\x01"),
+        "bzip2": recompressed(zipfile.ZIP_BZIP2),
+        "lzma": recompressed(zipfile.ZIP_LZMA),
+    },
+    "bytes when unpacked": {"gigabyte": ENTRY(24, (2**30).to_bytes(4, "little"))},
+    "repeated": {"name": lambda: write_zip(read_zip(plain(LINEAR)), repeated="schema.json")},
+    "too many members": {"directory": lambda: plain(LINEAR) + b"PK\x01\x02" * 140_000},
+    "too many nodes": {"schema": schema_text("[" + "{}," * 100_001 + "{}]")},
+    "too many bytes or arrays": {"one array used often": repeated_array},
+    "not an estimator of the catalogue": {
+        "support vectors": fitted(SVR()),
+        "unknown loader": root(__loader__="NoSuchNode"),
+        "function": root(__module__="os", __class__="system", __loader__="FunctionNode"),
+        "name that is not shown": root(__class__="<b>secret</b>"),
+        **{
+            f"value {type(value).__name__}": (lambda value=value: skops.io.dumps(value))
+            for value in (3, "text", [1], {"coef_": 1.0}, np.zeros(3), LinearRegression, print)
+        },
+    },
+    "not allowed: sklearn.": {
+        "other scaler": fitted(MinMaxScaler(), Ridge()),
+        "function": fitted(FunctionTransformer(np.abs), Ridge()),
+        "scaled support vectors": fitted(SCALER, SVR()),
+    },
+    "pipeline is not a StandardScaler and an estimator": {
+        "no scaler": fitted(Pipeline([("estimator", Ridge())])),
+        "two scalers": fitted(SCALER, StandardScaler(), Ridge()),
+        "nested": fitted(SCALER, make_pipeline(StandardScaler(), Ridge())),
+        "passthrough": fitted(Pipeline([("a", "passthrough"), ("b", Ridge())])),
+    },
+    "fit it on a vector": {"two targets": fitted(Ridge(), targets=np.stack([y, y], axis=1))},
+    "ColumnTransformer": {
+        "categories": fitted(HistGradientBoostingRegressor(max_iter=2, categorical_features=[1]))
+    },
+    "do not fit": {
+        "parameter that is missing": renamed_parameter,
+        "model in the place of a loss": hidden_model,
+        **{
+            f"unfitted {row.name}, scaled {scale}": unfitted(row, scale)
+            for row in CATALOGUE.values()
+            for scale in (False, True)
+        },
+    },
+    "nested too deeply": {"lists": nested},
+    "beyond Unicode": {
+        "label": array(
+            *("logistic_regression", ("classes_",)),
+            lambda labels: (labels.view("<u4") + 2**21).view(labels.dtype),
+        )
+    },
+    "not of the type it names": {"scalar": root("coef_", __class__="int8")},
+    "holds an array": {repr(text)[:70]: header(text) for text in BAD_HEADERS},
+    "": {
+        "tree values that are no numbers": array(FOREST, VALUES, lambda v: v * np.nan),
+        **{
+            f"node count {n}": node(FOREST, *TREE, "node_count", content=json.dumps(n))
+            for n in (0, 3, -1, None)
+        },
+        **{
+            f"argument {place} of a tree is {value!r}": tree_argument(place, value)
+            for place in (0, 2)
+            for value in (0, -1, 3, 10**12, "1", None)
+        },
+        "no leaf at the end": array(
+            BOOSTING, BOOSTED, partial(set_field, name="is_leaf", value=0, node=-1)
+        ),
+        "infinite coefficients": array(LINEAR, COEFFICIENTS, lambda coef: coef * np.inf),
+        **{
+            f"{name}, {field} = {value}": array(
+                name, path, partial(set_field, name=field, value=value)
+            )
+            for name, path, fields in TREES
+            for field, values in fields.items()
+            for value in values
+        },
+        **{
+            f"{name}, array {kind}": array(name, path, edit)
+            for name, path, _ in (*TREES, (LINEAR, COEFFICIENTS, None))
+            for kind, edit in BAD_SHAPES.items()
+            if name != LINEAR or kind not in ("as f8", "as a matrix")
+        },
+    },
+}
+KINDS = [
+    *(
+        pytest.param(make, words, id=f"{words}: {kind}")
+        for words, kinds in REFUSED.items()
+        for kind, make in kinds.items()
+    ),
+    *(
+        pytest.param(attribute(name, key, value), words, id=f"{name}.{key} = {value!r:.20}")
+        for name, key, value, words in BAD_ATTRIBUTES
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), KINDS)
+def test_a_file_that_is_not_a_sound_model_is_refused(make: Make, words: str) -> None:
+    reason = refuse(make())
+
+    assert words in reason
+    assert "secret" not in reason
 
 
 def test_the_bound_on_unpacked_bytes_is_the_callers(artifact: bytes) -> None:
@@ -542,314 +638,16 @@ def test_the_bound_on_unpacked_bytes_is_the_callers(artifact: bytes) -> None:
         artifacts.read_upload(artifact, max_bytes=1000)
 
 
-def test_one_array_used_a_thousand_times_counts_a_thousand_times(artifact: bytes) -> None:
-    def repeat(schema: Schema) -> None:
-        coef = attributes(schema)["coef_"]
-        attributes(schema)["rank_"] = {
-            "__class__": "list",
-            "__module__": "builtins",
-            "__loader__": "ListNode",
-            "content": [coef] * 1000,
-        }
-
-    with pytest.raises(ArtifactUnusable, match="too many bytes or arrays"):
-        artifacts.read_upload(edit_schema(artifact, repeat), max_bytes=200_000)
-
-
-def test_members_of_one_name_are_refused(artifact: bytes) -> None:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for name, content in [*read_zip(artifact).items(), ("schema.json", b"{}")]:
-                archive.writestr(name, content)
-
-    assert "repeated" in refuse(buffer.getvalue())
-
-
-@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_rare_compressions_are_refused(artifact: bytes, compression: int) -> None:
-    assert "another method" in refuse(write_zip(read_zip(artifact), compression))
-
-
-@pytest.mark.parametrize("version", ["1.5.2", "0.24.0", "2.0.0", "<script>", None])
-def test_another_scikit_learn_is_refused(artifact: bytes, version: str | None) -> None:
-    def change(schema: Schema) -> None:
-        attributes(schema)["_sklearn_version"] = json_node(version)
-
-    reason = refuse(edit_schema(artifact, change))
-
-    assert f"and this is {sklearn.__version__}" in reason
-    assert "script" not in reason
-
-
-def test_another_patch_of_the_same_scikit_learn_is_welcome(artifact: bytes) -> None:
-    series = ".".join(sklearn.__version__.split(".")[:2])
-
-    def change(schema: Schema) -> None:
-        attributes(schema)["_sklearn_version"] = json_node(f"{series}.99")
-
-    assert type(artifacts.read_upload(edit_schema(artifact, change))[0]) is LinearRegression
-
-
-# What is a skops file, and means harm
-
-
-def tree_nodes(schema: Schema) -> Schema:
-    tree: Schema = attributes(attributes(schema)["estimators_"]["content"][0])["tree_"]
-    nodes: Schema = attributes(tree)["nodes"]
-    return nodes
-
-
-def tree_values(schema: Schema) -> Schema:
-    tree = attributes(attributes(schema)["estimators_"]["content"][0])["tree_"]
-    values: Schema = attributes(tree)["values"]
-    return values
-
-
-def boosting_nodes(schema: Schema) -> Schema:
-    predictor = attributes(schema)["_predictors"]["content"][0]["content"][0]
-    nodes: Schema = attributes(predictor)["nodes"]
-    return nodes
-
-
-def set_field(field: str, value: float, node: int = 0) -> Callable[[Any], Any]:
-    def edit(nodes: Any) -> Any:
-        nodes[field][node] = value
-        return nodes
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        set_field("left_child", 10**6),
-        set_field("right_child", 10**9),
-        set_field("left_child", 0),
-        set_field("right_child", -5),
-        set_field("left_child", -1),
-        set_field("right_child", -1),
-        set_field("feature", 10),
-        set_field("feature", -1),
-        set_field("feature", 2**40),
-        set_field("threshold", np.nan),
-        lambda nodes: nodes[:-1],
-        lambda nodes: nodes[:0],
-        lambda nodes: np.concatenate([nodes, nodes]),
-        lambda nodes: nodes["threshold"],
-        lambda nodes: nodes.reshape(1, -1),
-    ],
-)
-def test_a_tree_that_leads_out_of_itself_is_refused(edit: Callable[[Any], Any]) -> None:
-    for name in ("random_forest", "random_forest_classifier"):
-        data = skops.io.dumps(fit(CATALOGUE[name]))
-
-        assert artifacts.read_upload(edit_array(data, tree_nodes, lambda nodes: nodes))[0]
-        refuse(edit_array(data, tree_nodes, edit))
-
-
-@pytest.mark.parametrize("edit", [lambda values: values * np.nan, lambda values: values[:-1]])
-def test_a_tree_whose_values_are_not_numbers_is_refused(edit: Callable[[Any], Any]) -> None:
-    refuse(edit_array(skops.io.dumps(fit(CATALOGUE["random_forest"])), tree_values, edit))
-
-
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [
-        ("node_count", 10**6),
-        ("node_count", 0),
-        ("node_count", -1),
-        ("node_count", None),
-        ("max_depth", 10**30),
-    ],
-)
-def test_a_tree_that_says_it_is_larger_than_it_is_is_refused(part: str, value: object) -> None:
-    def lie(schema: Schema) -> None:
-        tree = attributes(attributes(schema)["estimators_"]["content"][0])["tree_"]
-        attributes(tree)[part] = json_node(value)
-
-    refuse(edit_schema(skops.io.dumps(fit(CATALOGUE["random_forest"])), lie))
-
-
-@pytest.mark.parametrize("place", [0, 2])
-@pytest.mark.parametrize("value", [0, -1, 3, 10**12, "1", None])
-def test_a_tree_for_other_rows_is_refused(place: int, value: object) -> None:
-    def lie(schema: Schema) -> None:
-        tree = attributes(attributes(schema)["estimators_"]["content"][0])["tree_"]
-        tree["__reduce__"]["args"]["content"][place] = json_node(value)
-
-    refuse(edit_schema(skops.io.dumps(fit(CATALOGUE["random_forest"])), lie))
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        set_field("left", 10**6),
-        set_field("right", 2**32 - 1),
-        set_field("left", 0),
-        set_field("feature_idx", 10),
-        set_field("feature_idx", -1),
-        set_field("num_threshold", np.nan),
-        set_field("value", np.inf),
-        set_field("is_categorical", 1),
-        set_field("is_leaf", 0, node=-1),
-        lambda nodes: nodes[:-1],
-        lambda nodes: nodes[:0],
-        lambda nodes: nodes["value"],
-        lambda nodes: nodes.reshape(1, -1),
-    ],
-)
-def test_a_boosted_tree_that_leads_out_of_itself_is_refused(edit: Callable[[Any], Any]) -> None:
-    for name in ("hist_gradient_boosting", "hist_gradient_boosting_classifier"):
-        data = skops.io.dumps(fit(CATALOGUE[name]))
-
-        assert artifacts.read_upload(edit_array(data, boosting_nodes, lambda nodes: nodes))[0]
-        refuse(edit_array(data, boosting_nodes, edit))
-
-
-def test_categories_of_boosting_are_refused_with_a_reason() -> None:
-    model = HistGradientBoostingRegressor(max_iter=2, categorical_features=[1]).fit(X, y)
-
-    assert "ColumnTransformer" in refuse(skops.io.dumps(model))
-
-
 def test_an_id_cannot_put_one_object_in_the_place_of_another() -> None:
     # skops takes the first node of an id for all others: a harmless one could be shown, and
     # another be built.
     def swap(schema: Schema) -> None:
-        parts = attributes(attributes(attributes(schema)["estimators_"]["content"][0])["tree_"])
-        parts["max_depth"] = json_node(10**6) | {"__id__": 1}
-        parts["node_count"]["__id__"] = 1
+        find(schema, *TREE, "max_depth").update(json_node(3) | {"__id__": 1})
+        find(schema, *TREE, "node_count")["__id__"] = 1
 
-    data = edit_schema(skops.io.dumps(fit(CATALOGUE["random_forest"])), swap)
+    data = edit_schema(plain(FOREST), swap)
 
-    assert artifacts.read_upload(data)[0].estimators_[0].tree_.node_count < 100
-
-
-@pytest.mark.parametrize(
-    ("name", "attribute", "value"),
-    [
-        ("linear_regression", "predict", "nothing"),
-        ("linear_regression", "_in_fit", True),
-        ("linear_regression", "__class__", "x"),
-        ("linear_regression", "odd name", 1),
-        ("linear_regression", "anything", 1),
-        ("linear_regression", "coef_", None),
-        ("linear_regression", "coef_", 1.0),
-        ("linear_regression", "intercept_", float("nan")),
-        ("linear_regression", "intercept_", "1"),
-        ("linear_regression", "n_features_in_", 9),
-        ("linear_regression", "n_features_in_", 0),
-        ("linear_regression", "n_features_in_", True),
-        ("linear_regression", "n_features_in_", 10**15),
-        ("linear_regression", "n_features_in_", None),
-        ("random_forest", "n_features_in_", 11),
-        ("random_forest", "n_outputs_", 10**9),
-        ("random_forest", "n_estimators", "many"),
-        ("random_forest_classifier", "n_classes_", 10**9),
-        ("hist_gradient_boosting", "_in_fit", True),
-        ("hist_gradient_boosting", "n_trees_per_iteration_", 10**9),
-        ("hist_gradient_boosting", "n_features_in_", 11),
-        ("hist_gradient_boosting", "_bin_mapper", None),
-        ("hist_gradient_boosting", "_loss", None),
-        ("hist_gradient_boosting_classifier", "_preprocessor", 1),
-        ("logistic_regression", "classes_", "abc"),
-    ],
-)
-def test_attributes_that_would_fail_a_prediction_are_refused(
-    name: str, attribute: str, value: object
-) -> None:
-    def change(schema: Schema) -> None:
-        keys = schema["content"]["key_types"]["content"]
-        if attribute not in attributes(schema):
-            keys.append(keys[0])
-        attributes(schema)[attribute] = json_node(value)
-
-    refuse(edit_schema(skops.io.dumps(fit(CATALOGUE[name])), change))
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda coef: coef * np.inf,
-        lambda coef: coef[:-1],
-        lambda coef: np.stack([coef, coef]),
-        lambda coef: coef.astype("U5"),
-        lambda coef: coef.astype(complex),
-        lambda coef: coef.astype(">f8"),
-        lambda coef: coef.astype("datetime64[s]"),
-        lambda coef: coef.reshape(1, 1, 1, -1),
-    ],
-)
-def test_coefficients_that_do_not_fit_are_refused(
-    artifact: bytes, edit: Callable[[Any], Any]
-) -> None:
-    refuse(edit_array(artifact, lambda schema: attributes(schema)["coef_"], edit))
-
-
-def test_an_array_of_objects_may_hold_strings_only() -> None:
-    model = LogisticRegression(max_iter=1000).fit(IRIS_X, LABELS.astype(object))
-
-    def change(schema: Schema) -> None:
-        attributes(schema)["classes_"]["content"][0] = json_node(1)
-
-    reason = refuse(edit_schema(skops.io.dumps(model), change))
-
-    assert "objects that are not strings" in reason
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"{'descr': '|O', 'fortran_order': False, 'shape': (10,), }\n",
-        b"{'descr': '<f8', 'fortran_order': False, 'shape': (10**3,), }\n",
-        b"{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999999999,), }\n",
-        b"{'descr': '<f8', 'fortran_order': False, 'shape': (-10,), }\n",
-        b"{'descr': __import__('os'), 'fortran_order': False, 'shape': (10,), }\n",
-        b"{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (10,), }\n",
-        b"[[[[[[\n",
-        b"",
-    ],
-)
-def test_an_array_says_what_it_is_in_the_one_form_of_numpy(artifact: bytes, header: bytes) -> None:
-    members = read_zip(artifact)
-    name = attributes(json.loads(members["schema.json"]))["coef_"]["file"]
-    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-
-    refuse(write_zip(members | {name: start + bytes(80)}))
-
-
-def test_an_array_that_is_no_member_is_refused(artifact: bytes) -> None:
-    def change(schema: Schema) -> None:
-        attributes(schema)["coef_"]["file"] = "../../etc/passwd"
-
-    assert "not a skops file" in refuse(edit_schema(artifact, change))
-
-
-def test_a_schema_that_is_nested_too_deeply_is_refused(artifact: bytes) -> None:
-    def nest(schema: Schema) -> None:
-        node = json_node(1)
-        for _ in range(40):
-            part = {"__class__": "list", "__module__": "builtins", "__loader__": "ListNode"}
-            node = part | {"content": [node]}
-        attributes(schema)["rank_"] = node
-
-    assert "nested too deeply" in refuse(edit_schema(artifact, nest))
-
-
-def test_two_targets_are_refused_with_advice() -> None:
-    model = LinearRegression().fit(X, np.stack([y, y], axis=1))
-
-    assert "fit it on a vector" in refuse(skops.io.dumps(model))
-
-
-@ROWS
-def test_an_estimator_that_was_not_fitted_is_refused(row: Estimator) -> None:
-    for scale in (False, True):
-        model = build_estimator(row, resolve_params(row, {}), random_state=0, scale=scale)
-
-        refuse(skops.io.dumps(model))
+    assert artifacts.read_upload(data)[0].estimators_[0].tree_.node_count > 3
 
 
 FUZZ = """

@@ -1,26 +1,38 @@
-"""What a fit will take is known beforehand, and a fit that takes too much does not begin."""
+"""What a fit will take is known beforehand, and a fit that takes too much does not begin.
+
+As a program, this module measures: JSON cases in, the bytes that each took out.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
-from typing import Any
+import warnings
+from typing import Any, TypeAlias
 
 import numpy as np
+import psutil
 import pytest
 
-from tests.ml.core.measure_fits import make_rows
+import config
 from webapp.errors import InvalidInput
-from webapp.ml.core import training
+from webapp.ml.core import artifacts, training
 from webapp.ml.core.costs import Cost, FitLimits, Size
 from webapp.ml.core.datasets import Dataset, default_feature_names
-from webapp.ml.core.estimators import CATALOGUE, resolve_params
+from webapp.ml.core.estimators import CATALOGUE, load_class, resolve_params
 from webapp.ml.core.training import TrainingSpec
 
-# Estimator, rows, columns, classes, parameters, options.
-QUICK: list[tuple[str, int, int, int, dict[str, Any], dict[str, Any]]] = [
+KB = 1024 if sys.platform == "linux" else 1  # of ru_maxrss
+Case: TypeAlias = tuple[str, int, int, int, dict[str, Any], dict[str, Any]]
+"""Estimator, rows, columns, classes, parameters, options."""
+
+NEWTON = {"solver": "newton-cholesky"}
+QUICK: list[Case] = [
     ("linear_regression", 50_000, 20, 1, {}, {"scale": True}),
     ("ridge", 50_000, 20, 1, {"solver": "svd"}, {}),
     ("lasso", 50_000, 20, 1, {}, {}),
@@ -32,12 +44,10 @@ QUICK: list[tuple[str, int, int, int, dict[str, Any], dict[str, Any]]] = [
     ("random_forest_classifier", 1500, 4, 50, {"n_estimators": 5}, {"refit": True}),
     ("hist_gradient_boosting_classifier", 5000, 10, 30, {"max_iter": 2}, {}),
 ]
-THOROUGH: list[tuple[str, int, int, int, dict[str, Any], dict[str, Any]]] = [
+THOROUGH: list[Case] = [
     ("linear_regression", 200_000, 20, 1, {}, {}),
     ("linear_regression", 5000, 500, 1, {}, {"refit": True, "cv": 3}),
     ("linear_regression", 200_000, 20, 1, {"positive": True}, {}),
-    ("linear_regression", 3000, 500, 1, {"positive": True}, {}),
-    ("ridge", 200_000, 20, 1, {}, {}),
     ("ridge", 1000, 1000, 1, {}, {}),
     ("ridge", 200_000, 20, 1, {"alpha": 0}, {"scale": True}),
     ("ridge", 5000, 500, 1, {"solver": "svd"}, {}),
@@ -47,40 +57,68 @@ THOROUGH: list[tuple[str, int, int, int, dict[str, Any], dict[str, Any]]] = [
     ("lasso", 5000, 1000, 1, {"alpha": 0.001}, {}),
     ("elastic_net", 200_000, 20, 1, {"selection": "random"}, {"refit": True}),
     ("random_forest", 8000, 5, 1, {"n_estimators": 20}, {"refit": True, "cv": 3}),
-    ("random_forest", 8000, 5, 1, {"n_estimators": 20, "bootstrap": False}, {}),
     ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_samples": 0.3}, {}),
     ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_leaf_nodes": 100}, {}),
-    ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_depth": 5}, {}),
     ("random_forest", 8000, 5, 1, {"n_estimators": 2, "criterion": "absolute_error"}, {}),
-    ("random_forest_classifier", 8000, 5, 2, {}, {}),
     ("random_forest_classifier", 5000, 10, 100, {"n_estimators": 20}, {"test_size": 0}),
     ("random_forest_classifier", 20_000, 10, 100, {"n_estimators": 10, "min_samples_leaf": 9}, {}),
     ("random_forest_classifier", 500, 10, 2, {"n_estimators": 1000}, {}),
     ("hist_gradient_boosting", 200_000, 20, 1, {"max_iter": 20}, {"cv": 2}),
     ("hist_gradient_boosting", 200_000, 20, 1, {"early_stopping": False, "max_iter": 10}, {}),
     ("hist_gradient_boosting", 20_000, 200, 1, {"max_iter": 3, "max_leaf_nodes": None}, {}),
-    ("hist_gradient_boosting", 20_000, 20, 1, {"max_iter": 300}, {"scale": True}),
     ("hist_gradient_boosting_classifier", 100_000, 20, 2, {"max_iter": 20}, {}),
     ("hist_gradient_boosting_classifier", 20_000, 5, 300, {"max_iter": 3}, {"test_size": 0}),
     ("logistic_regression", 200_000, 20, 2, {}, {"scale": True}),
     ("logistic_regression", 20_000, 20, 300, {}, {"test_size": 0.9}),
-    ("logistic_regression", 20_000, 20, 300, {"solver": "newton-cg"}, {}),
-    ("logistic_regression", 200_000, 20, 2, {"solver": "newton-cholesky"}, {}),
-    ("logistic_regression", 5000, 100, 20, {"solver": "newton-cholesky"}, {}),
+    ("logistic_regression", 200_000, 20, 2, NEWTON, {}),
+    ("logistic_regression", 5000, 100, 20, NEWTON, {}),
     ("logistic_regression", 100_000, 20, 5, {"solver": "sag", "max_iter": 5}, {}),
     ("logistic_regression", 2000, 20, 500, {"solver": "saga", "max_iter": 5}, {}),
 ]
 
 
-def estimate(
-    estimator: str,
-    n_rows: int,
-    n_columns: int,
-    n_classes: int,
-    params: dict[str, Any],
-    options: dict[str, Any],
-) -> Cost:
+def make_rows(n_rows: int, n_columns: int, n_classes: int) -> Dataset:
+    """Return rows whose target has much noise: trees grow as large as they can."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n_rows, n_columns))
+    y = X[:, 0] + rng.standard_normal(n_rows) if n_classes == 1 else np.arange(n_rows) % n_classes
+    return Dataset(X, y, default_feature_names(n_columns))
+
+
+def measure(case: Case) -> int:
+    """Return the bytes that a training and its artifact take, at most, beside the rows."""
+    estimator, n_rows, n_columns, n_classes, params, options = case
+    warnings.simplefilter("ignore")
+    dataset = make_rows(n_rows, n_columns, n_classes)
+    before = psutil.Process().memory_info().rss
+    spec = TrainingSpec(estimator=estimator, params=params, **options)
+    artifacts.dumps(training.train(dataset, spec, clock=time.perf_counter).estimator)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KB - before
+
+
+def measure_apart(case: Case) -> int:
+    """Return what `measure` returns, from a child process; 0 where that failed.
+
+    It is forked from one that has imported everything, and has fitted nothing: a fit by OpenMP
+    does not survive a fork.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, str(measure(case)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return int(text or 0)
+
+
+def estimate(case: Case) -> Cost:
     """Return what the service estimates for a case."""
+    estimator, n_rows, n_columns, n_classes, params, options = case
     entry = CATALOGUE[estimator]
     judged = int(n_rows * options.get("test_size", 0.2)) or n_rows
     fits_all = judged == n_rows or options.get("refit") or options.get("cv")
@@ -98,12 +136,13 @@ def estimate(
     "cases", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"]
 )
 def test_the_estimate_is_an_upper_bound_of_the_memory_and_not_far_above(
-    cases: list[tuple[Any, ...]],
+    cases: list[Case],
 ) -> None:
     assert {case[0] for case in cases} == set(CATALOGUE)
     process = subprocess.run(
-        [sys.executable, "-m", "tests.ml.core.measure_fits"],
+        [sys.executable, "-m", "tests.ml.core.test_costs"],
         input=json.dumps(cases),
+        cwd=config.ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -111,7 +150,7 @@ def test_the_estimate_is_an_upper_bound_of_the_memory_and_not_far_above(
 
     measured = json.loads(process.stdout)
 
-    estimated = [estimate(*case).memory for case in cases]
+    estimated = [estimate(case).memory for case in cases]
     found = [
         f"{case}: measured {taken / 1e6:.0f} MB, estimated {expected / 1e6:.0f}"
         for case, taken, expected in zip(cases, measured, estimated, strict=True)
@@ -121,8 +160,8 @@ def test_the_estimate_is_an_upper_bound_of_the_memory_and_not_far_above(
 
 
 @pytest.mark.parametrize("case", [*QUICK, *THOROUGH], ids=str)
-def test_an_ordinary_training_is_within_the_limits(case: tuple[Any, ...]) -> None:
-    cost = estimate(*case)
+def test_an_ordinary_training_is_within_the_limits(case: Case) -> None:
+    cost = estimate(case)
 
     assert cost.memory < FitLimits().memory
     assert cost.seconds < FitLimits().seconds
@@ -162,27 +201,26 @@ def test_a_training_that_needs_too_much_memory_does_not_begin(
     assert advice in reason
 
 
-@pytest.mark.parametrize("solver", ["sag", "saga"])
-@pytest.mark.parametrize("estimator", ["ridge", "logistic_regression"])
+@pytest.mark.parametrize(
+    ("estimator", "params"),
+    [
+        ("ridge", {"solver": "sag"}),
+        ("ridge", {"solver": "saga"}),
+        ("logistic_regression", {"solver": "saga"}),
+        ("lasso", {}),
+    ],
+    ids=str,
+)
 def test_iterations_that_nothing_can_interrupt_are_refused_beforehand(
-    estimator: str, solver: str
+    estimator: str, params: dict[str, Any]
 ) -> None:
-    n_classes = 1 if estimator == "ridge" else 3
-    dataset = make_rows(50_000, 10, n_classes)
-    params = {"solver": solver, "max_iter": 100_000, "tol": 0}
+    dataset = make_rows(100_000, 50, 3 if estimator == "logistic_regression" else 1)
+    params = {**params, "max_iter": 100_000, "tol": 0}
 
     reason = refusal(estimator, dataset, params, FitLimits(seconds=600))
 
     assert "seconds, MAX_FIT_SECONDS allows 600: try fewer rows or columns, or" in reason
     assert "max_iter" in reason
-
-
-def test_a_lasso_of_too_many_iterations_is_refused_beforehand() -> None:
-    dataset = make_rows(200_000, 50, 1)
-
-    reason = refusal("lasso", dataset, {"max_iter": 100_000}, FitLimits())
-
-    assert "MAX_FIT_SECONDS" in reason
 
 
 def test_a_forest_of_rows_that_are_easily_told_apart_is_judged_by_its_first_tree() -> None:
@@ -198,3 +236,11 @@ def test_a_forest_of_rows_that_are_easily_told_apart_is_judged_by_its_first_tree
 
     assert "MAX_FIT_MEMORY allows 100" in reason
     assert len(trained.estimator.estimators_) == 30
+
+
+if __name__ == "__main__":
+    for entry in CATALOGUE.values():
+        load_class(entry)
+    for name in ("sklearn.pipeline", "sklearn.model_selection", "sklearn.metrics", "skops.io"):
+        importlib.import_module(name)
+    print(json.dumps([measure_apart(case) for case in json.load(sys.stdin)]))

@@ -1,53 +1,238 @@
-"""Compiled scorers: scikit-learn's own numbers, but for a processor's last digits."""
+"""Compiled scorers give scikit-learn's numbers, whatever the parameters and however many rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.scoring import LinearScorer, compile_scorer, score
+from webapp.ml.core.estimators import CATALOGUE, Estimator, load_class
+from webapp.ml.core.probe import make_scorer
+from webapp.ml.core.profile import profile_features
+from webapp.ml.core.scoring import (
+    FEW_BOOSTING_ROWS,
+    FEW_FOREST_ROWS,
+    EstimatorScorer,
+    LinearScorer,
+    Scores,
+    compile_scorer,
+    score,
+)
+from webapp.ml.core.trees import DEEPEST, Tree, flatten_trees
+
+SIZES = (1, 2, 7, FEW_FOREST_ROWS, 13, FEW_BOOSTING_ROWS, 65, 100)
+X, Y = load_diabetes(return_X_y=True)
+X = X * 50 + 20
+IRIS_X, CODES = load_iris(return_X_y=True)
+TWO = CODES < 2
+SCALERS = (None, StandardScaler())
+
+LABELS = {
+    "integers": CODES,
+    "strings": np.array(["a", "b", "c"])[CODES],
+    "objects": np.array(["a", "b", "c"], dtype=object)[CODES],
+    "floats": CODES * 1.0,
+    "booleans": CODES == 1,
+    "bytes": CODES.astype(np.uint8),
+}
 
 
-def make_rows(n_rows: int, n_features: int, seed: int = 0) -> np.ndarray:
-    random = np.random.RandomState(seed)
-    return random.randn(n_rows, n_features) * 10.0 ** random.uniform(-3, 3, n_features)
+def vary(kind: type, fixed: dict[str, Any] | None = None, **choices: Any) -> Iterator[Any]:
+    """Yield an estimator with its defaults, then one for each value of each parameter."""
+    yield kind(**fixed or {})
+    for name, values in choices.items():
+        for value in values:
+            yield kind(**(fixed or {}) | (value if isinstance(value, dict) else {name: value}))
 
 
-def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    """Check that numbers are equal but for the order in which a processor has summed them."""
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12 * abs(expected).max())
+LINEAR = {"fit_intercept": [False], "positive": [True]}
+FOREST = {
+    "max_depth": [1, 4],
+    "min_samples_leaf": [20, 0.1],
+    "max_leaf_nodes": [2, 9],
+    "max_features": ["log2", 1, 0.4, None],
+    "bootstrap": [False],
+    "max_samples": [0.3, 11],
+    "ccp_alpha": [0.01, 1e12],
+    "min_impurity_decrease": [0.01],
+    "oob_score": [{"oob_score": True, "n_estimators": 40}],
+    "n_estimators": [1],
+}
+BOOSTING = {
+    "learning_rate": [1.0],
+    "max_iter": [1],
+    "max_depth": [1, 3],
+    "max_leaf_nodes": [2, None],
+    "min_samples_leaf": [1, 10**6],
+    "l2_regularization": [3.0],
+    "max_features": [0.5],
+    "max_bins": [2, 20],
+    "early_stopping": [{"early_stopping": True, "n_iter_no_change": 1}],
+    "interaction_cst": ["no_interactions"],
+    "categorical_features": [[1, 3]],
+}
+REGRESSORS = [
+    *vary(LinearRegression, **LINEAR),
+    *vary(Ridge, **LINEAR, alpha=[0, np.float64(3)], solver=["svd", "lsqr", "sag", "saga"]),
+    *vary(Lasso, **LINEAR, alpha=[0.1], selection=["random"], precompute=[True]),
+    *vary(ElasticNet, **LINEAR, l1_ratio=[0.1], selection=["random"], precompute=[True]),
+    *vary(
+        RandomForestRegressor,
+        {"n_estimators": 4, "random_state": 0},
+        **FOREST,
+        criterion=["absolute_error", "poisson"],
+        monotonic_cst=[[1, 0, -1, 0]],
+    ),
+    *vary(
+        HistGradientBoostingRegressor,
+        {"max_iter": 4, "random_state": 0},
+        **BOOSTING,
+        monotonic_cst=[[1, 0, -1, 0]],
+        loss=["absolute_error", "poisson", "gamma", {"loss": "quantile", "quantile": 0.8}],
+    ),
+]
+ELASTIC = [{"solver": "saga", "l1_ratio": share} for share in (0.4, 1.0)]
+CLASSIFIERS = [
+    *vary(
+        LogisticRegression,
+        C=[1e-3, np.inf],
+        fit_intercept=[False],
+        class_weight=["balanced"],
+        solver=["newton-cg", "newton-cholesky", "sag", *ELASTIC],
+    ),
+    *vary(
+        RandomForestClassifier,
+        {"n_estimators": 4, "random_state": 0},
+        **FOREST,
+        criterion=["entropy", "log_loss"],
+        class_weight=["balanced", "balanced_subsample"],
+    ),
+    *vary(HistGradientBoostingClassifier, {"max_iter": 4, "random_state": 0}, **BOOSTING),
+]
+ONLY_TWO = [
+    *vary(LogisticRegression, {"solver": "liblinear"}, fit_intercept=[False], l1_ratio=[1.0]),
+    *vary(RandomForestClassifier, {"n_estimators": 4}, monotonic_cst=[[1, 0, -1, 0]]),
+    *vary(HistGradientBoostingClassifier, {"max_iter": 4}, monotonic_cst=[[1, 0, -1, 0]]),
+]
+KINDS = [
+    *(pytest.param(kind, X[:200, :4], Y[:200], id=str(kind)) for kind in REGRESSORS),
+    *(pytest.param(kind, IRIS_X, LABELS["strings"], id=str(kind)) for kind in CLASSIFIERS),
+    *(
+        pytest.param(kind, IRIS_X[TWO], LABELS["strings"][TWO], id=f"two classes: {kind}")
+        for kind in ONLY_TWO
+    ),
+]
 
 
-@pytest.mark.parametrize("params", [{}, {"fit_intercept": False}, {"positive": True}])
-@pytest.mark.parametrize("n_features", [1, 2, 3, 10, 65])
-def test_a_compiled_linear_model_predicts_what_scikit_learn_does(
-    n_features: int, params: dict[str, bool]
+def assert_equal(scores: Scores, model: Any, rows: Any) -> None:
+    """Hold scores against the model's own predictions, to 1e-9 of the largest."""
+    if scores.probabilities is None:
+        expected = model.predict(rows).ravel()
+        limit = 1e-9 * np.abs(expected).max()
+        np.testing.assert_allclose(scores.values, expected, rtol=0, atol=limit)
+        return
+    assert scores.values.tolist() == model.predict(rows).tolist()
+    np.testing.assert_allclose(scores.probabilities, model.predict_proba(rows), rtol=0, atol=1e-9)
+
+
+def check(estimator: Any, scaler: Any, rows: Any, y: Any) -> None:
+    """Fit an estimator behind a scaler; hold its scorer against it, for few rows and many."""
+    model = clone(estimator) if scaler is None else make_pipeline(scaler, estimator)
+    categorical = isinstance(getattr(estimator, "categorical_features", None), list)
+    if categorical:
+        rows = np.floor(rows)  # categories are whole numbers from 0, or else missing
+    model.fit(rows, y)
+
+    for scorer in (compile_scorer(model), make_scorer(model, profile_features(rows))):
+        assert isinstance(scorer, EstimatorScorer) == categorical
+        for size in SIZES:
+            drawn = rows[np.random.RandomState(size).randint(0, len(rows), size)]
+            given = drawn.copy()
+            assert_equal(scorer(drawn), model, given)
+            assert np.array_equal(drawn, given)
+
+
+@pytest.mark.parametrize(("estimator", "rows", "y"), KINDS)
+def test_every_parameter_gives_scikit_learns_numbers(estimator: Any, rows: Any, y: Any) -> None:
+    for scaler in SCALERS:
+        check(estimator, scaler, rows, y)
+
+
+@pytest.mark.parametrize("row", CATALOGUE.values(), ids=CATALOGUE)
+@pytest.mark.parametrize(("mean", "std"), [(False, True), (True, False), (False, False)])
+def test_every_standardisation_is_that_of_scikit_learn(
+    row: Estimator, mean: bool, std: bool
 ) -> None:
-    X = make_rows(80, n_features)
-    estimator = LinearRegression(**params).fit(X, X @ np.arange(n_features) + 3)
+    few = {"n_estimators": 4} if "forest" in row.name else {}
+    rows, y = (X[:200, :4], Y[:200]) if row.task == "regression" else (IRIS_X, CODES)
 
-    scorer = compile_scorer(estimator)
-
-    assert type(scorer) is LinearScorer
-    for n_rows in (1, 2, 3, 17, 500):
-        rows = make_rows(n_rows, n_features, seed=n_rows)
-        assert_close(scorer.score(rows).values, estimator.predict(rows))
+    check(load_class(row)(**few), StandardScaler(with_mean=mean, with_std=std), rows, y)
 
 
-def test_predicting_leaves_the_rows_and_the_scorer_as_they_are() -> None:
-    X = make_rows(20, 3)
-    scorer = compile_scorer(LinearRegression().fit(X, X[:, 0]))
-    rows = X.copy()
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("rows", [slice(None), TWO], ids=["all", "two"])
+@pytest.mark.parametrize(
+    "kind", [LogisticRegression, RandomForestClassifier, HistGradientBoostingClassifier]
+)
+def test_labels_of_every_kind_are_predicted(kind: type, rows: Any, labels: Any) -> None:
+    few = {RandomForestClassifier: {"n_estimators": 4}, LogisticRegression: {}}
 
-    first = scorer.score(rows).values
+    check(kind(**few.get(kind, {"max_iter": 4})), None, IRIS_X[rows], labels[rows])
 
-    assert np.array_equal(rows, X)
-    assert_close(scorer.score(rows).values, first)
+
+@pytest.mark.parametrize(
+    "regressor", [LinearRegression(), Ridge(), Lasso(), ElasticNet(), Ridge(fit_intercept=False)]
+)
+def test_a_target_that_was_fitted_as_a_column_is_predicted(regressor: Any) -> None:
+    for scaler in SCALERS:
+        check(regressor, scaler, X, Y[:, np.newaxis])
+
+
+def test_large_forests_and_deep_trees_give_scikit_learns_numbers() -> None:
+    rows, codes = load_breast_cancer(return_X_y=True)
+
+    for kind in (RandomForestClassifier(100), HistGradientBoostingClassifier(max_iter=100)):
+        check(kind.set_params(random_state=0), None, rows, codes)
+    check(RandomForestRegressor(100, random_state=0), None, X, Y)
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        HistGradientBoostingRegressor(max_iter=5),
+        RandomForestRegressor(5),
+        HistGradientBoostingClassifier(max_iter=5),
+        RandomForestClassifier(5),
+    ],
+    ids=str,
+)
+def test_missing_values_go_the_way_that_they_went_in_training(estimator: Any, scale: bool) -> None:
+    random = np.random.RandomState(0)
+    rows = np.where(random.rand(*IRIS_X.shape) < 0.3, np.nan, IRIS_X)
+    model = make_pipeline(StandardScaler(), estimator) if scale else estimator
+    model.fit(rows, CODES)
+
+    scorer = make_scorer(model)
+
+    assert not isinstance(scorer, EstimatorScorer)
+    for size in SIZES:
+        assert_equal(scorer(rows[:size]), model, rows[:size])
+        assert_equal(scorer(IRIS_X[:size]), model, IRIS_X[:size])
 
 
 def test_an_estimator_without_a_faster_form_scores_for_itself() -> None:
@@ -55,57 +240,55 @@ def test_an_estimator_without_a_faster_form_scores_for_itself() -> None:
         """A linear model whose predict is not the linear one."""
 
         def predict(self, X: np.ndarray) -> np.ndarray:
-            return np.maximum(super().predict(X), 0)
+            return np.maximum(super().predict(X), 150)
 
-    X = make_rows(20, 3)
-    clipped = Clipped().fit(X, X[:, 0])
-    forest = RandomForestRegressor(3, random_state=0).fit(X, X[:, 0])
+    model = Clipped().fit(X, Y)
 
-    for estimator in (clipped, forest):
-        values = score(compile_scorer(estimator), X).values
-        assert_close(values, estimator.predict(X))
-
-
-@pytest.mark.parametrize("estimator", [Ridge(), Lasso(alpha=0.01), ElasticNet(alpha=0.01)])
-def test_the_other_linear_models_are_compiled_too(estimator: Ridge) -> None:
-    X = make_rows(80, 5)
-    estimator.fit(X, X @ np.arange(5) + 3)
-
-    scorer = compile_scorer(estimator)
-
-    assert type(scorer) is LinearScorer
-    assert_close(scorer.score(X).values, estimator.predict(X))
+    assert_equal(compile_scorer(model)(X), model, X)
 
 
 def test_a_scaled_linear_model_loses_no_digits_to_the_scaling() -> None:
     # Seconds since 1970 within one minute: w/s·x + (b − m·w/s) would be 4e-8 wrong.
-    X = 1.7e9 + np.random.RandomState(0).rand(80, 1) * 60
-    pipeline = make_pipeline(StandardScaler(), Ridge()).fit(X, X[:, 0] % 60)
+    rows = 1.7e9 + np.random.RandomState(0).rand(80, 1) * 60
+    pipeline = make_pipeline(StandardScaler(), Ridge()).fit(rows, rows[:, 0] % 60)
 
-    scores = compile_scorer(pipeline).score(X)
+    scores = compile_scorer(pipeline)(rows)
 
-    np.testing.assert_allclose(scores.values, pipeline.predict(X), rtol=1e-12)
-
-
-def test_a_classifier_gives_labels_and_probabilities() -> None:
-    X = make_rows(80, 3)
-    labels = np.where(X[:, 0] > 0, "up", "down")
-    classifier = LogisticRegression().fit(X / np.abs(X).max(axis=0), labels)
-
-    scores = score(compile_scorer(classifier), X / np.abs(X).max(axis=0))
-
-    rows = X / np.abs(X).max(axis=0)
-    assert scores.values.tolist() == classifier.predict(rows).tolist()
-    assert_close(scores.probabilities, classifier.predict_proba(rows))
+    np.testing.assert_allclose(scores.values, pipeline.predict(rows), rtol=1e-12)
 
 
-def test_a_score_is_one_float64_per_row() -> None:
-    scorer = LinearScorer(np.array([2.0, -1.0]), 0.5)
+def test_a_row_at_a_threshold_goes_where_scikit_learn_sends_it() -> None:
+    rows = np.array([[0.1], [0.2], [0.3], [1 / 3], [0.4]] * 4)
+    forest = RandomForestRegressor(10, random_state=0).fit(rows, np.arange(20.0))
+    thresholds = {t for tree in forest.estimators_ for t in tree.tree_.threshold if t > 0}
+    at = np.array([[as_(t)] for t in thresholds for as_ in (float, np.float32)])
 
-    values = score(scorer, np.array([[1.0, 2.0], [3.0, 4.0]])).values
+    assert_equal(score(compile_scorer(forest), at), forest, at)
 
-    assert values.tolist() == [0.5, 2.5]
-    assert values.dtype == np.float64
+
+def test_a_tree_of_a_single_leaf_says_the_same_of_every_row() -> None:
+    forest = RandomForestRegressor(3, random_state=0).fit([[0.0], [1.0]], [7.0, 7.0])
+
+    assert score(compile_scorer(forest), np.array([[0.0], [5.0]])).values.tolist() == [7.0, 7.0]
+
+
+def test_a_tree_that_is_a_long_chain_is_left_to_scikit_learn() -> None:
+    length = DEEPEST + 2
+    nodes = np.arange(2 * length + 1)
+    inner = (nodes % 2 == 0) & (nodes < 2 * length)
+    left, right = (np.where(inner, nodes + step, -1) for step in (1, 2))
+    numbers = nodes.astype(float)
+
+    chain = Tree(left, right, np.where(inner, 0, -2), numbers, ~inner, numbers[:, np.newaxis])
+
+    assert flatten_trees([chain]) is None
+
+
+def test_values_beyond_float32_are_refused_as_scikit_learn_does() -> None:
+    scorer = compile_scorer(RandomForestClassifier(3, random_state=0).fit(IRIS_X, CODES))
+
+    with pytest.raises(InvalidInput, match="beyond the range"):
+        score(scorer, np.full((1, 4), 1e300))
 
 
 @pytest.mark.parametrize(
@@ -122,5 +305,4 @@ def test_a_prediction_beyond_float64_is_refused_by_row(rows: list[list[float]], 
     with pytest.raises(InvalidInput) as raised:
         score(scorer, np.array(rows, dtype=float))
 
-    message = "gives a prediction beyond the range of float64"
-    assert raised.value.faults == {row: [message]}
+    assert raised.value.faults == {row: ["gives a prediction beyond the range of float64"]}

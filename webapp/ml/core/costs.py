@@ -1,9 +1,9 @@
 """What a fit takes, estimated before it begins: memory, and seconds that nothing can interrupt.
 
-Memory is an upper bound of all that a training holds at once beyond the rows it is given: the
-rows split and scaled, what the solver adds, the judging, the model, and its artifact in the
-making. Seconds are those of the longest single call into compiled code, which a time limit cannot
-interrupt. The factors were measured with scikit-learn 1.9 (``tests/ml/core/test_costs.py``).
+Memory is an upper bound of all that a training holds beyond the rows it is given: rows split and
+scaled, the solver's own, the evaluation, the model, and its artifact in the making. Seconds are
+those of the longest single call into compiled code, which a time limit cannot interrupt. The
+factors were measured with scikit-learn 1.9 (``tests/ml/core/test_costs.py``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FitLimits:
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a training: rows that are fitted and that judge, columns, and classes.
+    """The size of a training: rows to fit and to evaluate on, columns, and classes.
 
     ``classes`` is 1 for a regression. ``leaves`` are those of a tree of a forest, where known.
     """
@@ -51,11 +51,6 @@ class Size:
     classes: int
     scale: bool
     leaves: float | None = None
-
-    @property
-    def matrix(self) -> float:
-        """Return the bytes of the rows that are fitted."""
-        return float(FLOAT * self.rows * self.columns)
 
     @property
     def functions(self) -> int:
@@ -85,18 +80,18 @@ def _cost(
     ``copies``: of the rows, beside the split and the scaled ones; ``by_row``: numbers for each
     row; ``further``: bytes; ``model``: bytes of the trees.
     """
-    judging = FLOAT * size.judged * (size.columns + 7 * size.classes)
-    rows = (1 + size.scale + copies) * size.matrix + FLOAT * by_row * size.rows
-    return Cost(BASE + rows + judging + further + MODEL_COPIES * model, seconds)
+    matrix = float(FLOAT * size.rows * size.columns)
+    rows = (1 + size.scale + copies) * matrix + FLOAT * by_row * size.rows
+    evaluation = FLOAT * size.judged * (size.columns + 7 * size.classes)
+    return Cost(BASE + rows + evaluation + further + MODEL_COPIES * model, seconds)
 
 
 def least_squares_cost(params: Mapping[str, Any], size: Size) -> Cost:
     """Return the cost of a LinearRegression."""
-    work = size.rows * size.columns**2
-    squares = 6 * FLOAT * size.columns**2
+    seconds = size.rows * size.columns**2 * 1e-9
     if params["positive"]:  # at most 3 steps for each column, each over all rows
-        return _cost(size, copies=2, further=squares, seconds=3 * work * 1e-9)
-    return _cost(size, copies=2 if size.scale else 1, further=squares, seconds=work * 1e-9)
+        seconds *= 3
+    return _cost(size, copies=3, further=6 * FLOAT * size.columns**2, seconds=seconds)
 
 
 def ridge_cost(params: Mapping[str, Any], size: Size) -> Cost:

@@ -42,19 +42,13 @@ class IntervalBasis:
 
     def to_json(self) -> dict[str, Any]:
         """Return the basis as JSON values; float64 survives the way there and back."""
-        return {
-            "degrees_of_freedom": self.degrees_of_freedom,
-            "residual_variance": self.residual_variance,
-            "base_leverage": self.base_leverage,
-            "center": self.center.tolist(),
-            "root": self.root.tolist(),
-        }
+        return {**vars(self), "center": self.center.tolist(), "root": self.root.tolist()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IntervalBasis:
         """Return the basis that ``to_json`` wrote."""
-        arrays = {name: np.array(values[name]) for name in ("center", "root")}
-        return cls(**{**values, **arrays})
+        center, root = np.array(values["center"]), np.array(values["root"])
+        return cls(**{**values, "center": center, "root": root})
 
 
 @dataclass(frozen=True)
@@ -68,13 +62,11 @@ class Intervals:
     prediction_upper: Vector
 
 
-def make_interval_basis(
-    fit: LeastSquares, *, residual_sum: float, fit_intercept: bool
-) -> IntervalBasis | None:
-    """Return the basis of a fit whose squared residuals have that sum; None where undefined.
+def make_interval_basis(fit: LeastSquares, *, fit_intercept: bool) -> IntervalBasis | None:
+    """Return the basis of a fit; None where intervals are undefined.
 
-    Intervals are undefined where no degree of freedom is left, or where features depend on each
-    other; and where the numbers are beyond float64.
+    They are where no degree of freedom is left, where features depend on each other, and where
+    numbers are beyond float64.
     """
     n_features = len(fit.center)
     degrees_of_freedom = fit.n_rows - n_features - int(fit_intercept)
@@ -83,8 +75,8 @@ def make_interval_basis(
     pivots = np.abs(np.diag(fit.factor))
     if pivots.min() <= pivots.max() * np.finfo(float).eps * fit.n_rows:
         return None
-    variance = residual_sum / degrees_of_freedom
-    root = np.linalg.inv(fit.factor).astype(np.float64, copy=False)
+    variance = fit.residual_sum / degrees_of_freedom
+    root: Matrix = np.linalg.inv(fit.factor).astype(np.float64, copy=False)
     if not (math.isfinite(variance) and np.isfinite(root).all()):
         return None
     return IntervalBasis(

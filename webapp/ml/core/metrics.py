@@ -44,24 +44,20 @@ def measure_classification(
     """
     from sklearn import metrics
 
-    fitted = list(classes)
-    labels = sorted({*fitted, *y.tolist()})
-    known = set(y.tolist()) <= set(fitted)
-    judgeable = known and len(fitted) == 2 and len(np.unique(y)) == 2
-    return {
+    fitted, seen = list(classes), set(y.tolist())
+    labels = sorted({*fitted, *seen})
+    measured: dict[str, Any] = {
         "accuracy": float(metrics.accuracy_score(y, predicted)),
-        "log_loss": float(metrics.log_loss(y, probabilities, labels=fitted)) if known else None,
-        "roc_auc": (
-            float(metrics.roc_auc_score(y == fitted[1], probabilities[:, 1]))
-            if judgeable
-            else None
-        ),
-        "confusion_matrix": (
-            {
-                "labels": labels,
-                "counts": metrics.confusion_matrix(y, predicted, labels=labels).tolist(),
-            }
-            if len(labels) <= MOST_MATRIX_CLASSES
-            else None
-        ),
+        "log_loss": None,
+        "roc_auc": None,
+        "confusion_matrix": None,
     }
+    if seen <= set(fitted):
+        measured["log_loss"] = float(metrics.log_loss(y, probabilities, labels=fitted))
+    if seen == set(fitted) and len(fitted) == 2:
+        area = metrics.roc_auc_score(y == fitted[1], probabilities[:, 1])
+        measured["roc_auc"] = float(area)
+    if len(labels) <= MOST_MATRIX_CLASSES:
+        counts = metrics.confusion_matrix(y, predicted, labels=labels).tolist()
+        measured["confusion_matrix"] = {"labels": labels, "counts": counts}
+    return measured

@@ -32,7 +32,7 @@ def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None
     """Return the fastest scorer of a fitted model that gives the model's own predictions.
 
     That is the compiled one where both agree on probe rows, else one that calls the model.
-    ``profile`` is that of the rows it was trained on (``profile.describe_profile``), None where
+    ``profile`` is that of the rows it was trained on (``profile.profile_features``), None where
     they are not known.
 
     Raises ArtifactUnusable where the model's own predict fails, or gives something else than a
@@ -48,18 +48,18 @@ def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None
     except MALFORMED as error:
         raise ArtifactUnusable(f"its own predict fails with {type(error).__name__}") from None
     # Between the extremes of its training rows, a model that was trained here may overflow.
-    if profile is None and not _are_finite(expected):
+    if profile is None and not all(np.isfinite(part).all() for part in _list_numbers(expected)):
         raise ArtifactUnusable("it holds numbers that are not finite")
     try:
         with np.errstate(all="ignore"):
             compiled = compile_scorer(model)
-            if all(_agree(compiled.score(X[:n]), expected, len(X[:n])) for n in SIZES):
+            if all(_agree(compiled(X[:n_rows]), expected, n_rows) for n_rows in SIZES):
                 return compiled
     except MALFORMED:
         pass
     kind = type(split_pipeline(model)[1]).__name__
     log.warning("A compiled %s differs from its own predict, which serves instead.", kind)
-    return EstimatorScorer(model, is_classifier(model))
+    return EstimatorScorer(model)
 
 
 def _draw_rows(model: Any, profile: Mapping[str, Sequence[float | None]] | None) -> Matrix:
@@ -87,7 +87,8 @@ def _check_classes(classes: Any) -> None:
         raise ArtifactUnusable("its classes are not two labels or more")
     if classes.dtype.kind == "f" and not np.isfinite(classes).all():
         raise ArtifactUnusable("its classes are not finite")
-    if classes.dtype.kind in "OU" and any(map(describe_label, labels)):
+    words = classes.dtype.kind in "OU"
+    if words and any(type(label) is not str or describe_label(label) for label in labels):
         raise ArtifactUnusable(f"its classes are not 1 to {LONGEST_LABEL} printable characters")
 
 
@@ -108,17 +109,15 @@ def _predict(model: Any, X: Matrix) -> Scores:
     return Scores(values, probabilities)
 
 
-def _are_finite(scores: Scores) -> bool:
-    numbers = scores.values if scores.probabilities is None else scores.probabilities
-    return bool(np.isfinite(numbers).all())
+def _list_numbers(scores: Scores) -> list[Any]:
+    return [scores.values] if scores.probabilities is None else [scores.probabilities]
 
 
 def _agree(found: Scores, expected: Scores, n_rows: int) -> bool:
     """Return whether scores are those that are expected of the first rows."""
-    values = expected.values[:n_rows]
     if expected.probabilities is None:
-        return _are_close(found.values, values)
-    same_labels = np.array_equal(found.values, values)
+        return _are_close(found.values, expected.values[:n_rows])
+    same_labels = np.array_equal(found.values, expected.values[:n_rows])
     return same_labels and _are_close(found.probabilities, expected.probabilities[:n_rows])
 
 

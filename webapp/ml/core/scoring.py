@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.special import expit
@@ -32,25 +33,8 @@ class Scores:
     probabilities: Matrix | None = None
 
 
-class Scorer(Protocol):
-    """Anything that scores rows."""
-
-    def score(self, X: Matrix) -> Scores:
-        """Return the scores of X: (n_rows, n_features)."""
-
-
-@dataclass(frozen=True)
-class LinearScorer:
-    """``X @ coefficients + intercept``, which is all that a linear model's predict computes."""
-
-    coefficients: Vector
-    intercept: float
-
-    def score(self, X: Matrix) -> Scores:
-        """Return the scores of X: (n_rows, n_features)."""
-        predictions: Vector = X @ self.coefficients
-        predictions += self.intercept
-        return Scores(predictions)
+Scorer: TypeAlias = Callable[[Matrix], Scores]
+"""Returns the scores of rows: (n_rows, n_features)."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +42,28 @@ class EstimatorScorer:
     """The estimator's own predict, and predict_proba where it is a classifier."""
 
     estimator: Any
-    is_classifier: bool
 
-    def score(self, X: Matrix) -> Scores:
-        """Return the scores of X: (n_rows, n_features).
-
-        One target may have been fitted as a column; its predictions are (n_rows, 1).
-        """
+    def __call__(self, X: Matrix) -> Scores:
+        """Return the scores of X: (n_rows, n_features)."""
+        # A target that was fitted as a column is predicted as one: (n_rows, 1).
         values = np.reshape(self.estimator.predict(X), len(X))
-        return Scores(values, self.estimator.predict_proba(X) if self.is_classifier else None)
+        if is_classifier(self.estimator):
+            return Scores(values, self.estimator.predict_proba(X))
+        return Scores(values)
+
+
+@dataclass(frozen=True)
+class LinearScorer:
+    """A linear regression. coefficients: (n_features,)."""
+
+    coefficients: Vector
+    intercept: float
+
+    def __call__(self, X: Matrix) -> Scores:
+        """Return the scores of X: (n_rows, n_features)."""
+        predictions: Vector = X @ self.coefficients
+        predictions += self.intercept
+        return Scores(predictions)
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class LogisticScorer:
     intercepts: Vector
     classes: Any
 
-    def score(self, X: Matrix) -> Scores:
+    def __call__(self, X: Matrix) -> Scores:
         """Return the scores of X: (n_rows, n_features)."""
         decisions: Matrix = X @ self.coefficients
         decisions += self.intercepts
@@ -108,20 +105,21 @@ class ForestScorer:
     trees: FlatTrees | None
     classes: Any
 
-    def score(self, X: Matrix) -> Scores:
+    def __call__(self, X: Matrix) -> Scores:
         """Return the scores of X: (n_rows, n_features)."""
         with np.errstate(over="ignore"):
             single = np.ascontiguousarray(X, dtype=np.float32)
         if not np.isfinite(single).all():
             # Its own predict knows which way missing values go, and refuses infinite ones.
-            return EstimatorScorer(self.forest, self.classes is not None).score(X)
+            return EstimatorScorer(self.forest)(X)
+        members = self.forest.estimators_
         if self.trees is not None and len(X) <= FEW_FOREST_ROWS:
             sums = sum_in_order(self.trees.find_values(single))
         else:
-            sums = np.zeros((len(X), self.forest.estimators_[0].tree_.max_n_classes))
-            for member in self.forest.estimators_:
+            sums = np.zeros((len(X), members[0].tree_.max_n_classes))
+            for member in members:
                 sums += member.tree_.predict(single).reshape(sums.shape)
-        sums /= len(self.forest.estimators_)
+        sums /= len(members)
         if self.classes is None:
             return Scores(sums[:, 0])
         return Scores(self.classes.take(sums.argmax(axis=1)), sums)
@@ -139,7 +137,7 @@ class BoostingScorer:
     trees: FlatTrees
     classes: Any
 
-    def score(self, X: Matrix) -> Scores:
+    def __call__(self, X: Matrix) -> Scores:
         """Return the scores of X: (n_rows, n_features)."""
         loss = self.estimator._loss
         walks = len(X) <= FEW_BOOSTING_ROWS and not np.isnan(X).any()
@@ -165,79 +163,54 @@ class ScaledScorer:
     scale: Vector
     scorer: Scorer
 
-    def score(self, X: Matrix) -> Scores:
+    def __call__(self, X: Matrix) -> Scores:
         """Return the scores of X: (n_rows, n_features)."""
         scaled = X - self.mean
         scaled /= self.scale
         if np.isinf(scaled).any():
             raise ValueError("standardisation overflows")
-        return self.scorer.score(scaled)
+        return self.scorer(scaled)
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """The linear function of a fitted model, in units of the features as they came.
+    """The linear functions of a fitted model, in units of the features as they came.
 
-    coefficients: (n_features,), or (n_classes, n_features) with intercept (n_classes,).
+    coefficients: (n_functions, n_features); intercept: (n_functions,). A regression has one
+    function, and so has a classifier of two classes, for the second of them.
     """
 
-    coefficients: Matrix | Vector
-    intercept: Vector | float
+    coefficients: Matrix
+    intercept: Vector
 
 
 def find_linear_model(estimator: Any) -> LinearModel | None:
-    """Return the linear function of a fitted model; None where it has none.
+    """Return the linear functions of a fitted model; None where it has none.
 
     Standardisation before it is folded in: w·(x − m)/s + b = (w/s)·x + (b − m·(w/s)).
     """
     scaler, final = split_pipeline(estimator)
-    if not hasattr(final, "coef_"):
+    if not type(final).__module__.startswith("sklearn.linear_model."):
         return None
-    coefficients = np.array(final.coef_, dtype=np.float64)
-    intercept = np.array(final.intercept_, dtype=np.float64)
-    if not is_classifier(final):
-        coefficients, intercept = coefficients.ravel(), intercept.reshape(())
+    coefficients = np.atleast_2d(np.array(final.coef_, dtype=np.float64))
+    intercept = np.ravel(np.array(final.intercept_, dtype=np.float64))
     if scaler is not None:
-        mean, scale = read_scaling(scaler)
+        mean, scale = _read_scaling(scaler)
         coefficients = coefficients / scale
         intercept = intercept - coefficients @ mean
-    return LinearModel(coefficients, intercept if intercept.ndim else float(intercept))
+    # Without an intercept, one 0.0 stands for those of all classes.
+    return LinearModel(coefficients, np.broadcast_to(intercept, len(coefficients)))
 
 
-def read_scaling(scaler: Any) -> tuple[Vector, Vector]:
+def _read_scaling(scaler: Any) -> tuple[Vector, Vector]:
     """Return mean and scale of a fitted StandardScaler, (n_features,) each.
 
-    Without ``with_mean`` the mean is 0 (``mean_`` is there all the same), and without
-    ``with_std`` the scale is 1.
+    ``mean_`` is there without ``with_mean``, too, and ``scale_`` is None without ``with_std``.
     """
     n_features = scaler.n_features_in_
     mean = scaler.mean_ if scaler.with_mean else np.zeros(n_features)
     scale = scaler.scale_ if scaler.with_std else np.ones(n_features)
     return mean, scale
-
-
-def _describe_tree(member: Any) -> Tree:
-    tree = member.tree_
-    return Tree(
-        left=tree.children_left,
-        right=tree.children_right,
-        feature=tree.feature,
-        threshold=tree.threshold,
-        is_leaf=tree.children_left == -1,
-        values=tree.value[:, 0, :],
-    )
-
-
-def _describe_predictor(predictor: Any) -> Tree:
-    nodes = predictor.nodes
-    return Tree(
-        left=nodes["left"],
-        right=nodes["right"],
-        feature=nodes["feature_idx"],
-        threshold=nodes["num_threshold"],
-        is_leaf=nodes["is_leaf"],
-        values=nodes["value"][:, np.newaxis],
-    )
 
 
 def compile_scorer(estimator: Any) -> Scorer:
@@ -248,8 +221,8 @@ def compile_scorer(estimator: Any) -> Scorer:
     scaler, final = split_pipeline(estimator)
     compiled = _compile_final(final)
     if compiled is None:
-        return EstimatorScorer(estimator, is_classifier(final))
-    return compiled if scaler is None else ScaledScorer(*read_scaling(scaler), compiled)
+        return EstimatorScorer(estimator)
+    return compiled if scaler is None else ScaledScorer(*_read_scaling(scaler), compiled)
 
 
 def _compile_final(final: Any) -> Scorer | None:
@@ -260,16 +233,27 @@ def _compile_final(final: Any) -> Scorer | None:
         return LinearScorer(np.ravel(final.coef_), float(np.reshape(final.intercept_, ())))
     if kind == "LogisticRegression":
         return LogisticScorer(final.coef_.T, final.intercept_, classes)
-    if kind in ("RandomForestRegressor", "RandomForestClassifier"):
-        trees = flatten_trees([_describe_tree(member) for member in final.estimators_])
-        return ForestScorer(final, trees, classes)
-    if kind in ("HistGradientBoostingRegressor", "HistGradientBoostingClassifier"):
-        predictors = [predictor for iteration in final._predictors for predictor in iteration]
-        if any(predictor.nodes["is_categorical"].any() for predictor in predictors):
+    if kind.startswith("RandomForest"):
+        trees = [_read_tree(member.tree_) for member in final.estimators_]
+        return ForestScorer(final, flatten_trees(trees), classes)
+    if kind.startswith("HistGradientBoosting"):
+        nodes = [predictor.nodes for iteration in final._predictors for predictor in iteration]
+        if any(part["is_categorical"].any() for part in nodes):
             return None  # their splits are no comparisons
-        flat = flatten_trees([_describe_predictor(predictor) for predictor in predictors])
+        flat = flatten_trees([_read_nodes(part) for part in nodes])
         return None if flat is None else BoostingScorer(final, flat, classes)
     return None
+
+
+def _read_tree(tree: Any) -> Tree:
+    left, right = tree.children_left, tree.children_right
+    return Tree(left, right, tree.feature, tree.threshold, left == -1, tree.value[:, 0, :])
+
+
+def _read_nodes(nodes: Any) -> Tree:
+    left, right, feature = nodes["left"], nodes["right"], nodes["feature_idx"]
+    values = nodes["value"][:, np.newaxis]
+    return Tree(left, right, feature, nodes["num_threshold"], nodes["is_leaf"], values)
 
 
 def score(scorer: Scorer, X: Matrix) -> Scores:
@@ -279,13 +263,13 @@ def score(scorer: Scorer, X: Matrix) -> Scores:
     """
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = scorer.score(X)
+            scores = scorer(X)
     except ValueError:
         # Trees compare in float32, and standardisation may overflow: scikit-learn refuses both.
         raise InvalidInput(["has values beyond the range that the estimator takes"]) from None
     numbers = scores.values if scores.probabilities is None else scores.probabilities[:, 0]
     finite = np.isfinite(numbers)
-    if np.count_nonzero(finite) < len(finite):  # quicker than all() for a row
+    if not finite.all():
         row = int(np.argmin(finite))
         raise InvalidInput({str(row): ["gives a prediction beyond the range of float64"]})
     return scores

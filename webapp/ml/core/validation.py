@@ -1,7 +1,7 @@
-"""Whether it is safe to predict with a model that came out of a file.
+"""Whether it is safe to predict with a model that was built from a file.
 
-A well-formed file can still describe trees that lead out of their arrays, which compiled code
-would follow into other memory, or steps that do not fit together.
+A well-formed file can still hold trees whose indices point outside of their arrays, where
+compiled code would follow them, or steps that do not fit together.
 """
 
 from __future__ import annotations
@@ -16,26 +16,32 @@ from webapp.ml.errors import ArtifactUnusable
 MOST_FEATURES = 2**20  # whatever an operator allows
 PIPELINE = "sklearn.pipeline.Pipeline"
 SCALER = "sklearn.preprocessing._data.StandardScaler"
-_UNSOUND_TREE = "its tree node indices or values are out of range"
-
-
-def is_count(value: Any) -> bool:
-    """Say whether a value is a whole number from 1."""
-    return type(value) is int and value >= 1
+_BAD_TREE = "its tree node indices or values are out of range"
+_BAD_PARTS = "its parts do not fit together"
 
 
 def check_estimator(model: Any) -> None:
     """Raise ArtifactUnusable unless the model is fitted, and safe to predict with.
 
-    Whether it predicts one value per row, ``probe.make_scorer`` finds out.
+    For parts of types that nobody expects, it raises what Python raises for them. Whether the
+    model predicts one value per row is left to ``probe.make_scorer``.
     """
     from sklearn.utils.validation import check_is_fitted
 
-    _check_steps(model)
+    if _name_type(model) == PIPELINE:
+        types = [_name_type(step) for _, step in model.steps]
+        if len(types) != 2 or types[0] != SCALER or find_by_type(types[1]) is None:
+            raise ArtifactUnusable(
+                "its pipeline is not a StandardScaler and an estimator of the catalogue"
+            )
+    scaler, estimator = split_pipeline(model)
+    for part in [model, estimator] if scaler is None else [model, scaler, estimator]:
+        if any(callable(getattr(type(part), name, None)) for name in vars(part)):
+            raise ArtifactUnusable("it holds an attribute with the name of a method")
+    model.get_params()  # each is there
     check_is_fitted(model)
-    _, estimator = split_pipeline(model)
     n_features = model.n_features_in_
-    if not is_count(n_features) or n_features > MOST_FEATURES:
+    if type(n_features) is not int or not 1 <= n_features <= MOST_FEATURES:
         raise ArtifactUnusable("its number of features is out of range")
     if estimator.n_features_in_ != n_features:
         raise ArtifactUnusable("its steps have different numbers of features")
@@ -43,15 +49,6 @@ def check_estimator(model: Any) -> None:
         _check_forest(estimator)
     if hasattr(estimator, "_predictors"):
         _check_boosting(estimator)
-
-
-def _check_steps(model: Any) -> None:
-    if _name_type(model) == PIPELINE:
-        types = [_name_type(step) for _, step in model.steps]
-        if len(types) != 2 or types[0] != SCALER or find_by_type(types[1]) is None:
-            raise ArtifactUnusable(
-                "its pipeline is not a StandardScaler and an estimator of the catalogue"
-            )
 
 
 def _name_type(value: Any) -> str:
@@ -63,57 +60,59 @@ def _check_forest(forest: Any) -> None:
         raise ArtifactUnusable("it predicts more than one target")
     if is_classifier(forest) and forest.n_classes_ != len(forest.classes_):
         raise ArtifactUnusable("its number of classes is not that of its labels")
+    fields = ("left_child", "right_child", "feature", "threshold")
     for member in forest.estimators_:
         tree = member.tree_
+        # node_count comes from the file, capacity from the array of nodes that was copied: the
+        # state may be read only where they agree.
+        if not (
+            type(member).__module__ == "sklearn.tree._classes"
+            and member.n_outputs_ == tree.n_outputs == 1
+            and tree.n_features == forest.n_features_in_
+            and tree.node_count == tree.capacity >= 1
+        ):
+            raise ArtifactUnusable(_BAD_PARTS)
         state = tree.__getstate__()
         nodes = state["nodes"]
         inner = nodes["left_child"] != -1
-        sound = (
-            tree.n_features == forest.n_features_in_
-            and member.n_outputs_ == 1
-            and np.array_equal(nodes["right_child"] != -1, inner)
+        if not (
+            np.array_equal(nodes["right_child"] != -1, inner)
             and np.isfinite(state["values"]).all()
-            and _are_sound(
-                nodes,
-                inner,
-                ("left_child", "right_child", "feature", "threshold"),
-                tree.n_features,
-            )
-        )
-        if not sound:
-            raise ArtifactUnusable(_UNSOUND_TREE)
+            and _are_within(nodes, inner, fields, tree.n_features)
+        ):
+            raise ArtifactUnusable(_BAD_TREE)
 
 
 def _check_boosting(model: Any) -> None:
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
 
-    if model._preprocessor is not None or model._bin_mapper.is_categorical_.any():
-        raise ArtifactUnusable("it has categorical features, which are not supported")
     n_features, width = model.n_features_in_, model.n_trees_per_iteration_
+    is_categorical = model._bin_mapper.is_categorical_
+    if model._preprocessor is not None or is_categorical.any():
+        raise ArtifactUnusable("it has categorical features, which are not supported")
     if (
-        model._bin_mapper.is_categorical_.shape != (n_features,)
-        or not is_count(width)
+        is_categorical.shape != (n_features,)
+        or type(width) is not int
         or model._baseline_prediction.shape != (1, width)
         or any(len(iteration) != width for iteration in model._predictors)
+        # Another object's predict_proba could run compiled code that nobody has checked.
+        or type(model._loss).__module__ != "sklearn._loss.loss"
     ):
-        raise ArtifactUnusable("its parts do not fit together")
+        raise ArtifactUnusable(_BAD_PARTS)
     fields = ("left", "right", "feature_idx", "num_threshold")
-    for iteration in model._predictors:
-        for predictor in iteration:
-            nodes = predictor.nodes
-            sound = (
-                nodes.dtype == PREDICTOR_RECORD_DTYPE
-                and nodes.ndim == 1
-                and len(nodes) >= 1
-                and not nodes["is_categorical"].any()
-                and np.isfinite(nodes["value"]).all()
-                and _are_sound(nodes, nodes["is_leaf"] == 0, fields, n_features)
-            )
-            if not sound:
-                raise ArtifactUnusable(_UNSOUND_TREE)
+    for nodes in (predictor.nodes for trees in model._predictors for predictor in trees):
+        if not (
+            nodes.dtype == PREDICTOR_RECORD_DTYPE
+            and nodes.ndim == 1
+            and len(nodes) >= 1
+            and not nodes["is_categorical"].any()
+            and np.isfinite(nodes["value"]).all()
+            and _are_within(nodes, nodes["is_leaf"] == 0, fields, n_features)
+        ):
+            raise ArtifactUnusable(_BAD_TREE)
 
 
-def _are_sound(nodes: Any, inner: Any, fields: tuple[str, str, str, str], n_features: int) -> bool:
+def _are_within(nodes: Any, inner: Any, fields: tuple[str, ...], n_features: int) -> bool:
     """Return whether every walk from the root (node 0) stays inside the tree, and ends.
 
     nodes: (n_nodes,) records; inner: (n_nodes,) whether a node has children, which come
