@@ -6,48 +6,69 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flask import Flask
 
-from tests.faults import on_sqlite
+from tests.conftest import dispose_app, make_app, migrate
 from tests.gunicorn_server import running_gunicorn
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
-CALLS = [call for block in BLOCKS for call in block.strip().split("\n\n")]
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {"README.md": README, "docs/api.md": (ROOT / "docs" / "api.md").read_text()}
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="calls are made with curl")
+Answers = dict[str, list[tuple[int, Any]]]
 
 
-@on_sqlite
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour is told with curl")
-def test_the_tour_answers_as_the_readme_says(
-    app: Flask, database_url: str, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    """Return the status and JSON of every `sh` call of each page, made in order."""
+    folder = tmp_path_factory.mktemp("tour")
+    url = f"sqlite:///{folder / 'webapp.db'}"
+    migrate(url)
+    app = make_app(url)
     app.test_cli_runner().invoke(args=["seed"])
-    answers = []
+    dispose_app(app)
+    with running_gunicorn(url, folder / "gunicorn.log") as server:
+        yield {
+            page: [call(command, server.url, folder) for command in calls(text)]
+            for page, text in PAGES.items()
+        }
 
-    with running_gunicorn(database_url, tmp_path / "gunicorn.log") as server:
-        for call in CALLS:
-            command = call.replace("http://localhost:8000", server.url)
-            command = command.replace("curl ", "curl -sS -w '%{http_code}' ", 1)
-            answers.append(
-                subprocess.check_output(["bash", "-c", command], text=True, cwd=tmp_path)
-            )
 
-    assert [answer[-3:] for answer in answers] == [
-        *("200", "200", "201", "200", "200", "200", "201", "200", "200", "201", "422"),
-        *("", "201", "201", "200", "200", "200"),
-    ]
-    said = [json.loads(answer[:-3] or "null") for answer in answers]
+def calls(text: str) -> list[str]:
+    """Return the shell commands of a page that call the service."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    return [command for block in blocks for command in block.strip().split("\n\n")]
+
+
+def call(command: str, url: str, folder: Path) -> tuple[int, Any]:
+    """Run a command as it stands; return the status and the JSON of its answer."""
+    command = command.replace("http://localhost:8000", url)
+    command = command.replace("curl ", "curl -sS -w '%{http_code}' ", 1)
+    said = subprocess.check_output(["bash", "-c", command], text=True, cwd=folder)
+    return (int(said[-3:]), json.loads(said[:-3])) if said else (0, None)
+
+
+def test_the_tour_answers_as_the_readme_says(answers: Answers) -> None:
+    statuses, said = zip(*answers["README.md"], strict=True)
+
+    assert statuses == (200, 0, 201, 201, 200, 200, 200, 200, 422)
     stated = re.findall(r'^`(\{"prediction":.*\})`$', README, re.M)
-    assert [json.loads(text.replace("…", "")) for text in stated] == [about(said[1])]
-    assert said[3]["prediction"] == pytest.approx(10)
-    assert "json.features.1: is a string, expected a number" in README
-    assert said[10]["detail"] == "json.features.1: is a string, expected a number"
-    assert said[15]["extrapolated"] == ["size"]
-    assert said[15]["intervals"]["level"] == 0.95
-    assert said[16]["version"] == 2
+    assert [json.loads(text.replace("…", "")) for text in stated] == [about(said[0])]
+    assert said[5]["extrapolated"] == ["size"]
+    assert said[5]["intervals"]["level"] == 0.95
+    assert said[7]["version"] == 2
+    assert f'"detail":"{said[8]["detail"]}"' in README
+
+
+def test_the_calls_of_the_api_page_work(answers: Answers) -> None:
+    statuses, said = zip(*answers["docs/api.md"], strict=True)
+
+    assert statuses == (200, 201, 200, 200, 201, 200, 200, 201)
+    assert said[2]["prediction"] == pytest.approx(10)
 
 
 def about(answer: dict) -> dict:
