@@ -312,19 +312,21 @@ def _echo_table(
 
 
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
-    """Print a version: as JSON, or field by field without what grows with its features."""
+    """Print a version: as JSON, or a field per line without coefficients and profile."""
+    shown = VersionSchema().dump(version)
     if as_json:
-        click.echo(json.dumps(VersionSchema().dump(version)))
+        click.echo(json.dumps(shown))
         return
-    fields = VersionSummarySchema().dump(version)
-    fields |= fields.pop("metrics")
-    width = max(map(len, fields))
-    for name, value in fields.items():
+    for grows in ("coefficients", "profile"):
+        del shown[grows]
+    shown |= shown.pop("metrics")
+    width = max(map(len, shown))
+    for name, value in shown.items():
         click.echo(f"{name:<{width}}  {_format(value)}")
 
 
 def _format(value: Any) -> str:
     if isinstance(value, dict | list):
         return json.dumps(value)
-    words = {True: "yes", False: "", None: "-"}
+    words = {True: "yes", False: "no", None: "-"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
