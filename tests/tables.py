@@ -36,7 +36,7 @@ def to_arrow(table: pa.Table, *, file: bool = False, chunk: int = 100, **options
     return sink.getvalue()
 
 
-WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
+WRITERS: dict[str, Callable[..., bytes]] = {
     "csv": to_csv,
     "parquet": to_parquet,
     "arrow": to_arrow,

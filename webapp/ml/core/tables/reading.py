@@ -90,12 +90,12 @@ def read_dataset(
             message = f"holds {kind} values, expected strings, booleans or whole numbers"
             raise InvalidInput({target: [message]})
 
-        is_text = label is not None and kind == "string"
-        rows = _collect(table, limits, target if is_text else None)
+        text = label if kind == "string" else None
+        rows = _collect(table, limits, text)
         y: Vector | Labels
         if not label:
             y, present = _take_numbers(rows[target], target)
-        elif is_text:
+        elif text:
             y, present = _take_strings(rows[target], target, untyped=table.untyped)
         else:
             y, present = _take_whole_numbers(rows[target], target)
