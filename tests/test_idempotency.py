@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
+from tests.faults import only_postgresql
 from webapp.db.base import utc_now
 from webapp.extensions import db
 from webapp.idempotency import service
@@ -173,6 +174,18 @@ def test_a_key_is_taken_while_its_work_is_under_way(session: Session) -> None:
     with pytest.raises(KeyReused):
         claim(session, fingerprint="another")
     assert claim(session, caller="somebody else")
+
+
+@only_postgresql  # where a writer does not keep all others out
+def test_of_two_claims_at_the_same_moment_one_is_refused(session: Session) -> None:
+    def claim_first(*_: object) -> None:
+        with Session(db.engine) as another:
+            claim(another)
+
+    sa.event.listen(session, "before_flush", claim_first, once=True)
+
+    with pytest.raises(KeyInFlight):
+        claim(session)
 
 
 def test_a_process_that_died_does_not_keep_the_key_and_stores_nothing_later(
