@@ -74,9 +74,9 @@ class Operation:
         self.parameters = re.findall(r"\{(\w+)\}", self.template)
         self.is_probe = self.template.startswith("/health")  # accepts any query and body
         self.takes_table = CSV in self.bodies
-        trains = "target" in self.query
-        self.columns = (*FEATURES, TARGET) if trains else FEATURES
-        self.options = {"target": TARGET} if trains else {}
+        self.trains = "target" in self.query
+        self.columns = (*FEATURES, TARGET) if self.trains else FEATURES
+        self.options = {"target": TARGET} if self.trains else {}
 
     def valid_body(self, media_type: str, artifact: bytes) -> dict[str, Any]:
         """Return the arguments of a request that is accepted; raises KeyError for news."""

@@ -234,7 +234,7 @@ def test_json_rows_to_predict_for_are_held_to_the_limits(small: FlaskClient) -> 
     ],
     ids=lambda body: body[:24].decode(),
 )
-@pytest.mark.parametrize("path", ["train", "predict", "predict/batch"])
+@pytest.mark.parametrize("path", ["train", "predict/batch"])
 def test_json_of_more_values_than_allowed_is_not_decoded(
     small: FlaskClient, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
