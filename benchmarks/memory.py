@@ -1,7 +1,7 @@
 """Peak memory of training and predicting on 1,000,000 × 10 rows, over HTTP and by `flask ml`.
 
 Run by `make memory`. Prints multiples of the data's own size (80 MB as float64) above what the
-process takes for a thousand rows, and seconds. Needs Linux: peaks are read from /proc.
+process held before, or a command takes for a thousand rows, and seconds. Needs Linux: /proc.
 """
 
 from __future__ import annotations
@@ -50,25 +50,23 @@ def find_peak(status: str) -> int:
 
 
 def measure_http(url: str, folder: Path, what: str, form: str, log: Path) -> tuple[int, float]:
-    """Return the bytes that one gunicorn worker takes more for the large file, and seconds."""
+    """Return the bytes that one gunicorn worker takes for the large file, and seconds."""
     path = "/train?target=y" if what == "train" else "/predict/batch"
     headers = {"Content-Type": MEDIA_TYPES[form], "Accept": "text/csv"}
     with running_gunicorn(url, log, WEB_CONCURRENCY="1") as server:
         (worker,) = server.workers()
-
-        def send(n_rows: int) -> tuple[int, float]:
-            Path(f"/proc/{worker}/clear_refs").write_text("5")  # the peak counts from here
+        process = Path(f"/proc/{worker}")
+        for n_rows in (SMALL, LARGE):  # the small one brings imports and the allocator's pages
+            (process / "clear_refs").write_text("5")  # the peak counts from here
+            before = find_peak((process / "status").read_text())
             started = time.perf_counter()
             with (folder / f"{what}-{n_rows}.{form}").open("rb") as body:
                 requests.post(
                     f"{server.url}/api/v1/ml{path}", data=body, headers=headers, timeout=300
                 ).raise_for_status()
             seconds = time.perf_counter() - started
-            return find_peak(Path(f"/proc/{worker}/status").read_text()), seconds
-
-        before, _ = send(SMALL)
-        peak, seconds = send(LARGE)
-    return peak - before, seconds
+            extra = find_peak((process / "status").read_text()) - before
+    return extra, seconds
 
 
 def measure_command(url: str, folder: Path, what: str, form: str) -> tuple[int, float]:

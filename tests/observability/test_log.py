@@ -27,6 +27,7 @@ from webapp.observability.log import (
     TextFormatter,
     describe_error,
 )
+from webapp.observability.observer import Observer
 
 CANARY = "canary4711"
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
@@ -128,6 +129,16 @@ def test_an_error_within_a_request_names_it_and_its_traceback_is_one_field(
     assert CANARY not in str(line)
 
 
+def test_a_request_whose_application_raises_is_observed_as_500() -> None:
+    seen: list[dict[str, Any]] = []
+    observer = Observer(lambda environ, start: 1 / 0, [lambda facts, environ: seen.append(facts)])
+
+    with pytest.raises(ZeroDivisionError):
+        observer({"REQUEST_METHOD": "GET"}, lambda *_: None)
+
+    assert [(facts["status"], facts["route"]) for facts in seen] == [(500, "unmatched")]
+
+
 def test_an_operators_own_handler_gets_a_record_of_each_request(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +149,7 @@ def test_an_operators_own_handler_gets_a_record_of_each_request(
     line = logging.Formatter(form).format(record)
 
     assert line.endswith("GET /health/live 200")
+    assert "GET /health/live 200 [request_id=" in TextFormatter().format(record)
     assert abs(record.created - time.time()) < 60
     assert f"{record.process} " in line
 

@@ -72,6 +72,7 @@ class RequestRecord(logging.LogRecord):
 
 
 _TEMPLATE = vars(logging.LogRecord(REQUESTS, logging.INFO, __file__, 0, "", (), None))
+_TEMPLATE |= {"thread": None, "threadName": None, "processName": None}
 
 
 def log_request(facts: Facts, _environ: Environ) -> None:

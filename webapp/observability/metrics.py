@@ -185,7 +185,9 @@ class SharedCounts:
         if self._process != os.getpid():  # the first time, or after a fork
             self._process = os.getpid()
             self._slot = next(filter(self._try_lock, self._slots), self._spare)
-            self._places = {} if self._slot == self._spare else self._read_slot(self._slot)
+            if self._slot == self._spare:
+                self._numbers[self._spare] = 0
+            self._places = self._read_slot(self._slot)
             self._n_series = Counter(name for name, _ in self._places)
         place = self._places.get((family.name, labels))
         return self._add_series(family, labels) if place is None else place
