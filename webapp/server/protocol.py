@@ -83,7 +83,7 @@ def parse_head(data: bytes, base: Environ) -> Request:
     line = _REQUEST_LINE.match(data)
     if line is None:
         raise Refused(400, "The request line is not a method, a target and HTTP/1.0 or HTTP/1.1.")
-    method, target, version = (part.decode("ascii") for part in line.groups())
+    method, target, version = map(bytes.decode, line.groups())
     environ = {**base, "REQUEST_METHOD": method, "SERVER_PROTOCOL": version}
     _add_headers(environ, headers)
     _add_target(environ, target)

@@ -31,7 +31,7 @@ TICK = 0.5  # seconds between looks at deadlines; gunicorn may be told to wait f
 HANG_UP_DEADLINE = 2.0  # seconds for a client to close after its last response
 STOP_DEADLINE = 2.0  # seconds for a kept-alive client to send one more request at a stop
 TURN = 0.0003  # seconds in which the other workers may accept the next client
-LINGER = 0.25  # seconds between a worker's stop and that of a master signalled with it
+STOP_DELAY = 0.25  # seconds in which a stopping worker still accepts, until its master stops, too
 GRACE = 0.5  # seconds before a client may be closed to make room for another
 RETRY = 0.1  # seconds until the next try to accept, if there is no room
 HEALTH_THREADS = 2  # requests for health at once: one of them may wait for the database
@@ -150,10 +150,10 @@ class EpollWorker(Worker):
             self._refuse(connection, Refused(status, detail))
 
     def _stop(self) -> None:
-        """Answer all clients that have connected; the next one after the last accept is reset."""
+        """Answer all clients that have connected; those after the last accept are reset."""
         self.alive = False
         self._next_check = now = time.monotonic()
-        while time.monotonic() < now + LINGER:
+        while time.monotonic() < now + STOP_DELAY:
             self._tick(0.05)
         for listener in self._listeners.values():
             while self._accept(listener):
