@@ -30,9 +30,9 @@ from webapp.observability.metrics.counting import Counting
 from webapp.observability.observer import Observer, Tell
 from webapp.ui import docs
 from webapp.web import browser, limits, problems
-from webapp.web.application import Application
 from webapp.web.openapi import OPENAPI_VERSION
 from webapp.web.parsing import refuse_undeclared
+from webapp.web.request import Application
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
