@@ -46,8 +46,10 @@ def limited_app(database_url: str) -> Iterator[Flask]:
 def make_limited_app(database_url: str, **settings: str) -> Generator[Flask]:
     app = make_app(database_url, RATE_LIMIT=RATE_LIMIT, **settings)
     app.before_request_funcs[None].insert(0, believe_key)
-    yield app
-    dispose_app(app)
+    try:
+        yield app
+    finally:
+        dispose_app(app)
 
 
 def believe_key() -> None:
