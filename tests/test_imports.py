@@ -176,7 +176,7 @@ def test_routes_and_commands_know_their_own_feature(module: str) -> None:
     feature = module.rpartition(".")[0]
     shared = {f"webapp.{name}" for name in ("scopes", "commands", "errors", "extensions")}
     shared |= {f"webapp.web.{name}" for name in ("blueprint", "openapi", "parsing")}
-    shared |= {f"webapp.web.{name}" for name in ("fields", "jsonio", "paging")}
+    shared |= {f"webapp.web.{name}" for name in ("fields", "jsonio", "paging", "problems")}
     shared |= {"webapp.idempotency.views", "webapp.observability.observer"}
     feature = "webapp.ml" if feature.startswith("webapp.ml") else feature
     own = {name for name in MODULES if name.startswith(f"{feature}.")}

@@ -27,9 +27,9 @@ from webapp.observability import log as logs
 from webapp.observability.observer import Observe, Observer
 from webapp.ui import docs
 from webapp.web import browser, limits, problems
-from webapp.web.application import Application
 from webapp.web.openapi import OPENAPI_VERSION
 from webapp.web.parsing import refuse_undeclared
+from webapp.web.request import Application
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"

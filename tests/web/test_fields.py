@@ -11,6 +11,8 @@ import marshmallow as ma
 import pytest
 from marshmallow import fields, validate
 
+from webapp.errors import InvalidInput
+from webapp.web import parsing
 from webapp.web.fields import (
     DEEPEST_OBJECT,
     JSONBoolean,
@@ -176,9 +178,16 @@ def test_a_strict_schema_names_what_it_refuses(
 
 
 def test_a_schema_reads_and_writes_as_marshmallow_does() -> None:
-    assert Person().load({"name": "Eve"}) == {"name": "Eve", "age": 30}
-    assert Person(partial=True).load({}) == {}
-    assert Renamed().load({"Name": "Eve", "age": 3}) == {"full_name": "Eve", "age": 4}
+    for schema, data, expected in (
+        (Person(), {"name": "Eve"}, {"name": "Eve", "age": 30}),
+        (Person(partial=True), {}, {}),
+        (Renamed(), {"Name": "Eve", "age": 3}, {"full_name": "Eve", "age": 4}),
+    ):
+        assert parsing.load(schema, data, source="json") == schema.load(data) == expected
+    for schema in (Person(), Renamed()):
+        with pytest.raises(InvalidInput) as raised:
+            parsing.load(schema, {"age": -1, "": 1}, source="json")
+        assert set(raised.value.faults) == set(schema.validate({"age": -1, "": 1}))
 
     eve = {"name": "Eve", "age": 3, "nick": "E"}
     for person in (eve, SimpleNamespace(**eve)):

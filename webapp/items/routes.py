@@ -17,6 +17,7 @@ from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
 from webapp.scopes import Scope
 from webapp.web.blueprint import Blueprint
 from webapp.web.paging import HEADERS, answer_page
+from webapp.web.problems import shape_failed_condition
 
 blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")
 
@@ -70,7 +71,7 @@ def answer_not_modified(response: Response) -> Response:
     """Answer 304 without a body where the client already has this state."""
     if request.method in ("GET", "HEAD") and "ETag" in response.headers:
         response.make_conditional(request)
-    return response
+    return shape_failed_condition(response)
 
 
 @blp.route("", get="list_items", post="create_item")

@@ -23,31 +23,13 @@ class StrictSchema(ma.Schema):
 
         unknown = ma.RAISE
 
-    def load(self, data: Any, **kwargs: Any) -> Any:
-        """Return the checked values of an object; raises marshmallow's ValidationError.
-
-        Reads good input field by field, which saves 9 of a prediction's 100 µs. The rest goes
-        through marshmallow, which finds every fault.
-        """
-        known = isinstance(data, dict) and data.keys() <= self.load_fields.keys()
-        if known and self._plain and not (kwargs or self.many or self.partial):
-            try:
-                loaded = {
-                    name: field.deserialize(data.get(name, ma.missing), name, data)
-                    for name, field in self.load_fields.items()
-                }
-                return {name: value for name, value in loaded.items() if value is not ma.missing}
-            except ma.ValidationError:
-                pass
-        return super().load(data, **kwargs)
-
     def dump(self, obj: Any, *, many: bool | None = None) -> Any:
         """Return an object, or many, as plain values.
 
         Reads the attributes of objects directly, which saves 2.5 of 25 µs for each in a list.
         """
         many = self.many if many is None else many
-        if self._plain:
+        if self.plain:
             fields_ = self.dump_fields.items()
             try:
                 dumped = [
@@ -60,10 +42,11 @@ class StrictSchema(ma.Schema):
         return super().dump(obj, many=many)
 
     @cached_property
-    def _plain(self) -> bool:
-        """Say whether the schema has no hooks, and no field with another name outside."""
-        renamed = [f for f in self.fields.values() if f.data_key or f.attribute]
-        return not renamed and not any(self._hooks.values())
+    def plain(self) -> bool:
+        """Say whether objects can be read and written field by field, with the same result."""
+        renamed = any(field.data_key or field.attribute for field in self.fields.values())
+        own_load = type(self).load is not ma.Schema.load
+        return not (renamed or own_load or self.partial or any(self._hooks.values()))
 
 
 class Text(fields.String):
