@@ -91,7 +91,9 @@ def least_squares_cost(params: Mapping[str, Any], size: Size) -> Cost:
     seconds = size.rows * size.columns**2 * 1e-9
     if params["positive"]:  # at most 3 steps for each column, each over all rows
         seconds *= 3
-    return _cost(size, copies=3, further=6 * FLOAT * size.columns**2, seconds=seconds)
+    # QR takes two copies, of rows that are conditioned badly; others are not copied.
+    copies = 2 if params["positive"] or size.scale else 1
+    return _cost(size, copies=copies, further=6 * FLOAT * size.columns**2, seconds=seconds)
 
 
 def ridge_cost(params: Mapping[str, Any], size: Size) -> Cost:

@@ -12,7 +12,7 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.datasets import Dataset, Labels, Matrix, Subset, Vector
+from webapp.ml.core.datasets import Dataset, Labels, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
     DEFAULT_ESTIMATOR,
@@ -23,7 +23,7 @@ from webapp.ml.core.estimators import (
     split_pipeline,
 )
 from webapp.ml.core.intervals import IntervalBasis, make_interval_basis
-from webapp.ml.core.least_squares import fit_least_squares
+from webapp.ml.core.least_squares import Mask, fit_least_squares
 from webapp.ml.core.metrics import measure_classification, measure_regression
 from webapp.ml.core.profile import digest_dataset, profile_features
 from webapp.ml.core.scoring import compile_scorer, find_linear_model
@@ -227,13 +227,9 @@ def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Subset, Subset | No
 
 def _fit(plan: _Plan, rows: Subset) -> _Fit:
     least_squares = plan.entry.name == DEFAULT_ESTIMATOR and not plan.params["positive"]
-    mask = rows.mask() if least_squares else None
-    if mask is None:
-        dataset = rows.take()
-    else:
-        # The order of the rows does not matter here: 80,000 × 10 are copied in 1 ms, not 6.
-        X, y = rows.dataset.X[mask], rows.dataset.y[mask]
-        dataset = Dataset(X, y, rows.dataset.feature_names)
+    # Least squares copies no rows: it takes those of a mask, whose order does not matter.
+    masked = least_squares and not plan.spec.scale
+    dataset, mask = (rows.dataset, rows.mask()) if masked else (rows.take(), None)
     if plan.entry.task == "classification" and len(np.unique(dataset.y)) < 2:
         raise InvalidInput({"y": ["has one class only among the rows to fit"]})
     estimator = plan.build()  # imports, which are no part of the fit's time
@@ -241,7 +237,7 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
     started = plan.clock()
     with _overflow_refused():
         if least_squares:
-            basis = _fit_least_squares(estimator, dataset.X, cast(Vector, dataset.y))
+            basis = _fit_least_squares(estimator, dataset, mask)
         else:
             estimator.fit(dataset.X, dataset.y)
         scores = compile_scorer(estimator)(dataset.X[:1])
@@ -249,17 +245,19 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
     numbers = scores.values if scores.probabilities is None else scores.probabilities
     if not np.isfinite(numbers).all():
         raise InvalidInput({"X": ["holds values too large or too small to fit"]})
-    return _Fit(estimator, seconds, profile_features(dataset.X), basis)
+    return _Fit(estimator, seconds, profile_features(dataset.X, mask), basis)
 
 
-def _fit_least_squares(unfitted: Any, X: Matrix, y: Vector) -> IntervalBasis | None:
+def _fit_least_squares(unfitted: Any, rows: Dataset, mask: Mask | None) -> IntervalBasis | None:
     """Fit a LinearRegression, scaled or not, to what its own ``fit`` finds.
 
     Return what intervals need, which the triangular factor of the same fit gives.
     """
     scaler, linear = split_pipeline(unfitted)
-    rows = X if scaler is None else scaler.fit_transform(X)
-    found = fit_least_squares(rows, y, fit_intercept=linear.fit_intercept, rcond=linear.tol)
+    X, y = rows.X if scaler is None else scaler.fit_transform(rows.X), cast(Vector, rows.y)
+    found = fit_least_squares(
+        X, y, mask=mask, fit_intercept=linear.fit_intercept, rcond=linear.tol
+    )
     linear.n_features_in_ = X.shape[1]
     linear.coef_, linear.intercept_ = found.coefficients, found.intercept
     linear.rank_, linear.singular_ = found.rank, found.singular
