@@ -77,7 +77,7 @@ class Leases(Generic[K, A]):
         self._is_nothing = is_nothing
         self._entries: dict[K, _Entry[A]] = {}
         self._lock = threading.Lock()
-        self._recovering = False
+        self._recovery: threading.Thread | None = None
         self._closed = threading.Event()
 
     def get(self, key: K) -> tuple[A, bool]:
@@ -101,8 +101,10 @@ class Leases(Generic[K, A]):
             return [key for key, entry in self._entries.items() if entry.failed]
 
     def close(self) -> None:
-        """Stop the background thread."""
+        """Stop the background thread, which may be asking at this moment."""
         self._closed.set()
+        if (recovery := self._recovery) is not None:
+            recovery.join(self._deadline)
 
     def _add(self, key: K) -> _Entry[A]:
         with self._lock:
@@ -152,9 +154,11 @@ class Leases(Generic[K, A]):
 
     def _start_recovery(self) -> None:
         with self._lock:
-            if not self._recovering:
-                self._recovering = True
-                threading.Thread(target=self._recover, name="lease-recovery", daemon=True).start()
+            if self._recovery is None:
+                self._recovery = threading.Thread(
+                    target=self._recover, name="lease-recovery", daemon=True
+                )
+                self._recovery.start()
 
     def _recover(self) -> None:
         """Repeat every failed question, with growing pauses, until all are answered."""
@@ -163,7 +167,7 @@ class Leases(Generic[K, A]):
             with self._lock:
                 failed = {key: entry for key, entry in self._entries.items() if entry.failed}
                 if not failed:
-                    self._recovering = False
+                    self._recovery = None
                     return
             pause = min(2 * pause, LONGEST_PAUSE)
             for key, entry in failed.items():
