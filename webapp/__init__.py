@@ -131,11 +131,11 @@ def register_checks(app: Flask) -> None:
 
 def register_commands(app: Flask) -> None:
     """Register the `flask` commands."""
-    for command in (
-        *(cli.seed, cli.backup),
-        *(ml_cli.commands, access_cli.commands, audit_cli.audit),
-    ):
-        app.cli.add_command(command)
+    app.cli.add_command(cli.seed)
+    app.cli.add_command(cli.backup)
+    app.cli.add_command(ml_cli.commands)
+    app.cli.add_command(access_cli.commands)
+    app.cli.add_command(audit_cli.audit)
 
 
 def register_observation(app: Flask) -> None:
