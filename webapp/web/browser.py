@@ -43,7 +43,6 @@ EVERYWHERE: Headers = [
 WITH_ETAG = (CACHING, "private, no-cache")
 WITHOUT_ETAG = (CACHING, "no-store")
 
-ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 ALLOWED_HEADERS = (
     "Authorization, Content-Encoding, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
     "X-Request-ID"
@@ -53,7 +52,7 @@ EXPOSED_HEADERS = (
     "WWW-Authenticate, X-Model, X-Model-Stale, X-Pagination, X-Request-ID"
 )
 PREFLIGHT: Headers = [
-    ("Access-Control-Allow-Methods", ALLOWED_METHODS),
+    ("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE"),
     ("Access-Control-Allow-Headers", ALLOWED_HEADERS),
     ("Access-Control-Max-Age", "7200"),  # seconds: browsers use no more
 ]

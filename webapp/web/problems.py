@@ -115,18 +115,15 @@ def _handle_database_error(error: Exception) -> Response:
 def _handle_unexpected(error: Exception) -> Response:
     if isinstance(error, MemoryError):
         return _handle_service_error(errors.OutOfMemory())
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return _handle_service_error(errors.OutOfDescriptors())
-    if isinstance(error, OSError) and _means_disk_full(error):
-        return _handle_service_error(errors.StorageFull())
+    if isinstance(error, OSError):
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return _handle_service_error(errors.OutOfDescriptors())
+        # `tempfile` says so where all folders for large uploads are full or read-only.
+        no_folder = str(error.strerror).startswith("No usable temporary directory")
+        if no_folder or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _handle_service_error(errors.StorageFull())
     log.error("Unexpected error [request %s]", request_id(), exc_info=error)
     return render_problem(500, InternalServerError.description or "")
-
-
-def _means_disk_full(error: OSError) -> bool:
-    # `tempfile` says the last where all folders for large uploads are full or read-only.
-    no_folder = str(error.strerror).startswith("No usable temporary directory")
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or no_folder
 
 
 def init_app(app: Flask) -> None:
