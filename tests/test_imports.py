@@ -149,7 +149,7 @@ def test_serving_knows_core_and_is_given_its_loaders() -> None:
 @pytest.mark.parametrize("module", layer("service"))
 def test_services_know_neither_flask_nor_schemas(module: str) -> None:
     feature = module.rpartition(".")[0]
-    own = {f"{feature}.{name}" for name in ("errors", "models", "serving", "fit_limit")}
+    own = {f"{feature}.{name}" for name in ("errors", "models", "serving")}
     if feature.startswith("webapp.ml."):
         own |= {"webapp.ml.errors", "webapp.db.leases"}
         own |= {f"webapp.ml.registry.{name}" for name in ("models", "service")}

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient, FlaskCliRunner
-from pyarrow import csv, ipc, parquet
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
 from tests.ml.calls import ML, predict
+from tests.tables import WRITERS
 
 DATA = load_diabetes()
 
@@ -23,7 +23,7 @@ def diabetes(tmp_path: Path) -> Path:
     """Return scikit-learn's diabetes data as a CSV file with a header."""
     path = tmp_path / "diabetes.csv"
     columns = dict(zip(DATA.feature_names, DATA.data.T, strict=True))
-    csv.write_csv(pa.table({**columns, "progression": DATA.target}), path)
+    path.write_bytes(WRITERS["csv"](pa.table({**columns, "progression": DATA.target})))
     return path
 
 
@@ -43,7 +43,10 @@ def test_a_csv_file_trains_the_model_that_the_service_serves(
     assert result.exit_code == 0, result.output
     expected = LinearRegression().fit(DATA.data, DATA.target).predict(DATA.data[:1])[0]
     served = client.post(f"{ML}/predict", json={"features": DATA.data[0].tolist()}).json
+    row = ",".join(map(str, DATA.data[0]))
+    printed = runner.invoke(args=["ml", "predict", f"--features={row}"]).stdout
     assert served["prediction"] == pytest.approx(expected, abs=1e-9)
+    assert float(printed) == pytest.approx(expected, abs=1e-9)
     after = runner.invoke(args=["ml", "info"])
     as_json = json.loads(runner.invoke(args=["ml", "info", "--json"]).stdout)
     assert (before.exit_code, before.output) == (0, "Model 'default' is not trained.\n")
@@ -84,11 +87,7 @@ def test_predict_reads_every_format_with_columns_in_any_order_and_writes_a_file(
     runner.invoke(args=["ml", "train", str(diabetes), "--target", "progression"])
     table = pa.table(dict(zip(DATA.feature_names[::-1], DATA.data.T[::-1], strict=True)))
     rows, out = tmp_path / f"rows.{suffix}", tmp_path / "predictions.csv"
-    if suffix == "arrow":
-        with ipc.new_stream(str(rows), table.schema) as writer:
-            writer.write_table(table)
-    else:
-        {"parquet": parquet.write_table, "csv": csv.write_csv}[suffix](table, rows)
+    rows.write_bytes(WRITERS[suffix](table))
 
     result = runner.invoke(args=["ml", "predict", str(rows), str(out)])
 
@@ -97,14 +96,6 @@ def test_predict_reads_every_format_with_columns_in_any_order_and_writes_a_file(
     batch = client.post(f"{ML}/predict/batch", json={"instances": DATA.data.tolist()}).json
     assert header == "prediction"
     np.testing.assert_allclose([float(line) for line in lines], batch["predictions"], rtol=1e-12)
-
-
-def test_predict_takes_one_row_from_the_command_line(runner: FlaskCliRunner) -> None:
-    runner.invoke(args=["seed"])
-
-    result = runner.invoke(args=["ml", "predict", "--features", "1,2,3"])
-
-    assert float(result.stdout) == pytest.approx(4.960877268071006, abs=1e-9)
 
 
 def test_a_named_model_lives_its_whole_life_on_the_command_line(

@@ -16,7 +16,7 @@ from tests.conftest import dispose_app, make_app
 from tests.faults import on_sqlite
 from webapp.ml.core import artifacts
 from webapp.ml.errors import ArtifactUnusable, FitTooLong
-from webapp.ml.training.fit_limit import fit_time_limit
+from webapp.ml.training.service import fit_time_limit
 
 FOREVER = 60.0  # seconds: what waits so long has failed
 TRAIN, INFO = "/api/v1/ml/train", "/api/v1/ml/model-info"

@@ -8,13 +8,13 @@ form; each is a JSON value, or plain text.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, ClassVar, NoReturn, TypeAlias, cast
+from typing import Any, BinaryIO, ClassVar, TypeAlias, cast
 
 import marshmallow as ma
 import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Request, abort, current_app, request, url_for
+from flask import Request, abort, current_app, url_for
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
@@ -53,37 +53,27 @@ def header(description: str, **schema: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string", **schema}}
 
 
-def choose_answer_type() -> str:
-    """Return the media type that the client prefers for many predictions; aborts with 406."""
-    accepted = request.accept_mimetypes
-    media_type = accepted.best_match([JSON, CSV, ARROW]) if accepted else JSON
-    return media_type or abort(406, f"Predictions can be had as {JSON}, {CSV} or {ARROW}.")
-
-
-class CountedParser(StrictParser):
-    """Refuses JSON of too many values before it is decoded.
-
-    A value takes two bytes of a body, and up to 60 once it is decoded.
-    """
-
-    def read_json(self, req: Request) -> bytes:
-        """Return the JSON body; raises InvalidInput."""
-        body = super().read_json(req)
-        limits = Limits.from_settings(current_app.config)
-        most = limits.cells + limits.rows + limits.columns + FURTHER_VALUES
-        if len(body) > most and jsonio.count_values(body) > most:
-            raise InvalidInput([f"holds more than {limits.cells} values"], source="json")
-        return body
-
-
 class RowsParser(StrictParser):
     """Reads the locations ``rows`` (JSON or a table) and ``form`` (a file with its fields)."""
 
-    __location_map__: ClassVar[dict[str, Any]] = {  # type: ignore[misc] # webargs' way to add a location
-        **StrictParser.__location_map__,
-        "rows": "load_rows",
-    }
-    _counted = CountedParser()
+    def parse(self, argmap: Any, req: Any = None, *, location: Any = None, **kwargs: Any) -> Any:
+        """Return the checked arguments of a view."""
+        if location != "rows":
+            return super().parse(argmap, req, location=location, **kwargs)
+        return load(argmap, self.load_rows(self.get_default_request(), argmap), source="json")
+
+    def read_json(self, req: Request) -> bytes:
+        """Return the JSON body; raises InvalidInput for too many values, before it is decoded.
+
+        A value takes two bytes of a body, and up to 60 once it is decoded.
+        """
+        body = super().read_json(req)
+        if len(body) > 2 * FURTHER_VALUES:  # a shorter one cannot hold too many
+            limits = Limits.from_settings(current_app.config)
+            most = limits.cells + limits.rows + limits.columns + FURTHER_VALUES
+            if len(body) > most and jsonio.count_values(body) > most:
+                raise InvalidInput([f"holds more than {limits.cells} values"], source="json")
+        return body
 
     def load_rows(self, req: Request, schema: RowsSchema) -> dict[str, Any] | Table:
         """Return the JSON object, or the table, in the body of a request."""
@@ -93,7 +83,7 @@ class RowsParser(StrictParser):
             faults = {name: ["belongs into the JSON body"] for name in req.args}
             raise InvalidInput(faults, source="query")
         most = current_app.config["MAX_CONTENT_LENGTH"]
-        body: dict[str, Any] = self._counted.load_json(req, schema, most=most)
+        body: dict[str, Any] = self.load_json(req, schema, most=most)
         _check_size(body, schema.rows_field)
         return body
 
@@ -110,13 +100,6 @@ class RowsParser(StrictParser):
         }
         file = _find_only_file(req, file_field)
         return {file_field: file, **_read_options(form), **lists}
-
-    def handle_error(self, error: ma.ValidationError, *args: Any, **kwargs: Any) -> NoReturn:
-        """Turn marshmallow's error into InvalidInput; ``rows`` that have faults are JSON."""
-        faults: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]
-        if "rows" in faults:
-            raise InvalidInput(faults["rows"], source="json") from None
-        super().handle_error(error, *args, **kwargs)
 
 
 class RowsBlueprint(Blueprint):
@@ -193,7 +176,8 @@ def _find_table(req: Request, schema: RowsSchema) -> Table:
     loaded = load(schema.table_options(), options, source=source)
     if found.name != "csv" and (given := CsvOptions().fields.keys() & options):
         raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
-    return Table(stream, found, Limits.from_settings(current_app.config), loaded)
+    limits = Limits.from_settings(current_app.config)
+    return Table(stream, found, limits, loaded.pop("dialect"), loaded)
 
 
 def _open_table(sent: Request | FileStorage) -> tuple[BinaryIO, Format]:
@@ -261,12 +245,6 @@ def _describe_parameter(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 blp = RowsBlueprint("ml", __name__, url_prefix="/ml", description="Train, serve, predict.")
 
 
-NEW_VERSION_HEADERS = {
-    "Location": header("URL of the new version.", format="uri-reference"),
-    **REPLAYED_HEADER,
-}
-
-
 def creates_version(
     message: str, *, describe: Callable[[Answer], Answer]
 ) -> Callable[[View], Any]:
@@ -293,7 +271,8 @@ def creates_version(
             describe=describe,
             before_repeat=lambda: model_leases().wait_out(),
         )(view)
-        created = blp.problems(404, 503)(create)
-        return blp.response(201, NewVersionSchema, headers=NEW_VERSION_HEADERS)(created)
+        location = header("URL of the new version.", format="uri-reference")
+        headers = {"Location": location, **REPLAYED_HEADER}
+        return blp.response(201, NewVersionSchema, headers=headers)(blp.problems(404, 503)(create))
 
     return decorate

@@ -21,7 +21,6 @@ from webapp.extensions import db
 from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
-from webapp.ml.core.datasets import Features
 from webapp.ml.core.tables import Format, Limits
 from webapp.ml.inference import service as inference
 from webapp.ml.registry import service as registry
@@ -87,11 +86,8 @@ def train(file: Path, name: str, params: Sequence[str], as_json: bool, **options
     loaded = _load(TableTrainingOptions, {**options, "params": _parse_params(params)})
     limits = Limits.from_settings(current_app.config)
     with file.open("rb") as stream, faults_in(file.name):
-        table = Table(stream, _find_format(file), limits, loaded)
+        table = Table(stream, _find_format(file), limits, loaded.pop("dialect"), loaded)
         request = TrainingRequest().load(table)
-    if sys.stderr.isatty():
-        rows, columns = request["dataset"].X.shape
-        click.echo(f"Fitting {loaded['estimator']} on {rows} x {columns} …", err=True)
     version = training.train_model(
         db.session(),
         model_leases(),
@@ -135,7 +131,7 @@ def predict(
         predictions = inference.predict_one(server, name=name, number=number, features=row)
         click.echo(str(predictions.scores.values[0]))
         return
-    version = server.get_version(name, number).version  # the same for all rows
+    version, _ = server.get_version(name, number)  # the same for all rows
     with (
         source.open("rb") as stream,
         faults_in(source.name),
@@ -148,7 +144,7 @@ def predict(
             dialect=_load(CsvOptions, options)["dialect"],
         )
         for index, batch in enumerate(batches):
-            rows = partial(_get_rows, batch)
+            rows = partial(lambda batch, _names: batch, batch)
             predictions = inference.predict(server, name=name, number=version.number, rows=rows)
             out.writelines(tables.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
@@ -283,10 +279,6 @@ def _load(schema: type[StrictSchema], options: Mapping[str, Any]) -> Any:
     """Return the options of a command as their schema checks them; raises InvalidInput."""
     values = {k: read_option(k, v) if isinstance(v, str) else v for k, v in options.items()}
     return load(schema(), values, source="options")
-
-
-def _get_rows(batch: Features, _names: Sequence[str]) -> Features:
-    return batch
 
 
 def _parse_features(text: str) -> list[float]:

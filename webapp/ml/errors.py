@@ -5,15 +5,6 @@ from __future__ import annotations
 from webapp.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 
-class CoefficientsNotFound(NotFound):
-    """The version is of a model without coefficients."""
-
-    def __init__(self, name: str, number: int, model_type: str) -> None:
-        super().__init__(
-            f"Version {number} of {name!r} is a {model_type}, which has no coefficients."
-        )
-
-
 class ModelNotFound(NotFound):
     """No model has this name."""
 
@@ -26,6 +17,13 @@ class VersionNotFound(NotFound):
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(f"The model {name!r} has no version {number}.")
+
+
+class CoefficientsNotFound(NotFound):
+    """The version is of a model without coefficients."""
+
+    def __init__(self, name: str, number: int, kind: str) -> None:
+        super().__init__(f"Version {number} of {name!r} is a {kind}, which has no coefficients.")
 
 
 class ModelNotTrained(Conflict):

@@ -78,6 +78,7 @@ class Table:
     stream: BinaryIO
     format: Format
     limits: Limits
+    dialect: CsvDialect
     options: dict[str, Any]
 
     def read(self, reader: Callable[..., T], **arguments: Any) -> T:
@@ -85,9 +86,9 @@ class Table:
 
         Raises InvalidInput, whose source is the format.
         """
-        arguments |= {"format": self.format, "limits": self.limits}
+        arguments |= {"format": self.format, "limits": self.limits, "dialect": self.dialect}
         try:
-            return reader(self.stream, dialect=self.options["dialect"], **arguments)
+            return reader(self.stream, **arguments)
         except InvalidInput as error:
             raise InvalidInput(error.faults, source=error.source or self.format.name) from None
 

@@ -30,7 +30,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Prediction(NamedTuple):
-    """Which version answered a prediction for how many rows; stale as in ``ServedVersion``."""
+    """Which version answered a prediction for how many rows; whether it was stale."""
 
     model: str
     version: int

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from webapp.ml.inference.serving import (
     Absence,
     LoadedVersion,
     ModelServer,
-    ServedVersion,
     VersionRef,
 )
 
@@ -65,7 +65,7 @@ class FakeDatabase:
         """Answer as the database stood when it was asked."""
         self.questions.append(name)
         error = DatabaseUnavailable() if name in self.unaskable else self.error
-        found = self.active.get(name) or Absence(ModelNotTrained, (name,))
+        found = self.active.get(name) or partial(ModelNotTrained, name)
         self._wait_where("asking")
         if error is not None:
             self.raised.append(error)
@@ -165,26 +165,26 @@ def server(database: FakeDatabase) -> ModelServer:
 
 def ask(server: ModelServer, name: str = "iris") -> tuple[int, bool]:
     """Return number and staleness of the version that serves."""
-    served = server.get_version(name)
-    return served.version.number, served.stale
+    version, stale = server.get_version(name)
+    return version.number, stale
 
 
 def ask_at_once(
     pool: ThreadPoolExecutor, server: ModelServer, n_threads: int
-) -> list[Future[ServedVersion]]:
+) -> list[Future[tuple[LoadedVersion, bool]]]:
     """Let some threads ask for the active version, all let go at the same moment."""
     barrier = threading.Barrier(n_threads)
 
-    def ask_after_all_came() -> ServedVersion:
+    def ask_after_all_came() -> tuple[LoadedVersion, bool]:
         barrier.wait(PATIENCE)
         return server.get_version("iris")
 
     return [pool.submit(ask_after_all_came) for _ in range(n_threads)]
 
 
-def answers_of(asking: list[Future[ServedVersion]]) -> set[tuple[int, bool]]:
-    served = [future.result(PATIENCE) for future in asking]
-    return {(answer.version.number, answer.stale) for answer in served}
+def answers_of(asking: list[Future[tuple[LoadedVersion, bool]]]) -> set[tuple[int, bool]]:
+    answers = [future.result(PATIENCE) for future in asking]
+    return {(version.number, stale) for version, stale in answers}
 
 
 def test_within_a_lease_nothing_is_asked_and_after_it_the_new_version_serves(
@@ -219,27 +219,39 @@ def test_a_lease_counts_from_before_the_question_was_sent(
     assert ask(server) == (2, False)
 
 
-@pytest.mark.parametrize("knows", [False, True], ids=["first question", "after a lease"])
-def test_one_thread_asks_for_all(
+@pytest.mark.parametrize(
+    ("knows", "error", "answer"),
+    [
+        (False, None, (2, False)),
+        (True, None, (2, False)),
+        (True, DatabaseUnavailable(), (1, True)),
+    ],
+    ids=["first question", "after a lease", "in an outage"],
+)
+def test_one_thread_asks_for_all_and_its_answer_or_failure_counts_for_all(
     database: FakeDatabase,
     server: ModelServer,
     clock: Clock,
     pool: ThreadPoolExecutor,
     knows: bool,
+    error: Exception | None,
+    answer: tuple[int, bool],
 ) -> None:
     if knows:
         ask(server)
         clock.end_leases()
         clock.readers.clear()
     database.activate("iris", 2)
+    database.error = error
     database.hang("asking")
 
     asking = ask_at_once(pool, server, 12)
     wait_until(lambda: len(clock.readers) == 12)
+    questions = len(database.questions)
     database.answer()
 
-    assert answers_of(asking) == {(2, False)}
-    assert len(database.questions) == 1 + knows
+    assert answers_of(asking) == {answer}
+    assert questions == 1 + knows
 
 
 @pytest.mark.parametrize("what", ["asking", "loading"])
@@ -292,9 +304,11 @@ def test_a_model_is_not_trained_while_it_has_no_active_version(
     assert ask(server, "wine") == (2, False)
 
     del database.active["wine"]
-    clock.end_leases()
-    with pytest.raises(ModelNotTrained):
-        server.get_version("wine")
+    for error in (None, DatabaseUnavailable()):  # nor does an outage change what is known
+        database.error = error
+        clock.end_leases()
+        with pytest.raises(ModelNotTrained):
+            server.get_version("wine")
 
 
 def test_after_the_first_failure_the_last_version_serves_as_stale_without_waiting(
@@ -337,22 +351,6 @@ def test_a_database_that_hangs_holds_up_others_no_longer_than_the_deadline(
     assert asking.result(PATIENCE) == (1, False)
 
 
-def test_threads_that_wait_for_a_question_that_fails_are_answered_at_once(
-    database: FakeDatabase, server: ModelServer, clock: Clock, pool: ThreadPoolExecutor
-) -> None:
-    ask(server)
-    clock.end_leases()
-    clock.readers.clear()
-    database.error = DatabaseUnavailable()
-    database.hang("asking")
-
-    asking = ask_at_once(pool, server, 6)
-    wait_until(lambda: len(clock.readers) == 6)
-    database.answer()
-
-    assert answers_of(asking) == {(1, True)}
-
-
 def test_a_server_recovers_from_each_outage_by_itself_and_its_recovery_ends(
     database: FakeDatabase, server: ModelServer, clock: Clock
 ) -> None:
@@ -364,7 +362,7 @@ def test_a_server_recovers_from_each_outage_by_itself_and_its_recovery_ends(
         database.error = DatabaseUnavailable()
         clock.end_leases()
         for name in database.active:
-            assert server.get_version(name).stale
+            assert ask(server, name)[1]
         assert server.describe_state() == "stale: iris, wine"
         assert len(recovery_threads()) == 1
 
@@ -375,16 +373,6 @@ def test_a_server_recovers_from_each_outage_by_itself_and_its_recovery_ends(
         for thread in recovery_threads():
             thread.join(PATIENCE)
         assert recovery_threads() == []
-
-
-def test_a_model_that_was_not_trained_stays_so_during_an_outage(
-    database: FakeDatabase, server: ModelServer, clock: Clock
-) -> None:
-    for error in (None, DatabaseUnavailable()):
-        database.error = error
-        clock.end_leases()
-        with pytest.raises(ModelNotTrained):
-            server.get_version("wine")
 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailable(), RuntimeError("no such table")])
@@ -475,7 +463,7 @@ def test_a_version_is_loaded_once_for_many_threads(
             with pytest.raises(ArtifactUnusable):
                 future.result(PATIENCE)
     else:
-        assert len({id(future.result(PATIENCE).version) for future in asking}) == 1
+        assert len({id(future.result(PATIENCE)[0]) for future in asking}) == 1
     assert database.loads == [1]
 
 

@@ -39,7 +39,6 @@ def test_a_download_can_be_uploaded_as_a_new_version(client: FlaskClient) -> Non
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         b"cos\nsystem\n(S'true'\ntR.",
         skops.io.dumps({"a": 1}),
         skops.io.dumps(LinearRegression()),
@@ -55,28 +54,6 @@ def test_what_is_no_fitted_model_of_the_catalogue_is_refused_and_leaves_nothing(
     assert list(refused.json["errors"]["form"]) == ["artifact"]
     assert client.get(MODEL).status_code == 404
     assert session.scalar(sa.select(sa.func.count()).select_from(Artifact)) == 0
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({"data": {"activate": "true"}, "content_type": "multipart/form-data"}, 422),
-        ({"data": {"artifact": "text"}, "content_type": "multipart/form-data"}, 422),
-        ({"json": {}}, 415),
-    ],
-)
-def test_an_upload_without_its_file_is_refused(
-    client: FlaskClient, body: dict[str, object], status: int
-) -> None:
-    assert client.post(f"{MODEL}/versions", **body).status_code == status
-
-
-@pytest.mark.parametrize("names", ['["a", "b"]', "[]", '[""]'])
-def test_an_upload_with_names_that_do_not_fit_is_refused(client: FlaskClient, names: str) -> None:
-    refused = upload(client, FITTED, feature_names=names)
-
-    assert refused.status_code == 422
-    assert "feature_names" in refused.json["errors"]["form"]
 
 
 @pytest.mark.parametrize(

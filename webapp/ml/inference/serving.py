@@ -33,12 +33,8 @@ class VersionRef:
     number: int
 
 
-@dataclass(frozen=True)
-class Absence:
-    """There is nothing to serve: the error that a request for it ends with."""
-
-    error: Callable[..., ServiceError]
-    arguments: tuple[str | int, ...]
+Absence: TypeAlias = Callable[[], ServiceError]
+"""There is nothing to serve: makes the error that a request for it ends with."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,6 @@ class LoadedVersion:
     minimum: Vector | None = None
     maximum: Vector | None = None
     interval_basis: IntervalBasis | None = None
-
-
-@dataclass(frozen=True)
-class ServedVersion:
-    """The version that answers a request; stale when the database could not be asked for it."""
-
-    version: LoadedVersion
-    stale: bool
 
 
 Key: TypeAlias = tuple[str, int | None]
@@ -94,38 +82,37 @@ class ModelServer:
             lambda key: find_version(*key),
             lease=lease,
             deadline=deadline,
-            is_nothing=lambda answer: isinstance(answer, Absence),
+            is_nothing=callable,  # as an Absence is
         )
         self.cache = VersionCache(load_version, capacity)
         self._last_served: dict[str, VersionRef] = {}  # as the active version, by model
         self._unusable: dict[Key, VersionRef] = {}  # should serve, but cannot be loaded
 
-    def get_version(self, name: str, number: int | None = None) -> ServedVersion:
-        """Return a version of a model, the active one where no number is given.
+    def get_version(self, name: str, number: int | None = None) -> tuple[LoadedVersion, bool]:
+        """Return a version of a model, by default the active one, and whether it is stale.
 
-        Raises the error of an Absence (ModelNotTrained, say), and Unavailable when the database
-        cannot be asked and this process has no earlier answer.
+        It is stale when the database could not be asked for it. Raises the error of an Absence
+        (ModelNotTrained, say), and Unavailable when there is no earlier answer either.
         """
         key = (name, number)
         answer, fresh = self.leases.get(key)
-        if isinstance(answer, Absence):
+        if not isinstance(answer, VersionRef):
             self._unusable.pop(key, None)
-            raise answer.error(*answer.arguments)
+            raise answer()
         try:
             version = self.cache.get(answer)
         except Unavailable:
             # An active version that cannot be loaded leaves the one before it in service.
             self._unusable[key] = answer
-            last = self._last_served.get(name) if number is None else None
-            before = None if last is None else self.cache.peek(last)
-            if before is None:
+            before = self._last_served.get(name)
+            if number is not None or before is None:
                 raise
-            return ServedVersion(before, stale=True)
+            return self.cache.get(before), True
         if number is None:
             self._last_served[name] = answer
         if self._unusable:
             self._unusable.pop(key, None)
-        return ServedVersion(version, stale=not fresh)
+        return version, not fresh
 
     def describe_state(self) -> str:
         """Return ``ok``, or which models are stale, and which versions cannot be loaded."""
@@ -169,10 +156,6 @@ class VersionCache:
             loading = self._loading.setdefault(ref.id, threading.Lock())
         with loading:  # requests for other versions go on meanwhile
             return self._loaded.get(ref.id) or self._load(ref)
-
-    def peek(self, ref: VersionRef) -> LoadedVersion | None:
-        """Return a version if it is loaded."""
-        return self._loaded.get(ref.id)
 
     def count_loaded(self) -> int:
         """Return how many versions are loaded."""

@@ -42,48 +42,39 @@ def _describe_upload(request: Mapping[str, Any]) -> Answer:
 
 
 @blp.route("/model-info", get="get_model_info")
-class ModelInfo(MethodView):
-    """The active version of the default model."""
-
-    @blp.allow(*ANY_ML)
-    @blp.response(200, schemas.ModelInfoSchema)
-    @blp.problems(503)
-    def get(self) -> Answer:
-        """Describe the default model."""
-        version = service.get_active_version(db.session(), DEFAULT_MODEL)
-        if version is None:
-            return {"trained": False, "model_type": None, "metrics": {}}
-        return {
-            "trained": True,
-            "model_type": version.model_type,
-            "metrics": version.metrics,
-            "model": version,
-        }
+@blp.allow(*ANY_ML)
+@blp.response(200, schemas.ModelInfoSchema)
+@blp.problems(503)
+def get_model_info() -> Answer:
+    """Describe the default model."""
+    version = service.get_active_version(db.session(), DEFAULT_MODEL)
+    if version is None:
+        return {"trained": False, "model_type": None, "metrics": {}}
+    return {
+        "trained": True,
+        "model_type": version.model_type,
+        "metrics": version.metrics,
+        "model": version,
+    }
 
 
 @blp.route("/models", get="list_models")
-class Models(MethodView):
-    """All models."""
-
-    @blp.allow(*ANY_ML)
-    @blp.arguments(PageQuery, location="query")
-    @blp.response(200, schemas.ModelSchema(many=True), headers=HEADERS)
-    @blp.problems(503)
-    def get(self, query: Mapping[str, Any]) -> tuple[Sequence[Model], Headers]:
-        """List models, by name."""
-        return answer_page(service.list_models(db.session(), **query))
+@blp.allow(*ANY_ML)
+@blp.arguments(PageQuery, location="query")
+@blp.response(200, schemas.ModelSchema(many=True), headers=HEADERS)
+@blp.problems(503)
+def list_models(query: Mapping[str, Any]) -> tuple[Sequence[Model], Headers]:
+    """List models, by name."""
+    return answer_page(service.list_models(db.session(), **query))
 
 
 @blp.route("/models/<name:name>", get="get_model")
-class ModelByName(MethodView):
-    """One model."""
-
-    @blp.allow(*ANY_ML)
-    @blp.response(200, schemas.ModelSchema)
-    @blp.problems(404, 503)
-    def get(self, name: str) -> Model:
-        """Describe a model."""
-        return service.get_model(db.session(), name)
+@blp.allow(*ANY_ML)
+@blp.response(200, schemas.ModelSchema)
+@blp.problems(404, 503)
+def get_model(name: str) -> Model:
+    """Describe a model."""
+    return service.get_model(db.session(), name)
 
 
 @blp.route("/models/<name:name>/versions", get="list_versions", post="upload_version")
@@ -145,34 +136,28 @@ class Version(MethodView):
 
 
 @blp.route("/models/<name:name>/versions/<id:number>/coefficients", get="get_version_coefficients")
-class VersionCoefficients(MethodView):
-    """The coefficients of a version."""
-
-    @blp.allow(*ANY_ML)
-    @blp.response(200, schemas.CoefficientsSchema)
-    @blp.problems(404, 503)
-    def get(self, name: str, number: int) -> Answer:
-        """Read all coefficients of a linear model, however many."""
-        return service.get_coefficients(db.session(), name, number)
+@blp.allow(*ANY_ML)
+@blp.response(200, schemas.CoefficientsSchema)
+@blp.problems(404, 503)
+def get_version_coefficients(name: str, number: int) -> Answer:
+    """Read all coefficients of a linear model, however many."""
+    return service.get_coefficients(db.session(), name, number)
 
 
 @blp.route("/models/<name:name>/versions/<id:number>/artifact", get="download_artifact")
-class VersionArtifact(MethodView):
-    """The file of a version."""
-
-    @blp.allow(Scope.ML_ADMIN)
-    @blp.response(200, BINARY, content_type="application/octet-stream", headers=ARTIFACT_HEADERS)
-    @blp.problems(404, 503)
-    def get(self, name: str, number: int) -> Response:
-        """Download a version as a skops file."""
-        artifact = service.get_artifact(db.session(), name, number)
-        response = Response(artifact.data, content_type="application/octet-stream")
-        response.set_etag(artifact.digest)
-        sha = base64.b64encode(bytes.fromhex(artifact.digest)).decode()
-        response.headers["Digest"] = f"sha-256={sha}"
-        filename = f"{name}-{number}.skops"
-        response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
-        return response
+@blp.allow(Scope.ML_ADMIN)
+@blp.response(200, BINARY, content_type="application/octet-stream", headers=ARTIFACT_HEADERS)
+@blp.problems(404, 503)
+def download_artifact(name: str, number: int) -> Response:
+    """Download a version as a skops file."""
+    artifact = service.get_artifact(db.session(), name, number)
+    sha = base64.b64encode(bytes.fromhex(artifact.digest)).decode()
+    headers = {
+        "ETag": f'"{artifact.digest}"',
+        "Digest": f"sha-256={sha}",
+        "Content-Disposition": f'attachment; filename="{name}-{number}.skops"',
+    }
+    return Response(artifact.data, headers=headers, content_type="application/octet-stream")
 
 
 @blp.route("/models/<name:name>/active", put="activate_version")
@@ -210,13 +195,10 @@ class Rollback(MethodView):
 
 
 @blp.route("/models/<name:name>/activations", get="list_activations")
-class Activations(MethodView):
-    """Which version was active when."""
-
-    @blp.allow(*ANY_ML)
-    @blp.arguments(PageQuery, location="query")
-    @blp.response(200, schemas.ActivationSchema(many=True), headers=HEADERS)
-    @blp.problems(404, 503)
-    def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[Activation], Headers]:
-        """List a model's activations, the latest first."""
-        return answer_page(service.list_activations(db.session(), name=name, **query))
+@blp.allow(*ANY_ML)
+@blp.arguments(PageQuery, location="query")
+@blp.response(200, schemas.ActivationSchema(many=True), headers=HEADERS)
+@blp.problems(404, 503)
+def list_activations(query: Mapping[str, Any], name: str) -> tuple[Sequence[Activation], Headers]:
+    """List a model's activations, the latest first."""
+    return answer_page(service.list_activations(db.session(), name=name, **query))

@@ -24,29 +24,20 @@ from webapp.db.base import (
     fetch_page,
     insert_if_absent,
     insert_or_correct,
+    keep_nothing,
     utc_now,
 )
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
+from webapp.ml import errors
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
 from webapp.ml.core.probe import make_scorer
 from webapp.ml.core.scoring import find_linear_model
-from webapp.ml.errors import (
-    ArtifactUnusable,
-    CoefficientsNotFound,
-    ModelNotFound,
-    NothingToRollBack,
-    VersionActive,
-    VersionNotFound,
-    VersionUnusable,
-)
 from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
 
 DEFAULT_MODEL = "default"
 MOST_LISTED = 1000  # models, where there are no pages
-
-_find_library_version = cache(metadata.version)  # it reads files
 
 
 def store_version(
@@ -57,7 +48,7 @@ def store_version(
     version: ModelVersion,
     artifact: bytes,
     activate: bool = True,
-    before_commit: Callable[[ModelVersion], object] | None = None,
+    before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Store a new version of a model, in one transaction with its artifact and activation.
 
@@ -70,7 +61,7 @@ def store_version(
     begin_write(session)
     insert_if_absent(session, Model, {"name": name, "last_version": 0, "created_at": utc_now()})
     # The lock numbers concurrent trainings one after the other, without gaps or duplicates.
-    model = _lock_model(session, name)
+    model = get_model(session, name, lock=True)
     model.last_version += 1
     version.model, version.number = model, model.last_version
     # An artifact with this digest may be there already, and damaged: it is then replaced.
@@ -81,8 +72,7 @@ def store_version(
         _activate(session, version, reason=reason)
     details = {"version": version.number, "activated": activate}
     record(session, f"version.{reason}", f"model {name}", details)
-    if before_commit is not None:
-        before_commit(version)
+    before_commit(version)
     session.commit()
     if activate:
         leases.wait_out()
@@ -111,7 +101,7 @@ def register_version(
         make_scorer(estimator)  # what fails here would fail a prediction
         names = learnt_names if feature_names is None else feature_names
         version = _describe_upload(estimator, names, metrics or {})
-    except ArtifactUnusable as error:
+    except errors.ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
     return store_version(session, leases, name=name, version=version, artifact=data, **storing)
 
@@ -126,10 +116,10 @@ def activate_version(
     """
     fault = _find_loading_fault(session, get_version(session, name, number))
     begin_write(session)
-    active = _get_active_activation(session, _lock_model(session, name))
+    active = get_model(session, name, lock=True).active
     version = get_version(session, name, number)  # it may have been deleted meanwhile
     if fault:
-        raise VersionUnusable(name, number, fault)
+        raise errors.VersionUnusable(name, number, fault)
     if active is None or active.version_id != version.id:
         _activate(session, version, reason="activate")
     record(session, "version.activate", f"model {name}", {"version": number})
@@ -147,17 +137,16 @@ def roll_back(session: Session, leases: Leases[Any, Any], *, name: str) -> Model
     checked, fault = 0, ""
     while True:
         begin_write(session)
-        active = _get_active_activation(session, _lock_model(session, name))
+        active = get_model(session, name, lock=True).active
         target = None if active is None else _find_rollback_target(session, active)
         if target is None:
-            raise NothingToRollBack(name)
+            raise errors.NothingToRollBack(name)
         version = session.get_one(ModelVersion, target.version_id)
         if version.id == checked:
             break
         checked, fault = version.id, _find_loading_fault(session, version)
     if fault:
-        raise VersionUnusable(name, version.number, fault)
-    # It takes over the predecessor of its target: the next rollback goes further back.
+        raise errors.VersionUnusable(name, version.number, fault)
     _activate(session, version, reason="rollback", rollback_to=target)
     record(session, "model.rollback", f"model {name}", {"version": version.number})
     session.commit()
@@ -171,11 +160,10 @@ def delete_version(session: Session, leases: Leases[Any, Any], *, name: str, num
     Raises VersionNotFound, and VersionActive.
     """
     begin_write(session)
-    model = _lock_model(session, name)
+    active = get_model(session, name, lock=True).active
     version = get_version(session, name, number)
-    active = _get_active_activation(session, model)
     if active is not None and active.version_id == version.id:
-        raise VersionActive(name, number)
+        raise errors.VersionActive(name, number)
     digest = version.artifact_digest
     # A transaction that is storing a version with the same artifact holds it: wait, and then see
     # that version.
@@ -189,11 +177,14 @@ def delete_version(session: Session, leases: Leases[Any, Any], *, name: str, num
     leases.wait_out()
 
 
-def get_model(session: Session, name: str) -> Model:
-    """Return a model; raises ModelNotFound."""
-    model = session.scalar(sa.select(Model).where(Model.name == name))
+def get_model(session: Session, name: str, *, lock: bool = False) -> Model:
+    """Return a model, with ``lock`` as its only writer; raises ModelNotFound."""
+    query = sa.select(Model).where(Model.name == name)
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    model = session.scalar(query)
     if model is None:
-        raise ModelNotFound(name)
+        raise errors.ModelNotFound(name)
     return model
 
 
@@ -204,31 +195,29 @@ def list_models(session: Session, *, page: int, page_size: int) -> Page[Model]:
 
 def list_versions(session: Session, *, name: str, page: int, page_size: int) -> Page[ModelVersion]:
     """Return one page of a model's versions, the newest first; raises ModelNotFound."""
-    versions = sa.select(ModelVersion).where(ModelVersion.model_id == get_model(session, name).id)
-    newest_first = versions.order_by(ModelVersion.number.desc())
-    return fetch_page(session, newest_first, number=page, size=page_size)
+    query = sa.select(ModelVersion).where(ModelVersion.model_id == get_model(session, name).id)
+    query = query.order_by(ModelVersion.number.desc())
+    return fetch_page(session, query, number=page, size=page_size)
 
 
 def list_activations(
     session: Session, *, name: str, page: int, page_size: int
 ) -> Page[Activation]:
     """Return one page of a model's activations, the latest first; raises ModelNotFound."""
-    activations = sa.select(Activation).where(Activation.model_id == get_model(session, name).id)
-    latest_first = activations.order_by(Activation.id.desc())
-    return fetch_page(session, latest_first, number=page, size=page_size)
+    query = sa.select(Activation).where(Activation.model_id == get_model(session, name).id)
+    query = query.order_by(Activation.id.desc())
+    return fetch_page(session, query, number=page, size=page_size)
 
 
-def list_active_versions(
-    session: Session, *, most: int = MOST_LISTED
-) -> Sequence[tuple[str, int]]:
-    """Return name and active version's number of the first ``most`` models by name."""
+def list_active_versions(session: Session) -> Sequence[tuple[str, int]]:
+    """Return name and active version's number of the first ``MOST_LISTED`` models by name."""
     begin_read(session)
     query = (
         sa.select(Model.name, Activation.version_number)
         .join(Activation, Activation.model_id == Model.id)
         .where(Activation.ended_at.is_(None))
         .order_by(Model.name)
-        .limit(most)
+        .limit(MOST_LISTED)
     )
     return [(name, number) for name, number in session.execute(query)]
 
@@ -251,7 +240,7 @@ def get_version(session: Session, name: str, number: int) -> ModelVersion:
         .where(Model.name == name, ModelVersion.number == number)
     )
     if version is None:
-        raise VersionNotFound(name, number)
+        raise errors.VersionNotFound(name, number)
     return version
 
 
@@ -278,7 +267,7 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
     """
     version = get_version(session, name, number)
     if not CATALOGUE[version.estimator].is_linear:
-        raise CoefficientsNotFound(name, number, version.model_type)
+        raise errors.CoefficientsNotFound(name, number, version.model_type)
     estimator = load_estimator(session, version.artifact_digest)
     linear = find_linear_model(estimator)
     assert linear is not None  # noqa: S101 (the catalogue says that it is one)
@@ -291,10 +280,11 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
     }
 
 
-def library_versions() -> dict[str, str]:
+@cache  # it reads files
+def library_versions() -> Mapping[str, str]:
     """Return the versions of Python and of the libraries that fit and store models."""
     libraries = ("scikit-learn", "numpy", "scipy", "skops")
-    versions = {name: _find_library_version(name) for name in libraries}
+    versions = {name: metadata.version(name) for name in libraries}
     return {"python": platform.python_version(), **versions}
 
 
@@ -304,7 +294,7 @@ def _describe_upload(
     scaler, final = split_pipeline(estimator)
     entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
     if entry is None:
-        raise ArtifactUnusable("it is not an estimator of the catalogue")
+        raise errors.ArtifactUnusable("it is not an estimator of the catalogue")
     n_features = estimator.n_features_in_
     names = datasets.default_feature_names(n_features) if feature_names is None else feature_names
     if len(names) != n_features:
@@ -338,22 +328,9 @@ def _find_loading_fault(session: Session, version: ModelVersion) -> str:
     begin_read(session)
     try:
         make_scorer(load_estimator(session, digest), profile)
-    except ArtifactUnusable as error:
+    except errors.ArtifactUnusable as error:
         return str(error)
     return ""
-
-
-def _lock_model(session: Session, name: str) -> Model:
-    model = session.scalar(sa.select(Model).where(Model.name == name).with_for_update())
-    if model is None:
-        raise ModelNotFound(name)
-    return model
-
-
-def _get_active_activation(session: Session, model: Model) -> Activation | None:
-    return session.scalar(
-        sa.select(Activation).where(Activation.model_id == model.id, Activation.ended_at.is_(None))
-    )
 
 
 def _find_rollback_target(session: Session, active: Activation) -> Activation | None:
@@ -369,14 +346,10 @@ def _find_rollback_target(session: Session, active: Activation) -> Activation | 
 def _activate(
     session: Session, version: ModelVersion, *, reason: str, rollback_to: Activation | None = None
 ) -> None:
-    now = utc_now()
-    active = _get_active_activation(session, version.model)
+    now, active = utc_now(), version.model.active
     if active is not None:
         active.ended_at = now
         session.flush()  # before the INSERT: a unique index allows one active version
-    predecessor_id = active and active.id
-    if rollback_to is not None:
-        predecessor_id = rollback_to.predecessor_id
     session.add(
         Activation(
             model_id=version.model_id,
@@ -386,6 +359,7 @@ def _activate(
             activated_at=now,
             activated_by=current_actor().name,
             previous_number=active and active.version_number,
-            predecessor_id=predecessor_id,
+            # The next rollback goes further back, not forth.
+            predecessor_id=rollback_to.predecessor_id if rollback_to else active and active.id,
         )
     )

@@ -11,10 +11,10 @@ from flask.views import MethodView
 
 from webapp.extensions import db
 from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, model_leases
+from webapp.ml.core import sample_data
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.profile import digest_dataset
-from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training import schemas, service
@@ -26,30 +26,24 @@ DEFAULTS = {"name": DEFAULT_MODEL}
 
 
 @blp.route("/sample-data", get="make_sample_data")
-class SampleData(MethodView):
-    """Data to try the service with."""
+@blp.allow(*ANY_ML)
+@blp.arguments(schemas.SampleDataQuery, location="query")
+@blp.response(200, schemas.SampleDataSchema)
+def make_sample_data(query: Mapping[str, Any]) -> Answer:
+    """Make sample data.
 
-    @blp.allow(*ANY_ML)
-    @blp.arguments(schemas.SampleDataQuery, location="query")
-    @blp.response(200, schemas.SampleDataSchema)
-    def get(self, query: Mapping[str, Any]) -> Answer:
-        """Make sample data.
-
-        Seeded rows of `y = 2*x1 + 3*x2 - x3 + noise`, ready to be sent to `/ml/train`.
-        """
-        dataset = make_sample_data(**query)
-        return {"X": dataset.X, "y": dataset.y, "description": DESCRIPTION}
+    Seeded rows of `y = 2*x1 + 3*x2 - x3 + noise`, ready to be sent to `/ml/train`.
+    """
+    dataset = sample_data.make_sample_data(**query)
+    return {"X": dataset.X, "y": dataset.y, "description": sample_data.DESCRIPTION}
 
 
 @blp.route("/estimators", get="list_estimators")
-class Estimators(MethodView):
-    """The catalogue."""
-
-    @blp.allow(*ANY_ML)
-    @blp.response(200, schemas.EstimatorSchema(many=True))
-    def get(self) -> Sequence[Answer]:
-        """List the estimators that can be trained, and their parameters."""
-        return [describe_estimator(row) for row in CATALOGUE.values()]
+@blp.allow(*ANY_ML)
+@blp.response(200, schemas.EstimatorSchema(many=True))
+def list_estimators() -> Sequence[Answer]:
+    """List the estimators that can be trained, and their parameters."""
+    return [describe_estimator(row) for row in CATALOGUE.values()]
 
 
 def _describe(request: Mapping[str, Any]) -> Answer:

@@ -160,7 +160,6 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         options = dict(table.options)
         task = CATALOGUE[options["estimator"]].task
         dataset = table.read(tables.read_dataset, target=options.pop("target"), task=task)
-        del options["dialect"]
         return _as_arguments(dataset, options)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -17,10 +21,9 @@ from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.sample_data import make_sample_data
 from webapp.ml.core.training import TrainedModel, TrainingSpec
-from webapp.ml.errors import ArtifactUnusable
+from webapp.ml.errors import ArtifactUnusable, FitTooLong
 from webapp.ml.registry.models import Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL, library_versions, store_version
-from webapp.ml.training.fit_limit import fit_time_limit
 
 NORMAL_LIMITS = FitLimits()
 
@@ -60,6 +63,33 @@ def seed_default_model(session: Session, leases: Leases[Any, Any]) -> ModelVersi
     return train_model(
         session, leases, name=DEFAULT_MODEL, dataset=make_sample_data(), spec=TrainingSpec()
     )
+
+
+@contextmanager
+def fit_time_limit(seconds: float) -> Iterator[None]:
+    """Raise FitTooLong in this block when it takes longer than ``seconds``.
+
+    A thread cannot be killed; CPython can make it raise an exception at its next step of Python
+    code. A single call into compiled code ends first: ``webapp.ml.core.costs`` estimates those.
+    """
+    thread = ctypes.c_ulong(threading.get_ident())
+    lock = threading.Lock()
+    finished = False
+
+    def interrupt() -> None:
+        with lock:  # so that nothing is raised in a thread that has left the block
+            if not finished:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(FitTooLong))
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            finished = True
+        timer.cancel()
 
 
 def _describe_training(
