@@ -13,7 +13,7 @@ from webapp.extensions import db
 from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, model_leases
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
-from webapp.ml.core.profile import digest_dataset
+from webapp.ml.core.metrics import digest_dataset
 from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
