@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -23,6 +22,7 @@ from webapp.ml.registry.models import Artifact
 pytestmark = on_sqlite
 
 MODEL = f"{ML}/models/constant"
+STALE = "X-Model-Stale"
 PATIENCE = 30.0  # seconds after which a test that waits has failed
 
 
@@ -65,9 +65,9 @@ each_damage = pytest.mark.parametrize(
 )
 
 
-def train(client: FlaskClient, value: float, *, activate: bool = True) -> str:
+def train(client: FlaskClient, value: float, **options: bool) -> str:
     """Train a model that predicts a constant; return the digest of its artifact."""
-    rows = {"X": [[0.0], [1.0]], "y": [value, value], "activate": activate}
+    rows = {"X": [[0.0], [1.0]], "y": [value, value], **options}
     response = client.post(f"{MODEL}/train", json=rows)
     assert response.status_code == 201, response.text
     return response.json["model"]["digest"]
@@ -84,7 +84,7 @@ def write(app: Flask, digest: str, data: bytes) -> None:
 
 
 def damage_second(
-    app: Flask, client: FlaskClient, damage: Callable[[bytes, bytes], bytes], **options: bool
+    app: Flask, client: FlaskClient, damage: Callable[[bytes, bytes], bytes]
 ) -> tuple[str, bytes]:
     """Train versions that predict 7 and 11, load the first one, and damage the second one.
 
@@ -92,29 +92,30 @@ def damage_second(
     """
     first = train(client, 7)
     assert predict(client).json["prediction"] == pytest.approx(7)
-    second = train(client, 11, **options)
+    second = train(client, 11)
     with app.app_context():
         right, other = (db.session.get_one(Artifact, key).data for key in (second, first))
     write(app, second, damage(right, other))
     return second, right
 
 
-def wait_until_healed(client: FlaskClient, path: str = MODEL) -> None:
-    """Ask until the second version predicts again."""
+def wait_until_healed(client: FlaskClient, *paths: str) -> None:
+    """Ask until the second version predicts again, at each path."""
     ends = time.monotonic() + PATIENCE
-    while (found := predict(client, path)).status_code != 200 or "X-Model-Stale" in found.headers:
-        assert time.monotonic() < ends, found.text
-        time.sleep(0.05)
-    assert found.json["prediction"] == pytest.approx(11)
+    for path in paths:
+        while (found := predict(client, path)).status_code != 200 or STALE in found.headers:
+            assert time.monotonic() < ends, found.text
+            time.sleep(0.05)
+        assert found.json["prediction"] == pytest.approx(11)
     assert client.get("/health/ready").json["status"] == "ok"
 
 
-@contextmanager
-def fresh_service(database_url: str) -> Iterator[FlaskClient]:
-    """Return a client of a service that has nothing loaded."""
-    app = make_app(database_url)
-    yield app.test_client()
-    dispose_app(app)
+@pytest.fixture
+def fresh(app: Flask, database_url: str) -> Iterator[FlaskClient]:
+    """Return a client of another service on the same database, which has nothing loaded."""
+    fresh_app = make_app(database_url)
+    yield fresh_app.test_client()
+    dispose_app(fresh_app)
 
 
 def assert_degraded(client: FlaskClient) -> None:
@@ -132,11 +133,11 @@ def test_the_version_before_serves_as_stale_until_the_bytes_are_right_again(
     stale = predict(client)
     assert_degraded(client)
     write(app, digest, right)
-    wait_until_healed(client)
+    wait_until_healed(client, MODEL)
 
     assert stale.json["prediction"] == pytest.approx(7)
     assert stale.json["model"]["version"] == 1
-    assert stale.headers["X-Model-Stale"] == "true"
+    assert stale.headers[STALE] == "true"
     record("artifact damaged: version before serves", 1, 1, 0)
 
 
@@ -150,8 +151,7 @@ def test_training_the_same_again_puts_the_right_bytes_back(
 
     assert again == digest
     assert predict(client).json["model"]["version"] == 3
-    for path in (MODEL, f"{MODEL}/versions/2"):
-        wait_until_healed(client, path)
+    wait_until_healed(client, MODEL, f"{MODEL}/versions/2")
     record("artifact damaged: trained again", 1, 1, 0)
 
 
@@ -159,27 +159,23 @@ def test_training_the_same_again_puts_the_right_bytes_back(
 def test_damaged_bytes_are_not_loaded_activated_or_handed_out(
     app: Flask,
     client: FlaskClient,
-    database_url: str,
+    fresh: FlaskClient,
     record: Record,
     damage: Callable[[bytes, bytes], bytes],
 ) -> None:
-    digest, right = damage_second(app, client, damage, activate=False)
+    digest, right = damage_second(app, client, damage)
     version = f"{MODEL}/versions/2"
 
-    with fresh_service(database_url) as fresh:
-        serving = predict(fresh)
-        refused = {
-            503: (predict(fresh, version), fresh.get(f"{version}/artifact")),
-            409: (fresh.put(f"{MODEL}/active", json={"version": 2}),),
-        }
-        assert_degraded(fresh)
-        info = fresh.get(version)
-        exported = app.test_cli_runner().invoke(
-            args=["ml", "export", "2", "-", "--model", "constant"]
-        )
-        write(app, digest, right)
-        wait_until_healed(fresh, version)
-        healed = fresh.get(f"{version}/artifact")
+    refused = {
+        503: [predict(fresh), predict(fresh, version), fresh.get(f"{version}/artifact")],
+        409: [fresh.put(f"{MODEL}/active", json={"version": 2})],
+    }
+    assert_degraded(fresh)
+    other_version, info = predict(fresh, f"{MODEL}/versions/1"), fresh.get(version)
+    exported = app.test_cli_runner().invoke(args=["ml", "export", "2", "-", "--model", "constant"])
+    write(app, digest, right)
+    wait_until_healed(fresh, MODEL, version)
+    healed = fresh.get(f"{version}/artifact")
 
     for status, answers in refused.items():
         for answer in answers:
@@ -187,30 +183,11 @@ def test_damaged_bytes_are_not_loaded_activated_or_handed_out(
             assert "recorded digest" in answer.json["detail"]
             assert "ETag" not in answer.headers
     assert int(refused[503][0].headers["Retry-After"]) > 0
-    assert serving.json["prediction"] == pytest.approx(7)
-    assert "X-Model-Stale" not in serving.headers
+    assert other_version.json["prediction"] == pytest.approx(7)
     assert info.status_code == 200
     assert (exported.exit_code, exported.stdout) == (1, "")
     assert hashlib.sha256(healed.data).hexdigest() == digest
     record("artifact damaged: loading, activation and download", 1, 1, 0)
-
-
-def test_a_service_with_nothing_loaded_says_so_and_heals(
-    app: Flask, client: FlaskClient, database_url: str, record: Record
-) -> None:
-    digest, right = damage_second(app, client, flip(0.5))
-
-    with fresh_service(database_url) as fresh:
-        refused = predict(fresh)
-        assert_degraded(fresh)
-        other_version = predict(fresh, f"{MODEL}/versions/1")
-        write(app, digest, right)
-        wait_until_healed(fresh)
-
-    assert refused.status_code == 503
-    assert "recorded digest" in refused.json["detail"]
-    assert other_version.json["prediction"] == pytest.approx(7)
-    record("artifact damaged: nothing loaded", 1, 1, 0)
 
 
 def test_a_damaged_version_that_is_deleted_degrades_nothing_any_more(

@@ -47,9 +47,6 @@ def train_on(client: FlaskClient, rows: tuple[np.ndarray, np.ndarray], **body: o
     return train(client, X=rows[0].tolist(), y=rows[1].tolist(), **body)
 
 
-# Predictions over HTTP of every estimator: tests/ml/test_answer_forms.py.
-
-
 CASES = [
     *((row, "diabetes") for row in CATALOGUE.values() if row.task == "regression"),
     *(
@@ -94,30 +91,6 @@ def test_metrics_equal_those_of_scikit_learn(
     }
 
 
-def test_a_prediction_tells_the_label_and_the_probability_of_each(client: FlaskClient) -> None:
-    train_on(client, IRIS, estimator="logistic_regression")
-    number = client.post(f"{ML}/predict", json={"features": IRIS[0][0].tolist()}).json
-    train(client, X=[[0], [1]] * 3, y=["no", "yes"] * 3, estimator="logistic_regression")
-    string = client.post(f"{ML}/predict", json={"features": [1]}).json
-
-    assert number["prediction"] == 0
-    assert list(number["probabilities"]) == ["0", "1", "2"]
-    assert sum(number["probabilities"].values()) == pytest.approx(1)
-    assert string["prediction"] == "yes"
-
-
-def test_an_interval_beyond_float64_is_refused_not_answered_as_null(client: FlaskClient) -> None:
-    train(client, X=[[0], [1], [2], [4]], y=[0, 1, 2, 3])
-
-    one = client.post(f"{ML}/predict", json={"features": [1e200], "intervals": True})
-    body = {"instances": [[1], [-1e200]], "intervals": True}
-    batch = client.post(f"{ML}/predict/batch", json=body)
-
-    assert one.status_code == batch.status_code == 422
-    assert "features" in one.json["errors"]["json"]
-    assert list(batch.json["errors"]["json"]["instances"]) == ["1"]
-
-
 def test_a_linear_model_tells_its_coefficients_in_units_of_the_features(
     client: FlaskClient,
 ) -> None:
@@ -153,34 +126,34 @@ def test_cross_validation_gives_the_scores_of_scikit_learn(client: FlaskClient) 
     assert (found["folds"], found["metric"]) == (5, "r2_score")
 
 
-def test_intervals_come_with_predictions_where_they_are_asked_for(client: FlaskClient) -> None:
+def test_intervals_come_with_predictions_or_are_refused(client: FlaskClient) -> None:
     train_on(client, DIABETES)
     rows, asked = DIABETES[0][:3].tolist(), {"intervals": True, "level": 0.9}
 
     one = client.post(f"{ML}/predict", json={"features": rows[0], **asked}).json
     batch = client.post(f"{ML}/predict/batch", json={"instances": rows, **asked}).json
+    beyond = {"instances": [rows[0], [-1e200] * 10], **asked}
+    train_on(client, DIABETES, estimator="ridge")
+    refused = [
+        client.post(f"{ML}/versions/1/predict/batch", json=beyond),
+        client.post(f"{ML}/predict", json={"features": rows[0], **asked}),
+        client.post(f"{ML}/predict/batch", json={"instances": rows, **asked}),
+    ]
 
-    found = one["intervals"]
-    assert found["level"] == 0.9
-    confidence, prediction = found["confidence"], found["prediction"]
+    confidence, prediction = one["intervals"]["confidence"], one["intervals"]["prediction"]
+    assert one["intervals"]["level"] == 0.9
     assert prediction["lower"] < confidence["lower"] < one["prediction"]
     assert one["prediction"] < confidence["upper"] < prediction["upper"]
     assert batch["intervals"]["prediction"]["upper"][0] == pytest.approx(prediction["upper"])
-
-
-def test_intervals_of_a_model_that_has_none_are_refused(client: FlaskClient) -> None:
-    train(client, X=[[0], [1], [2]], y=[0, 1, 2], estimator="ridge")
-
-    one = client.post(f"{ML}/predict", json={"features": [1], "intervals": True})
-    batch = client.post(f"{ML}/predict/batch", json={"instances": [[1]], "intervals": True})
-
-    assert one.status_code == 422
-    assert "intervals" in one.json["errors"]["json"]
-    assert batch.json["errors"] == one.json["errors"]
+    assert [answer.status_code for answer in refused] == [422] * 3
+    assert list(refused[0].json["errors"]["json"]["instances"]) == ["1"]
+    for answer in refused[1:]:
+        assert "needs a linear regression" in answer.json["errors"]["json"]["intervals"][0]
 
 
 def test_a_row_outside_the_range_of_training_is_answered_and_flagged(client: FlaskClient) -> None:
-    train(client, X=[[0, 5], [1, 6], [2, 9]], y=[1, 2, 3], feature_names=["age", "bmi"])
+    rows = {"X": [[0, 5], [1, 6], [2, 10]], "y": [1, 2, 3], "feature_names": ["age", "bmi"]}
+    profile = train(client, **rows)["model"]["profile"]
 
     within = client.post(f"{ML}/predict", json={"features": [1, 7]}).json
     beyond = client.post(f"{ML}/predict", json={"features": [1, 40]}).json
@@ -188,6 +161,7 @@ def test_a_row_outside_the_range_of_training_is_answered_and_flagged(client: Fla
         f"{ML}/predict/batch", json={"instances": [[1, 7], [-1, 40], [2, 4.9]]}
     ).json
 
+    assert (profile["mean"], profile["min"], profile["max"]) == ([1, 7], [0, 5], [2, 10])
     assert "extrapolated" not in within
     assert beyond["extrapolated"] == ["bmi"]
     assert batch["extrapolated"] == {"1": ["age", "bmi"], "2": ["bmi"]}
@@ -209,7 +183,11 @@ MANY = {"X": [[i] for i in range(1001)], "y": list(range(1001))}
         ({"cv": 1}, "cv", ""),
         ({"cv": 21}, "cv", ""),
         ({"cv": 16}, "cv", "makes folds too small of 30 rows"),
-        ({**CLASSES, "y": ["a", "b"] * 15, "cv": 16}, "cv", "more than the rows of any class"),
+        (
+            {**CLASSES, "y": ["a", "b"] * 15, "cv": 16},
+            "cv",
+            "makes folds that cannot be fitted: n_splits=16",
+        ),
         ({"scale": 1}, "scale", "boolean"),
         (
             {"estimator": "hist_gradient_boosting", "params": {"loss": "poisson"}},
@@ -224,30 +202,6 @@ def test_a_training_that_cannot_be_done_is_refused_in_words(
 
     assert refused.status_code == 422
     assert words in str(refused.json["errors"]["json"][place])
-
-
-def test_the_same_data_and_seed_give_the_same_digests(client: FlaskClient) -> None:
-    forest = {"estimator": "random_forest", "params": {"n_estimators": 5}}
-
-    first, second = (train_on(client, DIABETES, **forest)["model"] for _ in range(2))
-
-    assert first["digest"] == second["digest"]
-    assert first["data_digest"] == second["data_digest"]
-
-
-def test_a_version_describes_the_rows_that_it_learnt_from(client: FlaskClient) -> None:
-    X = [[1.0, 10.0], [2.0, 30.0], [3.0, 20.0]]
-
-    model = train(client, X=X, y=[1, 2, 3])["model"]
-
-    assert model["profile"] == {
-        "mean": [2.0, 20.0],
-        "std": [1.0, 10.0],
-        "min": [1.0, 10.0],
-        "max": [3.0, 30.0],
-    }
-    assert model["data_digest"]
-    assert model["converged"] is None
 
 
 def test_a_row_beyond_the_range_of_a_forest_is_refused(client: FlaskClient) -> None:

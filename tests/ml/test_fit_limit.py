@@ -48,15 +48,11 @@ def test_a_block_that_takes_too_long_is_interrupted_and_no_other_thread_is() -> 
         spin(FOREVER)
     interrupted.set()
     other.join()
+    with fit_time_limit(0.1):
+        pass
+    spin(0.2)  # nothing is raised after a block that has ended in time
 
     assert ended == ["in time"]
-
-
-def test_a_block_that_ends_in_time_is_left_alone() -> None:
-    with fit_time_limit(0.5):
-        pass
-
-    spin(0.6)  # nothing is raised afterwards
 
 
 @on_sqlite

@@ -20,7 +20,6 @@ from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import Dataset, make_dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.metrics import measure_regression
-from webapp.ml.core.sample_data import DESCRIPTION, make_sample_data
 from webapp.ml.core.training import TrainedModel, TrainingSpec, train
 
 X, Y = load_diabetes(return_X_y=True)
@@ -72,36 +71,6 @@ def test_the_numbers_are_those_of_scikit_learn_called_directly(
     assert trained.profile["max"] == fit_X.max(axis=0).tolist()
     sizes = (trained.evaluated_on, trained.n_train, trained.n_test)
     assert sizes == ("hold-out", len(fit_y), len(test_y))
-
-
-def test_the_reference_numbers_hold() -> None:
-    trained = fit(make_sample_data())
-
-    assert trained.metrics["mse"] == pytest.approx(0.00484193490254153, abs=1e-9)
-    assert trained.metrics["r2_score"] == pytest.approx(0.9996142354857778, abs=1e-9)
-    assert trained.estimator.predict([[1, 2, 3]])[0] == pytest.approx(4.960877268071006, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("n_samples", "noise", "seed"), [(100, 0.1, 42), (1, 0.0, 0), (17, 2.5, 2**32 - 1)]
-)
-def test_sample_data_are_frozen_draws_features_first(
-    n_samples: int, noise: float, seed: int
-) -> None:
-    np.random.randn(10)  # another generator, which must not matter
-    random = np.random.RandomState(seed)
-    rows = random.randn(n_samples, 3)
-    errors = random.randn(n_samples) * noise
-
-    dataset = make_sample_data(n_samples, noise, seed)
-
-    assert np.array_equal(dataset.X, rows)
-    x1, x2, x3 = rows.T
-    assert np.array_equal(dataset.y, 2 * x1 + 3 * x2 - x3 + errors)
-    assert DESCRIPTION == "y = 2*x1 + 3*x2 - x3 + noise"
-    assert dataset.feature_names == ("x1", "x2", "x3")
-    # The first standard normal draw of RandomState(42), as NumPy has given it since 1.0.
-    assert make_sample_data().X[0, 0] == pytest.approx(0.4967141530112327, abs=1e-15)
 
 
 def test_features_that_the_model_counts_as_dependent_have_no_intervals() -> None:
@@ -184,20 +153,14 @@ def test_numbers_too_large_or_too_small_are_fitted_or_refused(
 ) -> None:
     dataset = make_dataset(np.array(rows, dtype=float), np.array(y, dtype=float))
 
-    with suppress(InvalidInput):
+    try:
         trained = fit(dataset)
+    except InvalidInput as error:
+        (message,) = error.faults["X"]
+        assert message.startswith(("cannot be fitted: ", "holds values too large or too small"))
+    else:
         assert np.isfinite(trained.estimator.predict(dataset.X)).all()
         assert all(value is None or math.isfinite(value) for value in trained.metrics.values())
-
-
-def test_rows_that_overflow_are_refused() -> None:
-    rows = np.array([[1e308, 1], [1e308, 2], [3, 1e-320]])
-
-    with pytest.raises(InvalidInput) as raised:
-        fit(make_dataset(rows, np.array([1, 2, 1e300])))
-
-    (message,) = raised.value.faults["X"]
-    assert message.startswith(("cannot be fitted", "holds values too large or too small to fit"))
 
 
 @pytest.mark.parametrize("refit", [False, True])

@@ -14,7 +14,7 @@ import pytest
 
 from webapp.db import leases
 from webapp.errors import DatabaseUnavailable
-from webapp.ml.core.scoring import LinearScorer
+from webapp.ml.core.scoring import score_linear
 from webapp.ml.errors import ArtifactUnusable, ModelNotTrained
 from webapp.ml.inference import serving
 from webapp.ml.inference.serving import (
@@ -78,7 +78,7 @@ class FakeDatabase:
         self._wait_where("loading")
         if ref.id in self.unusable:
             raise ArtifactUnusable("it is not a skops file")
-        scorer = LinearScorer(np.array([float(ref.number)]), 0.0)
+        scorer = partial(score_linear, np.array([float(ref.number)]), 0.0)
         return LoadedVersion(ref.id, "any", ref.number, ("x1",), scorer)
 
     def _wait_where(self, what: str) -> None:

@@ -5,9 +5,7 @@ and the type that it builds; arrays lie beside it as .npy files. skops audits th
 they contain. So every file is first brought into one form: listed loaders and types only, bounded
 sizes, no memory addresses, no dates, and no state that only a fit needs. skops audits and builds
 that form; ``validation.check_estimator`` then checks what compiled code would trust.
-
-Equal fitted parameters are equal bytes, with the same scikit-learn, zlib and BLAS (another BLAS,
-or another number of its threads, can differ in the last bit of a sum).
+Equal fitted parameters are equal bytes, with the same scikit-learn, zlib and BLAS.
 """
 
 from __future__ import annotations
@@ -28,15 +26,20 @@ from typing import Any
 
 import numpy as np
 
-from webapp.ml.core.estimators import CATALOGUE
-from webapp.ml.core.validation import MOST_FEATURES, PIPELINE, SCALER, check_estimator
+from webapp.ml.core.estimators import CATALOGUE, split_pipeline
+from webapp.ml.core.validation import (
+    MALFORMED,
+    MOST_FEATURES,
+    PIPELINE,
+    SCALER,
+    check_estimator,
+)
 from webapp.ml.errors import ArtifactUnusable
 
-MAX_BYTES = 2**30
-"""What the members of a file may take when unpacked, unless the caller says otherwise."""
+MAX_BYTES = 2**30  # of the members of a file when unpacked
 MOST_SCHEMA_BYTES = 2**26  # skops writes about 250 for a node
-MOST_UPLOADED_NODES = 100_000  # of a schema: each takes about 30 µs and 1.3 kB of memory to load
-"""Enough for 1,600 trees of a forest (60 nodes each), or 9,000 of boosting (11 each)."""
+# Of a schema: 1,600 trees of a forest, or 9,000 of boosting; each takes 30 µs and 1.3 kB to load.
+MOST_UPLOADED_NODES = 100_000
 MOST_VALUES = 2**23  # of JSON, in any file: a node has 6
 MOST_MEMBERS = 2**17  # zipfile takes 4 s to read a directory of a million
 DEEPEST = 60  # levels of JSON: what skops writes of the catalogue has up to 20
@@ -84,11 +87,8 @@ _NPY_HEADER = re.compile(
     rb"'fortran_order': (?:True|False), 'shape': \((?P<shape>[\d, ]*)\), \} *\n"
 )
 
-# What zipfile, json, numpy, skops and scikit-learn raise for bytes that make no sense to them.
-_MALFORMED = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError),
-    *(AttributeError, LookupError, TypeError, ValueError, ArithmeticError),
-)
+# What zipfile and json raise, too, for bytes that make no sense to them.
+_MALFORMED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, *MALFORMED)
 
 
 def digest(data: bytes) -> str:
@@ -111,9 +111,7 @@ def dumps(estimator: Any) -> bytes:
 
     # skops writes several times what is kept: only that must be within the bounds.
     written = skops.io.dumps(estimator)
-    return _normalise(
-        written, zipfile.ZIP_DEFLATED, most_nodes=MOST_VALUES, most_schema_bytes=MAX_BYTES
-    ).getvalue()
+    return _normalise(written, zipfile.ZIP_DEFLATED, most_schema_bytes=MAX_BYTES).getvalue()
 
 
 def loads(data: bytes, expected_digest: str) -> Any:
@@ -122,36 +120,33 @@ def loads(data: bytes, expected_digest: str) -> Any:
     Raises ArtifactUnusable when the bytes do not have the digest, and as `read_upload` does.
     """
     check_digest(data, expected_digest)
-    return _load(data, max_bytes=MAX_BYTES, most_nodes=MOST_VALUES)[0]
+    return _load(data)[0]
 
 
 def read_upload(
-    data: bytes, *, max_bytes: int = MAX_BYTES, max_features: int = MOST_FEATURES
+    data: bytes, *, max_features: int = MOST_FEATURES
 ) -> tuple[Any, tuple[str, ...] | None]:
     """Return the fitted estimator of a skops file, and the feature names that it has learnt.
 
     The names are None where it was fitted on an array. They are taken off the estimator, which
-    would warn at every prediction from an array. ``max_bytes`` bounds what the file takes when
-    unpacked. It is safe to predict with the estimator; `probe.make_scorer` finds out whether it
-    predicts what it should.
+    would warn at every prediction from an array. It is safe to predict with the estimator;
+    `validation.make_scorer` finds out whether it predicts what it should.
 
-    Raises ArtifactUnusable when the bytes are no skops file, when they hold a type that is not
-    allowed or are of another scikit-learn, and when what they describe is no fitted estimator,
-    or has more than ``max_features``.
+    Raises ArtifactUnusable when the bytes are no skops file, hold a type that is not allowed, are
+    of another scikit-learn, or describe no fitted estimator, or one of more than ``max_features``.
     """
-    estimator, names = _load(data, max_bytes=max_bytes, most_nodes=MOST_UPLOADED_NODES)
-    if estimator.n_features_in_ > max_features:
-        raise ArtifactUnusable(
-            f"it has {estimator.n_features_in_} features, at most {max_features} are allowed"
-        )
+    estimator, names = _load(data, most_nodes=MOST_UPLOADED_NODES)
+    n_features = estimator.n_features_in_
+    if n_features > max_features:
+        raise ArtifactUnusable(f"it has {n_features} features, at most {max_features} are allowed")
     return estimator, names
 
 
-def _load(data: bytes, *, max_bytes: int, most_nodes: int) -> tuple[Any, tuple[str, ...] | None]:
+def _load(data: bytes, most_nodes: int = MOST_VALUES) -> tuple[Any, tuple[str, ...] | None]:
     import skops.io
 
     try:
-        normal = _normalise(data, zipfile.ZIP_STORED, max_bytes=max_bytes, most_nodes=most_nodes)
+        normal = _normalise(data, zipfile.ZIP_STORED, most_nodes=most_nodes)
         estimator = skops.io.load(normal, trusted=_TREES)
     except _MALFORMED:
         raise ArtifactUnusable(NO_SKOPS_FILE) from None
@@ -159,28 +154,21 @@ def _load(data: bytes, *, max_bytes: int, most_nodes: int) -> tuple[Any, tuple[s
         raise ArtifactUnusable("it needs more memory than there is") from None
     try:
         check_estimator(estimator)
-        return estimator, _take_feature_names(estimator)
+        steps = [step for step in split_pipeline(estimator) if step is not None]
+        learnt = [vars(step).pop("feature_names_in_", None) for step in steps]
+        names = None if learnt[0] is None else tuple(learnt[0].tolist())
     except _MALFORMED:
         raise ArtifactUnusable("its parts do not fit together") from None
-
-
-def _take_feature_names(model: Any) -> tuple[str, ...] | None:
-    steps = [step for _, step in model.steps] if hasattr(model, "steps") else [model]
-    learnt = [vars(step).pop("feature_names_in_", None) for step in steps]
-    if learnt[0] is None:
-        return None
-    names = tuple(learnt[0].tolist())
-    if any(type(name) is not str for name in names):
+    if names is not None and any(type(name) is not str for name in names):
         raise ArtifactUnusable("its feature names are not strings")
-    return names
+    return estimator, names
 
 
 def _normalise(
     data: bytes,
     compression: int,
     *,
-    most_nodes: int,
-    max_bytes: int = MAX_BYTES,
+    most_nodes: int = MOST_VALUES,
     most_schema_bytes: int = MOST_SCHEMA_BYTES,
 ) -> io.BytesIO:
     """Return a skops file with only what is allowed, in the one form that we write."""
@@ -188,7 +176,7 @@ def _normalise(
         raise ArtifactUnusable("its archive has too many members")
     source, normal = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
     with zipfile.ZipFile(normal, "w", compression) as target:
-        members = _list_members(source, max_bytes)
+        members = _list_members(source)
         if members["schema.json"].file_size > most_schema_bytes:
             raise ArtifactUnusable("its schema is too long")
         text = source.read(members["schema.json"])
@@ -201,7 +189,7 @@ def _normalise(
         if schema["__loader__"] != "ObjectNode" or _type_name(schema) not in _ROOTS:
             raise ArtifactUnusable(f"it is not an estimator of the catalogue{_show_type(schema)}")
         # 28 % of the nodes of boosting are arrays, and 5 % of a forest's.
-        arrays = _Arrays(source, members, target, max_bytes, most_nodes // 3)
+        arrays = _Arrays(source, members, target, arrays_left=most_nodes // 3)
         written = json.dumps(_check_part(schema, arrays), separators=(",", ":")).encode()
         if len(written) > MOST_SCHEMA_BYTES:
             raise ArtifactUnusable("its schema is too long")
@@ -209,30 +197,23 @@ def _normalise(
     return normal
 
 
-def _list_members(source: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the members by name, if their number and sizes are within bounds.
+def _list_members(source: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the members by name, if their sizes are within bounds.
 
     zipfile gives no more than the size that a member declares, so declared sizes will do.
     """
     entries = source.infolist()
-    members = {entry.filename: entry for entry in entries}
-    if len(members) < len(entries):
-        raise ArtifactUnusable("its archive has repeated members")
-    if sum(entry.file_size for entry in entries) > max_bytes:
-        raise ArtifactUnusable(f"it takes more than {max_bytes} bytes when unpacked")
+    if sum(entry.file_size for entry in entries) > MAX_BYTES:
+        raise ArtifactUnusable(f"it takes more than {MAX_BYTES} bytes when unpacked")
     # Other methods can ask for gigabytes of memory before they give a byte.
     known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if any(entry.compress_type not in known or entry.flag_bits & 1 for entry in entries):
         raise ArtifactUnusable("its archive is encrypted, or compressed by another method")
-    return members
+    return {entry.filename: entry for entry in entries}
 
 
 def _check_part(part: Any, arrays: _Arrays, depth: int = 0) -> Any:
-    """Return a part of a schema as it may reach skops: all that skops can take for a node checked.
-
-    Ids are left out: they make one node stand for another, so that what was checked need not be
-    what is built. skops writes each object in full wherever it is used.
-    """
+    """Return a part of a schema with all that skops can take for a node checked."""
     if depth > DEEPEST:
         raise ArtifactUnusable("it is nested too deeply")
     if isinstance(part, list):
@@ -249,6 +230,7 @@ def _check_node(node: dict[str, Any], arrays: _Arrays) -> dict[str, Any]:
     known = type_name in _TYPES or type_name.startswith(_LOSSES)
     if loader not in _LOADERS or not known:
         raise ArtifactUnusable(f"it contains a type that is not allowed{_show_type(node)}")
+    # Ids make one node stand for another: what was checked need not be what is built.
     node = {key: node[key] for key in node if key not in ("__id__", "_skops_version")}
     if loader == "JsonNode" and len(node["content"]) > LONGEST_TEXT:
         raise ArtifactUnusable("it holds a string that is too long")
@@ -278,8 +260,8 @@ class _Arrays:
     source: zipfile.ZipFile
     members: dict[str, zipfile.ZipInfo]
     target: zipfile.ZipFile
-    bytes_left: int
     arrays_left: int
+    bytes_left: int = MAX_BYTES
     written: dict[bytes, str] = field(default_factory=dict)
 
     def copy(self, name: str, type_name: str) -> str:

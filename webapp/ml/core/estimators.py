@@ -1,12 +1,9 @@
 """The catalogue of estimators: adding one is adding one row.
 
-A row says what the estimator is for, which parameters a client may set and within which limits,
-and where its class is found. scikit-learn is imported only when a model is built.
-
 Names and defaults of parameters are scikit-learn's own. The limits are ours: they keep a single
 fit bounded, and leave out values at which scikit-learn fails whatever the data. Never a
-parameter: ``n_jobs`` (a worker has one thread for a fit) and ``random_state`` (every estimator
-that draws at random is given the seed of the training).
+parameter: ``n_jobs`` (a worker has one thread for a fit) and ``random_state`` (the training's).
+scikit-learn is imported only when a model is built.
 """
 
 from __future__ import annotations
@@ -31,8 +28,7 @@ Params: TypeAlias = Mapping[str, Any]
 Schema: TypeAlias = dict[str, Any]
 """A JSON Schema, or a part of one (draft 2020-12, as OpenAPI 3.1 uses it)."""
 
-LONGEST_VALUE = 1000
-"""Characters or values of a parameter of an uploaded model: weights of 1,000 classes, say."""
+LONGEST_VALUE = 1000  # characters or values of an uploaded model's parameter: class weights, say
 
 
 @dataclass(frozen=True)
@@ -56,21 +52,13 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Conflict:
-    """Parameters whose values are fine alone and not together: which one to change, and how."""
-
-    name: str
-    message: str
-    is_met: Callable[[Params], bool]
-
-
-@dataclass(frozen=True)
 class Estimator:
     """One row of the catalogue.
 
     ``type_name`` is the full name of the class where scikit-learn defines it, which is how skops
     names it. ``estimate_cost`` says what a fit takes, and ``lighter`` what to change where that
-    is too much. ``seeded``: takes a ``random_state``.
+    is too much. ``conflict``, of values that are fine alone and not together: which parameter to
+    change, how, and whether it is met. ``seeded``: takes a ``random_state``.
     """
 
     name: str
@@ -80,7 +68,7 @@ class Estimator:
     parameters: tuple[Parameter, ...]
     estimate_cost: Callable[[Params, Size], Cost]
     lighter: str = ""
-    conflict: Conflict | None = None
+    conflict: tuple[str, str, Callable[[Params], bool]] | None = None
     seeded: bool = True
 
     @property
@@ -89,7 +77,6 @@ class Estimator:
         return self.type_name.startswith("sklearn.linear_model.")
 
 
-_number = Parameter
 _boolean = partial(Parameter, type="boolean")
 _integer = partial(Parameter, type="integer")
 
@@ -101,8 +88,8 @@ def _choice(name: str, text: str, *choices: str) -> Parameter:
 
 _FIT_INTERCEPT = _boolean("fit_intercept", True, "Whether to fit a constant term.")
 _POSITIVE = _boolean("positive", False, "Whether coefficients must not be negative.")
-_ALPHA = _number("alpha", 1.0, "Strength of the penalty; 0 is none.", 0, 1e12)
-_TOLERANCE = _number("tol", 1e-4, "Precision at which iterations end.", 0, 1)
+_ALPHA = Parameter("alpha", 1.0, "Strength of the penalty; 0 is none.", 0, 1e12)
+_TOLERANCE = Parameter("tol", 1e-4, "Precision at which iterations end.", 0, 1)
 _ITERATIONS = _integer("max_iter", 1000, "Iterations at most.", 1, 100_000)
 _SELECTION = _choice("selection", "Order in which coefficients are updated.", "cyclic", "random")
 _DESCENT = (_FIT_INTERCEPT, _POSITIVE, _ITERATIONS, _TOLERANCE, _SELECTION)
@@ -116,7 +103,7 @@ _MAX_LEAVES = _integer(
     "max_leaf_nodes", None, "Leaves of a tree at most; null: no limit.", 2, 65_535, nullable=True
 )
 _MIN_LEAF = _integer("min_samples_leaf", 1, "Rows that a leaf needs at least.", 1, 1_000_000)
-_SHARE = _number(
+_SHARE = Parameter(
     "max_features", 1.0, "Share of the features tried at each split.", 0, 1, exclusive_minimum=True
 )
 _MAX_FEATURES = replace(
@@ -129,12 +116,12 @@ _FOREST = (
     _integer("min_samples_split", 2, "Rows that a split needs at least.", 2, 1_000_000),
     _MIN_LEAF,
     _MAX_LEAVES,
-    _number("min_impurity_decrease", 0.0, "What a split must gain at least.", 0, 1e12),
-    _number("ccp_alpha", 0.0, "Strength of cost-complexity pruning.", 0, 1e12),
+    Parameter("min_impurity_decrease", 0.0, "What a split must gain at least.", 0, 1e12),
+    Parameter("ccp_alpha", 0.0, "Strength of cost-complexity pruning.", 0, 1e12),
     _boolean("bootstrap", True, "Whether each tree sees a random sample of rows."),
-    _number("max_samples", None, _MAX_SAMPLES, 0, 1, exclusive_minimum=True, nullable=True),
+    Parameter("max_samples", None, _MAX_SAMPLES, 0, 1, exclusive_minimum=True, nullable=True),
 )
-_FOREST_CONFLICT = Conflict(
+_FOREST_CONFLICT = (
     "max_samples",
     "must be null when bootstrap is false",
     lambda params: params["max_samples"] is not None and not params["bootstrap"],
@@ -142,18 +129,18 @@ _FOREST_CONFLICT = Conflict(
 _RATE = "Share of each tree's correction that is taken."
 _EARLY = "Whether to hold rows out and stop when they gain no more; auto: above 10,000 rows."
 _BOOSTING = (
-    _number("learning_rate", 0.1, _RATE, 0, 10, exclusive_minimum=True),
+    Parameter("learning_rate", 0.1, _RATE, 0, 10, exclusive_minimum=True),
     _integer("max_iter", 100, "Rounds of boosting at most.", 1, 2000),
     replace(_MAX_LEAVES, default=31),
     _MAX_DEPTH,
     replace(_MIN_LEAF, default=20),
-    _number("l2_regularization", 0.0, "Penalty on the leaves' values.", 0, 1e12),
+    Parameter("l2_regularization", 0.0, "Penalty on the leaves' values.", 0, 1e12),
     _SHARE,
     _integer("max_bins", 255, "Bins that a feature's values are put in.", 2, 255),
     _boolean("early_stopping", "auto", _EARLY, choices=("auto",)),
-    _number("validation_fraction", 0.1, "Share of rows held out for early stopping.", 0.01, 0.9),
+    Parameter("validation_fraction", 0.1, "Share of rows held out for early stopping.", 0.01, 0.9),
     _integer("n_iter_no_change", 10, "Rounds without gain that early stopping takes.", 1, 2000),
-    _number("tol", 1e-7, "What counts as a gain for early stopping.", 0, 1),
+    Parameter("tol", 1e-7, "What counts as a gain for early stopping.", 0, 1),
 )
 _RIDGE_SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sag", "saga")
 _LOGISTIC_SOLVERS = ("lbfgs", "newton-cg", "newton-cholesky", "sag", "saga")
@@ -189,7 +176,7 @@ _ROWS = (
         ),
         costs.ridge_cost,
         'the solver "lsqr", or a smaller max_iter',
-        Conflict(
+        (
             "solver",
             'must be "auto" when positive is true',
             lambda params: params["positive"] and params["solver"] != "auto",
@@ -209,7 +196,7 @@ _ROWS = (
         "regression",
         "Least squares with the penalties of ridge and lasso mixed.",
         "sklearn.linear_model._coordinate_descent.ElasticNet",
-        (_ALPHA, _number("l1_ratio", 0.5, "The lasso's share of the penalty.", 0, 1), *_DESCENT),
+        (_ALPHA, Parameter("l1_ratio", 0.5, "The lasso's share of the penalty.", 0, 1), *_DESCENT),
         costs.coordinate_descent_cost,
         "a smaller max_iter",
     ),
@@ -234,12 +221,12 @@ _ROWS = (
         f"{_TREES}.HistGradientBoostingRegressor",
         (
             _choice("loss", "What is minimised; poisson and gamma need y from 0.", *_LOSSES),
-            _number("quantile", None, _QUANTILE, 0.001, 0.999, nullable=True),
+            Parameter("quantile", None, _QUANTILE, 0.001, 0.999, nullable=True),
             *_BOOSTING,
         ),
         costs.boosting_cost,
         _LIGHTER_BOOSTING,
-        Conflict(
+        (
             "quantile",
             'must be given when loss is "quantile", and only then',
             lambda params: (params["loss"] == "quantile") != (params["quantile"] is not None),
@@ -252,15 +239,15 @@ _ROWS = (
         "sklearn.linear_model._logistic.LogisticRegression",
         (
             # Not from 0: the penalty is 1 / C.
-            _number("C", 1.0, "Inverse strength of the penalty.", 1e-12, 1e12),
-            _number("l1_ratio", 0.0, 'Share of the absolute penalty; 0 but for "saga".', 0, 1),
+            Parameter("C", 1.0, "Inverse strength of the penalty.", 1e-12, 1e12),
+            Parameter("l1_ratio", 0.0, 'Share of the absolute penalty; 0 but for "saga".', 0, 1),
             _choice("solver", "How the likelihood is maximised.", *_LOGISTIC_SOLVERS),
             replace(_ITERATIONS, default=100),
             *(_FIT_INTERCEPT, _TOLERANCE, _CLASS_WEIGHT),
         ),
         costs.logistic_cost,
         'the solver "lbfgs", or a smaller max_iter',
-        Conflict(
+        (
             "l1_ratio",
             'must be 0 unless solver is "saga"',
             lambda params: params["l1_ratio"] > 0 and params["solver"] != "saga",
@@ -319,9 +306,10 @@ def resolve_params(estimator: Estimator, given: Params) -> dict[str, Any]:
             # A whole number is a number: scikit-learn would take 1 for "one feature".
             number = known[name].type == "number" and type(value) is int
             params[name] = float(value) if number else value
-    conflict = estimator.conflict
-    if not faults and conflict is not None and conflict.is_met(params):
-        faults = {conflict.name: [conflict.message]}
+    if not faults and estimator.conflict is not None:
+        name, message, is_met = estimator.conflict
+        if is_met(params):
+            faults[name] = [message]
     if faults:
         raise InvalidInput({"params": faults})
     return params

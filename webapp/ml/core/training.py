@@ -22,11 +22,19 @@ from webapp.ml.core.estimators import (
     resolve_params,
     split_pipeline,
 )
-from webapp.ml.core.intervals import IntervalBasis, make_interval_basis
-from webapp.ml.core.least_squares import Mask, fit_least_squares
-from webapp.ml.core.metrics import measure_classification, measure_regression
-from webapp.ml.core.profile import digest_dataset, profile_features
-from webapp.ml.core.scoring import compile_scorer, find_linear_model
+from webapp.ml.core.least_squares import (
+    IntervalBasis,
+    Mask,
+    fit_least_squares,
+    make_interval_basis,
+)
+from webapp.ml.core.metrics import (
+    digest_dataset,
+    measure_classification,
+    measure_regression,
+    profile_features,
+)
+from webapp.ml.core.scoring import compile_scorer, find_linear_functions
 
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
@@ -58,10 +66,9 @@ class TrainingSpec:
 class TrainedModel:
     """A fitted estimator and what is known of it.
 
-    ``metrics`` were measured on the rows that ``evaluated_on`` names; undefined ones are None.
-    ``classes`` is None for a regression. ``profile`` describes the rows that were fitted, and
-    ``data_digest`` all that were given. ``converged`` is None where no iterative solver with a
-    ``max_iter`` was at work.
+    ``metrics`` were measured on the rows that ``evaluated_on`` names. ``classes`` is None for a
+    regression. ``profile`` describes the rows that were fitted, and ``data_digest`` all that were
+    given. ``converged`` is None where no iterative solver with a ``max_iter`` was at work.
     """
 
     estimator: Any
@@ -89,18 +96,8 @@ class _Plan:
     clock: Callable[[], float]
 
     def build(self) -> Any:
-        spec = self.spec
-        return build_estimator(
-            self.entry, self.params, random_state=spec.random_state, scale=spec.scale
-        )
-
-
-@dataclass(frozen=True)
-class _Fit:
-    estimator: Any
-    seconds: float
-    profile: Mapping[str, Any]
-    interval_basis: IntervalBasis | None
+        seed, scale = self.spec.random_state, self.spec.scale
+        return build_estimator(self.entry, self.params, random_state=seed, scale=scale)
 
 
 def train(
@@ -126,26 +123,26 @@ def train(
     fitted_rows, test_rows = _hold_out(dataset, spec)
     if limits is not None:
         _check_cost(plan, fitted_rows, n_classes, limits)
-    served = _fit(plan, fitted_rows)
-    metrics = _measure(served.estimator, (test_rows or fitted_rows).take())
+    estimator, fit_seconds, profile, basis = _fit(plan, fitted_rows)
+    metrics = _measure(estimator, (test_rows or fitted_rows).take())
     if spec.cv:
         metrics["cross_validation"] = _cross_validate(plan, dataset)
     if test_rows is not None and spec.refit:
-        served = _fit(plan, Subset(dataset))
+        estimator, fit_seconds, profile, basis = _fit(plan, Subset(dataset))
     return TrainedModel(
-        estimator=served.estimator,
+        estimator=estimator,
         params=plan.params,
         metrics=metrics,
         evaluated_on="training" if test_rows is None else "hold-out",
         n_train=len(fitted_rows),
         n_test=0 if test_rows is None else len(test_rows),
-        fit_seconds=served.seconds,
-        classes=list_classes(served.estimator),
-        coefficients=describe_coefficients(served.estimator, dataset.feature_names),
-        profile=served.profile,
+        fit_seconds=fit_seconds,
+        classes=list_classes(estimator),
+        coefficients=describe_coefficients(estimator, dataset.feature_names),
+        profile=profile,
         data_digest=digest_dataset(dataset),
-        interval_basis=served.interval_basis,
-        converged=_has_converged(served.estimator, plan.params),
+        interval_basis=basis,
+        converged=_has_converged(estimator, plan.params),
     )
 
 
@@ -167,43 +164,38 @@ def _check_cost(plan: _Plan, fitted_rows: Subset, n_classes: int, limits: FitLim
         one = replace(plan, params={**params, "n_estimators": 1}, spec=replace(spec, scale=False))
         cost_of_one = entry.estimate_cost(one.params, size)
         if cost_of_one.memory <= limits.memory and cost_of_one.seconds <= limits.seconds:
-            tree = _fit(one, fitted_rows).estimator.estimators_[0].tree_
+            tree = _fit(one, fitted_rows)[0].estimators_[0].tree_
             leaves = TREE_MARGIN * tree.n_leaves * size.rows / len(fitted_rows)
             cost = entry.estimate_cost(params, replace(size, leaves=leaves))
-    messages = []
     if cost.memory > limits.memory:
         needed, allowed = math.ceil(cost.memory / 1e6), int(limits.memory / 1e6)
-        messages.append(f"needs about {needed} MB of memory, MAX_FIT_MEMORY allows {allowed}")
-    if cost.seconds > limits.seconds:
+        message = f"needs about {needed} MB of memory, MAX_FIT_MEMORY allows {allowed}"
+    elif cost.seconds > limits.seconds:
         needed, allowed = math.ceil(cost.seconds), int(limits.seconds)
-        messages.append(f"may take {needed} seconds, MAX_FIT_SECONDS allows {allowed}")
-    if messages:
-        lighter = f", or {entry.lighter}" if entry.lighter else ""
-        message = f"{' and '.join(messages)}: try fewer rows or columns{lighter}"
-        raise InvalidInput({"estimator": [message]})
+        message = f"may take {needed} seconds, MAX_FIT_SECONDS allows {allowed}"
+    else:
+        return
+    lighter = f", or {entry.lighter}" if entry.lighter else ""
+    raise InvalidInput({"estimator": [f"{message}: try fewer rows or columns{lighter}"]})
 
 
 def list_classes(estimator: Any) -> tuple[Any, ...] | None:
     """Return the labels that a classifier predicts, in its order; None for a regressor."""
-    final = split_pipeline(estimator)[1]
-    return tuple(final.classes_.tolist()) if is_classifier(final) else None
+    return tuple(estimator.classes_.tolist()) if is_classifier(estimator) else None
 
 
 def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return a linear model's intercept and its coefficient by feature name; else None.
+    """Return a linear model's intercept and coefficient by feature name; a classifier's by class.
 
-    They are in units of the features as they came, scaled or not. A classifier has them by
-    class: one of two classes for the second of them. None, too, for more than
+    They are those of `find_linear_functions`. None for another model, and for more than
     ``MOST_COEFFICIENTS``.
     """
-    linear = find_linear_model(estimator)
-    if linear is None or np.size(linear.coefficients) > MOST_COEFFICIENTS:
+    functions = find_linear_functions(estimator)
+    if functions is None or functions[0].size > MOST_COEFFICIENTS:
         return None
     described = [
         {"intercept": intercept, "coefficients": dict(zip(feature_names, row, strict=True))}
-        for intercept, row in zip(
-            linear.intercept.tolist(), linear.coefficients.tolist(), strict=True
-        )
+        for row, intercept in zip(*(part.tolist() for part in functions), strict=True)
     ]
     classes = list_classes(estimator)
     if classes is None:
@@ -225,7 +217,8 @@ def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Subset, Subset | No
     return Subset(dataset, drawn[n_test:]), Subset(dataset, drawn[:n_test])
 
 
-def _fit(plan: _Plan, rows: Subset) -> _Fit:
+def _fit(plan: _Plan, rows: Subset) -> tuple[Any, float, dict[str, Any], IntervalBasis | None]:
+    """Return a fitted estimator, its seconds, the profile of its rows and its interval basis."""
     least_squares = plan.entry.name == DEFAULT_ESTIMATOR and not plan.params["positive"]
     # Least squares copies no rows: it takes those of a mask, whose order does not matter.
     masked = least_squares and not plan.spec.scale
@@ -235,24 +228,20 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
     estimator = plan.build()  # imports, which are no part of the fit's time
     basis = None
     started = plan.clock()
-    with _overflow_refused():
+    with _faults_as("X", "cannot be fitted: {reason}"):
         if least_squares:
             basis = _fit_least_squares(estimator, dataset, mask)
         else:
             estimator.fit(dataset.X, dataset.y)
         scores = compile_scorer(estimator)(dataset.X[:1])
     seconds = plan.clock() - started
-    numbers = scores.values if scores.probabilities is None else scores.probabilities
-    if not np.isfinite(numbers).all():
+    if not np.isfinite(scores.numbers).all():
         raise InvalidInput({"X": ["holds values too large or too small to fit"]})
-    return _Fit(estimator, seconds, profile_features(dataset.X, mask), basis)
+    return estimator, seconds, profile_features(dataset.X, mask), basis
 
 
 def _fit_least_squares(unfitted: Any, rows: Dataset, mask: Mask | None) -> IntervalBasis | None:
-    """Fit a LinearRegression, scaled or not, to what its own ``fit`` finds.
-
-    Return what intervals need, which the triangular factor of the same fit gives.
-    """
+    """Fit a LinearRegression, scaled or not, to what its own ``fit`` finds; return the basis."""
     scaler, linear = split_pipeline(unfitted)
     X, y = rows.X if scaler is None else scaler.fit_transform(rows.X), cast(Vector, rows.y)
     found = fit_least_squares(
@@ -267,8 +256,8 @@ def _fit_least_squares(unfitted: Any, rows: Dataset, mask: Mask | None) -> Inter
 
 
 @contextmanager
-def _overflow_refused() -> Iterator[None]:
-    """Turn what arithmetic complains of into a fault of the rows.
+def _faults_as(place: str, message: str) -> Iterator[None]:
+    """Turn what scikit-learn raises for the rows into InvalidInput; ``{reason}`` is its message.
 
     Finite rows can still overflow on the way (1e308 squared); scikit-learn then raises, or
     returns what is no number. It raises, too, where rows and parameters do not go together, such
@@ -279,16 +268,12 @@ def _overflow_refused() -> Iterator[None]:
             yield
     except (ValueError, np.linalg.LinAlgError) as error:
         reason = next(iter(str(error).splitlines()), "")[:LONGEST_REASON]
-        raise InvalidInput({"X": [f"cannot be fitted: {reason}"]}) from None
+        raise InvalidInput({place: [message.format(reason=reason)]}) from None
 
 
 def _measure(estimator: Any, rows: Dataset) -> dict[str, Any]:
-    # Held-out rows can overflow where the fitted ones did not.
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            scores = compile_scorer(estimator)(rows.X)
-    except ValueError:
-        raise InvalidInput({"X": ["holds values too large to evaluate the model on"]}) from None
+    with _faults_as("X", "holds values too large to evaluate the model on"):
+        scores = compile_scorer(estimator)(rows.X)
     if scores.probabilities is None:
         return dict(measure_regression(cast(Vector, rows.y), scores.values))
     y, classes = cast(Labels, rows.y), list_classes(estimator) or ()
@@ -306,18 +291,10 @@ def _cross_validate(plan: _Plan, dataset: Dataset) -> dict[str, Any]:
     metric = "r2" if plan.entry.task == "regression" else "accuracy"
     if folds * (2 if metric == "r2" else 1) > len(dataset.y):
         raise InvalidInput({"cv": [f"makes folds too small of {len(dataset.y)} rows"]})
-    if metric == "accuracy" and np.unique(dataset.y, return_counts=True)[1].max() < folds:
-        raise InvalidInput({"cv": ["is more than the rows of any class"]})
-    try:
-        with np.errstate(all="ignore"):
-            scores = cross_val_score(
-                *(plan.build(), dataset.X, dataset.y),
-                cv=folds,
-                scoring=metric,
-                error_score="raise",
-            )
-    except (ValueError, np.linalg.LinAlgError):
-        raise InvalidInput({"cv": ["leaves folds that cannot be fitted"]}) from None
+    with _faults_as("cv", "makes folds that cannot be fitted: {reason}"):
+        scores = cross_val_score(
+            plan.build(), dataset.X, dataset.y, cv=folds, scoring=metric, error_score="raise"
+        )
     finite = bool(np.isfinite(scores).all())
     return {
         "folds": folds,

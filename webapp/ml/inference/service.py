@@ -17,10 +17,10 @@ from webapp.db.postgresql import time_limit
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
 from webapp.ml.core.datasets import DataWarning, Features, Matrix
-from webapp.ml.core.intervals import IntervalBasis, Intervals, compute_intervals
-from webapp.ml.core.probe import make_scorer
+from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.scoring import Scores, score
 from webapp.ml.core.training import list_classes
+from webapp.ml.core.validation import make_scorer
 from webapp.ml.errors import ArtifactUnusable, ModelNotFound, ModelNotTrained, VersionNotFound
 from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
 from webapp.ml.registry.models import Activation, Model, ModelVersion

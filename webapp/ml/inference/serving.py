@@ -17,7 +17,7 @@ from typing import TypeAlias
 from webapp.db.leases import Leases, lease_clock
 from webapp.errors import ServiceError, Unavailable
 from webapp.ml.core.datasets import Vector
-from webapp.ml.core.intervals import IntervalBasis
+from webapp.ml.core.least_squares import IntervalBasis
 from webapp.ml.core.scoring import Scorer
 
 log = logging.getLogger(__name__)

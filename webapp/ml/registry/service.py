@@ -12,7 +12,6 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -32,8 +31,8 @@ from webapp.errors import InvalidInput
 from webapp.ml import errors
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
-from webapp.ml.core.probe import make_scorer
-from webapp.ml.core.scoring import find_linear_model
+from webapp.ml.core.scoring import find_linear_functions
+from webapp.ml.core.validation import make_scorer
 from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
 
 DEFAULT_MODEL = "default"
@@ -269,14 +268,14 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
     if not CATALOGUE[version.estimator].is_linear:
         raise errors.CoefficientsNotFound(name, number, version.model_type)
     estimator = load_estimator(session, version.artifact_digest)
-    linear = find_linear_model(estimator)
-    assert linear is not None  # noqa: S101 (the catalogue says that it is one)
+    functions = find_linear_functions(estimator)
+    assert functions is not None  # noqa: S101 (the catalogue says that it is one)
     classes = training.list_classes(estimator)
     return {
         "feature_names": version.feature_names,
         "classes": classes[1:] if classes is not None and len(classes) == 2 else classes,
-        "intercepts": np.atleast_1d(linear.intercept),
-        "coefficients": np.atleast_2d(linear.coefficients),
+        "intercepts": functions[1],
+        "coefficients": functions[0],
     }
 
 

@@ -9,10 +9,10 @@ import pytest
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression, Ridge
 
-from webapp.ml.core import probe
-from webapp.ml.core.probe import make_scorer
-from webapp.ml.core.profile import profile_features
-from webapp.ml.core.scoring import EstimatorScorer, Scores
+from webapp.ml.core import validation
+from webapp.ml.core.metrics import profile_features
+from webapp.ml.core.scoring import Scores, score_by_estimator
+from webapp.ml.core.validation import make_scorer
 from webapp.ml.errors import ArtifactUnusable
 
 X, Y = load_diabetes(return_X_y=True)
@@ -45,11 +45,11 @@ def test_a_compiled_scorer_that_differs_gives_way_to_the_estimator(
             raise AttributeError(fault)
         return score_wrongly
 
-    monkeypatch.setattr(probe, "compile_scorer", compile_wrongly)
+    monkeypatch.setattr(validation, "compile_scorer", compile_wrongly)
 
     scorer = make_scorer(model, profile_features(X) if trained_here else None)
 
-    assert isinstance(scorer, EstimatorScorer)
+    assert scorer.func is score_by_estimator
     assert np.array_equal(scorer(X).values, model.predict(X))
     assert "Ridge" in caplog.text
 
