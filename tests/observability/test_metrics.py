@@ -192,7 +192,7 @@ def test_more_series_than_a_family_may_have_are_counted_as_one(
     shared = SharedCounts([COUNTS], slots=2)
 
     for name in ("a", "long" * 1000, "b", "c", "d", "a"):
-        shared.add(COUNTS, (name,), (1,))
+        shared.record(COUNTS, (name,), (1,))
 
     counts = shared.read()["counts"]
     assert counts == {("a",): [2], (OTHER,): [3], ("b",): [1]}
@@ -202,8 +202,8 @@ def run_in_child(shared: SharedCounts) -> None:
     """Count one of each in a process of its own, which is then killed."""
     child = os.fork()
     if child == 0:
-        shared.add(COUNTS, ("child",), (1,))
-        shared.set(HELD, (), (1,))
+        shared.record(COUNTS, ("child",), (1,))
+        shared.record(HELD, (), (1,))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -216,8 +216,8 @@ def test_a_process_that_was_killed_leaves_its_counts_to_the_next_and_holds_nothi
         run_in_child(shared)
 
     assert shared.read() == {"counts": {("child",): [5]}, "held": {}}
-    shared.add(COUNTS, ("parent",), (1,))
-    shared.set(HELD, (), (7,))
+    shared.record(COUNTS, ("parent",), (1,))
+    shared.record(HELD, (), (7,))
     run_in_child(shared)  # the only slot is taken: it counts for nothing
     assert shared.read() == {"counts": {("child",): [5], ("parent",): [1]}, "held": {(): [7]}}
 
@@ -227,7 +227,7 @@ def test_threads_of_a_process_lose_no_count() -> None:
 
     def count() -> None:
         for _ in range(5000):
-            shared.add(COUNTS, ("one",), (1,))
+            shared.record(COUNTS, ("one",), (1,))
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
@@ -239,15 +239,9 @@ def test_threads_of_a_process_lose_no_count() -> None:
 
 
 def test_counts_that_nobody_needs_any_more_leave_no_open_file() -> None:
-    def count_files() -> int:
-        return len([f for f in Path("/proc/self/fd").iterdir() if "webapp-metrics" in read(f)])
-
-    def read(link: Path) -> str:
-        return os.readlink(link) if link.is_symlink() else ""
-
-    before = count_files()
     shared = SharedCounts([COUNTS], slots=1)
-    assert count_files() > before
+    file = shared._file
+
     del shared
 
-    assert count_files() == before
+    assert file.closed
