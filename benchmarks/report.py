@@ -38,11 +38,13 @@ def format_section(document: Mapping[str, Any]) -> str:
     """Return what docs/performance.md shows of a document: where and when, and the table."""
     machine = document["machine"]
     pins = machine["competitors"].items()
+    # The run of 2026-11-23 does not say.
+    generator = f"requests by {machine['load_generator']}, " if "load_generator" in machine else ""
     versions = ", ".join(f"{name} {found[name]}" for name, found in pins if name in found)
     return (
         f"Measured on {document['date']}: {machine['cores']} cores, {machine['architecture']}, "
-        f"load {machine['load_before']:g} beforehand, load generator {machine['load_generator']}, "
-        f"Python {machine['python']}, {document['rounds']} rounds; {versions}.\n\n"
+        f"load {machine['load_before']:g} beforehand, {generator}Python {machine['python']}, "
+        f"{document['rounds']} rounds; {versions}.\n\n"
         f"{format_table(document['works'])}"
     )
 
