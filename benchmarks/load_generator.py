@@ -76,15 +76,17 @@ def _run_asyncio(
     async def keep_busy() -> int:
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         answers = 0
-        while time.monotonic() < started + seconds:
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = _LENGTH.search(head)
-            if head[9:10] != b"2" or length is None:
-                raise WrongAnswer(head.decode(errors="replace")[:200])
-            await reader.readexactly(int(length[1]))
-            answers += 1
-        writer.close()
+        try:
+            while time.monotonic() < started + seconds:
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = _LENGTH.search(head)
+                if head[9:10] != b"2" or length is None:
+                    raise WrongAnswer(head.decode(errors="replace")[:200])
+                await reader.readexactly(int(length[1]))
+                answers += 1
+        finally:
+            writer.close()
         return answers
 
     async def keep_all_busy() -> list[int]:
