@@ -59,11 +59,11 @@ faults-bounded: $(VENV)/installed-dev ## Run the slow tests at the scale of a fe
 
 .PHONY: memory
 memory: $(VENV)/installed-dev ## Measure the memory that 1,000,000 rows take, as the docs quote it
-	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.resources memory
 
 .PHONY: latency
 latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activations, as the docs quote it
-	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.resources latency
 
 .PHONY: bench
 bench: $(VENV)/installed-dev ## Measure this service beside competitors, as the docs quote it

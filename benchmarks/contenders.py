@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import requests
-import sqlalchemy as sa
 
 from benchmarks.baselines import echo
 from benchmarks.competitors.common import sample
 from config import SETTINGS
 from tests.access.holders import make_holder
-from tests.conftest import dispose_app, execute_on_server, make_app, migrate
+from tests.conftest import Backend, app_on, migrate
 from tests.ports import hold_port, port_of
 from tests.postgres import server_for_tests
 from webapp.scopes import Scope
@@ -49,44 +45,35 @@ class Unavailable(Exception):
     """A service cannot be installed or started here; the text says why."""
 
 
-class Fleet:
-    """The services that run at present; each is started when it is first asked for.
-
-    ``get`` returns a URL, or for an application in this process the application.
-    """
+class Fleet(ExitStack):
+    """The services that run at present; each is started when it is first asked for."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(self.enter_context(tempfile.TemporaryDirectory()))
         self._running: dict[str, tuple[ExitStack, Any]] = {}
-        self._shared = ExitStack()
-        self._unavailable: dict[str, str] = {}
-        self.databases: dict[str, str] = {}
-
-    def __enter__(self) -> Fleet:
-        self.folder = Path(self._shared.enter_context(tempfile.TemporaryDirectory()))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.keep(frozenset())
-        self._shared.close()
+        self._unavailable: dict[str, Unavailable] = {}
 
     @cached_property
-    def postgres(self) -> str:
-        """URL of the PostgreSQL server that all share."""
-        return self._shared.enter_context(server_for_tests())
+    def postgres(self) -> Backend:
+        """The PostgreSQL server that all share."""
+        url = self.enter_context(server_for_tests())
+        # With the driver's name: SQLAlchemy gives the URL without it to another one.
+        url = url.replace("postgresql://", "postgresql+psycopg2://")
+        return Backend("postgresql", self.folder, url)
 
     def get(self, name: str) -> Any:
-        """Return a service; raises Unavailable."""
+        """Return a service's URL, or an application in this process; raises Unavailable."""
         if name in self._unavailable:
-            raise Unavailable(self._unavailable[name])
+            raise self._unavailable[name]
         if name not in self._running:
             stack = ExitStack()
             try:
-                service = SERVERS.get(name)
-                started = service.run(self, name) if service else APPLICATIONS[name](self)
-                self._running[name] = stack, stack.enter_context(started)
+                self._running[name] = stack, stack.enter_context(SERVICES[name](self, name))
             except Unavailable as error:
-                self._unavailable[name] = str(error)
+                self._unavailable[name] = error
                 raise
+            self.push(stack)
         return self._running[name][1]
 
     def keep(self, names: frozenset[str]) -> None:
@@ -94,32 +81,15 @@ class Fleet:
         for name in set(self._running) - names:
             self._running.pop(name)[0].close()
 
-    @contextmanager
-    def database(self, name: str) -> Iterator[str]:
-        """Make a service's database on the shared server until the block ends."""
-        database = f"bench_{re.sub('[^a-z]', '_', name.lower())}_{os.getpid()}"
-        execute_on_server(self.postgres, f"CREATE DATABASE {database}")
-        try:
-            url = sa.make_url(self.postgres).set(database=database)
-            # With the driver's name: SQLAlchemy gives the URL without it to another one.
-            self.databases[name] = url.set(drivername="postgresql+psycopg2").render_as_string(
-                False
-            )
-            yield self.databases[name]
-        finally:
-            execute_on_server(self.postgres, f"DROP DATABASE {database} WITH (FORCE)")
-
 
 def _answers(url: str) -> bool:
-    try:
+    with suppress(requests.RequestException):
         return requests.get(url, timeout=5).status_code == 200
-    except requests.RequestException:
-        return False
+    return False
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no output"
+    return (text.strip().splitlines() or ["no output"])[-1][:200]
 
 
 def find_free_port() -> str:
@@ -139,10 +109,9 @@ def install(name: str) -> Path:
                 subprocess.run(
                     command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=True
                 )
-            except subprocess.TimeoutExpired:
-                raise Unavailable(f"not installed within {INSTALL_TIMEOUT} s") from None
-            except subprocess.CalledProcessError as error:
-                raise Unavailable(f"not installed: {_last_line(error.stderr)}") from None
+            except subprocess.SubprocessError as error:
+                reason = getattr(error, "stderr", None) or str(error)
+                raise Unavailable(f"not installed: {_last_line(reason)}") from None
         stamp.write_text(wanted.read_text())
     return programs
 
@@ -157,11 +126,9 @@ def migrate_silently(database_url: str) -> None:
 def train_models(url: str) -> None:
     """Train a model of three features, and one of ten."""
     for name, (X, y) in {"default": sample.make_sample(), "wide": sample.make_rows()}.items():
-        body = orjson.dumps({"X": X, "y": y}, option=orjson.OPT_SERIALIZE_NUMPY)
-        path = f"/api/v1/ml/models/{name}/train"
-        requests.post(
-            url + path, data=body, headers={"Content-Type": "application/json"}, timeout=30
-        ).raise_for_status()
+        body = {"X": X.tolist(), "y": y.tolist()}
+        path = f"{url}/api/v1/ml/models/{name}/train"
+        requests.post(path, json=body, timeout=30).raise_for_status()
 
 
 def create_items(url: str) -> None:
@@ -197,7 +164,8 @@ class Server:
             environment["PYTHONPATH"] = str(COMPETITORS / "common")
         with ExitStack() as stack:
             if self.fill:
-                words["database"] = stack.enter_context(fleet.database(name))
+                words["database"] = fleet.postgres.make_empty()
+                stack.callback(fleet.postgres.drop, words["database"])
                 if not self.competitor:
                     migrate_silently(words["database"])
             for key, value in self.environment.items():
@@ -205,7 +173,16 @@ class Server:
             url = f"http://127.0.0.1:{words['port']}"
             command = [part.format(**words) for part in self.command.split()]
             log = fleet.folder / f"{name}.log"
-            process = stack.enter_context(running(command, cwd, environment, log))
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    command,
+                    cwd=cwd,
+                    env=environment,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # so that one signal also ends what it has started
+                )
+            stack.callback(stop, process)
             deadline = time.monotonic() + START_TIMEOUT
             while not _answers(url + self.ready):
                 if process.poll() is not None or time.monotonic() > deadline:
@@ -216,57 +193,65 @@ class Server:
             yield url
 
 
-@contextmanager
-def running(
-    command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the block ends, with all processes it starts."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # so that one signal also ends what it has started
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=STOP_TIMEOUT)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def gunicorn(application: str = "", database: str = "sqlite:///none", **more: Any) -> Server:
-    """Return a server that runs under the service's own gunicorn settings."""
-    settings = {"BIND": "127.0.0.1:{port}", "DATABASE_URL": database, **more.pop("settings", {})}
-    command = f"{{python}} -m gunicorn {application}"
-    return Server(command, "/health/ready", settings, competitor=False, **more)
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server, and all processes that it has started."""
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=STOP_TIMEOUT)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def service(**settings: str) -> Server:
     """Return this service on PostgreSQL, with its models and items."""
-    return gunicorn(database="{database}", settings=settings, fill=(train_models, create_items))
+    environment = {"BIND": "127.0.0.1:{port}", "DATABASE_URL": "{database}", **settings}
+    fill = (train_models, create_items)
+    return Server("{python} -m gunicorn", "/health/ready", environment, False, fill)
 
 
-SERVERS: Mapping[str, Server] = {
-    "default": service(),
-    "stripped": service(**STRIPPED),
-    "gthread": service(WORKER_CLASS="gthread"),
-    "short lease": service(MODEL_LEASE_MS="1"),
-    "echo": gunicorn("benchmarks.baselines.echo:app"),
-    "bare": gunicorn("benchmarks.baselines.bare:app"),
+@contextmanager
+def open_service(fleet: Fleet, name: str, **settings: str) -> Iterator[Any]:
+    """Build this service's application in this process, trained, with its log in a file.
+
+    Where it asks for API keys, what is returned sends one along.
+    """
+    database_url = f"sqlite:///{fleet.folder / name}.db"
+    migrate_silently(database_url)
+    settings = {**DEFAULTS, "DATABASE_URL": database_url, **settings}
+    with (
+        (fleet.folder / f"{name}.log").open("a", buffering=1) as log,
+        redirect_stderr(log),
+        app_on(database_url, **settings) as app,
+    ):
+        sent = {}
+        if settings["AUTH"] == "on":
+            key = make_holder(app, "bench", Scope.ML_TRAIN, Scope.ML_PREDICT)
+            sent = {"HTTP_AUTHORIZATION": f"Bearer {key}"}
+        X, y = sample.make_sample()
+        rows = {"X": X.tolist(), "y": y.tolist()}
+        app.test_client().post("/api/v1/ml/train", json=rows, environ_base=sent)
+        yield lambda environ, start: app({**environ, **sent}, start)
+
+
+SERVICES: Mapping[str, Callable[[Fleet, str], Any]] = {
+    "default": service().run,
+    "stripped": service(**STRIPPED).run,
+    "gthread": service(WORKER_CLASS="gthread").run,
+    "short lease": service(MODEL_LEASE_MS="1").run,
+    "echo": Server(  # under the service's own gunicorn settings
+        "{python} -m gunicorn benchmarks.baselines.echo:app",
+        "/health/ready",
+        {"BIND": "127.0.0.1:{port}", "DATABASE_URL": "sqlite:///none"},
+        competitor=False,
+    ).run,
     "fastapi": Server(
         "{bin}/python service.py {port}",
         "/health",
         {"DATABASE_URL": "{database}"},
         fill=(create_items,),
-    ),
-    "litserve": Server("{bin}/python service.py {port}", "/health", {}),
+    ).run,
+    "litserve": Server("{bin}/python service.py {port}", "/health", {}).run,
     "bentoml": Server(
         "{bin}/bentoml serve service:Linear --host 127.0.0.1 --port {port}",
         "/readyz",
@@ -275,7 +260,7 @@ SERVERS: Mapping[str, Server] = {
             "BENTOML_HOME": "{folder}/bentoml",
             "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false",
         },
-    ),
+    ).run,
     "mlserver": Server(
         "{bin}/mlserver start .",
         "/v2/models/linear/ready",
@@ -289,39 +274,9 @@ SERVERS: Mapping[str, Server] = {
             "MLSERVER_METRICS_DIR": "{folder}",
             "MLSERVER_ENVIRONMENTS_DIR": "{folder}/mlserver-environments",
         },
-    ),
-}
-
-
-# Applications in this process
-
-
-@contextmanager
-def open_service(fleet: Fleet, **settings: str) -> Iterator[Any]:
-    """Build this service's application, trained, with a lease that lasts and a log in a file.
-
-    Where it asks for API keys, what is returned sends one along.
-    """
-    database_url = f"sqlite:///{fleet.folder / uuid.uuid4().hex}.db"
-    migrate_silently(database_url)
-    common = {**DEFAULTS, "DATABASE_URL": database_url}
-    with (fleet.folder / "in process.log").open("a", buffering=1) as log, redirect_stderr(log):
-        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "1"})
-        X, y = sample.make_sample()
-        app.test_client().post("/api/v1/ml/train", json={"X": X.tolist(), "y": y.tolist()})
-        dispose_app(app)
-        app = make_app(database_url, **{**common, "MODEL_LEASE_MS": "60000", **settings})
-        sent = {}
-        if settings.get("AUTH") == "on":
-            key = make_holder(app, "bench", Scope.ML_PREDICT)
-            sent = {"HTTP_AUTHORIZATION": f"Bearer {key}"}
-        yield lambda environ, start: app({**environ, **sent}, start)
-        dispose_app(app)
-
-
-APPLICATIONS: Mapping[str, Callable[[Fleet], Any]] = {
+    ).run,
     "in process": open_service,
     "in process, stripped": partial(open_service, **STRIPPED),
     "in process, keys": partial(open_service, AUTH="on"),
-    "echo in process": lambda fleet: nullcontext(echo.app),
+    "echo in process": lambda _fleet, _name: nullcontext(echo.app),
 }

@@ -1,93 +1,96 @@
-"""A load generator: processes that keep connections busy with one request again and again.
+"""Sends a request again and again: by wrk where it is installed, else by asyncio.
 
-Run by `exchange.drive`, with the request on standard input. It reads of an answer no more than its
-status and its length, to take little of the machine that the service runs on.
+The service runs on the same cores: the less of them the load takes, the more services differ.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
+import asyncio
 import re
-import selectors
-import socket
-import sys
+import shutil
+import subprocess
 import time
+from tempfile import NamedTemporaryFile
+from urllib.parse import urlsplit
 
-CHUNK = 1 << 18
+from benchmarks.exchange import Exchange, WrongAnswer
+
+GRACE = 60  # seconds that a load may take beyond its time
+# wrk counts answers of 400 and above as errors of status.
+WRK_SCRIPT = """\
+wrk.method = "%s"
+wrk.headers["Content-Type"] = "%s"
+wrk.body = [==[%s]==]
+function done(summary)
+  local e = summary.errors
+  local errors = e.connect + e.read + e.write + e.status + e.timeout
+  io.write("\\n", summary.requests, " ", summary.duration / 1e6, " ", errors)
+end
+"""
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.I)
 
 
-class AnswerReader:
-    """Finds the end of each answer on a connection."""
-
-    def __init__(self) -> None:
-        self._received = b""
-        self._missing: int | None = None  # bytes, once the length is known
-
-    def take(self, data: bytes) -> bool | None:
-        """Take in bytes; return whether the answer was good once it is whole, else None."""
-        if self._missing is None:
-            self._received += data
-            head, separator, rest = self._received.partition(b"\r\n\r\n")
-            if not separator:
-                return None
-            length = _LENGTH.search(head)
-            if length is None:
-                return False
-            self._missing = int(length[1]) - len(rest)
-        else:
-            self._missing -= len(data)
-        if self._missing > 0:
-            return None
-        good = self._missing == 0 and self._received[9:10] == b"2"
-        self._received, self._missing = b"", None
-        return good
+def find_load_generator() -> str:
+    """Return the name of the load generator that is used on this machine."""
+    return "wrk" if shutil.which("wrk") else "asyncio"
 
 
-def keep_busy(
-    address: tuple[str, int], request: bytes, n_connections: int, seconds: float
-) -> tuple[int, int]:
-    """Send a request on some connections for some seconds; return the answers and the errors."""
-    selector = selectors.DefaultSelector()
-    for _ in range(n_connections):
-        connection = socket.create_connection(address)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        selector.register(connection, selectors.EVENT_READ, AnswerReader())
-        connection.sendall(request)
-    answers = errors = 0
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0 and not errors:
-        for key, _ in selector.select(left):
-            data = key.fileobj.recv(CHUNK)
-            good = key.data.take(data) if data else False
-            if good:
+def drive(url: str, exchange: Exchange, *, connections: int, seconds: int) -> float:
+    """Send a request again and again on kept connections; return the seconds per answer.
+
+    That is the time over the number of answers: with more connections than one, answers overlap.
+    Raises WrongAnswer or OSError if any request was refused, or none was answered.
+    """
+    run = _run_wrk if find_load_generator() == "wrk" else _run_asyncio
+    answers, took = run(url, exchange, connections, seconds)
+    if not answers:
+        raise WrongAnswer("no answers")
+    return took / answers
+
+
+def _run_wrk(url: str, exchange: Exchange, connections: int, seconds: int) -> tuple[float, float]:
+    with NamedTemporaryFile("w", suffix=".lua") as script:
+        values = (exchange.method, exchange.content_type, exchange.body.decode())
+        script.write(WRK_SCRIPT % values)
+        script.flush()
+        options = ["-t1", f"-c{connections}", f"-d{seconds}", "--timeout=30", "-s", script.name]
+        command = ["wrk", *options, url + exchange.path]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + GRACE)
+    if ran.returncode != 0:
+        raise WrongAnswer(f"wrk failed: {(ran.stdout + ran.stderr).strip()[-200:]}")
+    answers, took, errors = map(float, ran.stdout.splitlines()[-1].split())
+    if errors:
+        raise WrongAnswer(f"{errors:.0f} errors among {answers:.0f} answers")
+    return answers, took
+
+
+def _run_asyncio(
+    url: str, exchange: Exchange, connections: int, seconds: int
+) -> tuple[float, float]:
+    address = urlsplit(url)
+    head = f"{exchange.method} {exchange.path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
+    head += f"Content-Type: {exchange.content_type}\r\nContent-Length: {len(exchange.body)}\r\n"
+    request = f"{head}\r\n".encode() + exchange.body
+    started = time.monotonic()
+
+    async def keep_busy() -> int:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        answers = 0
+        try:
+            while time.monotonic() < started + seconds:
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = _LENGTH.search(head)
+                if head[9:10] != b"2" or length is None:
+                    raise WrongAnswer(head.decode(errors="replace")[:200])
+                await reader.readexactly(int(length[1]))
                 answers += 1
-                key.fileobj.sendall(request)
-            elif good is False:
-                errors += 1
-    for key in list(selector.get_map().values()):
-        key.fileobj.close()
-    selector.close()
-    return answers, errors
+        finally:
+            writer.close()
+        return answers
 
+    async def keep_all_busy() -> list[int]:
+        return await asyncio.gather(*(keep_busy() for _ in range(connections)))
 
-def main() -> None:
-    """Print what all processes together have counted, as JSON."""
-    host, port, connections, seconds, processes = sys.argv[1:]
-    request, n_processes = sys.stdin.buffer.read(), int(processes)
-    share, more = divmod(int(connections), n_processes)
-    tasks = [
-        ((host, int(port)), request, share + (number < more), float(seconds))
-        for number in range(n_processes)
-    ]
-    with multiprocessing.Pool(n_processes) as pool:
-        started = time.monotonic()
-        results = pool.starmap(keep_busy, tasks, chunksize=1)
-        took = time.monotonic() - started
-    answers, errors = map(sum, zip(*results, strict=True))
-    print(json.dumps({"answers": answers, "seconds": took, "errors": errors}))
-
-
-if __name__ == "__main__":
-    main()
+    answers = asyncio.run(asyncio.wait_for(keep_all_busy(), seconds + GRACE))
+    return sum(answers), time.monotonic() - started

@@ -6,17 +6,12 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load_generator import find_load_generator
 from benchmarks.runner import Kind
 
-LIBRARIES = (
-    *("flask", "gunicorn", "numpy", "orjson", "psycopg2-binary", "pyarrow", "scikit-learn"),
-    "sqlalchemy",
-)
 PINNED = ("fastapi", "litserve", "bentoml", "mlserver", "uvicorn", "pydantic", "scikit-learn")
 BEGIN, END = "<!-- begin: make bench -->\n", "<!-- end: make bench -->\n"
 SIGNS = {Kind.SPEED: "≥", Kind.COST: "≤"}
@@ -24,7 +19,7 @@ REACHED = {True: "reached", False: "not reached", None: "–"}
 
 
 def describe_machine(competitors: Path) -> dict[str, Any]:
-    """Return cores, load, Python, and the versions of libraries, also those of competitors."""
+    """Return cores, load, Python and the versions of competitors; requirements.txt has ours."""
     pins: dict[str, dict[str, str]] = {}
     for path in sorted(competitors.glob("*/requirements.txt")):
         lines = (line.split("==", 1) for line in path.read_text().split() if "==" in line)
@@ -33,39 +28,34 @@ def describe_machine(competitors: Path) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "load_before": round(os.getloadavg()[0], 2),  # of one minute: was it quiet?
+        "load_generator": find_load_generator(),
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
         "competitors": pins,
     }
-
-
-def make_document(
-    works: Sequence[Mapping[str, Any]], rounds: int, machine: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return a run as plain values; ``works`` are those of `runner.measure_work`."""
-    date = datetime.now(UTC).date().isoformat()
-    return {"date": date, "machine": machine, "rounds": rounds, "works": works}
 
 
 def format_section(document: Mapping[str, Any]) -> str:
     """Return what docs/performance.md shows of a document: where and when, and the table."""
     machine = document["machine"]
     pins = machine["competitors"].items()
+    # The run of 2026-11-23 does not say.
+    generator = f"requests by {machine['load_generator']}, " if "load_generator" in machine else ""
     versions = ", ".join(f"{name} {found[name]}" for name, found in pins if name in found)
     return (
         f"Measured on {document['date']}: {machine['cores']} cores, {machine['architecture']}, "
-        f"load {machine['load_before']:g} beforehand, Python {machine['python']}, "
-        f"{document['rounds']} rounds; {versions}.\n\n{format_table(document)}"
+        f"load {machine['load_before']:g} beforehand, {generator}Python {machine['python']}, "
+        f"{document['rounds']} rounds; {versions}.\n\n"
+        f"{format_table(document['works'])}"
     )
 
 
-def format_table(document: Mapping[str, Any]) -> str:
-    """Return a document's table in Markdown: a line per comparison, and those left out."""
+def format_table(works: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table in Markdown: a line for each comparison, and for who was left out."""
     lines = [
         "| what | measured | | against | | ratio (least – most) | goal | |",
         "|---|---|--:|---|--:|---|---|---|",
     ]
-    for work in document["works"]:
+    for work in works:
         lines += [_format_line(work, found) for found in work["comparisons"]]
         lines += [
             f"| {work['title']} | {name} | not measured: {reason} | | | | | |"

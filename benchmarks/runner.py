@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from http.client import HTTPException
 from subprocess import SubprocessError
 from typing import Any, TypeAlias
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from benchmarks.contenders import Fleet, Unavailable
-from benchmarks.exchange import Exchange, WrongAnswer, drive, send
+from benchmarks.exchange import Exchange, WrongAnswer
+from benchmarks.load_generator import drive
 
-WARM_UP = 1.0  # seconds
+WARM_UP = 1  # seconds
 # With what a service that fails, whichever it is, can end a measurement.
-FAILURES = (WrongAnswer, Unavailable, OSError, HTTPException, SubprocessError, SQLAlchemyError)
+FAILURES = (WrongAnswer, Unavailable, OSError, EOFError, SubprocessError)
 
 
 class Kind(StrEnum):
@@ -39,58 +38,34 @@ class Comparison:
 
     def compare(self, ours: list[float], theirs: list[float]) -> dict[str, Any]:
         """Return the ratio within each round of seconds: median, least and most; and the goal."""
-        pairs = zip(ours, theirs, strict=True)
-        ratios = [b / a if self.kind is Kind.SPEED else a / b for a, b in pairs]
+        is_speed = self.kind is Kind.SPEED
+        ratios = [b / a if is_speed else a / b for a, b in zip(ours, theirs, strict=True)]
         median, reached = statistics.median(ratios), None
         if self.goal is not None:
-            fast = self.kind is Kind.SPEED
-            reached = median >= self.goal if fast else median <= self.goal
-        return {
-            "of": self.of,
-            "against": self.against,
-            "kind": self.kind.value,
-            "goal": self.goal,
-            "median": median,
-            "least": min(ratios),
-            "most": max(ratios),
-            "reached": reached,
-        }
+            reached = median >= self.goal if is_speed else median <= self.goal
+        spread = {"median": median, "least": min(ratios), "most": max(ratios)}
+        return asdict(self) | spread | {"reached": reached}
 
 
 @dataclass(frozen=True)
-class Load:
-    """One request again and again over some connections; ``reset`` undoes what it has done."""
+class Served:
+    """A request to a service: sent ``times`` alone, or as often as it is answered."""
 
     service: str
     make_exchange: Callable[[], Exchange]
     connections: int = 1
-    reset: Callable[[Fleet], None] | None = None
+    times: int | None = None
 
-    def measure(self, fleet: Fleet, seconds: float) -> float:
-        """Return the time over the number of answers."""
+    def measure(self, fleet: Fleet, seconds: int) -> float:
+        """Return the median time until it is answered, or the time over the number of answers."""
         url, exchange = fleet.get(self.service), self.make_exchange()
-        send(url, exchange)
+        exchange.send(url)
+        if self.times:
+            return statistics.median(exchange.send(url) for _ in range(self.times))
         drive(url, exchange, connections=self.connections, seconds=WARM_UP)
         took = drive(url, exchange, connections=self.connections, seconds=seconds)
-        send(url, exchange)
-        if self.reset is not None:
-            self.reset(fleet)
+        exchange.send(url)
         return took
-
-
-@dataclass(frozen=True)
-class Single:
-    """A large request, sent some times after a first one that does not count."""
-
-    service: str
-    make_exchange: Callable[[], Exchange]
-    times: int = 1
-
-    def measure(self, fleet: Fleet, seconds: float) -> float:
-        """Return the median time until it is answered."""
-        url, exchange = fleet.get(self.service), self.make_exchange()
-        send(url, exchange)
-        return statistics.median(send(url, exchange).seconds for _ in range(self.times))
 
 
 @dataclass(frozen=True)
@@ -104,7 +79,7 @@ class InProcess:
     service: str | None = None
     times: int | None = None
 
-    def measure(self, fleet: Fleet, seconds: float) -> float:
+    def measure(self, fleet: Fleet, seconds: int) -> float:
         """Return the median time of a call."""
         call = self.prepare(fleet.get(self.service) if self.service else None)
         end, took = time.perf_counter() + seconds, []
@@ -115,7 +90,7 @@ class InProcess:
         return statistics.median(took)
 
 
-Measurement: TypeAlias = Load | Single | InProcess
+Measurement: TypeAlias = Served | InProcess
 """How a contender does a piece of work: ``measure`` returns the seconds per checked answer."""
 
 
@@ -130,50 +105,39 @@ class Work:
     by_rate: bool = False
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How many rounds, and the seconds of each measurement that has no end of its own."""
-
-    rounds: int = 5
-    seconds: float = 3.0
-
-
-def measure_work(
-    work: Work, fleet: Fleet, plan: Plan, show: Callable[[str], object] = lambda text: None
-) -> dict[str, Any]:
+def measure_work(work: Work, fleet: Fleet, *, rounds: int, seconds: int) -> dict[str, Any]:
     """Return as plain values the seconds per answer of each contender and what they come to.
 
-    A contender that fails is left out, with all that was measured of it. Only the services that
-    the work needs run meanwhile.
+    ``seconds`` is the time of each measurement that has no end of its own. A contender that fails
+    is left out, with all that was measured of it. Only the services that the work needs run.
     """
     services = (contender.service for contender in work.contenders.values())
     fleet.keep(frozenset(name for name in services if name))
-    seconds: dict[str, list[float]] = {name: [] for name in work.contenders}
+    took: dict[str, list[float]] = {name: [] for name in work.contenders}
     failed: dict[str, str] = {}
     names = list(work.contenders)
-    for number in range(plan.rounds):
+    for number in range(rounds):
         start = number % len(names)
         for name in names[start:] + names[:start]:
             if name in failed:
                 continue
             try:
-                took = work.contenders[name].measure(fleet, plan.seconds)
+                took[name].append(work.contenders[name].measure(fleet, seconds))
+                said = f"{took[name][-1] * 1e6:,.1f} µs"
             except FAILURES as error:
-                failed[name] = str(error) or type(error).__name__
-                seconds.pop(name)
-                show(f"{work.name}: {name} is left out: {failed[name]}")
-                continue
-            seconds[name].append(took)
-            show(f"{work.name}, round {number + 1}: {name} {took * 1e6:,.1f} µs")
+                failed[name] = said = str(error) or type(error).__name__
+                del took[name]
+            # Not to sys.stderr, which the log of an application in this process is written to.
+            print(f"{work.name}, round {number + 1}: {name}: {said}", file=sys.__stderr__)
     return {
         "name": work.name,
         "title": work.title,
         "by_rate": work.by_rate,
-        "seconds": seconds,
+        "seconds": took,
         "failed": failed,
         "comparisons": [
-            comparison.compare(seconds[comparison.of], seconds[comparison.against])
+            comparison.compare(took[comparison.of], took[comparison.against])
             for comparison in work.comparisons
-            if comparison.of in seconds and comparison.against in seconds
+            if comparison.of in took and comparison.against in took
         ],
     }

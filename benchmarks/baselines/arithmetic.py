@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
 from pyarrow import ipc, parquet
 from scipy.linalg.lapack import dgeqrf
 
@@ -22,11 +21,22 @@ def read_rows(rows: list[list[float]]) -> Any:
     return cells.reshape(len(rows), -1)
 
 
-def solve(columns: list[Any]) -> Any:
-    """Return the least-squares coefficients and intercept of features and a last target.
+def read_columns(form: str, body: bytes) -> list[Any]:
+    """Return the columns of a training's data, its target last."""
+    if form == "JSON":
+        data = orjson.loads(body)
+        return [*read_rows(data["X"]).T, np.array(data["y"])]
+    file = io.BytesIO(body)
+    table = parquet.read_table(file) if form == "Parquet" else ipc.open_stream(file).read_all()
+    return [column.to_numpy() for column in table.columns]
+
+
+def train(form: str, body: bytes) -> Any:
+    """Return the least-squares coefficients and intercept of a training's data.
 
     By QR: half the time of `lstsq`, which looks for singular values.
     """
+    columns = read_columns(form, body)
     n_fit = int(len(columns[0]) * 0.8)
     system = np.empty((n_fit, len(columns) + 1), order="F")  # as LAPACK takes it without a copy
     for index, column in enumerate(columns[:-1]):
@@ -36,27 +46,6 @@ def solve(columns: list[Any]) -> Any:
     factored, *_ = dgeqrf(system, overwrite_a=1)
     triangle = np.triu(factored[: len(columns)])
     return np.linalg.solve(triangle[:, :-1], triangle[:, -1])
-
-
-def train_json(body: bytes) -> Any:
-    """Return the coefficients of a training that comes as JSON."""
-    data = orjson.loads(body)
-    return solve([*read_rows(data["X"]).T, np.array(data["y"])])
-
-
-def train_table(table: pa.Table) -> Any:
-    """Return the coefficients of a training that comes as a table, its target the last column."""
-    return solve([column.to_numpy() for column in table.columns])
-
-
-def train_parquet(body: bytes) -> Any:
-    """Return the coefficients of a training that comes as Parquet."""
-    return train_table(parquet.read_table(io.BytesIO(body)))
-
-
-def train_arrow(body: bytes) -> Any:
-    """Return the coefficients of a training that comes as an Arrow stream."""
-    return train_table(ipc.open_stream(body).read_all())
 
 
 def predict_json(body: bytes, coefficients: Any, intercept: float) -> bytes:

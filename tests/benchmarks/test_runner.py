@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from benchmarks.baselines import arithmetic
 from benchmarks.competitors.common import sample
 from benchmarks.contenders import Fleet, Unavailable
-from benchmarks.exchange import WrongAnswer
-from benchmarks.runner import Comparison, Kind, Plan, Work, measure_work
-from benchmarks.work import BARE, FORMS, OURS, WORKS, check_same, predict_batch, prepare_batch
+from benchmarks.exchange import WrongAnswer, check_same
+from benchmarks.runner import Comparison, Kind, Work, measure_work
+from benchmarks.work import ECHO, MEDIA_TYPES, OURS, WORKS, prepare_batch, write_rows
 
 
 @dataclass
@@ -23,7 +24,7 @@ class FakeMeasurement:
     error: Exception | None = None
     service: str | None = None
 
-    def measure(self, fleet: Fleet, seconds: float) -> float:
+    def measure(self, fleet: Fleet, seconds: int) -> float:
         """Return the next of its seconds."""
         self.turns.append(self.name)
         if not self.seconds and self.error:
@@ -36,7 +37,7 @@ def measure(*contenders: FakeMeasurement, rounds: int) -> dict:
         "fake", "fake", {c.name: c for c in contenders}, (Comparison("A", "B", Kind.SPEED),)
     )
     with Fleet() as fleet:
-        return measure_work(work, fleet, Plan(rounds, seconds=0))
+        return measure_work(work, fleet, rounds=rounds, seconds=0)
 
 
 def test_contenders_take_turns_and_each_round_starts_with_another() -> None:
@@ -93,26 +94,26 @@ def test_a_ratio_is_taken_within_each_round_and_its_median_held_against_the_goal
 @pytest.mark.slow
 def test_the_service_as_it_starts_by_default_is_measured_beside_a_baseline() -> None:
     work = WORKS[0]
-    work = replace(work, contenders={name: work.contenders[name] for name in (OURS, BARE)})
+    work = replace(work, contenders={name: work.contenders[name] for name in (OURS, ECHO)})
 
     with Fleet() as fleet:
-        result = measure_work(work, fleet, Plan(rounds=1, seconds=1))
+        result = measure_work(work, fleet, rounds=1, seconds=1)
         log = (fleet.folder / "default.log").read_text()
 
     assert result["failed"] == {}
-    assert [found["against"] for found in result["comparisons"]] == [BARE]
+    assert [found["against"] for found in result["comparisons"]] == [ECHO]
     assert "webapp.requests" in log
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_the_arithmetic_of_a_training_solves_the_least_squares(form: object) -> None:
+@pytest.mark.parametrize("form", MEDIA_TYPES)
+def test_the_arithmetic_of_a_training_solves_the_least_squares(form: str) -> None:
     X, y = sample.make_rows(50)
     fitted = sample.LinearRegression().fit(X[:40], y[:40])
 
-    check_same(form.read_and_solve(form.write(X, y)), [*fitted.coef_, fitted.intercept_])
+    found = arithmetic.train(form, write_rows(form, X, y))
+
+    check_same(found, [*fitted.coef_, fitted.intercept_])
 
 
 def test_the_arithmetic_of_a_batch_gives_what_the_service_must_answer() -> None:
     assert prepare_batch(None)().startswith(b'{"predictions":[')
-    with pytest.raises(WrongAnswer):
-        check_same([1.0, 2.0], predict_batch())

@@ -58,10 +58,10 @@ def test_the_dashboard_asks_the_data_source_that_is_provisioned() -> None:
 def test_prometheus_finds_every_web_container_and_shows_its_key() -> None:
     scrape = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"][0]
     service = COMPOSE["services"]["prometheus"]
+    secret = scrape["authorization"]["credentials_file"].removeprefix("/run/secrets/")
 
     assert scrape["dns_sd_configs"][0]["names"] == ["web"]
     assert set(service["networks"]) & set(COMPOSE["services"]["web"]["networks"]) == {"front"}
-    secret = scrape["authorization"]["credentials_file"].removeprefix("/run/secrets/")
     assert service["secrets"] == [secret]
     assert secret in COMPOSE["secrets"]
 
@@ -69,9 +69,8 @@ def test_prometheus_finds_every_web_container_and_shows_its_key() -> None:
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
 def test_who_watches_is_optional_and_reached_from_this_host_only(name: str) -> None:
     service = COMPOSE["services"][name]
+    sources = {volume.split(":")[0] for volume in service["volumes"]}
 
     assert service["profiles"] == ["observe"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    for volume in service["volumes"]:
-        source = volume.split(":")[0]
-        assert source in COMPOSE["volumes"] or (ROOT / source).exists()
+    assert all(s in COMPOSE["volumes"] or (ROOT / s).exists() for s in sources)

@@ -21,12 +21,7 @@ from tests.faults import on_sqlite
 from tests.gunicorn_server import ROOT, running_gunicorn
 from webapp.extensions import db
 from webapp.items.models import Item
-from webapp.observability.log import (
-    FORMATS,
-    JSONFormatter,
-    TextFormatter,
-    describe_error,
-)
+from webapp.observability.log import FORMATS, JSONFormatter, TextFormatter, describe_error
 from webapp.observability.observer import Observer
 
 CANARY = "canary4711"

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.echo_server import running_echo_server
 from tests.faults import on_sqlite
 from tests.gunicorn_server import ROOT, running_gunicorn
 
@@ -22,32 +19,6 @@ CANARY = "canary4711"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
-
-
-class Receiver(BaseHTTPRequestHandler):
-    """Takes in what an exporter sends by OTLP over HTTP."""
-
-    def do_POST(self) -> None:
-        """Keep what was sent."""
-        self.server.received.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def collector() -> Iterator[ThreadingHTTPServer]:
-    """Return a collector that listens; its ``received`` are the exports."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        server.received = []
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 def read_spans(exports: list[bytes]) -> list[tuple[str, Any]]:
@@ -67,12 +38,15 @@ def describe(attributes: Any) -> dict[str, Any]:
 
 @on_sqlite
 def test_spans_of_requests_and_statements_reach_the_collector_from_forked_workers(
-    database_url: str, collector: ThreadingHTTPServer, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
-    endpoint = f"http://127.0.0.1:{collector.server_port}"
-    settings = {"OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "LOG_FORMAT": "json"}
-    log = tmp_path / "gunicorn.log"
-    with running_gunicorn(database_url, log, **settings) as server:
+    settings, log = {"OTEL": "true", "LOG_FORMAT": "json"}, tmp_path / "gunicorn.log"
+    with (
+        running_echo_server() as (collector, exports),
+        running_gunicorn(
+            database_url, log, OTEL_EXPORTER_OTLP_ENDPOINT=collector, **settings
+        ) as server,
+    ):
         session = requests.Session()
         session.headers.update(
             {"traceparent": f"00-{TRACE}-{PARENT}-01", "Authorization": f"Bearer {CANARY}"}
@@ -82,7 +56,7 @@ def test_spans_of_requests_and_statements_reach_the_collector_from_forked_worker
         session.post(f"{server.url}/api/v1/items", json={"name": CANARY})
         session.get(f"{server.url}/api/v1/items", params={"q": CANARY})
     # A worker that ends sends what it still has.
-    spans = read_spans(collector.received)
+    spans = read_spans(exports)
     found = [(service, span) for service, span in spans if span.trace_id.hex() == TRACE]
     by_name = {span.name: span for _, span in found}
 

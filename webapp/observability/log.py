@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from datetime import UTC, datetime
-from functools import lru_cache
+from typing import TextIO
 
 import orjson
 import psycopg2
@@ -31,8 +31,6 @@ _SECRETS = (
     (re.compile(r"\b(password\s*=\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), r"\1 ***"),
 )
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-_CONTROLS |= {0x2028: "\\u2028", 0x2029: "\\u2029"}
 _log = logging.getLogger(REQUESTS)
 
 
@@ -59,7 +57,7 @@ def configure(*, level: str, form: str) -> None:
 class RequestRecord(logging.LogRecord):
     """The record of an answered request; its message is made of checked values.
 
-    Without caller and thread, whose search takes 5 of the 75 microseconds of a prediction.
+    It names no caller and thread: to find them takes 5 of the 75 µs of a prediction.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -81,16 +79,10 @@ def log_request(facts: Facts, _environ: Environ) -> None:
         _log.handle(RequestRecord(facts))
 
 
-class StderrHandler(logging.Handler):
+class StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to whatever standard error is at the time, each line at once."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        try:
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
-        except Exception:
-            self.handleError(record)
+    stream = property(lambda _: sys.stderr, lambda *_: None)
 
 
 class JSONFormatter(logging.Formatter):
@@ -127,7 +119,7 @@ class TextFormatter(logging.Formatter):
         if record.exc_info and (error := record.exc_info[1]):
             for line in describe_error(error).splitlines():
                 text += f"\n  | {_on_one_line(line)}"
-        return text.encode(errors="backslashreplace").decode()
+        return text
 
 
 FORMATS: dict[str, type[logging.Formatter]] = {"json": JSONFormatter, "text": TextFormatter}
@@ -174,16 +166,15 @@ def _describe(record: logging.LogRecord) -> tuple[str, Facts]:
 
 
 def _format_time(record: logging.LogRecord) -> str:
-    return f"{_format_second(int(record.created))}.{int(record.msecs):03d}Z"
-
-
-@lru_cache(maxsize=1)
-def _format_second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    created = datetime.fromtimestamp(record.created, UTC)
+    return created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _on_one_line(text: str) -> str:
-    return text if text.isprintable() else text.translate(_CONTROLS)
+    """Return a text with what is not printable escaped, line breaks and lone surrogates too."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _log_thread_error(error: threading.ExceptHookArgs) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from tempfile import TemporaryFile
 from typing import Any, TypeAlias, cast
 
 import orjson
@@ -40,12 +40,6 @@ from webapp.observability.observer import OUTCOMES, PREDICTION, TRAINING, Enviro
 
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, lockf
-else:  # where no server forks
-    LOCK_EX = LOCK_NB = LOCK_UN = 0
-
-    def lockf(*_: int) -> None:
-        """Lock nothing."""
-
 
 MAX_SERIES = 1000  # combinations of labels in a family; the rest is counted as `other`
 OTHER = "other"
@@ -60,8 +54,8 @@ Labels: TypeAlias = tuple[str, ...]
 class Family:
     """Metrics with the same labels: names and help texts.
 
-    With ``bounds`` a counter and a histogram of seconds; else gauges of what a live process holds,
-    or counters.
+    With ``bounds`` a counter and a histogram of seconds; else gauges of a live process, or
+    counters.
     """
 
     labels: Labels
@@ -141,19 +135,19 @@ class SharedCounts:
         self._memory = mmap.mmap(-1, (slots + 1) * size * 8)
         self._numbers = memoryview(self._memory).cast("d")
         *self._slots, self._spare = range(0, len(self._numbers), size)
-        self._file = _make_lock_file()
-        weakref.finalize(self, os.close, self._file)
+        self._file = TemporaryFile()  # noqa: SIM115 (open as long as this object)
+        weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
         self._process, self._slot = 0, self._spare
         self._places: dict[tuple[str, Labels], int] = {}
         self._n_series: Counter[str] = Counter()
 
-    def add(self, family: Family, labels: Labels, amounts: Sequence[float]) -> None:
-        """Add to the numbers of a series."""
+    def record(self, family: Family, labels: Labels, values: Sequence[float]) -> None:
+        """Add to the numbers of a series, or set the gauges of this process."""
         with self._lock:
             place = self._find_place(family, labels)
-            for offset, amount in enumerate(amounts):
-                self._numbers[place + offset] += amount
+            for index, value in enumerate(values, place):
+                self._numbers[index] = value if family.gauges else self._numbers[index] + value
 
     def observe(self, family: Family, labels: Labels, seconds: float) -> None:
         """Add a duration to a histogram."""
@@ -162,13 +156,6 @@ class SharedCounts:
             self._numbers[place] += seconds
             self._numbers[place + 1 + bisect_left(family.bounds, seconds)] += 1
 
-    def set(self, family: Family, labels: Labels, values: Sequence[float]) -> None:
-        """Set the gauges of this process."""
-        with self._lock:
-            place = self._find_place(family, labels)
-            for offset, value in enumerate(values):
-                self._numbers[place + offset] = value
-
     def read(self) -> dict[str, dict[Labels, list[float]]]:
         """Return the sums over all processes, of gauges over live ones, by family and labels."""
         found: dict[str, dict[Labels, list[float]]] = {name: {} for name in self._families}
@@ -176,9 +163,9 @@ class SharedCounts:
             for (name, labels), place in self._read_slot(slot).items():
                 family = self._families[name]
                 if not family.gauges or self._is_live(slot):
-                    sums = found[name].setdefault(labels, [0.0] * family.width)
-                    for offset in range(family.width):
-                        sums[offset] += self._numbers[place + offset]
+                    numbers = self._numbers[place : place + family.width]
+                    sums = found[name].get(labels, [0.0] * family.width)
+                    found[name][labels] = [a + b for a, b in zip(sums, numbers, strict=True)]
         return found
 
     def _find_place(self, family: Family, labels: Labels) -> int:
@@ -217,25 +204,18 @@ class SharedCounts:
         return places
 
     def _try_lock(self, slot: int) -> bool:
-        try:
-            lockf(self._file, LOCK_EX | LOCK_NB, 1, slot)
-        except OSError:
-            return False
+        if sys.platform != "win32":  # where no server forks
+            try:
+                lockf(self._file, LOCK_EX | LOCK_NB, 1, slot)
+            except OSError:
+                return False
         return True
 
     def _is_live(self, slot: int) -> bool:
-        if slot != self._slot and self._try_lock(slot):
-            lockf(self._file, LOCK_UN, 1, slot)
-            return False
-        return True
-
-
-def _make_lock_file() -> int:
-    """Return a file that no other program opens, and nothing is written to."""
-    if sys.platform == "linux":
-        return os.memfd_create("webapp-metrics")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        if slot == self._slot or not self._try_lock(slot):
+            return True
+        lockf(self._file, LOCK_UN, 1, slot)
+        return False
 
 
 class Metrics(Collector):
@@ -254,8 +234,7 @@ class Metrics(Collector):
 
         ``cache`` returns the process's cache of model versions; ``active_versions`` reads names of
         models and the numbers of their active versions. ``outcomes`` are the routes, methods and
-        statuses whose counters are 0 from the start: Prometheus takes the first number of a series
-        for its beginning, and would miss what was counted before.
+        statuses that are shown as 0 from the start: Prometheus would miss a counter's first step.
         """
         self._engine = engine
         self._find_cache = cache
@@ -271,11 +250,12 @@ class Metrics(Collector):
         """Count an answered request, and what it did."""
         labels = (facts["route"], facts["method"], str(facts["status"]))
         self._counts.observe(REQUESTS, labels, facts["duration_ms"] / 1000)
-        if made := environ.get(PREDICTION):
-            version = (made.model, str(made.version))
-            self._counts.add(PREDICTIONS, version, (1, made.rows, made.stale))
-        if training := environ.get(TRAINING):
-            self._counts.observe(TRAININGS, (training.outcome,), training.seconds)
+        if PREDICTION in environ:
+            model, version, n_rows, stale = environ[PREDICTION]
+            self._counts.record(PREDICTIONS, (model, str(version)), (1, n_rows, stale))
+        if TRAINING in environ:
+            outcome, seconds = environ[TRAINING]
+            self._counts.observe(TRAININGS, (outcome,), seconds)
         # Connections in use are looked at until there are none: no further request may come.
         if self._in_use or time.monotonic() >= self._look_at:
             self._look()
@@ -287,11 +267,11 @@ class Metrics(Collector):
             cache, before = self._find_cache(), self._cache_counts
             self._cache_counts = (cache.hits, cache.misses, cache.evictions)
             grown = [new - old for new, old in zip(self._cache_counts, before, strict=True)]
-            self._counts.add(CACHE, (), grown)
+            self._counts.record(CACHE, (), grown)
             pool = cast(QueuePool, self._engine.pool)
             self._in_use = pool.checkedout()
             held = (1, self._in_use, pool.size(), cache.count_loaded())
-            self._counts.set(WORKERS, (), held)
+            self._counts.record(WORKERS, (), held)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -317,14 +297,11 @@ class Metrics(Collector):
             up.add_metric((), 0)
         yield active
         yield up
-        known: dict[str, Sequence[Labels]] = {
-            REQUESTS.name: self._outcomes,
-            TRAININGS.name: [(outcome,) for outcome in OUTCOMES],
-            PREDICTIONS.name: versions,
-        }
+        outcomes: list[Labels] = [(outcome,) for outcome in OUTCOMES]
+        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, [()], [()])
         counted = self._counts.read()
-        for family in FAMILIES:
-            yield from _render(family, counted[family.name], known.get(family.name, [()]))
+        for family, labels in zip(FAMILIES, known, strict=True):
+            yield from _render(family, counted[family.name], labels)
 
 
 def _render(

@@ -1,14 +1,11 @@
-"""What is known of an answered request, and the middleware that hands it to log, metrics, traces.
-
-What only a view knows it notes in the WSGI environ of its request (`note_prediction`).
-"""
+"""The facts of an answered request, and the middleware that gives them to log, metrics, traces."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from flask import request
 
@@ -22,32 +19,17 @@ Observe: TypeAlias = Callable[[Facts, Environ], object]
 """Is called with each answered request; its facts then have a status, and duration_ms."""
 
 UNMATCHED = "unmatched"  # the route of a request whose URL or method no view has
-OUTCOMES = ("done", "refused", "failed")  # how a training may end
-TRACE_ID = "webapp.trace_id"  # key of the environ, where the request is traced
-PREDICTION = "webapp.prediction"  # the same: a `Prediction`, where one was answered
-TRAINING = "webapp.training"  # the same: a `Training`
+OUTCOMES = ("done", "refused", "failed")  # of a training; `refused` is the client's error
+# Keys of the environ, where there is such a thing:
+TRACE_ID = "webapp.trace_id"
+PREDICTION = "webapp.prediction"  # model, version, number of rows, whether it may be stale
+TRAINING = "webapp.training"  # outcome, seconds
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Prediction(NamedTuple):
-    """Which version answered a prediction for how many rows; whether it was stale."""
-
-    model: str
-    version: int
-    rows: int
-    stale: bool
-
-
-class Training(NamedTuple):
-    """How a training ended: ``done``, ``refused`` (the client's error) or ``failed``."""
-
-    outcome: str
-    seconds: float
-
-
-def note_prediction(prediction: Prediction) -> None:
-    """Note which version answered this request's prediction."""
-    request.environ[PREDICTION] = prediction
+def note_prediction(model: str, version: int, n_rows: int, stale: bool) -> None:
+    """Note which version answered this request's prediction, for how many rows."""
+    request.environ[PREDICTION] = (model, version, n_rows, stale)
 
 
 @contextmanager
@@ -61,7 +43,7 @@ def training_noted() -> Iterator[None]:
         outcome = "failed" if isinstance(error, Unavailable) else "refused"
         raise
     finally:
-        request.environ[TRAINING] = Training(outcome, time.perf_counter() - started)
+        request.environ[TRAINING] = (outcome, time.perf_counter() - started)
 
 
 def describe_request(environ: Environ) -> Facts:
@@ -82,8 +64,8 @@ def describe_request(environ: Environ) -> Facts:
         facts["trace_id"] = trace_id
     if identity := environ.get(IDENTITY_KEY):
         facts["key"] = identity.name
-    if prediction := environ.get(PREDICTION):
-        facts["model"], facts["version"] = prediction.model, prediction.version
+    if PREDICTION in environ:
+        facts["model"], facts["version"], *_ = environ[PREDICTION]
     return facts
 
 

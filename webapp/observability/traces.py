@@ -30,7 +30,6 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from webapp.observability.observer import TRACE_ID, Environ, Facts
 
 SERVICE = "webapp"
-_PARENT = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}
 _ATTRIBUTES = {
     "request_id": "webapp.request_id",
     "method": "http.request.method",
@@ -66,7 +65,8 @@ class TracedApplication:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request, as a part of the trace that its headers name."""
-        carrier = {name: environ[key] for name, key in _PARENT.items() if key in environ}
+        names = ("traceparent", "tracestate")
+        carrier = {name: environ.get(f"HTTP_{name.upper()}", "") for name in names}
         with find_tracer().start_as_current_span(
             "request",
             context=self._propagator.extract(carrier),
@@ -91,24 +91,22 @@ def describe_span(facts: Facts, _environ: Environ) -> None:
 def trace_statements(engine: Engine) -> None:
     """Make each statement of an engine a span of the request that needs it."""
 
-    def begin(_connection: Any, _cursor: Any, statement: str, *rest: Any) -> None:
+    @event.listens_for(engine, "before_cursor_execute", named=True)
+    def begin(statement: str, context: Any, **_: Any) -> None:
         if get_current_span().is_recording():
-            context = rest[1]
             context.webapp_span = find_tracer().start_span(
                 statement.split(maxsplit=1)[0].upper(),
                 kind=SpanKind.CLIENT,
                 attributes={"db.system.name": engine.dialect.name, "db.query.text": statement},
             )
 
-    def end(*arguments: Any) -> None:
-        if span := getattr(arguments[4], "webapp_span", None):
+    @event.listens_for(engine, "after_cursor_execute", named=True)
+    def end(context: Any, **_: Any) -> None:
+        if span := getattr(context, "webapp_span", None):
             span.end()
 
+    @event.listens_for(engine, "handle_error")
     def fail(failure: ExceptionContext) -> None:
         if span := getattr(failure.execution_context, "webapp_span", None):
             span.set_status(Status(StatusCode.ERROR, type(failure.original_exception).__name__))
             span.end()
-
-    event.listen(engine, "before_cursor_execute", begin)
-    event.listen(engine, "after_cursor_execute", end)
-    event.listen(engine, "handle_error", fail)

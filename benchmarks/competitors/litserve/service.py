@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import litserve
 import numpy as np
@@ -17,17 +16,9 @@ class Linear(litserve.LitAPI):
         """Train."""
         self.model = sample.fit(*sample.make_sample())[0]
 
-    def decode_request(self, request: dict[str, list[float]]) -> Any:
-        """Return the row, X: (1, 3)."""
-        return np.array([request["features"]])
-
-    def predict(self, x: Any) -> Any:
-        """Predict for the row."""
-        return self.model.predict(x)
-
-    def encode_response(self, output: Any) -> dict[str, float]:
-        """Return the prediction as it is answered."""
-        return {"prediction": float(output[0])}
+    def predict(self, request: dict[str, list[float]]) -> dict[str, float]:
+        """Predict for one row."""
+        return {"prediction": float(self.model.predict(np.array([request["features"]]))[0])}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from webapp.ml.core import tables
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import VALUE_BYTES, Predictions
 from webapp.ml.registry.service import DEFAULT_MODEL
-from webapp.observability.observer import Prediction, note_prediction
+from webapp.observability.observer import note_prediction
 from webapp.scopes import Scope
 from webapp.web import jsonio
 
@@ -130,7 +130,7 @@ def _choose_answer_type() -> str:
 def _finish(response: Response, predictions: Predictions) -> Response:
     """Note what answered for log and metrics, and mark an answer that may be stale."""
     version, rows = predictions.version, len(predictions.scores.values)
-    note_prediction(Prediction(version.model, version.number, rows, predictions.stale))
+    note_prediction(version.model, version.number, rows, predictions.stale)
     if predictions.stale:
         response.headers[STALE] = "true"
     return response
