@@ -16,7 +16,7 @@ import requests
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.access.holders import make_holder
-from tests.conftest import dispose_app, make_app
+from tests.conftest import app_on
 from tests.faults import on_sqlite
 from tests.gunicorn_server import GunicornServer, running_gunicorn
 from webapp.scopes import Scope
@@ -105,10 +105,9 @@ def test_a_person_executes_a_prediction_in_the_page(server: GunicornServer, page
 def test_a_person_authorizes_and_the_whole_page_works_under_its_policy(
     database_url: str, tmp_path: Path, page: Page
 ) -> None:
-    app = make_app(database_url, AUTH="on")
-    app.test_cli_runner().invoke(args=["seed"])
-    key = make_holder(app, "ann", Scope.ML_PREDICT)
-    dispose_app(app)
+    with app_on(database_url, AUTH="on") as app:
+        app.test_cli_runner().invoke(args=["seed"])
+        key = make_holder(app, "ann", Scope.ML_PREDICT)
     settings = {"AUTH": "on", "RATE_LIMIT": "600 per minute"}
     with running_gunicorn(database_url, tmp_path / "gunicorn.log", **settings) as server:
         page.goto(f"{server.url}/docs")
@@ -125,24 +124,6 @@ def test_a_person_authorizes_and_the_whole_page_works_under_its_policy(
 
     assert download.value.suggested_filename.endswith(".json")
     assert page.complaints == []
-
-
-@pytest.mark.slow
-def test_the_policy_of_the_page_refuses_what_is_not_its_own(
-    server: GunicornServer, page: Page
-) -> None:
-    page.goto(f"{server.url}/docs")
-    page.wait_for_selector(".opblock")
-
-    for script in (
-        "document.body.innerHTML += '<img src=x onerror=alert(1)>'",
-        "document.head.append(Object.assign(document.createElement('script'), {text: '1'}))",
-        "fetch('https://evil.example/').catch(() => {})",
-    ):
-        page.complaints.clear()
-        page.evaluate(script)
-        page.wait_for_timeout(200)
-        assert any(text.startswith("refused") for text in page.complaints), script
 
 
 @pytest.fixture

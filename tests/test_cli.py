@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 import pytest
-from click.testing import CliRunner
 from flask import Flask
-from flask.cli import FlaskGroup
 from flask.testing import FlaskClient, FlaskCliRunner
 
 from tests.conftest import app_on
@@ -92,10 +90,3 @@ def test_every_command_explains_itself_and_lets_its_caller_say_who_runs_it(app: 
     for name, command in ours.items():
         assert command.help, name
         assert any("--as" in parameter.opts for parameter in command.params), name
-
-
-def test_routes_lists_the_endpoints(app: Flask) -> None:
-    result = CliRunner().invoke(FlaskGroup(create_app=lambda: app), ["routes"])
-
-    assert result.exit_code == 0
-    assert "/api/v1/ml/predict" in result.output

@@ -342,3 +342,51 @@ def test_gunicorn_accepts_its_own_settings() -> None:
     ended = run("-m", "gunicorn", "--check-config", APP_ENV="testing", BIND="127.0.0.1:8000")
 
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+# Settings in files, as the secrets of containers are: `NAME_FILE` in place of `NAME`.
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_setting_may_be_in_a_file(tmp_path: Path, setting: config.Setting) -> None:
+    usual = load_settings(environ={"APP_ENV": "testing"})
+    is_environment = setting.name == "APP_ENV"
+    default = setting.defaults.get("testing", setting.default)
+    (tmp_path / "secret").write_text(f"{'testing' if is_environment else default}\n")
+
+    given = {f"{setting.name}_FILE": tmp_path / "secret"}
+    found = load_settings(given if is_environment else {"APP_ENV": "testing", **given}, environ={})
+
+    assert found == usual
+
+
+def test_a_file_wins_over_a_value_where_its_name_would_win_over_it(tmp_path: Path) -> None:
+    (tmp_path / "threads").write_text("7")
+    given = {"APP_ENV": "testing", "WEB_THREADS_FILE": tmp_path / "threads"}
+
+    assert load_settings(given, environ={"WEB_THREADS": "9"})["WEB_THREADS"] == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"DATABASE_URL_FILE": "/nowhere/url"}, r"DATABASE_URL_FILE .*cannot be read.*/nowhere"),
+        ({"DATABASE_URL_FILE": "/"}, r"DATABASE_URL_FILE .*cannot be read"),
+        (
+            {"DATABASE_URL_FILE": "/nowhere/url", "DATABASE_URL": "sqlite:///webapp.db"},
+            r"DATABASE_URL and DATABASE_URL_FILE are both set",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_its_setting(
+    settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_settings({"APP_ENV": "testing"}, environ=settings)
+
+
+def test_production_checks_a_password_in_a_file_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://webapp:change-me@db/webapp\n")
+
+    with pytest.raises(ConfigError, match="placeholder"):
+        load_production(DATABASE_URL_FILE=str(tmp_path / "url"))

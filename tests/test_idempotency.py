@@ -24,7 +24,6 @@ from webapp.idempotency.service import (
     Claim,
     IdempotencyKey,
     KeyInFlight,
-    KeyReused,
     StoredAnswer,
     claim_held,
     store_answer,
@@ -164,16 +163,6 @@ def claim(session: Session, **changes: str) -> Claim:
 def store(session: Session, claim: Claim) -> None:
     store_answer(session, claim, ANSWER)
     session.commit()
-
-
-def test_a_key_is_taken_while_its_work_is_under_way(session: Session) -> None:
-    claim(session)
-
-    with pytest.raises(KeyInFlight):
-        claim(session)
-    with pytest.raises(KeyReused):
-        claim(session, fingerprint="another")
-    assert claim(session, caller="somebody else")
 
 
 @only_postgresql  # where a writer does not keep all others out

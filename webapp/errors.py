@@ -1,14 +1,15 @@
 """The domain errors that all features share; `webapp.web.problems` gives each an HTTP status.
 
-Each feature derives its own errors from these, in its ``errors.py``.
+Each feature derives its own errors from these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Faults: TypeAlias = "Mapping[str, Faults] | Sequence[str]"
 """Messages by place: field name, then row, then column, each a string."""
@@ -40,7 +41,7 @@ class InvalidInput(ServiceError):
     """
 
     def __init__(self, faults: Faults, *, source: str | None = None) -> None:
-        faults = _first_faults(faults, MOST_FAULTS)
+        faults = _find_first(faults)
         super().__init__(describe_faults(faults))
         self.faults = faults
         self.source = source
@@ -133,31 +134,31 @@ def faults_in(place: str) -> Iterator[None]:
         raise InvalidInput({place: error.faults}, source=error.source) from None
 
 
-def describe_faults(faults: Faults, place: str = "") -> str:
+def describe_faults(faults: Faults) -> str:
     """Return faults as one line, such as ``X.3: has 2 values, expected 3``."""
-    if not isinstance(faults, Mapping):
-        text = " ".join(faults)
-        return f"{place}: {text}" if place else text
-    parts = (
-        describe_faults(inner, f"{place}.{key}" if place else str(key))
-        for key, inner in faults.items()
-    )
-    return "; ".join(parts)
+    lines = ((".".join(place), " ".join(messages)) for place, messages in _list_faults(faults))
+    return "; ".join(": ".join(filter(None, line)) for line in lines)
 
 
-def _first_faults(faults: Faults, most: int) -> Faults:
+def _find_first(faults: Faults) -> Faults:
     if not isinstance(faults, Mapping):
         return faults
-    first: dict[str, Faults] = {}
-    for place, inner in faults.items():
-        if most <= 0:
-            break
-        name = str(place)  # marshmallow numbers the values of a list with integers
-        name = name if len(name) <= LONGEST_PLACE else f"{name[:LONGEST_PLACE]}…"
-        first[name] = _first_faults(inner, most)
-        most -= _count_places(first[name])
+    first: dict[str, Any] = {}
+    for place, messages in islice(_list_faults(faults), MOST_FAULTS):
+        inner = first
+        for name in place[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[place[-1]] = messages
     return first
 
 
-def _count_places(faults: Faults) -> int:
-    return sum(map(_count_places, faults.values())) if isinstance(faults, Mapping) else 1
+def _list_faults(
+    faults: Faults, place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Sequence[str]]]:
+    if not isinstance(faults, Mapping):
+        yield place, faults
+        return
+    for key, inner in faults.items():
+        name = str(key)  # marshmallow numbers the values of a list with integers
+        name = name if len(name) <= LONGEST_PLACE else f"{name[:LONGEST_PLACE]}…"
+        yield from _list_faults(inner, (*place, name))

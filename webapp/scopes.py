@@ -16,13 +16,4 @@ class Scope(StrEnum):
     METRICS_READ = "metrics:read"
 
 
-ABOUT = {
-    Scope.ITEMS_READ: "read items",
-    Scope.ITEMS_WRITE: "create, change and delete items",
-    Scope.ML_PREDICT: "predict, and see models and versions",
-    Scope.ML_TRAIN: "train, and see models and versions",
-    Scope.ML_ADMIN: "activate, roll back, delete, upload and download versions; see the audit",
-    Scope.METRICS_READ: "read the metrics",
-}
-
 ANY_ML = (Scope.ML_PREDICT, Scope.ML_TRAIN, Scope.ML_ADMIN)  # any of them may see models

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from tests.access.holders import bearer, make_holder
 from webapp.extensions import db
 from webapp.items import service
-from webapp.items.errors import ItemNotFound
+from webapp.items.service import ItemNotFound
 from webapp.scopes import Scope
 
 ROWS = {"X": [[1], [2], [3]], "y": [1, 2, 3]}

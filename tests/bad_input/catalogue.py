@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections.abc import Callable
 
 from tests.bad_input.census import Place
@@ -21,12 +20,8 @@ NESTED = "[" * DEEP + "]" * DEEP
 
 MALFORMED = [  # each a 400
     *(b"", b" \r\n", b"{", b'{"name": "a",}', b'{"name": "a"}\n{"name": "b"}\n', b"{'name': 'a'}"),
-    *(
-        b"name=a&description=b",
-        b"x1,x2,x3,y\n1,2,3,4\n",
-        b"\x81\xa4name\xa1a",
-        b'{"name": "\xff"}',
-    ),
+    *(b"name=a&description=b", b"x1,x2,x3,y\n1,2,3,4\n", b"\x81\xa4name\xa1a"),
+    b'{"name": "\xff"}',
     *('{"name": "a"}'.encode("utf-16"), '{"name": "é"}'.encode("latin-1")),
     *(rb'{"name": "\ud800"}', rb'{"name": "\ud800", "x": NaN}', b'{"name": NaN'),
     *(gzip.compress(b'{"name": "a"}'), b'{"name": ' + DIGITS.encode()),
@@ -188,12 +183,7 @@ BAD_FILES = [
 OTHER_TYPES = [
     *(None, "", "text/plain", "application/jsonp", "application/x-www-form-urlencoded", "json"),
     *("application/vnd.api+json", "application/problem+json", "*/*", "application/json, text/csv"),
-    *(
-        "application/json; charset=utf-16",
-        "application/octet-stream",
-        "application/pickle",
-        "\xff",
-    ),
+    *("application/json; charset=utf-16", "application/octet-stream", "\xff"),
     *("multipart/mixed; boundary=x", "multipart/form-datax; boundary=x", "x" * 5000),
 ]
 """Content types that no operation reads; each answered 415."""
@@ -205,14 +195,6 @@ TABLE_PARAMETERS = [
 
 ENCODINGS = ["br", "zstd", "compress", "gzip, identity", "identity, identity", "x" * 5000]
 """Encodings of a body, none of which is read; each answered 415."""
-SMALL_GZIP = gzip.compress(b"{}" * 1000)
-NOT_PACKED = {
-    "plain JSON": b'{"name": "a"}',
-    "gzip cut off": SMALL_GZIP[:-9],
-    "deflate cut off": zlib.compress(b"{}" * 1000)[:-5],
-    "gzip with another sum": SMALL_GZIP[:-8] + b"\0\0\0\0" + SMALL_GZIP[-4:],
-}
-"""What is neither gzip nor deflate, each whole; answered 400."""
 
 LONG = "x" * 100_000
 OTHER_STATES = ['"-1"', f'"{DIGITS}"', f'"{LONG}"', '"\xb2"', '"1_0"', '"\xff"', '""']

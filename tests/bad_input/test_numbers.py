@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bad_input.catalogue import DIGITS
-from tests.bad_input.census import JSON, Census
+from tests.bad_input.census import Census
 from tests.faults import on_sqlite
 from webapp import API_PREFIX
 from webapp.ml.core.estimators import CATALOGUE
@@ -73,16 +72,14 @@ TARGETS = {
 }
 
 
-def check_finite(census: Census, note: object, value: Any) -> None:
-    """Complain of null where a number belongs: what is not finite is written so."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            check_finite(census, f"{note} {key}", inner)
-    elif isinstance(value, list):
-        for inner in value:
-            check_finite(census, note, inner)
-    elif value is None or (isinstance(value, float) and not math.isfinite(value)):
-        census.complaints.append(f"{note}: {value}")
+def assert_finite(value: Any, note: str) -> None:
+    """Check that there is no null where a number belongs: what is not finite is written so."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            assert_finite(inner, note)
+    else:
+        assert value is not None, note
+        assert not isinstance(value, float) or math.isfinite(value), note
 
 
 # scikit-learn and scipy warn of such data; the service's log may hold that, its answers not.
@@ -110,7 +107,7 @@ def test_trainings(census: Census, task: str) -> None:
             made = census.send(path, note, {201, 422}, json=body)
             if made.status_code != 201:
                 continue
-            check_finite(census, f"{note} coefficients", made.json["model"]["coefficients"] or {})
+            assert_finite(made.json["model"]["coefficients"] or {}, note)
             options = {"intervals": True} if estimator.name == "linear_regression" else {}
             for probe in PROBES[: None if options else 2]:
                 row = [probe[i % len(probe)] for i in range(X.shape[1])]
@@ -118,35 +115,7 @@ def test_trainings(census: Census, task: str) -> None:
                 body = {"features": row, **options}
                 answer = census.send(call, f"{note} {probe}", {200, 422}, json=body)
                 if answer.status_code == 200:
-                    check_finite(census, f"{note} {probe}", answer.json)
+                    assert_finite(answer.json, f"{note} {probe}")
     for path in ("/models/edge/versions?page_size=1000", "/models/edge/versions/1", "/model-info"):
         census.send(f"GET {ML}{path}", "what was trained", 200)
-    census.conclude()
-
-
-def test_what_looks_odd_and_is_right_is_answered_rightly(census: Census) -> None:
-    model = census.client.get(f"{ML}/models/default/versions/1").json["coefficients"]
-    weights = np.array(list(model["coefficients"].values()))
-
-    def predicted(row: list[float]) -> float:
-        return float(np.array(row, dtype=float) @ weights + model["intercept"])
-
-    for text in (
-        *("-0.0", "0", "5e-324", "1e-400", "2.2250738585072011e-308", "1e300", "-1e307"),
-        *("9007199254740993", "18446744073709551616", "1" * 300, f"0.{'3' * 5000}", "1E+2"),
-        *(f"{'1' * 100}e-99", f"1e-{'0' * 4000}5", "123456789012345678901234567890.5"),
-    ):
-        row = [float(text), 1.0, 2.0]
-        data = f'{{"features": [{text}, 1, 2]}}'.encode()
-        answer = census.send(f"POST {ML}/predict", text, 200, data=data, content_type=JSON)
-        assert answer.json["prediction"] == pytest.approx(predicted(row), rel=1e-12), text
-        data = f'{{"instances": [{{"x3": 2, "x1": {text}, "x2": 1}}]}}'.encode()
-        answer = census.send(f"POST {ML}/predict/batch", text, 200, data=data, content_type=JSON)
-        assert answer.json["predictions"][0] == pytest.approx(predicted(row), rel=1e-12), text
-    for text in ("1e308", "-1.7976931348623157e308", "1e309", DIGITS):
-        data = f'{{"features": [{text}, {text}, {text}]}}'.encode()
-        answer = census.send(f"POST {ML}/predict", text, {200, 422}, data=data, content_type=JSON)
-        if answer.status_code == 200:
-            assert math.isfinite(answer.json["prediction"])
-
     census.conclude()

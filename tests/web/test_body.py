@@ -88,6 +88,7 @@ def test_a_compressed_body_that_is_not_whole_is_refused(
         "a byte more": packed + b"x",
         "twice": packed + packed,
         "damaged": packed[:20] + b"\xff" + packed[21:],
+        "with another sum": packed[:-5] + bytes([packed[-5] ^ 1]) + packed[-4:],
         "nothing": b"",
         "plain": CSV,
     }.items():

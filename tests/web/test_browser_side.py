@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.conftest import dispose_app, make_app
+from tests.conftest import app_on
 from tests.faults import on_sqlite
 from tests.web.test_api import ITEMS, ML, api_calls, assert_problem
 
@@ -25,9 +25,8 @@ FOREIGN = [
 @pytest.fixture
 def sharing_client(database_url: str) -> Iterator[FlaskClient]:
     """Return a client of an application whose answers pages of two origins may read."""
-    app = make_app(database_url, CORS_ORIGINS=f"{ORIGIN},http://localhost:5173")
-    yield app.test_client()
-    dispose_app(app)
+    with app_on(database_url, CORS_ORIGINS=f"{ORIGIN},http://localhost:5173") as app:
+        yield app.test_client()
 
 
 def ask_for(client: FlaskClient, method: str, path: str, origin: str = ORIGIN) -> TestResponse:
@@ -57,21 +56,20 @@ def test_a_page_of_a_listed_origin_alone_may_read_answers(
 
 
 def test_a_page_may_read_errors_too_and_that_its_limit_is_reached(database_url: str) -> None:
-    app = make_app(database_url, CORS_ORIGINS=ORIGIN, RATE_LIMIT="3 per hour")
-    client, headers = app.test_client(), {"Origin": ORIGIN}
+    with app_on(database_url, CORS_ORIGINS=ORIGIN, RATE_LIMIT="3 per hour") as app:
+        client, headers = app.test_client(), {"Origin": ORIGIN}
 
-    for _ in range(4):
-        assert ask_for(client, "GET", ITEMS).status_code == 204  # which does not count
-    for response, status in (
-        (client.get("/nothing", headers=headers), 404),
-        (client.put(ITEMS, headers=headers), 405),
-        (client.post(ITEMS, headers=headers, json={}), 422),
-        (client.get(ITEMS, headers=headers), 429),
-    ):
-        assert_problem(response, status)
-        assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
-        assert response.headers["Content-Security-Policy"]
-    dispose_app(app)
+        for _ in range(4):
+            assert ask_for(client, "GET", ITEMS).status_code == 204  # which does not count
+        for response, status in (
+            (client.get("/nothing", headers=headers), 404),
+            (client.put(ITEMS, headers=headers), 405),
+            (client.post(ITEMS, headers=headers, json={}), 422),
+            (client.get(ITEMS, headers=headers), 429),
+        ):
+            assert_problem(response, status)
+            assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+            assert response.headers["Content-Security-Policy"]
 
 
 def test_a_browser_that_asks_first_is_told_what_a_page_may_send(
@@ -129,11 +127,10 @@ def test_https_is_remembered_where_it_is_spoken_here_or_by_a_trusted_proxy(
         ("0", "https", "http", True),
         ("1", "http", "https", True),
     ):
-        app = make_app(database_url, PROXY_HOPS=hops)
         headers = {"X-Forwarded-Proto": told}
-        response = app.test_client().get("/", base_url=f"{scheme}://localhost", headers=headers)
-        dispose_app(app)
-        assert ("Strict-Transport-Security" in response.headers) is remembered
+        with app_on(database_url, PROXY_HOPS=hops) as app:
+            answer = app.test_client().get("/", base_url=f"{scheme}://localhost", headers=headers)
+        assert ("Strict-Transport-Security" in answer.headers) is remembered
 
 
 def test_what_has_an_etag_may_be_stored_and_other_answers_of_the_api_not(

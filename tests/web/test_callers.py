@@ -8,7 +8,7 @@ import pytest
 from flask import Flask, request
 from flask.testing import FlaskClient
 
-from tests.conftest import dispose_app, make_app
+from tests.conftest import app_on
 from tests.faults import on_sqlite
 from tests.web.test_api import ITEMS, assert_problem
 from webapp.web.request import plain_address
@@ -20,9 +20,10 @@ pytestmark = on_sqlite
 def named_app(database_url: str) -> Iterator[Flask]:
     """Return an application that answers by some names, behind a proxy that tells them."""
     names = "localhost,.Example.COM,10.0.0.1"
-    app = make_app(database_url, TRUSTED_HOSTS=names, PROXY_HOPS="1", CORS_ORIGINS="https://a.com")
-    yield app
-    dispose_app(app)
+    with app_on(
+        database_url, TRUSTED_HOSTS=names, PROXY_HOPS="1", CORS_ORIGINS="https://a.com"
+    ) as app:
+        yield app
 
 
 TRUSTED = [
@@ -55,16 +56,15 @@ def test_a_trusted_name_is_answered_in_every_spelling_and_another_is_not(named_a
 
 
 def test_a_name_that_no_proxy_told_is_not_believed(database_url: str) -> None:
-    app = make_app(database_url, TRUSTED_HOSTS="localhost")
-    client = app.test_client()
+    with app_on(database_url, TRUSTED_HOSTS="localhost") as app:
+        client = app.test_client()
 
-    for host, told, status in (
-        ("localhost", "evil.example", 200),
-        ("evil.example", "localhost", 400),
-    ):
-        headers = {"Host": host, "X-Forwarded-Host": told}
-        assert client.get(ITEMS, headers=headers).status_code == status
-    dispose_app(app)
+        for host, told, status in (
+            ("localhost", "evil.example", 200),
+            ("evil.example", "localhost", 400),
+        ):
+            headers = {"Host": host, "X-Forwarded-Host": told}
+            assert client.get(ITEMS, headers=headers).status_code == status
 
 
 def test_probes_and_prometheus_ask_by_address_and_may_add_what_they_like(named_app: Flask) -> None:
@@ -106,18 +106,17 @@ def test_an_address_is_read_without_port_and_in_one_spelling(text: str, address:
 
 
 def test_a_tls_terminator_before_the_nearest_proxy_is_believed(database_url: str) -> None:
-    app = make_app(database_url, PROXY_HOPS="2", TRUSTED_HOSTS="ml.example.com")
-    seen: list[str] = []
-    app.before_request(lambda: seen.append(str(request.remote_addr)))
-    headers = {
-        "X-Forwarded-For": "192.0.2.66, [::ffff:198.51.100.7]:4711, 10.0.0.9",
-        "X-Forwarded-Proto": "https",
-        "X-Forwarded-Host": "ml.example.com",
-    }
+    with app_on(database_url, PROXY_HOPS="2", TRUSTED_HOSTS="ml.example.com") as app:
+        seen: list[str] = []
+        app.before_request(lambda: seen.append(str(request.remote_addr)))
+        headers = {
+            "X-Forwarded-For": "192.0.2.66, [::ffff:198.51.100.7]:4711, 10.0.0.9",
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-Host": "ml.example.com",
+        }
 
-    response = app.test_client().get(ITEMS, headers=headers)
+        response = app.test_client().get(ITEMS, headers=headers)
 
-    assert response.status_code == 200
-    assert "Strict-Transport-Security" in response.headers
-    assert seen == ["198.51.100.7"]
-    dispose_app(app)
+        assert response.status_code == 200
+        assert "Strict-Transport-Security" in response.headers
+        assert seen == ["198.51.100.7"]

@@ -6,7 +6,7 @@ import pytest
 
 from webapp import errors
 from webapp.errors import Faults, InvalidInput, ServiceError, describe_faults, faults_in
-from webapp.items.errors import ItemNotFound
+from webapp.items.service import ItemNotFound
 from webapp.web.problems import status_of
 
 

@@ -154,29 +154,6 @@ class Renamed(StrictSchema):
         return {**data, "age": data["age"] + 1}
 
 
-@pytest.mark.parametrize(
-    ("schema", "data", "messages"),
-    [
-        (Person(), {"name": "Eve", "": 1}, {"": ["Unknown field."]}),
-        (Person(), {}, {"name": ["Missing data for required field."]}),
-        (
-            Person(many=True),
-            [{"name": "Eve"}, {"name": "Eve", "nom": "Eve"}],
-            {1: {"nom": ["Unknown field."]}},
-        ),
-        (Person(many=True), {"name": "Eve"}, {"_schema": ["Invalid input type."]}),
-        (Renamed(), {"name": "Eve", "age": 1}, {"name": ["Unknown field."]}),
-    ],
-)
-def test_a_strict_schema_names_what_it_refuses(
-    schema: StrictSchema, data: Any, messages: Any
-) -> None:
-    with pytest.raises(ma.ValidationError) as raised:
-        schema.load(data)
-
-    assert raised.value.messages == messages
-
-
 def test_a_schema_reads_and_writes_as_marshmallow_does() -> None:
     for schema, data, expected in (
         (Person(), {"name": "Eve"}, {"name": "Eve", "age": 30}),

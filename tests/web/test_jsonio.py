@@ -28,7 +28,12 @@ def nested(depth: int, inner: bytes = b"1") -> bytes:
             b'["\xe2\x98\x83", "\\u2603", "\\ud83d\\ude00", "a\\u0000b"]',
             ["☃", "☃", "😀", "a\x00b"],
         ),
-        (b"[9223372036854775808, 1e308, 1e-400]", [2**63, 1e308, 0.0]),
+        (b"[9223372036854775808, 1e308, 1e-400, 1E+2]", [2**63, 1e308, 0.0, 100.0]),
+        (b"[18446744073709551616, 0." + b"3" * 5000 + b"]", [2.0**64, 1 / 3]),
+        (
+            b"[1e-" + b"0" * 4000 + b"5, " + b"1" * 100 + b"e-99]",
+            [1e-5, float("1" * 100 + "e-99")],
+        ),
         (b'"NaN, Infinity"', "NaN, Infinity"),
         (b'{"a": 1, "a": 2}', {"a": 2}),
         (b'{"a": NaN, "padding": "' + b"x" * 10**6 + b'", "a": 2}', None),
@@ -45,13 +50,7 @@ def test_a_document_is_read(text: bytes, value: object) -> None:
 MALFORMED = [
     *(b"", b" \n", b"{", b'{"a": 1', b'{"a": 1,}', b"[1, 2", b"[1 2]", b'"a', b"tru", b"{} {}"),
     *(b"{a: 1}", b"{'a': 1}", b"[01]", b"[+1]", b"[.5]", b"[1.]", b"[0x10]", b"[1_0]", b"[nan]"),
-    *(
-        b'"a\nb"',
-        b'"a\x00b"',
-        b"/* none */ {}",
-        b"\xef\xbb\xbf\xef\xbb\xbf{}",
-        b"\xff\xfe{\x00}\x00",
-    ),
+    *(b'"a\nb"', b'"a\x00b"', b"/* none */ {}", b"\xef\xbb\xbf\xef\xbb\xbf{}"),
     *(b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\x80"', "{}".encode("utf-16")),
     *(rb'"\ud800"', rb'"\udc00\ud800"', rb'"a\ud83d"', rb'{"\ud800": 1}'),
     *(nested(DEEPEST + 1), nested(10**6), b'{"a":' * 10**5, b"[" * 10**6),
@@ -102,32 +101,23 @@ def test_an_answer_holds_null_where_a_number_is_not_finite() -> None:
         assert write({"values": given}) == b'{"values":[null,null,null,1.5]}\n'
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.arange(6.0).reshape(3, 2)[:, 0],
-        np.arange(6.0).reshape(3, 2).T,
-        np.arange(6)[::-2],
-        np.array([True, False, True])[::2],
-        np.array(["a", "b", "c"]),
-        np.array([["a", "b"], ["c", "d"]], dtype=object)[:, 1],
-        np.array([], dtype=float),
-        np.array(1.5),
-        np.random.RandomState(42).randn(1000) * 10.0 ** np.arange(-150, 150, 0.3),
-    ],
-    ids=[
-        "column",
-        "transposed",
-        "reversed",
-        "booleans",
-        "text",
-        "objects",
-        "empty",
-        "one",
-        "many",
-    ],
-)
-def test_an_array_of_any_layout_is_written_with_every_bit(array: np.ndarray) -> None:
+ARRAYS = {
+    "column": np.arange(6.0).reshape(3, 2)[:, 0],
+    "transposed": np.arange(6.0).reshape(3, 2).T,
+    "reversed": np.arange(6)[::-2],
+    "booleans": np.array([True, False, True])[::2],
+    "text": np.array(["a", "b", "c"]),
+    "objects": np.array([["a", "b"], ["c", "d"]], dtype=object)[:, 1],
+    "empty": np.array([], dtype=float),
+    "one": np.array(1.5),
+    "many": np.random.RandomState(42).randn(1000) * 10.0 ** np.arange(-150, 150, 0.3),
+}
+
+
+@pytest.mark.parametrize("layout", ARRAYS)
+def test_an_array_of_any_layout_is_written_with_every_bit(layout: str) -> None:
+    array = ARRAYS[layout]
+
     assert json.loads(write({"values": array})) == {"values": array.tolist()}
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,14 @@ from flask import Flask, abort, request
 from flask.testing import FlaskClient
 
 from tests.access.holders import bearer, make_holder
-from tests.conftest import dispose_app, make_app
+from tests.conftest import app_on
 from tests.faults import on_sqlite
 from tests.gunicorn_server import running_gunicorn
 from tests.redis import BINARY, RedisServer, running_redis
 from tests.web.test_api import ITEMS, ML, assert_problem
 from webapp.scopes import Scope
 from webapp.web import limits
-from webapp.web.request import Identity, remember_identity
+from webapp.web.request import IDENTITY_KEY, Identity
 
 pytestmark = on_sqlite
 
@@ -40,16 +39,9 @@ def limited_app(database_url: str) -> Iterator[Flask]:
 
     Its callers are who they say they are in `X-Key`, and none that is named `bad` gets in.
     """
-    yield from make_limited_app(database_url)
-
-
-def make_limited_app(database_url: str, **settings: str) -> Generator[Flask]:
-    app = make_app(database_url, RATE_LIMIT=RATE_LIMIT, **settings)
-    app.before_request_funcs[None].insert(0, believe_key)
-    try:
+    with app_on(database_url, RATE_LIMIT=RATE_LIMIT) as app:
+        app.before_request_funcs[None].insert(0, believe_key)
         yield app
-    finally:
-        dispose_app(app)
 
 
 def believe_key() -> None:
@@ -58,7 +50,7 @@ def believe_key() -> None:
     if key == "bad":
         abort(401)
     if key:
-        remember_identity(request, Identity(key, key, name="a name", scopes=frozenset()))
+        request.environ[IDENTITY_KEY] = Identity(key, key, name="a name", scopes=frozenset())
 
 
 def statuses(client: FlaskClient, number: int, path: str = ITEMS, **options: object) -> list[int]:
@@ -91,14 +83,13 @@ def test_all_routes_count_together_and_beyond_the_limit_requests_are_refused(
 
 
 def test_after_what_retry_after_says_requests_are_answered_again(database_url: str) -> None:
-    app = make_app(database_url, RATE_LIMIT="2 per second")
-    client = app.test_client()
+    with app_on(database_url, RATE_LIMIT="2 per second") as app:
+        client = app.test_client()
 
-    refused = next(r for r in iter(lambda: client.get(ITEMS), None) if r.status_code == 429)
-    time.sleep(int(refused.headers["Retry-After"]))
+        refused = next(r for r in iter(lambda: client.get(ITEMS), None) if r.status_code == 429)
+        time.sleep(int(refused.headers["Retry-After"]))
 
-    assert client.get(ITEMS).status_code == 200
-    dispose_app(app)
+        assert client.get(ITEMS).status_code == 200
 
 
 def test_each_key_and_each_network_without_one_has_a_limit_of_its_own(limited_app: Flask) -> None:
@@ -124,29 +115,27 @@ def test_whoever_the_guard_refuses_counts_too(limited_app: Flask, database_url: 
     assert int(response.headers["Retry-After"]) > 0
     assert client.get(ITEMS, headers={"X-Key": "good"}).status_code == 200
 
-    app = make_app(database_url, AUTH="on", RATE_LIMIT=RATE_LIMIT)
-    client = app.test_client()
-    ann, bob = (bearer(make_holder(app, name, Scope.ML_PREDICT)) for name in ("ann", "bob"))
-    assert statuses(client, LIMIT + 1, headers=ann) == [403] * LIMIT + [429]
-    assert client.get(ITEMS, headers=bob).status_code == 403
-    dispose_app(app)
+    with app_on(database_url, AUTH="on", RATE_LIMIT=RATE_LIMIT) as app:
+        client = app.test_client()
+        ann, bob = (bearer(make_holder(app, name, Scope.ML_PREDICT)) for name in ("ann", "bob"))
+        assert statuses(client, LIMIT + 1, headers=ann) == [403] * LIMIT + [429]
+        assert client.get(ITEMS, headers=bob).status_code == 403
 
 
 @pytest.mark.parametrize("hops", ["0", "1"])
 def test_the_address_that_the_nearest_trusted_proxy_saw_counts(
     database_url: str, hops: str
 ) -> None:
-    app = make_app(database_url, RATE_LIMIT=RATE_LIMIT, PROXY_HOPS=hops)
-    client = app.test_client()
+    with app_on(database_url, RATE_LIMIT=RATE_LIMIT, PROXY_HOPS=hops) as app:
+        client = app.test_client()
 
-    for number in range(LIMIT):  # without proxies the header is the client's own, and ignored
-        header = {"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"}
-        assert client.get(ITEMS, headers=header).status_code == 200
-    for address, status in (("203.0.113.1", 429), ("203.0.113.2", 200), ("\xff::", 200)):
-        header = {"X-Forwarded-For": f"198.51.100.77, {address}"}
-        expected = status if hops == "1" else 429
-        assert client.get(ITEMS, headers=header).status_code == expected
-    dispose_app(app)
+        for number in range(LIMIT):  # without proxies the header is the client's own, and ignored
+            header = {"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"}
+            assert client.get(ITEMS, headers=header).status_code == 200
+        for address, status in (("203.0.113.1", 429), ("203.0.113.2", 200), ("\xff::", 200)):
+            header = {"X-Forwarded-For": f"198.51.100.77, {address}"}
+            expected = status if hops == "1" else 429
+            assert client.get(ITEMS, headers=header).status_code == expected
 
 
 @pytest.fixture
@@ -175,29 +164,25 @@ def test_workers_count_together_in_redis_and_each_alone_without_it(
     assert found.count(200) == 20 if shared else 20 <= found.count(200) <= 40
 
 
-@pytest.fixture
-def app_with_redis(database_url: str, redis_server: RedisServer) -> Iterator[Flask]:
-    """Return an application that counts in Redis."""
-    yield from make_limited_app(database_url, RATELIMIT_STORAGE_URI=redis_server.url)
-
-
 @needs_redis
 @pytest.mark.parametrize("fault", ["stop", "freeze"])
 def test_without_an_answer_of_redis_each_worker_counts_alone_and_asks_it_no_more(
-    app_with_redis: Flask,
+    database_url: str,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     fault: str,
 ) -> None:
     monkeypatch.setattr(limits, "STORE_PAUSE", 600.0)
-    client = app_with_redis.test_client()
-    assert client.get(ITEMS).status_code == 200
-    getattr(redis_server, fault)()
+    settings = {"RATE_LIMIT": RATE_LIMIT, "RATELIMIT_STORAGE_URI": redis_server.url}
+    with app_on(database_url, **settings) as app:
+        client = app.test_client()
+        assert client.get(ITEMS).status_code == 200
+        getattr(redis_server, fault)()
 
-    found = statuses(client, LIMIT + 1)
+        found = statuses(client, LIMIT + 1)
 
-    redis_server.thaw()
+        redis_server.thaw()
     assert found == ALL_BUT_ONE
     assert caplog.text.count("each worker counts alone") == 1
 
@@ -208,14 +193,12 @@ def test_a_redis_that_is_away_at_the_start_is_used_once_it_is_there(
 ) -> None:
     monkeypatch.setattr(limits, "STORE_PAUSE", 0.2)
     redis_server.stop()
-    with closing(make_limited_app(database_url, RATELIMIT_STORAGE_URI=redis_server.url)) as apps:
-        assert_redis_is_used_again(next(apps).test_client(), redis_server)
+    settings = {"RATE_LIMIT": RATE_LIMIT, "RATELIMIT_STORAGE_URI": redis_server.url}
+    with app_on(database_url, **settings) as app:
+        client = app.test_client()
+        assert statuses(client, LIMIT + 1) == ALL_BUT_ONE
 
+        redis_server.start()
+        time.sleep(0.3)
 
-def assert_redis_is_used_again(client: FlaskClient, redis_server: RedisServer) -> None:
-    assert statuses(client, LIMIT + 1) == ALL_BUT_ONE
-
-    redis_server.start()
-    time.sleep(0.3)
-
-    assert statuses(client, LIMIT + 1) == ALL_BUT_ONE
+        assert statuses(client, LIMIT + 1) == ALL_BUT_ONE

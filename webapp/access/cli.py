@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -17,11 +17,10 @@ from webapp.access.service import ApiKey
 from webapp.commands import check_name, clear_errors
 from webapp.db.base import utc_now
 from webapp.extensions import db
-from webapp.scopes import ABOUT, Scope
+from webapp.scopes import Scope
 
 commands = AppGroup("keys", help="Create, list, rotate and revoke API keys.")
 
-TIMES = ("created_at", "expires_at", "revoked_at", "last_used_at")
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -51,9 +50,7 @@ expires_option = click.option(
     type=click.Choice([scope.value for scope in Scope]),
     multiple=True,
     required=True,
-    help="What it allows; may be given again. "
-    + "; ".join(f"{scope}: {about}" for scope, about in ABOUT.items())
-    + ".",
+    help="What it allows, as docs/operations.md explains; may be given again.",
 )
 @expires_option
 @clear_errors
@@ -70,11 +67,10 @@ def list_keys(as_json: bool) -> None:
     """List all keys: who holds them, what they allow, when they were last used."""
     keys = [describe(key) for key in service.list_keys(db.session())]
     if as_json:
-        click.echo(json.dumps(keys, indent=2, default=write_time))
+        click.echo(json.dumps(keys, indent=2))
         return
     for key in keys:
-        used = "never" if key["last_used_at"] is None else write_time(key["last_used_at"])
-        scopes = ",".join(key["scopes"])
+        scopes, used = ",".join(key["scopes"]), key["last_used_at"] or "never"
         click.echo(f"{key['id']}  {key['name']}  {key['state']}  {scopes}  used: {used}")
     if not keys:
         click.echo("There are no keys: `flask keys create` creates one.", err=True)
@@ -126,15 +122,14 @@ def show(key: ApiKey, text: str) -> None:
 def describe(key: ApiKey) -> dict[str, Any]:
     """Return what `flask keys list` tells of a key."""
     expired = key.expires_at is not None and key.expires_at <= utc_now()
-    return {
+    state = "revoked" if key.revoked_at else "expired" if expired else "good"
+    about: dict[str, Any] = {
         "id": key.key_id,
         "name": key.name,
-        "state": "revoked" if key.revoked_at else "expired" if expired else "good",
+        "state": state,
         "scopes": key.scopes,
-        **{name: getattr(key, name) for name in TIMES},
     }
-
-
-def write_time(time: datetime) -> str:
-    """Return a time as text (RFC 3339)."""
-    return time.isoformat(timespec="seconds")
+    for name in ("created_at", "expires_at", "revoked_at", "last_used_at"):
+        time = getattr(key, name)
+        about[name] = None if time is None else time.isoformat(timespec="seconds")
+    return about

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import marshmallow as ma
 import sqlalchemy as sa
 from flask import Flask, has_request_context, request
 from marshmallow import fields
 
-from webapp.access.errors import KeyMissing, KeyRefused, ScopeMissing
 from webapp.access.keyring import Keyring
+from webapp.access.service import KeyMissing, KeyRefused, ScopeMissing
 from webapp.audit.service import Actor, set_actor_source
 from webapp.scopes import Scope
 from webapp.web.blueprint import Blueprint
-from webapp.web.request import current_identity, remember_identity, request_id
+from webapp.web.request import IDENTITY_KEY, current_identity, request_id
 
 PUBLIC_BLUEPRINTS = {"docs"}  # pages that show nothing but what the source code does
 UNDOCUMENTED = {("metrics.Metrics", "GET"): {Scope.METRICS_READ}}
 """The scopes of routes that are not in the OpenAPI document, and so have no ``blp.allow``."""
 
-Call: TypeAlias = tuple[str, str]
-"""An endpoint and a method."""
-
 # Under /health, where requests are neither limited nor queued.
 blp = Blueprint(
-    "access",
-    __name__,
-    url_prefix="/health",
-    description="Is the API key good?",
-    ignores_undeclared=True,
+    "access", __name__, url_prefix="/health", description="API keys.", ignores_undeclared=True
 )
 
 
@@ -51,8 +43,8 @@ def key() -> dict[str, str]:
     return {"status": "ok"}
 
 
-def classify_routes(app: Flask) -> Mapping[Call, frozenset[str]]:
-    """Return the scopes, one of which each route needs; none for a public route.
+def classify_routes(app: Flask) -> Mapping[tuple[str, str], frozenset[str]]:
+    """Return the scopes, one of which a key needs, by endpoint and method; none for public routes.
 
     Raises RuntimeError where a route has not declared them.
     """
@@ -89,8 +81,13 @@ def init_app(app: Flask, engine: sa.Engine, *, lease: float) -> None:
         needed = None if rule is None else table[rule.endpoint, request.method]
         if not needed:  # public, or a 404 or 405 that Flask answers later
             return
-        identity = keyring.identify(_read_key(request.environ.get("HTTP_AUTHORIZATION")))
-        remember_identity(request, identity)  # before a refusal too: for the log and the limits
+        scheme, _, text = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if not scheme:
+            raise KeyMissing
+        if scheme.lower() != "bearer":
+            raise KeyRefused("The API key must be sent as `Authorization: Bearer KEY`.")
+        identity = keyring.identify(text)
+        request.environ[IDENTITY_KEY] = identity  # before a refusal too: for log and limits
         if needed.isdisjoint(identity.scopes):
             raise ScopeMissing(sorted(needed))
 
@@ -107,12 +104,3 @@ def _find_actor() -> Actor | None:
     identity = current_identity()
     name = None if identity is None else identity.name
     return Actor(name, request.remote_addr, request_id())
-
-
-def _read_key(header: str | None) -> str:
-    if not header:
-        raise KeyMissing
-    scheme, _, key = header.partition(" ")
-    if scheme.lower() != "bearer":
-        raise KeyRefused("The API key must be sent as `Authorization: Bearer KEY`.")
-    return key

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from webapp.access import service
-from webapp.access.errors import KeyRefused
+from webapp.access.service import KeyRefused
 from webapp.db.leases import Leases
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit

@@ -10,13 +10,49 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp.access.errors import KeyNameTaken, KeyNotFound
 from webapp.audit.service import NAME_LENGTH, record
 from webapp.db.base import Base, BigIntPrimaryKey, begin_read, begin_write, utc_now
+from webapp.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from webapp.scopes import Scope
 
 KEY_FORM = "webapp_[0-9a-f]{12}_[0-9A-Za-z_-]{43}"
 """How a key looks: prefix, id, secret. By the prefix scanners for leaked secrets find it."""
+
+
+class KeyNotFound(NotFound):
+    """No valid API key has this name or id."""
+
+    def __init__(self, name_or_id: str) -> None:
+        super().__init__(f"There is no valid API key {name_or_id!r}.")
+
+
+class KeyNameTaken(Conflict):
+    """The holder already has a valid API key."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} already has a valid API key: rotate or revoke that one.")
+
+
+class KeyMissing(Unauthenticated):
+    """The request carries no API key."""
+
+    message = "An API key is needed: send it as `Authorization: Bearer KEY`."
+
+
+class KeyRefused(Unauthenticated):
+    """The API key of the request is invalid, expired or revoked."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.challenge = {"error": "invalid_token", "error_description": reason}
+
+
+class ScopeMissing(Forbidden):
+    """The API key has none of the scopes that the route allows."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__(f"The API key lacks the scope {' or '.join(scopes)}.")
+        self.challenge = {"error": "insufficient_scope", "scope": " ".join(scopes)}
 
 
 class ApiKey(Base):

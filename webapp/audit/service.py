@@ -69,15 +69,9 @@ def record(
     ``action`` is such as ``item.create``, ``subject`` such as ``item 7``. ``details`` are JSON,
     without any data that clients have sent.
     """
-    actor = current_actor()
-    entry = AuditEntry(
-        actor=actor.name,
-        address=actor.address,
-        request_id=actor.request_id,
-        action=action,
-        subject=subject,
-        details=dict(details or {}),
-    )
+    who = current_actor()
+    entry = AuditEntry(actor=who.name, address=who.address, request_id=who.request_id)
+    entry.action, entry.subject, entry.details = action, subject, dict(details or {})
     session.add(entry)
 
 

@@ -55,10 +55,8 @@ class IdempotencyKey(Base):
 class KeyInFlight(Conflict):
     """The request with this key is still under way."""
 
+    message = "A request with this Idempotency-Key is under way: try again later."
     retry_after = 1
-
-    def __init__(self) -> None:
-        super().__init__("A request with this Idempotency-Key is under way: try again later.")
 
 
 class KeyReused(InvalidInput):

@@ -17,16 +17,14 @@ from webapp.extensions import db
 from webapp.idempotency import service
 from webapp.idempotency.service import KEY_LENGTH, StoredAnswer
 from webapp.web.blueprint import Blueprint, View
+from webapp.web.openapi import header
 from webapp.web.request import current_identity
 
 Headers: TypeAlias = dict[str, str]
 REPLAYED = "Idempotency-Replayed"
 
 REPLAYED_HEADER = {
-    REPLAYED: {
-        "description": "`true` when this is the first answer to the same `Idempotency-Key`.",
-        "schema": {"type": "string"},
-    }
+    REPLAYED: header("`true` when this is the first answer to the same `Idempotency-Key`.")
 }
 
 
@@ -62,22 +60,16 @@ def idempotent(
     from another request; ``before_repeat`` is called before a stored answer is sent.
     """
 
-    def render(created: Any) -> StoredAnswer:
-        content, headers = announce(created)
-        response = jsonify(schema.dump(content))
-        return StoredAnswer(
-            201, {"Content-Type": str(response.content_type), **headers}, response.get_data()
-        )
-
     def decorate(view: View) -> View:
         @wraps(view)
         def create(self: Any, arguments: Any, header: dict[str, Any], **path: Any) -> Any:
             if "key" not in header:
                 return announce(view(self, arguments, before_commit=keep_nothing, **path))
             session = db.session()
+            identity = current_identity()  # two callers may choose the same key
             found = service.claim_key(
                 session,
-                caller=_caller(),
+                caller="" if identity is None else identity.holder_id,
                 key=header["key"],
                 fingerprint=_fingerprint(describe(arguments)),
             )
@@ -86,7 +78,12 @@ def idempotent(
                 return Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
 
             def store(created: Any) -> None:
-                service.store_answer(session, found, render(created))
+                content, headers = announce(created)
+                response = jsonify(schema.dump(content))
+                headers = {"Content-Type": str(response.content_type), **headers}
+                service.store_answer(
+                    session, found, StoredAnswer(201, headers, response.get_data())
+                )
 
             with service.claim_held(session, db.engine, found):
                 return announce(view(self, arguments, before_commit=store, **path))
@@ -95,12 +92,6 @@ def idempotent(
         return takes_key(blp.problems(409, 422)(create))  # type: ignore[no-any-return] # untyped
 
     return decorate
-
-
-def _caller() -> str:
-    """Return who chose the key: two callers may choose the same one."""
-    identity = current_identity()
-    return "" if identity is None else identity.holder_id
 
 
 def _fingerprint(arguments: Any) -> str:

@@ -16,31 +16,25 @@ from webapp.items.models import Item
 from webapp.items.schemas import ItemChanges, ItemQuery, ItemSchema, NewItem
 from webapp.scopes import Scope
 from webapp.web.blueprint import Blueprint
+from webapp.web.openapi import header
 from webapp.web.paging import HEADERS, answer_page
-from webapp.web.problems import shape_failed_condition
 
 blp = Blueprint("items", __name__, url_prefix="/items", description="A plain resource.")
 
 Headers: TypeAlias = dict[str, str]
 
 REVISION = re.compile("[0-9]{1,19}")
-TEXT = {"type": "string"}
-ETAG = {"description": "Names this state of the item, for `If-Match`.", "schema": TEXT}
-LOCATION = {
-    "description": "URL of the item.",
-    "schema": {"type": "string", "format": "uri-reference"},
-}
+ETAG = {"ETag": header("Names this state of the item, for `If-Match`.")}
+LOCATION = {"Location": header("URL of the item.", format="uri-reference")}
 IF_MATCH = {
     "in": "header",
     "name": "If-Match",
-    "description": "Act only on one of these states of the item, else answer 412.",
-    "schema": TEXT,
+    **header("Act only on one of these states of the item, else answer 412."),
 }
 IF_NONE_MATCH = {
     "in": "header",
     "name": "If-None-Match",
-    "description": "Answer 304 if the item is still in one of these states.",
-    "schema": TEXT,
+    **header("Answer 304 if the item is still in one of these states."),
 }
 
 
@@ -51,8 +45,8 @@ def with_etag(item: Item) -> tuple[Item, Headers]:
 
 def announce_item(item: Item) -> tuple[Item, Headers]:
     """Return a new item, and the headers that name it and its state."""
-    _, headers = with_etag(item)
-    return item, {"Location": url_for("items.ItemById", item_id=item.id), **headers}
+    location = url_for("items.ItemById", item_id=item.id)
+    return item, {"Location": location, **with_etag(item)[1]}
 
 
 def expected_revisions() -> set[int] | None:
@@ -71,7 +65,7 @@ def answer_not_modified(response: Response) -> Response:
     """Answer 304 without a body where the client already has this state."""
     if request.method in ("GET", "HEAD") and "ETag" in response.headers:
         response.make_conditional(request)
-    return shape_failed_condition(response)
+    return response
 
 
 @blp.route("", get="list_items", post="create_item")
@@ -92,7 +86,7 @@ class Items(MethodView):
 
     @blp.allow(Scope.ITEMS_WRITE)
     @blp.arguments(NewItem, example={"name": "Test Item", "description": "Just testing"})
-    @blp.response(201, ItemSchema, headers={"Location": LOCATION, "ETag": ETAG, **REPLAYED_HEADER})
+    @blp.response(201, ItemSchema, headers=LOCATION | ETAG | REPLAYED_HEADER)
     @blp.problems(503)
     @idempotent(blp, ItemSchema(), announce_item)
     def post(self, new_item: Mapping[str, str], before_commit: Callable[[Item], None]) -> Item:
@@ -107,10 +101,8 @@ class ItemById(MethodView):
     """One item."""
 
     @blp.allow(Scope.ITEMS_READ)
-    @blp.response(200, ItemSchema, headers={"ETag": ETAG})
-    @blp.alt_response(
-        304, description="The client already has this state.", headers={"ETag": ETAG}
-    )
+    @blp.response(200, ItemSchema, headers=ETAG)
+    @blp.alt_response(304, description="The client already has this state.", headers=ETAG)
     @blp.problems(404, 503)
     @blp.doc(parameters=[IF_NONE_MATCH])
     def get(self, item_id: int) -> tuple[Item, Headers]:
@@ -119,7 +111,7 @@ class ItemById(MethodView):
 
     @blp.allow(Scope.ITEMS_WRITE)
     @blp.arguments(ItemChanges, example={"description": "Tested"})
-    @blp.response(200, ItemSchema, headers={"ETag": ETAG})
+    @blp.response(200, ItemSchema, headers=ETAG)
     @blp.problems(404, 412, 503)
     @blp.doc(parameters=[IF_MATCH])
     def put(self, changes: Mapping[str, str], item_id: int) -> tuple[Item, Headers]:

@@ -12,26 +12,19 @@ from webapp.items.models import DESCRIPTION_LENGTH, MOST_COUNTED, NAME_LENGTH, S
 from webapp.web.fields import JSONInteger, StrictSchema, Text
 from webapp.web.paging import PageQuery, decode_end, encode_end
 
-LARGEST_ID = 2**63 - 1
 LONGEST_AFTER = 2_048  # characters; a name of 255 letters of four bytes takes 1,500
-NAME: dict[str, Any] = {
-    "min_length": 1,
-    "max_length": NAME_LENGTH,
-    "metadata": {"example": "Test Item"},
-}
-DESCRIPTION: dict[str, Any] = {
-    "max_length": DESCRIPTION_LENGTH,
-    "multiline": True,
-    "metadata": {"example": "Just testing"},
-}
+NAME_EXAMPLE: dict[str, Any] = {"metadata": {"example": "Test Item"}}
+DESCRIPTION_EXAMPLE: dict[str, Any] = {"metadata": {"example": "Just testing"}}
+NAME: dict[str, Any] = {"min_length": 1, "max_length": NAME_LENGTH, **NAME_EXAMPLE}
+DESCRIPTION = {"max_length": DESCRIPTION_LENGTH, "multiline": True, **DESCRIPTION_EXAMPLE}
 
 
 class ItemSchema(StrictSchema):
     """An item."""
 
     id = fields.Integer(required=True, metadata={"format": "int64", "example": 1})
-    name = fields.String(required=True, metadata={"example": "Test Item"})
-    description = fields.String(required=True, metadata={"example": "Just testing"})
+    name = fields.String(required=True, **NAME_EXAMPLE)
+    description = fields.String(required=True, **DESCRIPTION_EXAMPLE)
     created_at = fields.AwareDateTime(required=True, format="iso")
     updated_at = fields.AwareDateTime(required=True, format="iso")
 
@@ -81,10 +74,8 @@ class ItemQuery(PageQuery):
         if "after" in query:
             query["after"] = parse_after(query["after"], query["sort"])
         elif (query["page"] - 1) * query["page_size"] >= MOST_COUNTED:
-            message = (
-                f"Page numbers reach the first {MOST_COUNTED:,} items. To read on, follow the "
-                '`next` links: `Link: <…>; rel="next"` of each page.'
-            )
+            message = f"Page numbers reach the first {MOST_COUNTED:,} items. To read on, follow "
+            message += 'the `next` links: `Link: <…>; rel="next"` of each page.'
             raise ma.ValidationError(message, "page")
         return query
 
@@ -95,7 +86,7 @@ def _check_utc(value: datetime) -> None:
 
 
 SORT_FIELDS: dict[str, fields.Field[Any]] = {
-    "id": JSONInteger(minimum=1, maximum=LARGEST_ID),
+    "id": JSONInteger(minimum=1, maximum=2**63 - 1),
     "name": Text(**NAME),
     "created_at": fields.AwareDateTime(format="iso", validate=_check_utc),
 }
@@ -110,7 +101,7 @@ def parse_after(text: str, sort: str) -> list[Any]:
         _, *values = decode_end(text)
         pairs = zip(sort_keys(sort), values, strict=True)
         found = [SORT_FIELDS[key].deserialize(value) for key, value in pairs]
-    except (ValueError, ma.ValidationError):
+    except (TypeError, ValueError, ma.ValidationError):
         found = []
     if not found or encode_end([sort, *found]) != text:
         raise ma.ValidationError("Is not from a `next` link of a list in this order.", "after")

@@ -11,12 +11,26 @@ from sqlalchemy.orm import Session
 
 from webapp.audit.service import record
 from webapp.db.base import Page, begin_read, begin_write, keep_nothing
-from webapp.items.errors import ItemChanged, ItemNotFound
+from webapp.errors import NotFound, PreconditionFailed
 from webapp.items.models import MOST_COUNTED, TEXT_INDEX, Item, sort_keys
 
 TRIGRAM = 3  # characters: SQLite's index cannot find shorter texts
 Selects: TypeAlias = tuple[list[sa.Select[Any]], sa.Select[Any]]
 SEED_BATCH = 10_000  # rows in memory at a time; 100,000 take 4 seconds
+
+
+class ItemNotFound(NotFound):
+    """No item has this id."""
+
+    def __init__(self, item_id: int) -> None:
+        super().__init__(f"There is no item {item_id}.")
+
+
+class ItemChanged(PreconditionFailed):
+    """The item is at another revision than the caller expects."""
+
+    def __init__(self, item_id: int) -> None:
+        super().__init__(f"Item {item_id} has changed: read it again, then repeat the request.")
 
 
 def create_item(

@@ -28,7 +28,7 @@ from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
 from webapp.web import jsonio
 from webapp.web.blueprint import Blueprint, View
-from webapp.web.openapi import OPENAPI_VERSION
+from webapp.web.openapi import OPENAPI_VERSION, header
 from webapp.web.parsing import StrictParser, is_utf8, load
 from webapp.web.request import unpack
 
@@ -46,11 +46,6 @@ FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their 
 def model_leases() -> Leases[Any, Any]:
     """Return the leases by which this process knows which version of each model is active."""
     return cast(Leases[Any, Any], current_app.extensions["model_server"].leases)
-
-
-def header(description: str, **schema: str) -> dict[str, Any]:
-    """Return a header of an answer as OpenAPI describes it."""
-    return {"description": description, "schema": {"type": "string", **schema}}
 
 
 class RowsParser(StrictParser):

@@ -18,7 +18,6 @@ from flask import (
 
 from webapp.extensions import api
 from webapp.web.browser import PAGE
-from webapp.web.problems import shape_failed_condition
 
 DESCRIPTION = """\
 Stores *items*, and trains, versions and serves scikit-learn models.
@@ -33,12 +32,6 @@ blp = Blueprint(
     static_url_path="/static",
     template_folder="templates",
 )
-
-
-@blp.after_request
-def refuse_condition(response: Response) -> Response:
-    """Answer a failed `If-Match` as an error."""
-    return shape_failed_condition(response)
 
 
 def swagger_ui_files() -> Path:

@@ -67,7 +67,7 @@ def init_app(app: Flask) -> None:
     if app.config["CORS_ORIGINS"]:
         app.before_request(_answer_preflight)
         app.after_request(_make_cors_headers(app.config["CORS_ORIGINS"]))
-    app.wsgi_app = AnswerHeaders(app.wsgi_app)  # type: ignore[method-assign] # Flask's documented way
+    app.wsgi_app = _add_headers(app.wsgi_app)  # type: ignore[assignment,method-assign] # Flask's way
 
 
 def _answer_preflight() -> Response | None:
@@ -93,18 +93,13 @@ def _make_cors_headers(origins: Collection[str]) -> Callable[[Response], Respons
     return add_headers
 
 
-class AnswerHeaders:
-    """A WSGI application that adds the request's id and the headers that no view has set.
+def _add_headers(app: WSGIApplication) -> WSGIApplication:
+    """Add the request's id, and the headers that no view has set, to the answers of ``app``.
 
     Around Flask rather than in an ``after_request`` function, which takes several times as long.
     """
 
-    def __init__(self, app: WSGIApplication) -> None:
-        self._app = app
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request (PEP 3333)."""
-
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: Headers, *exc_info: Any) -> Callable[[bytes], object]:
             present = {name for name, _ in headers}
             headers = [*headers, ("X-Request-ID", find_request_id(environ)), *EVERYWHERE]
@@ -116,4 +111,6 @@ class AnswerHeaders:
                 headers.append(HSTS)
             return start_response(status, headers, *exc_info)
 
-        return self._app(environ, start)
+        return app(environ, start)
+
+    return answer

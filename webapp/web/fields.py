@@ -19,7 +19,7 @@ class StrictSchema(ma.Schema):
     """A schema that refuses unknown fields, naming them."""
 
     class Meta:
-        """Refuse what the schema does not name."""
+        """Refuse what the schema does not name, and say so in the OpenAPI document."""
 
         unknown = ma.RAISE
 
@@ -136,12 +136,8 @@ class JSONObject(fields.Dict):
         found: dict[str, Any] = super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
         level: list[Any] = [found]
         for _ in range(DEEPEST_OBJECT):
-            level = [inner for outer in level for inner in _list_inner(outer)]
+            values = [v for o in level for v in (o.values() if isinstance(o, dict) else o)]
+            level = [value for value in values if isinstance(value, dict | list)]
         if level:
             raise ma.ValidationError(f"Must not be nested deeper than {DEEPEST_OBJECT} levels.")
         return found
-
-
-def _list_inner(value: Any) -> list[Any]:
-    values = value.values() if isinstance(value, dict) else value
-    return [inner for inner in values if isinstance(inner, dict | list)]

@@ -37,32 +37,22 @@ class Counter:
         self._limit = parse(limit)
         self._shared = FixedWindowRateLimiter(store) if store else None
         self._own = FixedWindowRateLimiter(MemoryStorage())
-        self._retry_at = 0.0  # 0 while the store answers
+        self._ask_again_at = 0.0  # on the clock of `time.monotonic`
 
     def count(self, caller: str) -> None:
         """Count a request; raises TooManyRequests beyond the limit."""
-        try:
-            self._count_in(self._choose(), caller)
-        except StorageError as error:
-            log.warning("Redis does not answer, each worker counts alone: %r", error.storage_error)
-            self._retry_at = time.monotonic() + STORE_PAUSE
-            self._count_in(self._own, caller)
-
-    def _choose(self) -> FixedWindowRateLimiter:
-        if self._shared is None:
-            return self._own
-        if self._retry_at:
-            now = time.monotonic()
-            if now < self._retry_at:
-                return self._own
-            self._retry_at = now + STORE_PAUSE  # one request tries, the others do not wait
-        return self._shared
+        if self._shared is not None and time.monotonic() >= self._ask_again_at:
+            try:
+                self._count_in(self._shared, caller)
+                return
+            except StorageError as error:
+                self._ask_again_at = time.monotonic() + STORE_PAUSE
+                cause = error.storage_error
+                log.warning("Redis does not answer, each worker counts alone: %r", cause)
+        self._count_in(self._own, caller)
 
     def _count_in(self, counts: FixedWindowRateLimiter, caller: str) -> None:
-        within = counts.hit(self._limit, caller)
-        if counts is self._shared:
-            self._retry_at = 0.0
-        if not within:
+        if not counts.hit(self._limit, caller):
             seconds = counts.get_window_stats(self._limit, caller).reset_time - time.time()
             raise TooManyRequests(self._text, max(1, math.ceil(seconds)))
 

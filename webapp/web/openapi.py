@@ -32,20 +32,19 @@ class ProblemSchema(ma.Schema):
     type = fields.String(required=True)
     title = fields.String(required=True)
     status = fields.Integer(required=True)
-    detail = fields.String(
-        required=True, metadata={"description": "What is wrong, in one sentence."}
-    )
+    detail = fields.String(required=True, metadata={"description": "What is wrong."})
     instance = fields.String(required=True, metadata={"description": "Path of the request."})
     request_id = fields.String(
-        required=True,
-        metadata={"description": "Id of the request, also in `X-Request-ID`: tell it to support."},
+        required=True, metadata={"description": "Also in `X-Request-ID`: tell it to support."}
     )
     errors = fields.Dict(
-        keys=fields.String(),
-        metadata={
-            "description": "Messages by place in the request, such as a field, a row, a column."
-        },
+        keys=fields.String(), metadata={"description": "Messages by field, then row, then column."}
     )
+
+
+def header(description: str, **schema: str) -> dict[str, Any]:
+    """Return a header of an answer as OpenAPI describes it."""
+    return {"description": description, "schema": {"type": "string", **schema}}
 
 
 class IdConverter(BaseConverter):
@@ -69,11 +68,8 @@ class NameConverter(BaseConverter):
     def to_python(self, value: str) -> str:
         """Return the name; for any other text, 404 with the rule for names."""
         if not re.fullmatch(self.pattern, value):
-            abort(
-                404,
-                "This is not a valid name: a name has 1 to 63 characters of a-z, 0-9, '.', '_' "
-                "and '-', and begins with a letter or a digit.",
-            )
+            rule = "1 to 63 characters of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+            abort(404, f"This is not a valid name: a name has {rule}.")
         return value
 
 

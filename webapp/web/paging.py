@@ -12,39 +12,33 @@ from flask import request
 
 from webapp.db.base import Page
 from webapp.web.fields import QueryInteger, StrictSchema
-
-DEFAULT_PAGE_SIZE = 100
-LARGEST_PAGE_SIZE = 1000
-LARGEST_PAGE = 2**31 - 1  # times the page size, it is still far below the databases' 2^63
+from webapp.web.openapi import header
 
 T = TypeVar("T")
 
 HEADERS = {
-    "X-Pagination": {
-        "description": "JSON object with total, total_pages, first_page, last_page, page, "
-        "previous_page, next_page. Those that do not exist, or are not known, are left out.",
-        "schema": {"type": "string"},
-    },
-    "Link": {
-        "description": "URLs of the first, previous, next and last page (RFC 8288).",
-        "schema": {"type": "string"},
-    },
+    "X-Pagination": header(
+        "JSON object with total, total_pages, first_page, last_page, page, previous_page, "
+        "next_page. Those that do not exist, or are not known, are left out."
+    ),
+    "Link": header("URLs of the first, previous, next and last page (RFC 8288)."),
 }
 
 
 class PageQuery(StrictSchema):
     """Which page of a collection."""
 
+    # The number times the size is still far below the databases' 2^63.
     page = QueryInteger(
         minimum=1,
-        maximum=LARGEST_PAGE,
+        maximum=2**31 - 1,
         load_default=1,
         metadata={"description": "Number of the page, from 1."},
     )
     page_size = QueryInteger(
         minimum=1,
-        maximum=LARGEST_PAGE_SIZE,
-        load_default=DEFAULT_PAGE_SIZE,
+        maximum=1000,
+        load_default=100,
         metadata={"description": "Most objects on a page."},
     )
 
@@ -80,15 +74,9 @@ def encode_end(end: Sequence[Any]) -> str:
     return urlsafe_b64encode(orjson.dumps(end)).rstrip(b"=").decode()
 
 
-def decode_end(text: str) -> list[Any]:
-    """Return what ``encode_end`` was given, times as text; raises ValueError for other texts.
-
-    The caller checks the values, and that they encode to the same text again.
-    """
-    end = orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    if not isinstance(end, list):
-        raise ValueError(f"{text} is not the end of a page")
-    return end
+def decode_end(text: str) -> Any:
+    """Return the JSON value in such a text, which any client may have made; raises ValueError."""
+    return orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
 
 
 def _page_url(number: int, after: Sequence[Any] | None = None) -> str:

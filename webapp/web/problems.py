@@ -93,11 +93,8 @@ def _handle_http_error(error: HTTPException) -> Response:
     return render_problem(error.code or 500, detail, headers=headers)
 
 
-def shape_failed_condition(response: Response) -> Response:
-    """Give a 412 the shape of errors; Werkzeug makes it of a good answer, and keeps its body.
-
-    To be called with each answer that may have been made conditional.
-    """
+def _shape_failed_condition(response: Response) -> Response:
+    """Give a 412 the shape of errors; Werkzeug makes it of a good answer, and keeps its body."""
     if response.status_code != 412 or response.content_type == PROBLEM_CONTENT_TYPE:
         return response
     response.close()
@@ -133,3 +130,4 @@ def init_app(app: Flask) -> None:
     for kind in DATABASE_ERRORS:
         app.register_error_handler(kind, _handle_database_error)
     app.register_error_handler(Exception, _handle_unexpected)
+    app.after_request(_shape_failed_condition)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import flask
 from flask import abort
-from werkzeug.exceptions import ClientDisconnected, HTTPException, SecurityError
+from werkzeug.exceptions import ClientDisconnected, SecurityError
 from werkzeug.routing import MapAdapter
 from werkzeug.sansio.utils import get_content_length, host_is_trusted
 from werkzeug.utils import cached_property
@@ -32,8 +32,7 @@ REQUEST_ID_KEY = "webapp.request_id"
 
 PIECE = 64 * 1024  # bytes of a body that are read at a time
 # The names of gzip (RFC 1952) and deflate (RFC 1950) in HTTP, and zlib's number for each.
-_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
-_WINDOW_BITS |= {"deflate": zlib.MAX_WBITS}
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 # Load balancers and Prometheus ask by address, whatever the trusted names.
 ASKED_BY_ADDRESS = ("/health/", "/metrics")
 # A name may hold an underscore, as those of containers do; a port may be empty (RFC 9110, 7.2).
@@ -132,11 +131,11 @@ def check_host(environ: WSGIEnvironment, trusted: Collection[str] | None) -> Non
         raise SecurityError("The Host header is not a host name, or not one of this service.")
 
 
-# The id of a request: in the answer's `X-Request-ID`, in every error and in the log.
-
-
 def find_request_id(environ: WSGIEnvironment) -> str:
-    """Return the id of a request: the client's own where it is well-formed, else a new one."""
+    """Return the id of a request: the client's own where it is well-formed, else a new one.
+
+    It stands in the answer's `X-Request-ID`, in every error and in the log.
+    """
     found = environ.get(REQUEST_ID_KEY)
     if found is None:
         given = environ.get("HTTP_X_REQUEST_ID", "")
@@ -151,9 +150,6 @@ def request_id() -> str:
     return find_request_id(flask.request.environ)
 
 
-# The sender of a request, which the guard finds out.
-
-
 @dataclass(frozen=True)
 class Identity:
     """The holder of an API key."""
@@ -165,23 +161,9 @@ class Identity:
 
 
 def current_identity() -> Identity | None:
-    """Return who sent the current request; None without a valid API key."""
+    """Return who sent the current request, as the guard found out; None without a valid key."""
     found: Identity | None = flask.request.environ.get(IDENTITY_KEY)
     return found
-
-
-def remember_identity(request: flask.Request, identity: Identity) -> None:
-    """Store who sent a request."""
-    request.environ[IDENTITY_KEY] = identity
-
-
-# The body of a request.
-
-
-class MalformedBody(HTTPException):
-    """The body is not what its headers say."""
-
-    code = 400
 
 
 def open_body(environ: WSGIEnvironment, limit: int) -> BinaryIO:
@@ -242,7 +224,7 @@ def _unpack(packed: BinaryIO, encoding: str) -> Iterator[bytes]:
     if not fault and (unpacker.unused_data or packed.read(1)):
         fault = "more bytes follow its end; compress everything as one stream"
     if fault:
-        raise MalformedBody(f"The {encoding} body cannot be unpacked: {fault}.")
+        abort(400, f"The {encoding} body cannot be unpacked: {fault}.")
 
 
 class _Body(io.RawIOBase):

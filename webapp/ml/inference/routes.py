@@ -11,7 +11,7 @@ from typing import Any
 from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
-from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp, header
+from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp
 from webapp.ml.core import tables
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import VALUE_BYTES, Predictions
@@ -19,6 +19,7 @@ from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.observability.observer import note_prediction
 from webapp.scopes import Scope
 from webapp.web import jsonio
+from webapp.web.openapi import header
 
 DEFAULTS = {"name": DEFAULT_MODEL}
 EXAMPLE = {"features": [1.0, 2.0, 3.0]}

@@ -17,7 +17,6 @@ from webapp.ml.blueprint import (
     Headers,
     blp,
     creates_version,
-    header,
     model_leases,
 )
 from webapp.ml.core import artifacts
@@ -25,6 +24,7 @@ from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.scopes import ANY_ML, Scope
+from webapp.web.openapi import header
 from webapp.web.paging import HEADERS, PageQuery, answer_page
 
 ARTIFACT_HEADERS = {
