@@ -121,7 +121,7 @@ class Watch:
     send: Callable[[Client], Answer]
     well: Callable[[Answer], bool]
     away: Callable[[Answer], bool]
-    limit: float = 1.0
+    limit: float = 2.0
 
 
 def is_well(answer: Answer) -> bool:
@@ -148,9 +148,9 @@ WATCHES = (
     Watch("live", lambda client: client.call("GET", "/health/live"), is_well, is_well),
     Watch(
         *("ready", lambda client: client.call("GET", "/health/ready"), is_well, is_unready),
-        limit=DATABASE_DEADLINE + 1.0,
+        limit=DATABASE_DEADLINE + 2.0,
     ),
-    Watch("writes", write, lambda answer: answer.status == 201, is_refused, limit=3.0),
+    Watch("writes", write, lambda answer: answer.status == 201, is_refused, limit=5.0),
     Watch("predictions", predict, is_fresh, is_stale),
 )
 
