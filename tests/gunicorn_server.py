@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,9 +35,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> float:
 class GunicornServer:
     """A running gunicorn master; ``url`` is where it listens."""
 
-    def __init__(
-        self, database_url: str, log: Path, *, prefix: Sequence[str] = (), **settings: str
-    ) -> None:
+    def __init__(self, database_url: str, log: Path, **settings: str) -> None:
         self._held_port = hold_port()
         port = port_of(self._held_port)
         self.address = ("127.0.0.1", port)
@@ -45,23 +43,22 @@ class GunicornServer:
         self.log = log
         own = {"APP_ENV": "testing", "DATABASE_URL": database_url, "BIND": f"127.0.0.1:{port}"}
         environment = {**os.environ, **own, **settings}
-        command = [*prefix, sys.executable, "-m", "gunicorn"]
-        with log.open("ab") as output:
+        command = [sys.executable, "-m", "gunicorn"]
+        with log.open("ab") as file:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=output
+                command, cwd=ROOT, env=environment, stdout=file, stderr=file
             )
 
     def wait_until_ready(self) -> None:
         """Wait until the service answers that it can serve."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            with suppress(requests.ConnectionError):
-                if requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
-                    return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise RuntimeError(f"gunicorn does not serve:\n{self.log.read_text()}")
+
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            with suppress(requests.RequestException):
+                return requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+            return False
+
+        wait_until(is_ready, START_TIMEOUT)
 
     def connect(self) -> socket.socket:
         """Return a connection; half a minute is the longest wait for anything."""
@@ -86,14 +83,9 @@ class GunicornServer:
 
 
 @contextmanager
-def running_gunicorn(
-    database_url: str, log: Path, *, prefix: Sequence[str] = (), **settings: str
-) -> Iterator[GunicornServer]:
-    """Run gunicorn on a migrated database until the block ends.
-
-    ``prefix`` is a command that runs the rest of its arguments, with other rights, say.
-    """
-    server = GunicornServer(database_url, log, prefix=prefix, **settings)
+def running_gunicorn(database_url: str, log: Path, **settings: str) -> Iterator[GunicornServer]:
+    """Run gunicorn on a migrated database until the block ends."""
+    server = GunicornServer(database_url, log, **settings)
     try:
         server.wait_until_ready()
         yield server

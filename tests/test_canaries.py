@@ -5,7 +5,6 @@ Through answers that succeed, that refuse and that fail, and while the database 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 
 from config import load_settings
 from tests.access.holders import bearer, make_holder
-from tests.conftest import Backend, dispose_app, make_app, migrate
+from tests.conftest import Backend, app_on, migrate
 from tests.faults.record import Record
 from tests.gunicorn_server import running_gunicorn
 from webapp.scopes import Scope
@@ -69,40 +68,19 @@ REFUSE = {
 }
 
 
-@dataclass
-class Client:
-    """Sends requests, and keeps the answers that refuse or fail."""
-
-    url: str
-    key: str
-    statuses: set[int] = field(default_factory=set)
-    refusals: list[str] = field(default_factory=list)
-    everything: list[str] = field(default_factory=list)
-
-    def send(self, calls: list[Call]) -> None:
-        """Send requests under the key, unless they bring another."""
-        for method, path, arguments in calls:
-            sent = {**arguments, "headers": bearer(self.key) | arguments.get("headers", {})}
-            answer = requests.request(method, f"{self.url}{path}", timeout=30, **sent)
-            text = f"{answer.headers}\n{answer.text}"
-            self.statuses.add(answer.status_code)
-            self.everything.append(text)
-            if answer.status_code >= 400:
-                self.refusals.append(text)
-
-
 def test_no_secret_comes_out_anywhere(backend: Backend, tmp_path: Path, record: Record) -> None:
     url = sa.make_url(backend.make_empty())
     if backend.name == "postgresql":
         url = url.set(password=PASSWORD)  # the tests' server lets everybody in
     address = url.render_as_string(hide_password=False)
     migrate(address)
-    app = make_app(address, AUTH="on")
-    key = make_holder(app, "canary", *Scope)
-    dispose_app(app)
+    with app_on(address, AUTH="on") as app:
+        key = make_holder(app, "canary", *Scope)
     engine = sa.create_engine(load_settings({"DATABASE_URL": address}, {})["DATABASE_URL"])
     log = tmp_path / "gunicorn.log"
     settings = {"AUTH": "on", "LOG_LEVEL": "DEBUG", "ACCESS_LOG": "true", "WEB_CONCURRENCY": "2"}
+    statuses: list[int] = []
+    texts: list[str] = []
 
     def alter(*statements: str) -> None:
         with engine.begin() as connection:
@@ -110,30 +88,39 @@ def test_no_secret_comes_out_anywhere(backend: Backend, tmp_path: Path, record: 
                 connection.exec_driver_sql(statement)
 
     with running_gunicorn(address, log, **settings) as server:
-        client = Client(server.url, key)
-        client.send([*SUCCEED, *BE_REFUSED, ("GET", "/metrics", {})])
-        metrics = client.everything[-1]
+
+        def send(calls: list[Call]) -> None:
+            """Send requests under the key, unless they bring another."""
+            for method, path, arguments in calls:
+                sent = {**arguments, "headers": bearer(key) | arguments.get("headers", {})}
+                answer = requests.request(method, f"{server.url}{path}", timeout=30, **sent)
+                statuses.append(answer.status_code)
+                texts.append(f"{answer.headers}\n{answer.text}")
+
+        send([*SUCCEED, *BE_REFUSED, ("GET", "/metrics", {})])
+        metrics = texts[-1]
         alter(RENAME.format("description", "other"))  # a fault of the schema
-        client.send(FAIL)
+        send(FAIL)
         alter(RENAME.format("other", "description"), REFUSE[backend.name])
-        client.send(FAIL)
+        send(FAIL)
         backend.drop(address)
-        client.send(FAIL)
+        send(FAIL)
     engine.dispose()
 
     said = log.read_text()
+    refusals = [text for status, text in zip(statuses, texts, strict=True) if status >= 400]
     secrets = {*SECRETS, key.rpartition("_")[2]}
     places = [
         ("the log", secrets | DATA, [said]),
         ("the metrics", secrets | DATA, [metrics]),
-        ("a refusal", secrets | DATA, client.refusals),
-        ("an answer", secrets, client.everything),
+        ("a refusal", secrets | DATA, refusals),
+        ("an answer", secrets, texts),
     ]
     found = {
-        (mark, where) for where, marks, texts in places for mark in marks if mark in "".join(texts)
+        (mark, where) for where, marks, told in places for mark in marks if mark in "".join(told)
     }
     looked = len(secrets | DATA)
     record("canaries", looked, looked - len({mark for mark, _ in found}), len(found))
     assert found == set()
-    assert {200, 201, 401, 404, 405, 415, 422, 500, 503} <= client.statuses
-    assert len(said.splitlines()) > len(client.everything)
+    assert {200, 201, 401, 404, 405, 415, 422, 500, 503} <= set(statuses)
+    assert len(said.splitlines()) > len(texts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +20,13 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
-from tests.conftest import Backend, dispose_app, make_app
+from tests.conftest import Backend, app_on
 from tests.db.test_migrations import MODEL
 from tests.faults import only_sqlite
-from tests.faults.load import InProcess, Ledger, serving, train_default
-from tests.faults.losses import find_broken, find_differences, find_lost
+from tests.faults.load import Client, InProcess, Ledger, train_default
+from tests.faults.losses import find_broken, find_lost, find_unacknowledged
 from tests.faults.volumes import MEGABYTE, can_mount, small_volume
-from tests.gunicorn_server import ROOT
+from tests.gunicorn_server import ROOT, running_gunicorn
 from tests.postgres import server_binaries
 from webapp.extensions import db
 
@@ -39,9 +41,8 @@ def command(*words: str) -> str:
 
 def run_flask(line: str, url: str) -> None:
     """Run a `flask` command of the docs on a database."""
-    app = make_app(url)
-    result = app.test_cli_runner().invoke(args=shlex.split(line)[1:])
-    dispose_app(app)
+    with app_on(url) as app:
+        result = app.test_cli_runner().invoke(args=shlex.split(line)[1:])
     assert result.exit_code == 0, result.output
 
 
@@ -81,29 +82,35 @@ def test_a_backup_taken_under_load_serves_what_was_acknowledged(
 ) -> None:
     if backend.name == "postgresql" and not (server_binaries() / "pg_dump").exists():
         pytest.skip("there is no pg_dump beside the server's binaries")
-    ledger = Ledger()
+    ledger, stopped = Ledger(), threading.Event()
+
+    def write_until_stopped(url: str) -> None:
+        for first in itertools.count(step=20):
+            if stopped.is_set():
+                return
+            ledger.write_many(lambda: Client(url, kept=False), range(first, first + 20))
+
     with (
-        # SQLite is locked by processes; PostgreSQL does not mind who writes.
-        serving(database_url, tmp_path / "log", workers=backend.name == "sqlite") as connect,
+        running_gunicorn(database_url, tmp_path / "log", WEB_CONCURRENCY="2") as server,
         ThreadPoolExecutor(1) as pool,
     ):
-        train_default(connect())
-        writing = pool.submit(ledger.write_many, connect, range(400))
+        train_default(server.url)
+        writing = pool.submit(write_until_stopped, server.url)
         while len(ledger.items) < 20 or not ledger.versions:
             time.sleep(0.01)
         before = Ledger(dict(ledger.items), dict(ledger.versions))
         under_load = make_copy(backend, database_url, tmp_path, in_container=False)
-        assert writing.running()
+        stopped.set()
+        writing.result()
     at_rest = make_copy(backend, database_url, tmp_path, in_container=True)
 
     for copy, written in ((under_load, before), (at_rest, ledger)):
         run_flask("flask db upgrade", copy)
-        app = make_app(copy)
-        assert find_lost(InProcess(app), written) == []
-        with app.app_context():
+        with app_on(copy) as app, app.app_context():
+            client = InProcess(app)
+            assert find_lost(client, written) == []
             assert find_broken(db.engine) == []
-            assert copy == under_load or find_differences(ledger, db.engine) == []
-        dispose_app(app)
+            assert copy == under_load or find_unacknowledged(client, ledger) == []
         backend.drop(copy)
     assert "Running upgrade" not in caplog.text
 
@@ -213,22 +220,20 @@ def test_a_damaged_database_makes_no_backup(
 def test_a_database_without_tables_makes_no_backup(
     backend: Backend, empty_database: str, tmp_path: Path
 ) -> None:
-    app = make_app(empty_database)
     words = "flask db upgrade" if backend.name == "sqlite" else "pg_dump"
 
-    assert_one_line(app.test_cli_runner(), words, str(tmp_path / "copy.db"))
+    with app_on(empty_database) as app:
+        assert_one_line(app.test_cli_runner(), words, str(tmp_path / "copy.db"))
 
-    dispose_app(app)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_for_postgresql_the_command_is_shown_without_the_password(tmp_path: Path) -> None:
-    app = make_app("postgresql://me:s3cret@db.example:5433/webapp?sslmode=require&password=s3cret")
+    url = "postgresql://me:s3cret@db.example:5433/webapp?sslmode=require&password=s3cret"
     shown = (
         f"pg_dump --format=custom '--file={tmp_path / 'my copy.dump'}' "
         "'postgresql://me@db.example:5433/webapp?sslmode=require'"
     )
 
-    assert_one_line(app.test_cli_runner(), f"{shown}\n", str(tmp_path / "my copy.dump"))
-
-    dispose_app(app)
+    with app_on(url) as app:
+        assert_one_line(app.test_cli_runner(), f"{shown}\n", str(tmp_path / "my copy.dump"))

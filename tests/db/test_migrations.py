@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_migrate import check, downgrade, upgrade
 
-from tests.conftest import Backend, dispose_app, execute_on_server, make_app, table_names
+from tests.conftest import Backend, app_on, execute_on_server, table_names
 from tests.gunicorn_server import ROOT
 from webapp.db.base import Base
 from webapp.extensions import db
@@ -26,10 +26,8 @@ BEFORE_TEXT_INDEX = "6c0f4e7a91d2"
 @pytest.fixture
 def fresh_app(empty_database: str) -> Iterator[Flask]:
     """Return an application on a database without any table."""
-    app = make_app(empty_database)
-    with app.app_context():
+    with app_on(empty_database) as app, app.app_context():
         yield app
-    dispose_app(app)
 
 
 def execute(*statements: str) -> None:
@@ -94,9 +92,8 @@ def test_where_no_index_of_trigrams_can_be_made_all_else_works(
         name = sa.make_url(empty_database).database
         execute_on_server(empty_database, "GRANT ALL ON SCHEMA public TO pg_monitor")
         execute_on_server(empty_database, f"ALTER DATABASE {name} SET role = pg_monitor")
-    app = make_app(empty_database)
 
-    with app.app_context():
+    with app_on(empty_database) as app, app.app_context():
         upgrade()
         inspector = sa.inspect(db.engine)
         indexes = {index["name"] for index in inspector.get_indexes("item")}
@@ -104,7 +101,6 @@ def test_where_no_index_of_trigrams_can_be_made_all_else_works(
         found = search(app, "one of")
         downgrade(revision=BEFORE_TEXT_INDEX)
 
-    dispose_app(app)
     assert TEXT_INDEX not in {*indexes, *inspector.get_table_names()}
     assert found == (["one of old"], 2)
 
@@ -139,16 +135,31 @@ def test_the_database_itself_keeps_one_active_version_per_model(fresh_app: Flask
         assert set(map(tuple, rows)) == {(None, 1)}
 
 
-def test_a_database_that_is_away_is_one_clear_line(absent_database: str) -> None:
-    result = subprocess.run(
+def run_upgrade(url: str) -> subprocess.Popen[str]:
+    """Start `flask db upgrade` in a process of its own."""
+    return subprocess.Popen(
         [sys.executable, "-m", "flask", "db", "upgrade"],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": absent_database, "APP_ENV": "testing"},
-        capture_output=True,
+        env={**os.environ, "DATABASE_URL": url, "APP_ENV": "testing"},
+        stderr=subprocess.PIPE,
         text=True,
     )
 
-    assert result.returncode == 1
-    assert "not available" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.count("\n") == 1
+
+def test_a_database_that_is_away_is_one_clear_line(absent_database: str) -> None:
+    process = run_upgrade(absent_database)
+    said = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 1
+    assert "not available" in said
+    assert "Traceback" not in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_replicas_that_start_at_once_migrate_once(empty_database: str) -> None:
+    replicas = [run_upgrade(empty_database) for _ in range(3)]
+    logs = [replica.communicate(timeout=120)[1] for replica in replicas]
+
+    assert [replica.returncode for replica in replicas] == [0, 0, 0], logs
+    assert sum(log.count("Running upgrade") for log in logs) == len(REVISIONS)

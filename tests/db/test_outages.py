@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.conftest import Backend, dispose_app, make_app
+from tests.conftest import Backend, app_on
 from webapp.db.outages import find_outage
 from webapp.extensions import db
 
@@ -72,12 +71,11 @@ def test_a_write_that_the_database_refuses_is_answered_clearly_and_leaves_nothin
 def test_a_file_that_is_no_database_is_a_damaged_one(tmp_path: Path) -> None:
     path = tmp_path / "webapp.db"
     path.write_bytes(b"not a database, but long enough for one" * 100)
-    app = make_app(f"sqlite:///{path}")
-    client = app.test_client()
 
-    response, ready = client.get(ITEMS), client.get("/health/ready")
+    with app_on(f"sqlite:///{path}") as app:
+        client = app.test_client()
+        response, ready = client.get(ITEMS), client.get("/health/ready")
 
-    dispose_app(app)
     assert (response.status_code, ready.status_code) == (503, 503)
     assert "damaged" in response.json["detail"]
 
@@ -99,29 +97,3 @@ def test_a_fault_of_ours_is_no_outage(app: Flask) -> None:
 
     assert find_outage(ValueError()) is None
     assert find_outage(raised.value) is None
-
-
-NO_FOLDER = "No usable temporary directory found in ['/tmp']"  # what Python's tempfile raises
-
-
-@pytest.mark.parametrize(
-    ("code", "words", "status"),
-    [
-        (errno.ENOSPC, "No space left on device", 507),
-        (errno.EDQUOT, "Disk quota exceeded", 507),
-        (errno.ENOENT, NO_FOLDER, 507),
-        (errno.ENOENT, "No such file or directory", 500),
-    ],
-)
-def test_an_error_of_the_file_system_means_no_room_or_a_fault_of_ours(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, code: int, words: str, status: int
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(code, words)
-
-    monkeypatch.setattr("webapp.items.routes.service.list_items", refuse)
-
-    response = client.get(ITEMS)
-
-    assert response.status_code == status
-    assert ("Retry-After" in response.headers) == (status == 507)

@@ -28,5 +28,3 @@ on_postgresql = pytest.mark.databases("postgresql")
 # What only one of them has.
 only_sqlite = pytest.mark.databases("sqlite", only=True)
 only_postgresql = pytest.mark.databases("postgresql", only=True)
-
-full_only = pytest.mark.skipif(not FULL, reason="with FAULTS=full only")

@@ -9,13 +9,14 @@ ports that the proxy knows of; FOLDER holds a file for each container that runs.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = Path(os.environ["FOLDER"])
@@ -53,14 +54,12 @@ def wait_until_healthy(port: str) -> None:
 
 
 def stop(port: str) -> None:
-    """Stop a container, and wait until it has ended."""
-    process = int((FOLDER / port).read_text())
-    os.kill(process, signal.SIGTERM)
-    while Path(f"/proc/{process}/stat").exists():
-        # Whoever started it may not have waited for it yet.
-        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.02)
+    """Stop a container, and wait until it has ended; who started it may not have noticed yet."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(int((FOLDER / port).read_text()))
+        process.terminate()
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.02)
 
 
 def main(words: list[str]) -> None:

@@ -8,26 +8,25 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from flask import Flask
-
-from tests.conftest import dispose_app, make_app
-from tests.gunicorn_server import running_gunicorn
 
 ITEMS, ML = "/api/v1/items", "/api/v1/ml"
 CONSTANT = 7.0
 """What the model `default` predicts for any row, once ``train_default`` has been called."""
 
 
-class NotConnected(Exception):
+class NotConnected(ConnectionError):
     """Nobody accepted the connection: the request was never sent."""
+
+
+FAILURES = (OSError, http.client.HTTPException)
+"""What ``Client.call`` raises where there is no answer, NotConnected included."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +47,7 @@ class Client:
         self._kept = kept
 
     def call(self, method: str, path: str, body: object = None, **more_headers: str) -> Answer:
-        """Send a request and return its answer, whatever its status.
-
-        Raises NotConnected before it was sent, OSError or HTTPException afterwards.
-        """
+        """Send a request and return its answer, whatever its status. Raises FAILURES."""
         started = time.monotonic()
         if self._connection.sock is None:
             try:
@@ -105,18 +101,6 @@ Connect: TypeAlias = Callable[[], Caller]
 """Returns a client of a service, for one thread."""
 
 
-@contextmanager
-def serving(database_url: str, log: Path, *, workers: bool) -> Iterator[Connect]:
-    """Serve a database, with gunicorn's workers or in this process."""
-    if workers:
-        with running_gunicorn(database_url, log, WEB_CONCURRENCY="2") as server:
-            yield lambda: Client(server.url, kept=False)
-    else:
-        app = make_app(database_url)
-        yield lambda: InProcess(app)
-        dispose_app(app)
-
-
 def train_constant(client: Caller, model: str, value: float) -> Answer:
     """Train a model that predicts a constant."""
     rows = {"X": [[float(row)] for row in range(20)], "y": [value] * 20}
@@ -138,6 +122,11 @@ def create_item(client: Caller, name: str, description: str = "") -> Answer:
 def predict(client: Caller, path: str = ML) -> Answer:
     """Predict with the model `default`, or by the model or version at a path."""
     return client.call("POST", f"{path}/predict", {"features": [0.5]})
+
+
+def predicts(answer: Answer, value: float = CONSTANT) -> bool:
+    """Return whether an answer predicts a constant."""
+    return answer.status == 200 and abs(answer.body["prediction"] - value) < 1e-9
 
 
 @dataclass
@@ -180,7 +169,7 @@ class Ledger:
         """Predict with the model `default`."""
         if answer := self._send(lambda: predict(client), 200):
             self.predictions += 1
-            if abs(answer.body["prediction"] - CONSTANT) > 1e-9:
+            if not predicts(answer):
                 self.faults.append(f"wrong prediction: {answer.body}")
 
     def read(self, client: Caller) -> None:
@@ -192,9 +181,7 @@ class Ledger:
             prediction := self._send(lambda: predict(client)),
         ]
         for answer in filter(None, answers):
-            is_right = answer.status == 200
-            if is_right and answer is prediction:
-                is_right = abs(answer.body["prediction"] - CONSTANT) < 1e-9
+            is_right = predicts(answer) if answer is prediction else answer.status == 200
             self.reads += is_right
             if not is_right:
                 self.faults.append(f"{answer.status} {answer.body}")
@@ -224,7 +211,7 @@ class Ledger:
         """Return the answer, if there is one of that status."""
         try:
             answer = send()
-        except (NotConnected, OSError, http.client.HTTPException) as failure:
+        except FAILURES as failure:
             self.unanswered.append((time.monotonic(), repr(failure)))
             return None
         if status in (None, answer.status):
@@ -289,11 +276,12 @@ class Load(Background):
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A poller's request: when it was sent and answered (monotonic), and its answer, if any."""
+    """A request: when it was sent and answered (monotonic), and its answer or what came of it."""
 
     started: float
     ended: float
     answer: Answer | None
+    error: Exception | None = None
 
     @property
     def seconds(self) -> float:
@@ -305,20 +293,31 @@ class Probe:
         return self.answer is not None and self.answer.status == status
 
 
-class Poller(Background):
-    """A client of its own that sends a request several times a second, while it lasts."""
+class Stream(Background):
+    """Clients that repeat a request until they are told to stop, or nobody accepts them."""
 
-    def __init__(self, url: str, send: Callable[[Client], Answer], *, every: float = 0.2) -> None:
-        super().__init__(threads=1)
+    def __init__(
+        self,
+        url: str,
+        send: Callable[[Client], Answer],
+        *,
+        clients: int = 1,
+        every: float = 0.0,
+        kept: bool = False,
+    ) -> None:
+        super().__init__(threads=clients)
         self.probes: list[Probe] = []
-        self._client = Client(url, kept=False)
-        self._send = send
-        self._every = every
+        self._url, self._send, self._every, self._kept = url, send, every, kept
 
     def work(self, name: str) -> None:
-        """Send requests."""
-        while not self.stopped.wait(self._every):
-            started, answer = time.monotonic(), None
-            with suppress(NotConnected, OSError, http.client.HTTPException):
-                answer = self._send(self._client)
-            self.probes.append(Probe(started, time.monotonic(), answer))
+        """Be one of the clients."""
+        with Client(self._url, kept=self._kept) as client:
+            while not self.stopped.wait(self._every):
+                started, answer, error = time.monotonic(), None, None
+                try:
+                    answer = self._send(client)
+                except FAILURES as failure:
+                    error = failure
+                self.probes.append(Probe(started, time.monotonic(), answer, error))
+                if isinstance(error, NotConnected):
+                    break

@@ -1,26 +1,28 @@
-"""Workers that are killed, retired and stopped while clients keep them busy."""
+"""Workers that are killed, stopped and retired while clients keep them busy."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.faults import on_postgresql, on_sqlite, only_sqlite, scaled
+from tests.faults import on_postgresql, on_sqlite, scaled
 from tests.faults.load import (
+    FAILURES,
+    ITEMS,
     Answer,
-    Background,
     Client,
     Load,
     NotConnected,
+    Stream,
     predict,
     train_default,
 )
@@ -89,34 +91,6 @@ def train_forest(client: Client) -> Answer:
     return client.call("POST", "/api/v1/ml/models/forest/train", rows)
 
 
-class Stream(Background):
-    """Clients that repeat a request until they are told to stop, or nobody accepts them any more.
-
-    A connection that was accepted must bring an answer: ``lost`` holds the errors otherwise.
-    """
-
-    def __init__(
-        self, url: str, send: Callable[[Client], Answer], *, clients: int, kept: bool = False
-    ) -> None:
-        super().__init__(threads=clients)
-        self.answered: list[tuple[float, Answer]] = []  # when, and what
-        self.lost: list[str] = []
-        self.refused = 0
-        self._url, self._send, self._kept = url, send, kept
-
-    def work(self, _name: str) -> None:
-        """Be one of the clients."""
-        with Client(self._url, kept=self._kept) as client:
-            while not self.stopped.is_set():
-                try:
-                    self.answered.append((time.monotonic(), self._send(client)))
-                except NotConnected:
-                    self.refused += 1
-                    break
-                except (OSError, http.client.HTTPException) as error:
-                    self.lost.append(repr(error))
-
-
 def signal_master(server: GunicornServer) -> None:
     os.kill(server.process.pid, signal.SIGTERM)
 
@@ -165,45 +139,61 @@ def test_a_stop_answers_everybody_who_has_connected(
             for stream in streams:
                 stream.join()
             assert server.process.wait(timeout=graceful_timeout) == 0
-        late = [answer for stream in streams for at, answer in stream.answered if at > stopped_at]
-        failures = [error for stream in streams for error in stream.lost]
+        probes = [probe for stream in streams for probe in stream.probes]
+        late = [probe.answer for probe in probes if probe.answer and probe.ended > stopped_at]
+        # A connection that was accepted must bring an answer.
+        errors = [probe.error for probe in probes if probe.error]
+        failures = [repr(error) for error in errors if not isinstance(error, NotConnected)]
         print(f"{len(late)} answered after the signal, lost {failures}")
         in_flight += len(late) + len(failures)
         lost += len(failures)
         assert {answer.status for answer in late} <= {200, 201}
         assert (last.status, last.headers["Connection"]) == (200, "close")
-        assert all(stream.answered for stream in streams)
+        assert all(stream.probes[0].answer for stream in streams)
     record(f"SIGTERM with requests in flight, {worker_class}", in_flight, in_flight - lost, lost)
     # Without a proxy, who connects as the listener closes may be reset: 2 of 14,930 were. With
     # gthread, so is everybody whom it has not accepted by then: each of 16 clients once.
     assert lost <= (1 + in_flight // 1000 if worker_class == "epoll" else 16 * scaled(1, 5))
 
 
-@only_sqlite  # it matters to neither
-def test_clients_do_not_notice_workers_that_are_retired(
+@on_postgresql
+def test_what_is_sent_until_it_is_acknowledged_is_created_once(
     database_url: str, tmp_path: Path, record: Record
 ) -> None:
-    reloads, log = scaled(1, 10), tmp_path / "gunicorn.log"
-    settings = {"WEB_CONCURRENCY": str(WORKERS), "GUNICORN_CMD_ARGS": "--max-requests=200"}
-    with running_gunicorn(database_url, log, **settings) as server:
-        train_default(server.url)
-        with (
-            Stream(server.url, predict, clients=6) as fresh,
-            Stream(server.url, predict, clients=2, kept=True) as kept,
-        ):
-            for _ in range(reloads):
-                wait_until(lambda: len(server.workers()) == WORKERS, 30)
-                before = server.workers()
-                server.process.send_signal(signal.SIGHUP)
-                wait_until(lambda: not before & server.workers(), 30)  # noqa: B023
-            wait_until(lambda: log.read_text().count("Autorestarting worker") >= reloads, 60)
+    kills = scaled(2, 20)
+    names = [str(number) for number in range(scaled(160, 1200))]
+    acknowledged: dict[str, object] = {}
+    with running_gunicorn(database_url, tmp_path / "log", WEB_CONCURRENCY="2") as server:
 
-    statuses = Counter(answer.status for _, answer in fresh.answered + kept.answered)
-    lost, refused = fresh.lost + kept.lost, fresh.refused + kept.refused
-    answers = statuses.total()
-    record("workers retired under load", answers + len(lost) + refused, answers, len(lost))
-    assert lost == []
-    assert refused == 0
-    # On a busy machine, a new worker may not reach its database in time.
-    assert statuses.keys() <= {200, 503}
-    assert statuses[200] > 20 * statuses[503]
+        def create(name: str) -> Answer:
+            key = {"Idempotency-Key": f"key-{name}"}
+            with Client(server.url, kept=False) as client:
+                return client.call("POST", ITEMS, {"name": name}, **key)
+
+        def create_until_acknowledged(name: str) -> None:
+            while name not in acknowledged:
+                with suppress(*FAILURES):
+                    answer = create(name)
+                    if answer.status == 201:
+                        acknowledged[name] = answer.body
+                        return
+                time.sleep(0.2)  # killed on the way, or who was killed still holds the key
+
+        with ThreadPoolExecutor(20) as pool:
+            creations = pool.map(create_until_acknowledged, names)
+            for _ in range(kills):
+                time.sleep(0.3)
+                while not (workers := sorted(server.workers())):
+                    time.sleep(0.05)  # all have been killed, and none is back yet
+                server.kill_worker(random.choice(workers))  # noqa: S311 (any will do)
+                time.sleep(0.7)
+            list(creations)
+        with Client(server.url) as client:
+            pages = (client.call("GET", f"{ITEMS}?page={n}&page_size=1000") for n in count(1))
+            found = [item["name"] for page in iter(lambda: next(pages).body, []) for item in page]
+        repeated = [create(name).body == body for name, body in acknowledged.items()]
+
+    wrong = abs(len(found) - len(names)) + len(names) - len(set(found)) + repeated.count(False)
+    record("creations repeated until acknowledged, workers killed", len(names), len(found), wrong)
+    assert sorted(found) == sorted(names)
+    assert all(repeated)

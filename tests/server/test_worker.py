@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -20,7 +18,6 @@ import pytest
 from tests.gunicorn_server import GunicornServer, running_gunicorn, wait_until
 from tests.server.app import BIG
 from tests.server.runner import MAX_BODY, PATIENCE, WorkerThread, running_worker
-from webapp.server.worker import EpollWorker
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="epoll is Linux's")
 
@@ -362,6 +359,26 @@ def test_a_worker_without_descriptors_accepts_again_when_it_has_some(
     assert talk(gunicorn, LAST) == HELLO
 
 
+def test_the_slowest_clients_are_given_up_if_all_together_hold_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("webapp.server.worker.MOST_UNSENT", BIG)
+    with running_worker() as server, ExitStack() as opened:
+        server.worker.max_body = 200_000
+        senders = [opened.enter_context(server.connect()) for _ in range(3)]
+        readers = [opened.enter_context(server.connect()) for _ in range(2)]
+        for client in senders:  # at most 400,000 bytes in all
+            client.sendall(post("count", 150_001, bytes(150_000)))
+        for client in readers:
+            client.sendall(get("big", CLOSE))
+
+        assert read_all(senders[0]).startswith(b"HTTP/1.1 503 ")
+        for client in senders[1:]:
+            client.sendall(LAST[:1])
+            assert client.recv(1000).endswith(b"\r\n\r\n150001")
+        assert sorted(len(read_all(client)) > BIG for client in readers) == [False, True]
+
+
 # Stops
 
 
@@ -404,51 +421,3 @@ def test_an_idle_client_does_not_hold_up_a_stop() -> None:
         assert idle.recv(1000)
     with idle:
         assert idle.recv(1) == b""
-
-
-# The main thread alone
-
-
-def armed(fd: int, *, held: int = 0, deadline: float = 0) -> Any:
-    """Return an armed connection, as the main thread sees it."""
-    client = Mock(fd=fd, deadline=deadline, is_idle=not held, request=None, response=None)
-    client.unsent, client.body.size = b"", held
-    return client
-
-
-@pytest.fixture
-def worker() -> Any:
-    """Return a worker that has not begun to run."""
-    worker: Any = object.__new__(EpollWorker)
-    worker.alive = True
-    return worker
-
-
-def test_a_deadline_does_not_take_the_connection_that_has_the_number_by_now(worker: Any) -> None:
-    old, new = armed(10), armed(10)
-
-    class Stale(set[Any]):
-        def copy(self) -> set[Any]:
-            return {old}  # which a thread has taken in the meantime
-
-    worker._connections, worker._armed = {10: new}, Stale({new})
-
-    worker._check_deadlines(1.0)
-
-    assert (worker._connections, worker._armed) == ({10: new}, {new})
-    old.close.assert_not_called()
-
-
-def test_the_slowest_are_given_up_if_all_together_hold_too_much(worker: Any) -> None:
-    clients = [armed(number, held=5, deadline=number) for number in range(4)]
-    clients[2].unsent = clients[3].unsent = b"12345"
-    worker._connections = dict(enumerate(clients))
-    worker._armed = set(clients[1:])  # the first one is being answered
-    worker._refuse = Mock(side_effect=lambda client, _: worker._connections.pop(client.fd))
-
-    worker._hold_below(10, lambda client: client.body.size)
-    worker._hold_below(5, lambda client: len(client.unsent))
-
-    ((given_up, refused),) = (call.args for call in worker._refuse.call_args_list)
-    assert (given_up, refused.status) == (clients[1], 503)
-    assert [client.close.called for client in clients] == [False, False, True, False]

@@ -1,17 +1,9 @@
 """Answers of the database that this process relies on for a limited time: one lease.
 
-A process relies on the last answer to a question for one lease, counted from before the question
-was sent. Within the lease, the question costs no query:
-
-    ask ──answer──▶ FRESH ──lease over──▶ ask again (one thread; the others wait for it)
-                      ▲                     │
-                      │ answer              │ no answer in time
-                      └───────────────── STALE: the last answer still counts, marked as stale,
-                                         and a background thread repeats the question
-
-An operation that changes an answer commits, and waits one lease before it is acknowledged. By
-then the older answer has expired in every process, so reads after an acknowledged change never
-return it.
+Within the lease, counted from before the question was sent, the question costs no query. After it,
+one thread asks again and the others wait for it. If no answer comes in time, the last one counts,
+marked as stale, and a background thread repeats the question. An operation that changes an answer
+waits one lease before it is acknowledged (docs/reliability.md, "Leases").
 """
 
 from __future__ import annotations
@@ -21,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from webapp.errors import DatabaseUnavailable, Unavailable
@@ -28,7 +21,7 @@ from webapp.errors import DatabaseUnavailable, Unavailable
 log = logging.getLogger(__name__)
 
 MOST_KEYS = 4096  # answers that a process keeps
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between questions while nobody answers
+PAUSE = 0.5  # seconds between questions while nobody answers
 
 lease_clock: Callable[[], float] = time.monotonic
 if hasattr(time, "CLOCK_BOOTTIME"):  # it also counts while the machine is suspended
@@ -44,14 +37,14 @@ class _Lease(NamedTuple, Generic[A]):
     expires_at: float
 
 
+@dataclass(eq=False)
 class _Entry(Generic[A]):
     """What this process knows about one key."""
 
-    def __init__(self) -> None:
-        self.condition = threading.Condition()
-        self.lease: _Lease[A] | None = None
-        self.asking = False
-        self.failed = False  # the last question got no answer; the background thread repeats it
+    condition: threading.Condition = field(default_factory=threading.Condition)
+    lease: _Lease[A] | None = None
+    asking: bool = False
+    failed: bool = False  # the last question got no answer; the background thread repeats it
 
 
 class Leases(Generic[K, A]):
@@ -150,26 +143,21 @@ class Leases(Generic[K, A]):
                 entry.lease, entry.asking, entry.failed = lease, False, failed
                 entry.condition.notify_all()
             if failed:
-                self._start_recovery()
-
-    def _start_recovery(self) -> None:
-        with self._lock:
-            if self._recovery is None:
-                self._recovery = threading.Thread(
-                    target=self._recover, name="lease-recovery", daemon=True
-                )
-                self._recovery.start()
+                with self._lock:
+                    if self._recovery is None:
+                        self._recovery = threading.Thread(
+                            target=self._recover, name="lease-recovery", daemon=True
+                        )
+                        self._recovery.start()
 
     def _recover(self) -> None:
-        """Repeat every failed question, with growing pauses, until all are answered."""
-        pause = FIRST_PAUSE
-        while not self._closed.wait(pause):
+        """Repeat every failed question until all are answered."""
+        while not self._closed.wait(PAUSE):
             with self._lock:
                 failed = {key: entry for key, entry in self._entries.items() if entry.failed}
                 if not failed:
                     self._recovery = None
                     return
-            pause = min(2 * pause, LONGEST_PAUSE)
             for key, entry in failed.items():
                 try:
                     self._ask(key, entry)

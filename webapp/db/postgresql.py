@@ -1,11 +1,9 @@
 """Waiting for PostgreSQL: every wait ends, also for a frozen server.
 
 The kernel of a frozen server still acknowledges packets, so neither ``statement_timeout`` nor
-keepalives end a wait for it. psycopg2 therefore waits in ``_wait``, which has one deadline: the
-statement time-out, or less within ``time_limit``. A wait of more than ``PATIENCE`` also checks
-that the server responds at all. If not, the statement fails and a circuit breaker opens: new
-connections are refused at once, except one attempt per ``PAUSE``. So an outage holds one thread
-of a process at most, and the others answer what needs no database.
+keepalives end a wait for it. psycopg2 therefore waits in ``_wait``, which has a deadline, and
+checks in a long wait whether the server responds at all. If not, the statement fails and a circuit
+breaker opens: new connections are refused at once, except one attempt per ``PAUSE``.
 """
 
 from __future__ import annotations
