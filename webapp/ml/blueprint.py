@@ -22,7 +22,7 @@ from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml.core import tables
-from webapp.ml.core.tables import Format, Limits
+from webapp.ml.core.tables.reading import Format, Limits
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table

@@ -22,7 +22,8 @@ from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Features
-from webapp.ml.core.tables import Format, Limits
+from webapp.ml.core.tables import reading, writing
+from webapp.ml.core.tables.reading import Format, Limits, Source
 from webapp.ml.inference import service as inference
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
@@ -141,16 +142,12 @@ def predict(
         faults_in(source.name),
         click.progressbar(length=source.stat().st_size, label=source.name, file=sys.stderr) as bar,
     ):
-        batches = tables.iterate_features(
-            stream,
-            format=_find_format(source),
-            names=version.feature_names,
-            dialect=_load(CsvOptions, options)["dialect"],
-        )
+        table = Source(stream, _find_format(source), _load(CsvOptions, options)["dialect"])
+        batches = reading.iterate_features(table, names=version.feature_names)
         for index, batch in enumerate(batches):
             rows = partial(_get_rows, batch)
             predictions = inference.predict(server, name=name, number=version.number, rows=rows)
-            out.writelines(tables.write_csv(predictions.to_columns(), header=index == 0))
+            out.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
     for warning in batch.warnings:
         click.echo(f"{warning.column}: {warning.message}", err=True)

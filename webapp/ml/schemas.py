@@ -12,7 +12,7 @@ from werkzeug.datastructures import FileStorage
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
-from webapp.ml.core.tables import DECIMALS, DEFAULT_DIALECT, DELIMITERS, CsvDialect, Format, Limits
+from webapp.ml.core.tables.reading import DELIMITERS, CsvDialect, Format, Limits, Source
 from webapp.web.fields import StrictSchema
 
 T = TypeVar("T")
@@ -52,13 +52,13 @@ class CsvOptions(StrictSchema):
     """How a CSV table is written; other tables take no such options."""
 
     delimiter = fields.String(
-        load_default=DEFAULT_DIALECT.delimiter,
+        load_default=CsvDialect.delimiter,
         validate=validate.OneOf(DELIMITERS),
         metadata=about("What separates the columns of CSV: a comma, `;`, a tab or `|`."),
     )
     decimal = fields.String(
-        load_default=DEFAULT_DIALECT.decimal,
-        validate=validate.OneOf(DECIMALS),
+        load_default=CsvDialect.decimal,
+        validate=validate.OneOf((".", ",")),
         metadata=about("The decimal point of CSV: `.`, or `,` beside another delimiter."),
     )
 
@@ -85,9 +85,9 @@ class Table:
 
         Raises InvalidInput, whose source is the format.
         """
-        arguments |= {"format": self.format, "limits": self.limits}
+        source = Source(self.stream, self.format, self.options["dialect"], self.limits)
         try:
-            return reader(self.stream, dialect=self.options["dialect"], **arguments)
+            return reader(source, **arguments)
         except InvalidInput as error:
             raise InvalidInput(error.faults, source=error.source or self.format.name) from None
 

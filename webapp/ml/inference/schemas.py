@@ -9,8 +9,9 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from webapp.ml.core import datasets, tables
+from webapp.ml.core import datasets
 from webapp.ml.core.datasets import Features
+from webapp.ml.core.tables import reading
 from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, RowsSchema, Table, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
@@ -102,7 +103,7 @@ class BatchRequest(RowsSchema, BatchOptions):
         """Return the options of a table and its rows: the model decides which columns to read."""
         options = dict(table.options)
         del options["dialect"]
-        return {**options, "rows": lambda names: table.read(tables.read_features, names=names)}
+        return {**options, "rows": lambda names: table.read(reading.read_features, names=names)}
 
 
 class VersionRefSchema(StrictSchema):
