@@ -567,15 +567,12 @@ def test_a_complaint_does_not_repeat_the_rows(row: bytes, task: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_fault_of_the_machine_is_not_laid_on_the_file(name: str) -> None:
-    class Broken(io.RawIOBase):
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, _buffer: Any) -> int:
+    class Broken(Trickle):
+        def read(self, size: int | None = -1) -> bytes:
             raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output error"):
-        parse(Broken(), name)  # type: ignore[arg-type]
+        parse(Broken(), name)
 
 
 # --- limits ---------------------------------------------------------------------------------

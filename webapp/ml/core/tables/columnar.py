@@ -1,9 +1,8 @@
 """Arrow streams and files (Feather) and Parquet as tables; decompression bombs are refused.
 
-pyarrow allocates what the header of a buffer or of a page says it decompresses to, and has no
-limit for it: 820 MB for a file of 13 kB. So the headers are read here first, and so is the footer
-of Parquet: asked for the metadata of a malformed column (``RowGroupMetaData.column``), pyarrow 26
-ends the process.
+pyarrow allocates what the header of a buffer or of a page says it decompresses to, without limit:
+820 MB for a file of 13 kB. So headers are read here first, and so is the footer of Parquet: asked
+for the metadata of a malformed column (``RowGroupMetaData.column``), pyarrow 26 ends the process.
 
 https://github.com/apache/arrow/blob/main/format/Message.fbs
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift

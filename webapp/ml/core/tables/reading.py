@@ -136,9 +136,8 @@ def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
     ``task`` is "regression" (y is float64) or "classification" (y is int64 for whole numbers and
     for booleans, str objects for strings; the text of a CSV file is whole numbers or booleans
     when every row is). Rows without a target are left out, and so are the columns that pandas
-    calls an index; the dataset's warnings say so.
-
-    Raises InvalidInput when the bytes are no such table, by column and row where they are known.
+    calls an index; the dataset's warnings say so. Raises InvalidInput when the bytes are no such
+    table, by column and row where they are known.
     """
     target = target.strip(BLANKS)
     label = target if task == "classification" else None
@@ -384,10 +383,7 @@ def _take_whole_numbers(column: Any, name: str) -> tuple[Labels, NDArray[np.bool
 
 
 def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, NDArray[np.bool_]]:
-    """Return the labels in a column of dictionaries, and which rows have one.
-
-    ``untyped``: labels that are all the text of whole numbers, or of booleans, are those.
-    """
+    """Return the labels in a column of dictionaries, and which rows have one."""
     import pyarrow as pa
 
     encoded = column.unify_dictionaries().combine_chunks()
