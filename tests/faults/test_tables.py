@@ -54,11 +54,6 @@ def write_batches(*batches: pa.RecordBatch, **options: Any) -> bytes:
     return sink.getvalue()
 
 
-def equal_values() -> bytes:
-    column = pa.array(np.ones(1_900_000))
-    return to_parquet(pa.table({**{f"x{number}": column for number in range(59)}, "y": column}))
-
-
 def repeated_pages(times: int) -> bytes:
     """Return a file of 30 columns whose footer names the same pages 2**times times."""
     column = pa.array(np.arange(400.0))
@@ -77,11 +72,6 @@ def many_pages() -> bytes:
     table = pa.table({"x": np.arange(400_000.0), "y": np.arange(400_000.0)})
     options = {"data_page_size": 1, "write_batch_size": 1, "use_dictionary": False}
     return to_parquet(table, compression="none", **options)
-
-
-def many_row_groups() -> bytes:
-    table = pa.table({"x": np.arange(8000.0), "y": np.arange(8000.0)})
-    return to_parquet(table, row_group_size=1, write_statistics=False)
 
 
 def labelled_batch(labels: pa.Array) -> pa.RecordBatch:
@@ -121,11 +111,9 @@ def long_schema() -> bytes:
 
 
 ATTACKS: dict[str, tuple[Callable[[], bytes], str, str]] = {
-    "equal values": (equal_values, PARQUET, "has 1900000 rows of 60 values"),
     "pages named again": (lambda: repeated_pages(9), PARQUET, ""),  # 6 million numbers
     "pages named often": (lambda: repeated_pages(11), PARQUET, "has too many row groups"),
     "many pages": (many_pages, PARQUET, "decompresses to more than its rows can need"),
-    "many row groups": (many_row_groups, PARQUET, ""),
     "a dictionary of many batches": (shared_dictionary, ARROW, "too many record batches"),
     "a dictionary that grows": (growing_dictionary, ARROW, "too many record batches"),
     "a dictionary of long labels": (long_dictionary, ARROW, "decompresses to more than its rows"),

@@ -22,7 +22,7 @@ from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml.core import tables
-from webapp.ml.core.tables import Format, Limits
+from webapp.ml.core.tables.reading import Format, Limits, Source
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
@@ -172,7 +172,7 @@ def _find_table(req: Request, schema: RowsSchema) -> Table:
     if found.name != "csv" and (given := CsvOptions().fields.keys() & options):
         raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
     limits = Limits.from_settings(current_app.config)
-    return Table(stream, found, limits, loaded.pop("dialect"), loaded)
+    return Table(Source(stream, found, loaded.pop("dialect"), limits), loaded)
 
 
 def _open_table(sent: Request | FileStorage) -> tuple[BinaryIO, Format]:

@@ -21,7 +21,8 @@ from webapp.extensions import db
 from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
-from webapp.ml.core.tables import Format, Limits
+from webapp.ml.core.tables import reading, writing
+from webapp.ml.core.tables.reading import Format, Limits, Source
 from webapp.ml.inference import service as inference
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
@@ -86,8 +87,8 @@ def train(file: Path, name: str, params: Sequence[str], as_json: bool, **options
     loaded = _load(TableTrainingOptions, {**options, "params": _parse_params(params)})
     limits = Limits.from_settings(current_app.config)
     with file.open("rb") as stream, faults_in(file.name):
-        table = Table(stream, _find_format(file), limits, loaded.pop("dialect"), loaded)
-        request = TrainingRequest().load(table)
+        source = Source(stream, _find_format(file), loaded.pop("dialect"), limits)
+        request = TrainingRequest().load(Table(source, loaded))
     version = training.train_model(
         db.session(),
         model_leases(),
@@ -137,16 +138,12 @@ def predict(
         faults_in(source.name),
         click.progressbar(length=source.stat().st_size, label=source.name, file=sys.stderr) as bar,
     ):
-        batches = tables.iterate_features(
-            stream,
-            format=_find_format(source),
-            names=version.feature_names,
-            dialect=_load(CsvOptions, options)["dialect"],
-        )
+        table = Source(stream, _find_format(source), _load(CsvOptions, options)["dialect"])
+        batches = reading.iterate_features(table, names=version.feature_names)
         for index, batch in enumerate(batches):
             rows = partial(lambda batch, _names: batch, batch)
             predictions = inference.predict(server, name=name, number=version.number, rows=rows)
-            out.writelines(tables.write_csv(predictions.to_columns(), header=index == 0))
+            out.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
     for warning in batch.warnings:
         click.echo(f"{warning.column}: {warning.message}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import marshmallow as ma
 from marshmallow import fields, validate
@@ -12,7 +12,7 @@ from werkzeug.datastructures import FileStorage
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
-from webapp.ml.core.tables import DECIMALS, DEFAULT_DIALECT, DELIMITERS, CsvDialect, Format, Limits
+from webapp.ml.core.tables.reading import DELIMITERS, CsvDialect, Source
 from webapp.web.fields import StrictSchema
 
 T = TypeVar("T")
@@ -52,13 +52,13 @@ class CsvOptions(StrictSchema):
     """How a CSV table is written; other tables take no such options."""
 
     delimiter = fields.String(
-        load_default=DEFAULT_DIALECT.delimiter,
+        load_default=CsvDialect.delimiter,
         validate=validate.OneOf(DELIMITERS),
         metadata=about("What separates the columns of CSV: a comma, `;`, a tab or `|`."),
     )
     decimal = fields.String(
-        load_default=DEFAULT_DIALECT.decimal,
-        validate=validate.OneOf(DECIMALS),
+        load_default=CsvDialect.decimal,
+        validate=validate.OneOf((".", ",")),
         metadata=about("The decimal point of CSV: `.`, or `,` beside another delimiter."),
     )
 
@@ -75,10 +75,7 @@ class CsvOptions(StrictSchema):
 class Table:
     """A table in the body of a request, with its checked options, before it is read."""
 
-    stream: BinaryIO
-    format: Format
-    limits: Limits
-    dialect: CsvDialect
+    source: Source
     options: dict[str, Any]
 
     def read(self, reader: Callable[..., T], **arguments: Any) -> T:
@@ -86,11 +83,11 @@ class Table:
 
         Raises InvalidInput, whose source is the format.
         """
-        arguments |= {"format": self.format, "limits": self.limits, "dialect": self.dialect}
         try:
-            return reader(self.stream, **arguments)
+            return reader(self.source, **arguments)
         except InvalidInput as error:
-            raise InvalidInput(error.faults, source=error.source or self.format.name) from None
+            name = error.source or self.source.format.name
+            raise InvalidInput(error.faults, source=name) from None
 
 
 class RowsSchema(StrictSchema):

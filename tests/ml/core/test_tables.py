@@ -6,13 +6,13 @@ import contextlib
 import datetime
 import errno
 import io
-import tracemalloc
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from decimal import Decimal
-from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from sklearn.datasets import load_diabetes, load_iris, load_wine
@@ -28,21 +28,18 @@ from webapp.ml.core.datasets import (
 )
 from webapp.ml.core.tables import (
     FORMATS,
-    Limits,
+    columnar,
     format_of_media_type,
     format_of_suffix,
-    iterate_features,
-    parquet,
-    read_dataset,
-    read_features,
     reading,
-    write_arrow,
-    write_csv,
     writing,
 )
 from webapp.ml.core.tables.csv import LONGEST_LINE
+from webapp.ml.core.tables.reading import UNLIMITED, CsvDialect, Limits, Source, iterate_features
+from webapp.ml.core.tables.writing import write_arrow, write_csv
 
 LIMITS = Limits(rows=1_000_000, columns=10_000, cells=50_000_000)
+COMMA = CsvDialect()
 BINARY = ("parquet", "arrow")
 MISSING = ["is missing or not finite; fill it in, or leave the row out"]
 UNFIT_LABEL = ["must be 1 to 255 printable characters"]
@@ -51,15 +48,19 @@ BOMB = ["decompresses to more than its rows can need"]
 OUT_OF_RANGE = "is outside the range of 64-bit integers"
 
 
+def source_of(data: bytes | BinaryIO, name: str, limits: Limits = LIMITS) -> Source:
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    return Source(file, FORMATS[name], COMMA, limits)
+
+
 def parse(
     data: bytes | BinaryIO,
     name: str = "csv",
     *,
-    target: str = "y",
     task: str = "regression",
     limits: Limits = LIMITS,
 ) -> Dataset:
-    return read_dataset(data, format=FORMATS[name], target=target, task=task, limits=limits)
+    return reading.read_dataset(source_of(data, name, limits), target="y", task=task)
 
 
 def faults_of(data: bytes | BinaryIO, name: str = "csv", **options: Any) -> Faults:
@@ -68,23 +69,37 @@ def faults_of(data: bytes | BinaryIO, name: str = "csv", **options: Any) -> Faul
     return raised.value.faults
 
 
-def parse_features(data: bytes, *names: str, name: str, limits: Limits = LIMITS) -> Any:
-    return read_features(data, format=FORMATS[name], names=names, limits=limits).X
+def parse_features(data: bytes, *names: str, name: str) -> Any:
+    return reading.read_features(source_of(data, name), names=names).X
 
 
-class Trickle(io.RawIOBase):
+POOLS: list[pa.MemoryPool] = []  # kept: what was allocated in one may be freed at any later time
+
+
+@contextlib.contextmanager
+def bounded_memory(most: int) -> Iterator[None]:
+    """Hold what pyarrow takes during the block, in bytes."""
+    usual = pa.default_memory_pool()  # once another is set, it is that one
+    counted = pa.proxy_memory_pool(usual)
+    POOLS.append(counted)
+    pa.set_memory_pool(counted)
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
+    assert counted.max_memory() < most
+
+
+class Trickle(io.BytesIO):
     """A stream like a socket's: it cannot be sought, and gives less than it is asked for."""
 
-    def __init__(self, data: bytes) -> None:
-        self._rest = io.BytesIO(data)
+    def seekable(self) -> bool:
+        """Return that it cannot."""
+        return False
 
-    def readable(self) -> bool:
-        """Return that it can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read at most seven bytes."""
-        return self._rest.readinto(memoryview(buffer)[:7])
+    def read(self, size: int | None = -1) -> bytes:
+        """Return at most seven bytes, or all."""
+        return super().read(min(size or -1, 7))
 
 
 def test_media_types_and_suffixes_name_their_formats() -> None:
@@ -144,17 +159,16 @@ NUMBERS = {
     "dictionary": pa.array([7, 8]).dictionary_encode(),
 }
 TEXTS = pa.array(["b", "a", "b"])
-LABELS = {
-    "string": TEXTS,
-    "large string": TEXTS.cast(pa.large_string()),
-    "string view": TEXTS.cast(pa.string_view()),
-    "dictionary": TEXTS.dictionary_encode(),
-    "dictionary, not all used": pa.DictionaryArray.from_arrays([1, 0, 1], ["a", "b", ""]),
-    "int8": pa.array([7, -1], pa.int8()),
-    "float": pa.array([7, -1], pa.float64()),
-    "decimal": pa.array([Decimal("7.00"), Decimal(-1)], pa.decimal128(5, 2)),
-    "dictionary of numbers": pa.array([7, -1]).dictionary_encode(),
-}
+LABELS = [
+    TEXTS,
+    TEXTS.cast(pa.large_string()),
+    TEXTS.cast(pa.string_view()),
+    pa.DictionaryArray.from_arrays([1, 0, 1], ["a", "b", ""]),  # not all used
+    pa.array([7, -1], pa.int8()),
+    pa.array([7, -1], pa.float64()),
+    pa.array([Decimal("7.00"), Decimal(-1)], pa.decimal128(5, 2)),
+    pa.array([7, -1]).dictionary_encode(),
+]
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -168,13 +182,13 @@ def test_any_type_of_number_is_read_as_the_nearest_float(name: str, kind: str) -
 
 
 @pytest.mark.parametrize("name", BINARY)
-@pytest.mark.parametrize("kind", LABELS)
-def test_any_type_of_label_is_read(name: str, kind: str) -> None:
-    table = pa.table({"x": range(len(LABELS[kind])), "y": LABELS[kind]})
+@pytest.mark.parametrize("labels", LABELS, ids=lambda labels: str(labels.type))
+def test_any_type_of_label_is_read(name: str, labels: pa.Array) -> None:
+    table = pa.table({"x": range(len(labels)), "y": labels})
 
     dataset = parse(WRITERS[name](table), name, task="classification")
 
-    assert dataset.y.tolist() == LABELS[kind].to_pylist()
+    assert dataset.y.tolist() == labels.to_pylist()
     assert dataset.y.dtype == (np.object_ if dataset.y[0] == "b" else np.int64)
 
 
@@ -256,18 +270,13 @@ def test_a_csv_table_is_read_wherever_its_pieces_end(
     assert dataset.feature_names == ("a", "b")
 
 
-def test_a_column_that_turns_to_fractions_late_is_read() -> None:
-    dataset = parse(b"x,y\n" + b"1,2\n" * 400_000 + b"0.5,2\n")
+def test_long_columns_and_headers_are_read_in_several_blocks() -> None:
+    column = parse(b"x,y\n" + b"1,2\n" * 400_000 + b"0.5,2\n").X[:, 0]
+    header = ",".join([*(f"{number:0250}" for number in range(5000)), "y"])
+    row = ",".join(["1"] * 5001)
 
-    assert len(dataset.y) == 400_001
-    assert dataset.X[-1, 0] == 0.5
-
-
-def test_a_header_longer_than_a_block_is_read() -> None:
-    names = [f"{number:0250}" for number in range(5000)]
-    text = ",".join([*names, "y"]) + "\n" + ",".join(["1"] * 5001) + "\n"
-
-    assert parse(text.encode()).X.shape == (1, 5000)
+    assert (len(column), column[-1]) == (400_001, 0.5)  # it turns to fractions late
+    assert parse(f"{header}\n{row}\n".encode()).X.shape == (1, 5000)
 
 
 LABELLED = pa.table(
@@ -278,20 +287,14 @@ LABELLED = pa.table(
     }
 )
 ENCODED = LABELLED.set_column(2, "y", LABELLED["y"].dictionary_encode())
-LENGTHS_FIRST = {"y": "DELTA_LENGTH_BYTE_ARRAY"}
+LENGTHS = {"y": "DELTA_LENGTH_BYTE_ARRAY"}
 WRITTEN: list[tuple[str, dict[str, Any]]] = [
-    *(("parquet", {"compression": codec}) for codec in ("none", "gzip", "brotli", "zstd", "lz4")),
-    ("parquet", {"data_page_version": "2.0"}),
-    ("parquet", {"use_dictionary": False}),
-    (
-        "parquet",
-        {"use_dictionary": False, "column_encoding": LENGTHS_FIRST, "store_schema": False},
-    ),
-    ("parquet", {"row_group_size": 50, "store_schema": False}),
-    ("parquet", {"data_page_size": 64, "write_page_index": True}),
+    *(("parquet", {"compression": codec}) for codec in ("none", "gzip", "zstd", "lz4")),
+    ("parquet", {"data_page_version": "2.0", "data_page_size": 64, "write_page_index": True}),
+    ("parquet", {"use_dictionary": False, "store_schema": False, "row_group_size": 50}),
+    ("parquet", {"use_dictionary": False, "store_schema": False, "column_encoding": LENGTHS}),
     ("arrow", {"compression": "lz4"}),
     ("arrow", {"compression": "zstd", "file": True}),
-    ("arrow", {"file": True}),
 ]
 
 
@@ -328,8 +331,8 @@ def test_columns_are_read_in_the_order_of_the_model_whole_or_in_blocks(name: str
     data = WRITERS[name](pa.table({"b": expected[:, 1], "a": expected[:, 0]}))
 
     X = parse_features(data, "a", "b", name=name)
-    source: Any = Trickle(data)
-    read = list(iterate_features(source, format=FORMATS[name], names=["a", "b"]))
+    source = source_of(Trickle(data), name)
+    read = list(iterate_features(source, names=["a", "b"]))
 
     assert X.tobytes() == expected.tobytes()
     assert np.vstack([block.X for block in read]).tobytes() == expected.tobytes()
@@ -360,9 +363,75 @@ def test_columns_that_the_model_cannot_take_are_refused_by_name(
     with pytest.raises(InvalidInput) as whole:
         parse_features(data, "a", "b", name=name)
     with pytest.raises(InvalidInput) as in_blocks:
-        list(iterate_features(io.BytesIO(data), format=FORMATS[name], names=["a", "b"]))
+        list(iterate_features(source_of(data, name, UNLIMITED), names=["a", "b"]))
 
     assert whole.value.faults == in_blocks.value.faults == faults
+
+
+# --- pandas' index --------------------------------------------------------------------------
+
+INDEXES: dict[str, Any] = {
+    "consecutive": None,  # described in the metadata, and no column
+    "unnamed": pd.Index([5, 3, 1, 0]),
+    "text": pd.Index(list("dcba"), name="key"),
+    "two levels": pd.MultiIndex.from_arrays([list("aabb"), [2, 1, 2, 1]], names=["k", None]),
+    "dates": pd.date_range("2026-01-01", periods=4, name="day"),
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("kind", INDEXES)
+def test_any_index_of_a_data_frame_is_left_out(name: str, kind: str) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2, 3, 4], "y": [2.0, 4, 6, 8]}, index=INDEXES[kind])
+    names = [level or f"__index_level_{i}__" for i, level in enumerate(frame.index.names)]
+    names = [] if kind == "consecutive" else names
+    data = WRITERS[name](pa.Table.from_pandas(frame))
+
+    dataset = parse(data, name)
+    features = reading.read_features(source_of(data, name), names=["y", "a"])
+
+    assert dataset.feature_names == ("a",)
+    assert features.X[:, 1].tolist() == frame["a"].tolist()
+    assert [warning.column for warning in dataset.warnings] == names
+    assert features.warnings == dataset.warnings
+
+
+def test_an_index_that_is_asked_for_by_name_is_read() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2, 3]}, index=pd.Index([2.0, 4, 6], name="y"))
+    data = to_parquet(pa.Table.from_pandas(frame))
+
+    assert parse(data, "parquet").y.tolist() == [2, 4, 6]
+    assert parse_features(data, "y", "a", name="parquet").tolist() == [[2, 1], [4, 2], [6, 3]]
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        b"", b"{", b"null", b"[]", b'"index_columns"', b"{}", b"[" * 100_000, b"\xff\xfe",
+        b'{"index_columns": null}', b'{"index_columns": {"a": 1}}', b'{"index_columns": "a"}',
+        b'{"index_columns": [1, null, [], {}, {"kind": "range", "start": "x"}, "b"]}',
+    ],
+    ids=lambda value: repr(value)[:40],
+)  # fmt: skip
+@pytest.mark.parametrize("name", BINARY)
+def test_metadata_that_pandas_did_not_write_name_no_column(name: str, described: bytes) -> None:
+    table = pa.table({"a": [1.0, 2, 3], "y": [2.0, 4, 6]})
+
+    dataset = parse(WRITERS[name](table.replace_schema_metadata({b"pandas": described})), name)
+
+    assert (dataset.feature_names, dataset.warnings) == (("a",), ())
+
+
+def test_metadata_that_call_everything_an_index_are_refused() -> None:
+    names = [f"x{number}" for number in range(20)]
+    table = pa.table({name: [1.0, 2.0] for name in [*names, "y"]})
+    everything = json.dumps({"index_columns": [*names, "y"]}).encode()
+
+    faults = faults_of(
+        to_parquet(table.replace_schema_metadata({b"pandas": everything})), "parquet"
+    )
+
+    assert faults == ["has more than 10 columns of a pandas index"]
 
 
 # --- what is refused, by place --------------------------------------------------------------
@@ -393,29 +462,23 @@ def test_a_table_that_cannot_be_used_is_refused_by_column_and_row(
     assert faults_of(WRITERS[name](pa.table(columns)), name) == faults
 
 
-DAY = datetime.date(2026, 1, 1)
 NOON = datetime.datetime(2026, 1, 1, 12)
 OTHERS: list[tuple[str, pa.DataType, Any]] = [
     ("boolean", pa.bool_(), True),
     *(("string", kind, "a") for kind in (pa.string(), pa.large_string(), pa.string_view())),
     *(("binary", kind, b"ab") for kind in (pa.binary(), pa.large_binary())),
-    *(("other", kind, b"ab") for kind in (pa.binary(2), pa.binary_view())),
-    *(("date or time", kind, DAY) for kind in (pa.date32(), pa.date64())),
-    *(("date or time", pa.timestamp("us", zone), NOON) for zone in (None, "Europe/Berlin")),
-    ("date or time", pa.time64("us"), NOON.time()),
+    ("other", pa.binary(2), b"ab"),
+    *(("date or time", kind, NOON) for kind in (pa.date32(), pa.timestamp("us", "UTC"))),
     ("date or time", pa.duration("s"), datetime.timedelta(1)),
-    ("date or time", pa.month_day_nano_interval(), None),
-    *(("nested", kind, [1.0]) for kind in (pa.list_(pa.float64()), pa.list_(pa.float64(), 1))),
+    ("nested", pa.list_(pa.float64()), [1.0]),
     ("nested", pa.struct({"secret": pa.float64()}), {"secret": 1.0}),
-    ("nested", pa.map_(pa.string(), pa.float64()), [("secret", 1.0)]),
     ("string", pa.dictionary(pa.int8(), pa.string()), "a"),
     ("nested", pa.run_end_encoded(pa.int32(), pa.string()), "a"),
 ]
-"""Every type that holds no numbers, with a value."""
+"""Types of each kind that holds no numbers, with a value."""
 NOT_WHOLE = ["holds values that are not whole numbers of 64 bits, expected labels"]
 NO_LABELS: list[tuple[pa.Array, Faults]] = [
     (pa.array([b"a", b"b"]), ["holds binary values, expected strings, booleans or whole numbers"]),
-    (pa.array([1.0, 2.5]), NOT_WHOLE),
     (pa.array([1.0, 1e300]), NOT_WHOLE),
     (pa.array([1, 2**63], pa.uint64()), NOT_WHOLE),
     (pa.nulls(2), ["has no values"]),
@@ -430,13 +493,13 @@ NO_LABELS: list[tuple[pa.Array, Faults]] = [
 def test_what_is_no_number_is_refused_by_column(
     name: str, kind: str, arrow_type: pa.DataType, value: Any
 ) -> None:
-    table = pa.table({"x": pa.array([value] * 2, arrow_type), "y": [1, 2]})
-    try:
-        data = WRITERS[name](table)
-    except pa.ArrowNotImplementedError:
+    if name == "parquet" and pa.types.is_run_end_encoded(arrow_type):
         pytest.skip("there is no such file")
+    table = pa.table({"x": pa.array([value] * 2, arrow_type), "y": [1, 2]})
 
-    assert faults_of(data, name) == {"x": [f"holds {kind} values, expected numbers"]}
+    faults = faults_of(WRITERS[name](table), name)
+
+    assert faults == {"x": [f"holds {kind} values, expected numbers"]}
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -447,7 +510,7 @@ def test_what_is_no_label_is_refused(name: str, labels: pa.Array, faults: Faults
     assert faults_of(data, name, task="classification") == {"y": faults}
 
 
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_repeated_column_is_refused_by_name(name: str) -> None:
     data = WRITERS[name](pa.table([[1], [2], [3]], names=["a", "a ", "y"]))
 
@@ -459,7 +522,6 @@ REFUSED_CSV: list[tuple[bytes, Faults]] = [
      ["has no column 'y'; if ';' separates its columns, give the options delimiter and decimal"]),
     (b"a,y", ["has no rows"]),
     (b"a,y\n\n\r\n\n", ["has no rows"]),
-    (b"a,a,y\n1,2,3\n", ["has more than one column named a"]),
     (b"a,y\n1,2\nred,3\n", {"a": {"1": ["is not a number"]}}),
     (b"a,y\n1,1_0\n", {"y": {"0": ["is not a number"]}}),
     (b"a,y\n1,2\n1e400,3\n", {"a": {"1": MISSING}}),
@@ -468,6 +530,8 @@ REFUSED_CSV: list[tuple[bytes, Faults]] = [
      {"1": ["has 3 values, expected 2; a first column of row names must have a name"]}),
     (b"a,y\n\n1,2\n\n3,4\n5\n", {"2": ["has 1 values, expected 2"]}),
     (b"a,y\n" + b"1,2\n" * 600_000 + b"1\n", {"600000": ["has 1 values, expected 2"]}),
+    (b"a,y,\n1,2,\n3,4,5\n", ["column 3 has no name, but a value in row 1"]),
+    (b"a,,y\n1,,2\n", ["column 2 has no name; write the table without row names"]),
     (b"\n\n", ["is not a CSV table: it is empty"]),
     (b"\xff,y\n1,2\n", [NOT_UTF_8]),
     (b"a\x00,y\n1,2\n", ["is UTF-16, or not text; save the table as UTF-8"]),
@@ -503,56 +567,15 @@ def test_a_complaint_does_not_repeat_the_rows(row: bytes, task: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_fault_of_the_machine_is_not_laid_on_the_file(name: str) -> None:
-    class Broken(io.RawIOBase):
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, _buffer: Any) -> int:
+    class Broken(Trickle):
+        def read(self, size: int | None = -1) -> bytes:
             raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output error"):
-        parse(Broken(), name)  # type: ignore[arg-type]
+        parse(Broken(), name)
 
 
 # --- limits ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("task", ["regression", "classification"])
-def test_a_table_is_read_up_to_the_limits_and_refused_beyond(name: str, task: str) -> None:
-    data = WRITERS[name](pa.table({"a": range(5), "b": range(5), "y": range(5)}))
-    train = partial(faults_of, data, name, task=task)
-
-    assert len(parse(data, name, task=task, limits=Limits(rows=5, columns=2, cells=15)).X) == 5
-    assert train(limits=Limits(4, 2, 15)) == ["has more than 4 rows"]
-    assert train(limits=Limits(5, 1, 15)) == ["has 2 columns, more than the 1 allowed"]
-    assert train(limits=Limits(5, 2, 14)) == ["has 5 rows of 3 values, more than 14 values in all"]
-    with pytest.raises(InvalidInput, match="has 5 rows of 3 values, more than 14 values"):
-        parse_features(data, "y", "b", "a", name=name, limits=Limits(5, 3, 14))
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [("parquet", to_parquet), ("arrow", partial(to_arrow, compression="zstd", chunk=400_000))],
-)
-def test_few_bytes_of_many_equal_values_are_refused_before_the_values_are_made(
-    name: str, write: Callable[[pa.Table], bytes]
-) -> None:
-    ones = pa.array(np.ones(400_000))
-    data = write(pa.table({**{f"x{number}": ones for number in range(10)}, "y": ones}))
-    usual = pa.default_memory_pool()  # once another is set, it is that one
-    arrow = pa.proxy_memory_pool(usual)
-    pa.set_memory_pool(arrow)
-    tracemalloc.start()
-
-    faults = faults_of(data, name, limits=Limits(400_000, 10, 4_000_000))
-
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    pa.set_memory_pool(usual)
-    assert "more than 4000000 values" in faults[0]
-    assert len(data) < 100_000
-    assert peak + arrow.max_memory() < 4_000_000  # the table's numbers take 35 MB
 
 
 def test_the_columns_of_a_csv_file_are_counted_before_there_is_an_object_for_each() -> None:
@@ -612,22 +635,13 @@ def test_a_malformed_column_of_a_parquet_file_does_not_end_the_process() -> None
         read_hostile(bytes(data), "parquet")
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_bytes_of_another_kind_are_refused(name: str) -> None:
-    others = (seeds[0] for other, seeds in SEEDS.items() if other != name)
-    for data in (b"", b"PAR1", b"PAR1PAR1", b"\x00" * 100, b"PK\x03\x04\x14\x00", *others):
-        faults_of(data, name)
-
-
 def test_an_index_beyond_its_dictionary_is_refused() -> None:
     indices = pa.array([0, 5], pa.int32())
     labels = pa.DictionaryArray.from_arrays(indices, pa.array(["a", "b"]), safe=False)
-
-    faults = faults_of(to_arrow(pa.table({"x": [1, 2], "y": labels})), "arrow")
-
-    assert faults == {"y": ["holds string values, expected numbers"]}
     data = to_arrow(pa.table({"x": [1, 2], "y": labels}))
+
     faults = faults_of(data, "arrow", task="classification")
+
     assert faults == ["is not an Arrow table: it cannot be parsed"]
 
 
@@ -658,28 +672,46 @@ def test_bytes_that_unpack_to_more_than_their_rows_need_are_not_unpacked(
     name: str, options: dict[str, Any], index: bool
 ) -> None:
     data = long_text(name, index=index, **options)
-    pool = pa.default_memory_pool()
-    before = pool.bytes_allocated()
 
-    faults = faults_of(data, name, task="regression" if index else "classification")
+    with bounded_memory(10_000_000):
+        faults = faults_of(data, name, task="regression" if index else "classification")
 
     assert len(data) < 100_000
     assert faults == BOMB
-    assert pool.bytes_allocated() - before < 10_000_000
+
+
+@pytest.mark.parametrize(("name", "options"), [("parquet", {}), ("arrow", {"chunk": 400_000})])
+def test_few_bytes_of_many_equal_values_are_refused_before_the_values_are_made(
+    name: str, options: dict[str, Any]
+) -> None:
+    ones = pa.array(np.ones(400_000))
+    table = pa.table({**{f"x{number}": ones for number in range(10)}, "y": ones})
+    data = WRITERS[name](table, compression="zstd", **options)
+
+    with bounded_memory(4_000_000):  # the numbers take 35 MB
+        faults = faults_of(data, name, limits=Limits(400_000, 10, 4_000_000))
+
+    assert len(data) < 100_000
+    assert faults == ["has 400000 rows of 11 values, more than 4000000 values in all"]
+
+
+PAGE_HEADER = b"\x15\x00\x15\x90\xe2\x09"  # a data page of 80,008 bytes
 
 
 def test_pages_and_buffers_that_say_they_are_longer_than_the_footer_says_are_refused() -> None:
     table = pa.table({"x": np.arange(10_000.0), "y": np.arange(10_000.0)})
     page = to_parquet(table, use_dictionary=False, compression="none")
     buffer = to_arrow(table, chunk=10_000, compression="zstd")
-    honest = b"\x15\x00\x15\x90\xe2\x09"  # a data page of 80,008 bytes
     size = (80_000).to_bytes(8, "little")
-    assert honest in page
+    assert PAGE_HEADER in page
     assert size in buffer
-    page = page.replace(honest, b"\x15\x00\x15\xfe\xff\x7f", 1)  # a megabyte
+    megabyte = page.replace(PAGE_HEADER, b"\x15\x00\x15\xfe\xff\x7f", 1)
     buffer = buffer.replace(size, (2**31).to_bytes(8, "little"), 1)
+    # A list of 2**62 decimals, which are skipped.
+    endless = page.replace(PAGE_HEADER, b"\x99\xf7" + b"\xff" * 8 + b"\x3f", 1)
 
-    assert faults_of(page, "parquet") == faults_of(buffer, "arrow") == BOMB
+    assert faults_of(megabyte, "parquet") == faults_of(buffer, "arrow") == BOMB
+    assert faults_of(endless, "parquet") == ["is not a Parquet table: it cannot be parsed"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -703,22 +735,21 @@ def test_text_that_grows_with_every_row_is_refused() -> None:
     assert faults == ["holds text in an encoding that is not read; write it as PLAIN"]
 
 
-@pytest.mark.parametrize("column", ["y", "y ", "z"])
+@pytest.mark.parametrize("column", ["y ", "z"])
 def test_a_long_text_is_decoded_once_and_not_once_per_row(column: str) -> None:
     texts = pa.DictionaryArray.from_arrays(np.zeros(100_000, np.int32), ["a" * 500_000])
     table = pa.table({"x": range(100_000), column: texts})
     if column == "z":
-        table = table.append_column("y", table["x"])
-        table = table.replace_schema_metadata({b"pandas": b'{"index_columns": ["z"]}'})
+        metadata = {b"pandas": b'{"index_columns": ["z"]}'}
+        table = table.append_column("y", table["x"]).replace_schema_metadata(metadata)
     data = to_parquet(table, store_schema=column == "z")
-    pool = pa.default_memory_pool()
 
-    if column == "z":
-        assert len(parse(data, "parquet").y) == 100_000
-    else:
-        faults = faults_of(data, "parquet", task="classification")
-        assert faults == {"y": {"0": UNFIT_LABEL}}
-    assert pool.max_memory() < 2_000_000_000  # as text, 50 GB
+    with bounded_memory(100_000_000):  # as text, 50 GB
+        if column == "z":
+            assert len(parse(data, "parquet").y) == 100_000
+        else:
+            faults = faults_of(data, "parquet", task="classification")
+            assert faults == {"y": {"0": UNFIT_LABEL}}
 
 
 @pytest.mark.parametrize(
@@ -732,7 +763,7 @@ def test_a_long_text_is_decoded_once_and_not_once_per_row(column: str) -> None:
 def test_a_parquet_file_that_takes_long_to_look_through_is_refused(
     limit: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, limit, 2)
+    monkeypatch.setattr(columnar, limit, 2)
 
     assert faults_of(SEEDS["parquet"][0], "parquet", task="classification") == [complaint]
 
@@ -747,7 +778,12 @@ ANSWER = {
 }
 
 
-def test_an_answer_in_csv_is_plain_text() -> None:
+def test_an_answer_reads_back_as_it_was_written() -> None:
+    table = pa.ipc.open_stream(b"".join(write_arrow(ANSWER))).read_all()
+
+    assert [str(field.type) for field in table.schema] == ["double", "string", "string", "int64"]
+    for name, column in ANSWER.items():
+        assert table[name].to_pylist() == column.tolist()
     assert b"".join(write_csv(ANSWER)).decode().splitlines() == [
         "prediction,class,fixed,row",
         "0.1,a,red,1",
@@ -758,21 +794,10 @@ def test_an_answer_in_csv_is_plain_text() -> None:
     ]
 
 
-def test_an_answer_in_arrow_reads_back_with_its_types() -> None:
-    table = pa.ipc.open_stream(b"".join(write_arrow(ANSWER))).read_all()
-
-    assert [str(field.type) for field in table.schema] == ["double", "string", "string", "int64"]
-    for name, column in ANSWER.items():
-        assert table[name].to_pylist() == column.tolist()
-
-
-@pytest.mark.parametrize("n_columns", [1, 7, 1025])
+@pytest.mark.parametrize("n_columns", [1, 1025])
 @pytest.mark.parametrize(("write", "name"), [(write_csv, "csv"), (write_arrow, "arrow")])
 def test_a_long_answer_is_whole_and_made_in_short_pieces(
-    monkeypatch: pytest.MonkeyPatch,
-    write: Callable[[Any], Iterator[bytes]],
-    name: str,
-    n_columns: int,
+    monkeypatch: pytest.MonkeyPatch, write: Any, name: str, n_columns: int
 ) -> None:
     monkeypatch.setattr(writing, "WRITTEN_CELLS", 1024)
     values = np.random.RandomState(1).randn(max(2, 2051 // n_columns), n_columns)
@@ -782,10 +807,4 @@ def test_a_long_answer_is_whole_and_made_in_short_pieces(
 
     assert parse_features(b"".join(pieces), *names, name=name).tobytes() == values.tobytes()
     assert len(pieces) > 1
-    head = 200 * n_columns  # bytes, of the names and what Arrow says of each column
-    assert max(map(len, pieces)) < 25 * 1025 + head + 10_000
-
-
-def test_columns_of_unequal_length_are_not_written() -> None:
-    with pytest.raises(ValueError, match="argument 2"):
-        list(write_csv({"a": np.zeros(2), "b": np.zeros(3)}))
+    assert max(map(len, pieces)) < 250 * 1025

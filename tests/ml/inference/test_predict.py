@@ -15,7 +15,7 @@ from pyarrow import csv
 
 from tests.conftest import dispose_app, make_app
 from tests.ml.calls import ARROW, CSV, JSON, ML, train
-from webapp.ml.core import tables
+from webapp.ml.core.tables import writing
 from webapp.ml.inference.service import MOST_EXTRAPOLATED
 
 
@@ -145,9 +145,9 @@ def test_intervals_count_among_the_values_of_an_answer(small: FlaskClient) -> No
 def test_a_long_table_is_sent_piece_by_piece_and_whole(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, accept: str
 ) -> None:
-    monkeypatch.setattr(tables, "WRITTEN_CELLS", 400)
+    monkeypatch.setattr(writing, "WRITTEN_CELLS", 400)
     train_classes(client, ["a", "b", "c"])
-    n_rows = tables.WRITTEN_CELLS // 4
+    n_rows = writing.WRITTEN_CELLS // 4
     expected = ask(client, 1).json
 
     short = ask(client, n_rows, accept)

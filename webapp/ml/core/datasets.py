@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -77,10 +77,8 @@ class Subset:
 
     def take(self) -> Dataset:
         """Return the rows as a dataset of their own."""
-        if self.index is None:
-            return self.dataset
-        dataset = self.dataset
-        return Dataset(dataset.X[self.index], dataset.y[self.index], dataset.feature_names)
+        rows, index = self.dataset, self.index
+        return rows if index is None else Dataset(rows.X[index], rows.y[index], rows.feature_names)
 
     def mask(self) -> NDArray[np.bool_] | None:
         """Return which rows they are: (all rows,); None for all of them."""
@@ -105,22 +103,21 @@ def make_dataset(
     """Return a dataset of parts that fit together; raises InvalidInput where they do not."""
     if len(y) != len(X):
         raise InvalidInput({"y": [f"has {len(y)} values for {len(X)} rows of X"]})
-    if feature_names is None:
-        return Dataset(X, y, default_feature_names(X.shape[1]), warnings)
-    if len(feature_names) != X.shape[1]:
-        message = f"has {len(feature_names)} names for {X.shape[1]} features"
+    names = default_feature_names(X.shape[1]) if feature_names is None else feature_names
+    if len(names) != X.shape[1]:
+        message = f"has {len(names)} names for {X.shape[1]} features"
         raise InvalidInput({"feature_names": [message]})
-    check_feature_names(feature_names)
-    return Dataset(X, y, tuple(feature_names), warnings)
+    check_feature_names(names)
+    return Dataset(X, y, tuple(names), warnings)
 
 
 def drop_missing_targets(X: Matrix, y: Any) -> tuple[Matrix, Any, tuple[DataWarning, ...]]:
     """Return X and y, a JSON value, without the rows whose y is null, and a warning of them."""
     if not isinstance(y, list) or len(y) != len(X) or None not in y:
         return X, y, ()
+    warning = warn_of_missing("y", y.count(None), len(y))
     present = [value is not None for value in y]
-    y_present = list(compress(y, present))
-    return X[present], y_present, (warn_of_missing("y", len(y) - len(y_present), len(y)),)
+    return X[present], list(compress(y, present)), (warning,)
 
 
 def warn_of_missing(target: str, n_missing: int, n_rows: int) -> DataWarning:
@@ -133,8 +130,7 @@ def warn_of_missing(target: str, n_missing: int, n_rows: int) -> DataWarning:
 
 def check_feature_names(names: Sequence[str]) -> None:
     """Raise InvalidInput unless the names are fit to be shown, each used once."""
-    repeated = find_repeated(names)
-    if repeated:
+    if repeated := find_repeated(names):
         raise InvalidInput({"feature_names": [f"repeats {', '.join(repeated)}"]})
     unfit = [name for name in names if not _is_printable(name, LONGEST_FEATURE_NAME)]
     if unfit:
@@ -145,8 +141,7 @@ def check_feature_names(names: Sequence[str]) -> None:
 def matrix_from_rows(rows: Any) -> Matrix:
     """Return JSON rows (a list of equally long lists of finite numbers) as a matrix.
 
-    Raises InvalidInput by row and column. Cells are looked at one by one only where a pass at C
-    speed has found a fault.
+    Raises InvalidInput by row and column.
     """
     if not isinstance(rows, list) or not rows:
         raise InvalidInput(["must be an array of at least one row"])
@@ -162,24 +157,21 @@ def vector_from_values(values: Any) -> Vector:
     """Return a JSON list of finite numbers as a vector; raises InvalidInput by index."""
     if not isinstance(values, list) or not values:
         raise InvalidInput(["must be an array of at least one number"])
-    flat = _finite_numbers(values)
-    if flat is None:
-        raise InvalidInput(_faults_by_place(values, _describe_number))
-    return flat
+    if (flat := _finite_numbers(values)) is not None:
+        return flat
+    raise InvalidInput(_faults_by_place(values, _describe_number))
 
 
 def labels_from_values(values: Any) -> Labels:
     """Return a JSON list of strings, whole numbers or booleans as labels: object or int64.
 
-    A whole number may be written with a fraction of zero; false is 0, and true is 1.
-
-    Raises InvalidInput, by index, where a value is none of these, is too long or too large, or
-    is of another kind than the first.
+    A whole number may be written with a fraction of zero; false is 0, and true is 1. Raises
+    InvalidInput, by index, for any other value, and for another kind than the first.
     """
     if not isinstance(values, list) or not values:
         raise InvalidInput(["must be an array of at least one label"])
     if float in set(map(type, values)):
-        values = [_without_zero_fraction(value) for value in values]
+        values = [_as_whole_number(value) for value in values]
     kinds = set(map(type, values))
     if kinds in ({int}, {bool}):
         try:
@@ -207,8 +199,7 @@ def describe_label(value: Any) -> list[str] | None:
 def matrix_from_records(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Matrix:
     """Return JSON objects, feature name → finite number, as a matrix with columns ``names``.
 
-    The order of the keys does not matter. Raises InvalidInput, naming missing and unknown
-    features by row.
+    Raises InvalidInput, naming missing and unknown features by row.
     """
     known = set(names)
     if all(record.keys() == known for record in records):
@@ -228,21 +219,17 @@ def check_width(X: Matrix, n_features: int) -> None:
 def describe_names(given: Collection[str], expected: Collection[str]) -> dict[str, list[str]]:
     """Return the names that are missing and those that no model expects, each with its fault."""
     present, known = set(given), set(expected)
-    missing = (name for name in expected if name not in present)
+    faults = {name: ["is missing"] for name in expected if name not in present}
     unknown = (name for name in given if name not in known)
-    faults = {name: ["is missing"] for name in islice(missing, MOST_FAULTS)}
-    return faults | {
-        name: ["is not a feature of the model"] for name in islice(unknown, MOST_FAULTS)
-    }
+    return faults | {name: ["is not a feature of the model"] for name in unknown}
 
 
 def find_repeated(names: Sequence[str]) -> list[str]:
     """Return the first few names that stand more than once, sorted."""
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    return repeated[:MOST_FAULTS]
+    return sorted(name for name, count in Counter(names).items() if count > 1)[:MOST_FAULTS]
 
 
-def _without_zero_fraction(value: Any) -> Any:
+def _as_whole_number(value: Any) -> Any:
     # From 2**53 on, a float may stand for several whole numbers.
     is_exact = type(value) is float and value.is_integer() and abs(value) < 2**53
     return int(value) if is_exact else value
@@ -260,23 +247,16 @@ def _finite_numbers(cells: list[Any]) -> Vector | None:
 
 
 def _faults_by_place(values: Sequence[Any], describe: Any) -> Faults:
-    faults: dict[str, Faults] = {}
-    for index, value in enumerate(values):
-        fault = describe(value)
-        if fault:
-            faults[str(index)] = fault
-            if len(faults) == MOST_FAULTS:
-                break
-    return faults
+    described = ((str(index), describe(value)) for index, value in enumerate(values))
+    return dict(islice((found for found in described if found[1]), MOST_FAULTS))
 
 
 def _describe_row(row: Any, width: int) -> Faults | None:
     if not isinstance(row, list):
-        kind = "a number" if type(row) in (int, float) else _KINDS[type(row)]
-        return [f"is {kind}, expected an array of numbers"]
+        return [f"is {_KINDS[type(row)]}, expected an array of numbers"]
     if not row or (width and len(row) != width):
         return _describe_width(len(row), width)
-    return _faults_by_place(row, _describe_number) or None
+    return _faults_by_place(row, _describe_number)
 
 
 def _describe_width(found: int, expected: int) -> list[str]:
@@ -285,10 +265,8 @@ def _describe_width(found: int, expected: int) -> list[str]:
 
 def _is_printable(text: str, longest: int) -> bool:
     """Whether a text may be shown on one line; the spaces of Unicode may, as in Excel's names."""
-    return 0 < len(text) <= longest and (
-        text.isprintable()
-        or all(char.isprintable() or unicodedata.category(char) == "Zs" for char in text)
-    )
+    others = [char for char in text if not char.isprintable()]
+    return 0 < len(text) <= longest and all(unicodedata.category(char) == "Zs" for char in others)
 
 
 def _describe_label_of(kind: type, value: Any) -> Faults | None:
@@ -306,7 +284,4 @@ def _describe_record(record: Mapping[str, Any], names: Sequence[str]) -> Faults 
 def _describe_number(value: Any) -> list[str] | None:
     if type(value) not in (int, float):
         return [f"is {_KINDS[type(value)]}, expected a number"]
-    try:
-        return None if math.isfinite(value) else ["is not a finite number"]
-    except OverflowError:  # a whole number beyond float64
-        return ["is not a finite number"]
+    return None if abs(value) <= sys.float_info.max else ["is not a finite number"]

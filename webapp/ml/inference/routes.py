@@ -12,7 +12,7 @@ from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
 from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp
-from webapp.ml.core import tables
+from webapp.ml.core.tables import writing
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import VALUE_BYTES, Predictions
 from webapp.ml.registry.service import DEFAULT_MODEL
@@ -176,11 +176,11 @@ def _describe_rows(predictions: Predictions) -> dict[str, Any]:
 def _write_table(predictions: Predictions, media_type: str, *, for_spreadsheet: bool) -> Response:
     columns, version = predictions.to_columns(), predictions.version
     if media_type == CSV:
-        body = tables.write_csv(columns, for_spreadsheet=for_spreadsheet)
+        body = writing.write_csv(columns, for_spreadsheet=for_spreadsheet)
     else:
-        body = tables.write_arrow(columns)
+        body = writing.write_arrow(columns)
     response = Response(body, content_type=media_type)
-    if len(columns) * len(predictions.scores.values) <= tables.WRITTEN_CELLS:
+    if len(columns) * len(predictions.scores.values) <= writing.WRITTEN_CELLS:
         response.make_sequence()  # a single piece: the answer gets a Content-Length
     response.headers["X-Model"] = f"{version.model}; version={version.number}"
     if predictions.warnings:  # in ASCII, as a header must be

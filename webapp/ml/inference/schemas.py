@@ -7,8 +7,8 @@ from typing import Any
 
 from marshmallow import fields, validate
 
-from webapp.ml.core import tables
 from webapp.ml.core.datasets import Features
+from webapp.ml.core.tables import reading
 from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, RowsSchema, Table, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
@@ -86,7 +86,7 @@ class BatchRequest(RowsSchema, BatchOptions):
         """Return the options of a table and its rows: the model decides which columns to read."""
 
         def read(names: Sequence[str]) -> Features:
-            return table.read(tables.read_features, names=names)
+            return table.read(reading.read_features, names=names)
 
         return {**table.options, "rows": read}
 

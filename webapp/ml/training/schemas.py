@@ -8,8 +8,9 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from webapp.errors import faults_in
-from webapp.ml.core import datasets, tables
+from webapp.ml.core import datasets
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
+from webapp.ml.core.tables import reading
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, FeatureNames, RowsSchema, Table, about
 from webapp.web.fields import (
@@ -159,7 +160,7 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         """Return the options of a table and its dataset."""
         options = dict(table.options)
         task = CATALOGUE[options["estimator"]].task
-        dataset = table.read(tables.read_dataset, target=options.pop("target"), task=task)
+        dataset = table.read(reading.read_dataset, target=options.pop("target"), task=task)
         return _as_arguments(dataset, options)
 
 

@@ -1,8 +1,7 @@
 """Rows in files and streams (CSV, Parquet, Arrow) → a dataset or matrices, by pyarrow.
 
-bytes → ``table.Table`` (csv.py, parquet.py, arrow.py) → matrix and target (reading.py). Rows come
-in bounded batches and go straight into the matrix: file, decoded rows and matrix never all stand
-in memory. The same rows give the same bits in every format, JSON included.
+bytes → ``reading.Table`` (csv.py, columnar.py) → matrix and target (reading.py). The same
+rows give the same bits in every format, JSON included.
 """
 
 from __future__ import annotations
@@ -10,37 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from webapp.ml.core.tables.arrow import open_arrow
+from webapp.ml.core.tables.columnar import open_arrow, open_parquet
 from webapp.ml.core.tables.csv import open_csv
-from webapp.ml.core.tables.parquet import open_parquet
-from webapp.ml.core.tables.reading import iterate_features, read_dataset, read_features
-from webapp.ml.core.tables.table import (
-    DECIMALS,
-    DEFAULT_DIALECT,
-    DELIMITERS,
-    CsvDialect,
-    Format,
-    Limits,
-)
-from webapp.ml.core.tables.writing import WRITTEN_CELLS, write_arrow, write_csv
-
-__all__ = [
-    "DECIMALS",
-    "DEFAULT_DIALECT",
-    "DELIMITERS",
-    "FORMATS",
-    "WRITTEN_CELLS",
-    "CsvDialect",
-    "Format",
-    "Limits",
-    "format_of_media_type",
-    "format_of_suffix",
-    "iterate_features",
-    "read_dataset",
-    "read_features",
-    "write_arrow",
-    "write_csv",
-]
+from webapp.ml.core.tables.reading import Format
 
 FORMATS: Mapping[str, Format] = {
     row.name: row

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import csv
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, BinaryIO
 
 from webapp.errors import Faults, InvalidInput
 from webapp.ml.core.datasets import DataWarning
-from webapp.ml.core.tables.table import (
-    BLANKS,
-    READ_BYTES,
-    CsvDialect,
-    Limits,
-    Table,
-    kind_of,
-)
+from webapp.ml.core.tables.reading import BLANKS, CsvDialect, Source, Table, kind_of
 
+READ_BYTES = 2**20
 LONGEST_LINE = 8 * 2**20
-_BOM = b"\xef\xbb\xbf"
-_UTF_16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _NOT_UTF_8 = "is not UTF-8, but perhaps Windows-1252; save the table as UTF-8"
 # What pyarrow says is wrong; its messages go on with the cell or the row itself.
 _RAGGED = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)")
@@ -29,16 +22,13 @@ _CONVERSION = re.compile(r"In CSV column #(\d+): Row #(\d+): ")
 _DECIMAL_COMMA = re.compile(r"invalid value '[+-]?\d+,\d+'")
 
 
-def open_csv(
-    source: BinaryIO, label: str | None, limits: Limits | None, dialect: CsvDialect
-) -> Table:
+def open_csv(source: Source, label: str | None) -> Table:
     """Return a CSV file as a table; raises InvalidInput."""
     import pyarrow as pa
 
-    header, blocks = _split_header(source)
-    names = [name.strip(BLANKS) for name in _parse_header(header, dialect)]
-    if limits:
-        limits.check_features(len(names) - 1)  # one may be the target
+    header, blocks = _split_header(source.file)
+    names = [name.strip(BLANKS) for name in _parse_header(header, source.dialect)]
+    source.limits.check_features(len(names) - 1)  # one may be the target
     n_named = max((place for place, name in enumerate(names, 1) if name), default=0)
     warnings: tuple[DataWarning, ...] = ()
     if n_named < len(names):  # every line ends with delimiters
@@ -46,10 +36,9 @@ def open_csv(
         warnings = (DataWarning("", message),)
     # Left to itself, pyarrow takes a column's type from the first block: one that starts with
     # whole numbers would refuse the fractions further down.
-    schema = pa.schema(
-        [(name, pa.string() if name == label else pa.float64()) for name in names[:n_named]]
-    )
-    batches = _read_batches(blocks, schema, len(names), dialect)
+    types = {label: pa.string()}
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in names[:n_named]])
+    batches = _read_batches(blocks, schema, len(names), source.dialect)
     return Table(schema, batches, untyped=True, warnings=warnings)
 
 
@@ -57,7 +46,7 @@ def _split_header(source: BinaryIO) -> tuple[bytes, Iterator[bytes]]:
     """Return the first line that is not blank, and the lines after it in blocks."""
     blocks = _read_blocks(source)
     for block in blocks:
-        block = block.removeprefix(_BOM).lstrip(b"\r\n")
+        block = block.removeprefix(BOM_UTF8).lstrip(b"\r\n")
         if block:
             header = re.split(rb"[\r\n]", block, maxsplit=1)[0]
             return header, chain([block[len(header) :]], blocks)
@@ -82,7 +71,7 @@ def _read_blocks(source: BinaryIO) -> Iterator[bytes]:
 
 
 def _parse_header(header: bytes, dialect: CsvDialect) -> list[str]:
-    if header.startswith(_UTF_16_BOMS) or b"\0" in header:
+    if header.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in header:
         raise InvalidInput(["is UTF-16, or not text; save the table as UTF-8"])
     try:
         line = header.decode()
@@ -124,8 +113,7 @@ def _read_batches(
             if "Empty CSV file" in str(error):  # a block of blank lines
                 continue
             raise InvalidInput(_describe_error(str(error), schema, n_rows)) from None
-        for batch in table.to_batches():
-            yield batch.select(range(len(schema)))
+        yield from table.select(schema.names).to_batches()
         n_rows += len(table)
 
 

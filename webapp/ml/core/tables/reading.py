@@ -1,18 +1,23 @@
-"""From a table to the matrix of its features and the values of its target."""
+"""From a table to the matrix of its features and the values of its target.
+
+Every format opens as a ``Table``: named, typed columns that come in batches of rows.
+"""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, BinaryIO, TypeAlias
+import struct
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from webapp.errors import InvalidInput
+from webapp.errors import MOST_FAULTS, InvalidInput
 from webapp.ml.core.datasets import (
     Dataset,
     DataWarning,
@@ -27,23 +32,9 @@ from webapp.ml.core.datasets import (
     make_dataset,
     warn_of_missing,
 )
-from webapp.ml.core.tables.table import (
-    BLANKS,
-    DEFAULT_DIALECT,
-    DELIMITERS,
-    NUMERIC,
-    CsvDialect,
-    Format,
-    Limits,
-    Table,
-    kind_of,
-    list_names,
-    parse_errors,
-)
 
-Present: TypeAlias = NDArray[np.bool_]
-"""(n_rows,): which rows have a value."""
-
+BLANKS = " \t"  # not part of a column's name at its ends
+DELIMITERS = (",", ";", "\t", "|")
 BATCH_ROWS = 2**14
 MOST_INDEX_COLUMNS = 10
 CELL_BYTES = 20  # decoded: a decimal of 128 bits
@@ -52,97 +43,160 @@ _MISSING = "is missing or not finite; fill it in, or leave the row out"
 # A label that is a whole number in JSON, or what pandas makes of one beside a gap.
 _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0)?")
 _BOOLEANS = {"false": 0, "true": 1}
+_NUMERIC = {"integer", "floating", "decimal", "null"}
+# Kinds of columns, in the words of pyarrow.types, and in those of error messages.
+_KINDS = {
+    **{kind: kind for kind in (*_NUMERIC, "boolean", "string", "binary", "nested")},
+    **{"large_string": "string", "string_view": "string", "large_binary": "binary"},
+    "temporal": "date or time",
+}
 
 
-def read_dataset(
-    source: bytes | BinaryIO,
-    *,
-    format: Format,  # noqa: A002 - the callers' word; nothing here formats
-    target: str,
-    task: str,
-    limits: Limits,
-    dialect: CsvDialect = DEFAULT_DIALECT,
-) -> Dataset:
+@dataclass(frozen=True)
+class Limits:
+    """The size that a table may have: ``columns`` are features, ``cells`` has the target too."""
+
+    rows: int
+    columns: int
+    cells: int
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Limits:
+        """Return the limits in the settings of the application."""
+        return cls(settings["MAX_ROWS"], settings["MAX_COLUMNS"], settings["MAX_CELLS"])
+
+    def check(self, *, rows: int, columns: int) -> None:
+        """Raise InvalidInput for too many rows or cells; ``columns`` counts the target too."""
+        if rows > self.rows:
+            raise InvalidInput([f"has more than {self.rows} rows"])
+        if rows * columns > self.cells:
+            message = f"has {rows} rows of {columns} values, more than {self.cells} values in all"
+            raise InvalidInput([message])
+
+    def check_features(self, count: int) -> None:
+        """Raise InvalidInput for too many features."""
+        if count > self.columns:
+            raise InvalidInput([f"has {count} columns, more than the {self.columns} allowed"])
+
+
+# At the command line, where memory is the user's own, predictions may be of any length.
+UNLIMITED = Limits(sys.maxsize, sys.maxsize, sys.maxsize)
+
+
+@dataclass(frozen=True)
+class CsvDialect:
+    """How a CSV file separates columns, and how it writes the decimal point."""
+
+    delimiter: str = ","
+    decimal: str = "."
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose header has been read.
+
+    schema: pyarrow's, with the names and types of the columns; batches: pyarrow's record
+    batches, read on demand; untyped: whole numbers and booleans may come as text (CSV).
+    """
+
+    schema: Any
+    batches: Iterable[Any]
+    untyped: bool = False
+    warnings: tuple[DataWarning, ...] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of tables; ``title`` names it in error messages.
+
+    ``open`` takes a source and the name of the column of labels (None for a regression or a
+    prediction). It may raise what pyarrow raises for malformed bytes.
+    """
+
+    name: str
+    title: str
+    media_types: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    open: Callable[[Source, str | None], Table]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The bytes of a table, and how to read them."""
+
+    file: BinaryIO
+    format: Format
+    dialect: CsvDialect
+    limits: Limits = UNLIMITED
+
+
+def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
     """Return the rows of a table: column ``target`` is y, the others are X, in their order.
 
     ``task`` is "regression" (y is float64) or "classification" (y is int64 for whole numbers and
     for booleans, str objects for strings; the text of a CSV file is whole numbers or booleans
     when every row is). Rows without a target are left out, and so are the columns that pandas
-    calls an index; the dataset's warnings say so.
-
-    Raises InvalidInput when the bytes are no such table, by column and row where they are known.
+    calls an index; the dataset's warnings say so. Raises InvalidInput when the bytes are no such
+    table, by column and row where they are known.
     """
     target = target.strip(BLANKS)
     label = target if task == "classification" else None
-    with parse_errors(format.title):
-        table = _open(source, format, dialect, {target}, label, limits)
+    with _parse_errors(source.format):
+        table = _open(source, {target}, label)
         names: list[str] = table.schema.names
         features = [name for name in names if name != target]
         if target not in names:
             raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
         if not features:
             raise InvalidInput([f"has no column beside the target {target!r}"])
-        limits.check_features(len(features))
+        source.limits.check_features(len(features))
         check_feature_names(features)
         _check_numeric(table.schema, features if label else names)
         kind = kind_of(table.schema.field(target).type)
-        if kind not in (*NUMERIC, "boolean", "string"):
-            message = f"holds {kind} values, expected strings, booleans or whole numbers"
-            raise InvalidInput({target: [message]})
-
-        text = label if kind == "string" else None
-        rows = _collect(table, limits, text)
+        rows = _collect(table, source.limits, target if kind == "string" else None)
         y: Vector | Labels
         if not label:
             y, present = _take_numbers(rows[target], target)
-        elif text:
+        elif kind == "string":
             y, present = _take_strings(rows[target], target, untyped=table.untyped)
-        else:
+        elif kind == "boolean" or kind in _NUMERIC:
             y, present = _take_whole_numbers(rows[target], target)
+        else:
+            message = f"holds {kind} values, expected strings, booleans or whole numbers"
+            raise InvalidInput({target: [message]})
         X = _make_matrix(rows, features, np.flatnonzero(present))
-    warnings = table.warnings
-    if n_missing := len(rows) - len(y):
-        warnings += (warn_of_missing(target, n_missing, len(rows)),)
-    return make_dataset(X, y, features, warnings)
+    n_missing = len(rows) - len(y)
+    missing = (warn_of_missing(target, n_missing, len(rows)),) if n_missing else ()
+    return make_dataset(X, y, features, table.warnings + missing)
 
 
-def read_features(
-    source: bytes | BinaryIO,
-    *,
-    format: Format,  # noqa: A002
-    names: Sequence[str],
-    limits: Limits,
-    dialect: CsvDialect = DEFAULT_DIALECT,
-) -> Features:
+def read_features(source: Source, *, names: Sequence[str]) -> Features:
     """Return the columns ``names`` of a table, in that order: X is (n_rows, len(names)).
 
     Further columns are refused by name, like missing ones: a table with the target still in
     it is more likely a mistake than a wish. Columns that pandas calls an index are left out.
     Raises InvalidInput.
     """
-    with parse_errors(format.title):
-        table, names = _open_features(source, format, names, limits, dialect)
-        rows = _collect(table, limits)
-        return Features(_make_matrix(rows, names, np.arange(len(rows))), table.warnings)
+    blocks = list(iterate_features(source, names=names))
+    return Features(np.concatenate([block.X for block in blocks]), blocks[0].warnings)
 
 
-def iterate_features(
-    source: BinaryIO,
-    *,
-    format: Format,  # noqa: A002
-    names: Sequence[str],
-    dialect: CsvDialect = DEFAULT_DIALECT,
-) -> Iterator[Features]:
-    """Yield the columns ``names`` of a table, in that order, at most 16,384 rows at a time.
+def iterate_features(source: Source, *, names: Sequence[str]) -> Iterator[Features]:
+    """Yield what ``read_features`` returns, at most 16,384 rows at a time.
 
     Memory stays bounded whatever the length of a file; an Arrow file is decoded by its own record
-    batches. Nothing limits what they decompress to: the file is the user's own. Raises
-    InvalidInput like ``read_features``, from the first step on.
+    batches. Raises InvalidInput from the first step on.
     """
+    # A model that was trained while blanks were kept may have them in its names.
+    names = [name.strip(BLANKS) for name in names]
     n_rows = 0
-    with parse_errors(format.title):
-        table, names = _open_features(source, format, names, None, dialect)
+    with _parse_errors(source.format):
+        table = _open(source, names)
+        if faults := describe_names(table.schema.names, names):
+            raise InvalidInput(faults)
+        _check_numeric(table.schema, names)
         for batch in table.batches:
+            source.limits.check(rows=n_rows + len(batch), columns=len(names))
             for start in range(0, len(batch), BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
                 X = _make_matrix(part, names, np.arange(len(part)), first_row=n_rows)
@@ -152,61 +206,63 @@ def iterate_features(
         raise InvalidInput(["has no rows"])
 
 
-def _open_features(
-    source: bytes | BinaryIO,
-    row: Format,
-    names: Sequence[str],
-    limits: Limits | None,
-    dialect: CsvDialect,
-) -> tuple[Table, list[str]]:
-    """Return a table whose columns are ``names``, and the names as they are called there."""
-    # A model that was trained while blanks were kept may have them in its names.
-    bare = [name.strip(BLANKS) for name in names]
-    table = _open(source, row, dialect, bare, None, limits)
-    if faults := describe_names(table.schema.names, bare):
-        raise InvalidInput(faults)
-    _check_numeric(table.schema, bare)
-    return table, bare
+def kind_of(arrow_type: Any) -> str:
+    """Return the kind of an Arrow type, or of what a dictionary encodes, in a word.
+
+    The type's own name may hold text of the client: names of fields, a time zone.
+    """
+    from pyarrow import types
+
+    if types.is_dictionary(arrow_type):
+        return kind_of(arrow_type.value_type)
+    fits = (word for kind, word in _KINDS.items() if getattr(types, f"is_{kind}")(arrow_type))
+    return next(fits, "other")
 
 
-def _open(
-    source: bytes | BinaryIO,
-    row: Format,
-    dialect: CsvDialect,
-    wanted: Collection[str],
-    label: str | None,
-    limits: Limits | None,
-) -> Table:
+@contextmanager
+def _parse_errors(row: Format) -> Iterator[None]:
+    """Turn what pyarrow raises for malformed bytes into InvalidInput."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, struct.error, UnicodeDecodeError, OSError) as error:
+        # pyarrow's own OSErrors have no number; one with a number comes from the machine.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        # The message is not passed on: it may quote the client's rows.
+        raise InvalidInput([f"is not {row.title}: it cannot be parsed"]) from None
+
+
+def _open(source: Source, wanted: Collection[str], label: str | None = None) -> Table:
     """Return a table whose columns are called by their names without the blanks around them.
 
     Columns that pandas calls an index are left out unless they are ``wanted`` by name.
     """
     import pyarrow as pa
 
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    table = row.open(file, label, limits, dialect)
+    table = source.format.open(source, label)
     names = [name.strip(BLANKS) for name in table.schema.names]
     if "" in names:
         message = f"column {names.index('') + 1} has no name; write the table without row names"
         raise InvalidInput([message])
     if repeated := find_repeated(names):
-        raise InvalidInput([f"has more than one column named {list_names(repeated)}"])
+        raise InvalidInput([f"has more than one column named {_list_names(repeated)}"])
     index = _find_index_columns(table.schema.metadata).difference(wanted)
     kept = [place for place, name in enumerate(names) if name not in index]
     if len(names) - len(kept) > MOST_INDEX_COLUMNS:
         raise InvalidInput([f"has more than {MOST_INDEX_COLUMNS} columns of a pandas index"])
     message = "is the index of a pandas data frame; it was left out"
     left_out = (DataWarning(name, message) for name in names if name in index)
-    fields = [table.schema.field(place).with_name(names[place]) for place in kept]
-    return replace(
-        table,
-        schema=pa.schema(fields),
-        batches=(
-            batch.select(kept).rename_columns([names[place] for place in kept])
-            for batch in table.batches
-        ),
-        warnings=(*table.warnings, *left_out),
-    )
+    schema = pa.schema([table.schema.field(place).with_name(names[place]) for place in kept])
+    batches = _read_batches(table.batches, kept, schema.names)
+    return replace(table, schema=schema, batches=batches, warnings=(*table.warnings, *left_out))
+
+
+def _read_batches(batches: Iterable[Any], kept: Sequence[int], names: list[str]) -> Iterator[Any]:
+    for batch in batches:
+        batch.validate(full=True)  # before anything trusts an offset, an index or UTF-8 in it
+        yield batch.select(kept).rename_columns(names)
 
 
 def _find_index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
@@ -216,49 +272,50 @@ def _find_index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
     writes it (https://pandas.pydata.org/docs/development/developer.html) names no column.
     """
     try:
-        described = orjson.loads((metadata or {}).get(b"pandas", b""))
-    except orjson.JSONDecodeError:
+        found = orjson.loads((metadata or {})[b"pandas"])["index_columns"]
+    except (LookupError, TypeError, orjson.JSONDecodeError):
         return set()
-    columns = described.get("index_columns") if isinstance(described, dict) else None
-    found = columns if isinstance(columns, list) else []
-    return {name.strip(BLANKS) for name in found if isinstance(name, str)}
+    names = found if isinstance(found, list) else []
+    return {name.strip(BLANKS) for name in names if isinstance(name, str)}
 
 
 def _check_numeric(schema: Any, names: Iterable[str]) -> None:
     kinds = {name: kind_of(schema.field(name).type) for name in names}
-    faults = {
-        name: [f"holds {kind} values, expected numbers"]
-        for name, kind in kinds.items()
-        if kind not in NUMERIC
-    }
-    if faults:
-        raise InvalidInput(faults)
+    others = {name: kind for name, kind in kinds.items() if kind not in _NUMERIC}
+    if others:
+        raise InvalidInput(
+            {name: [f"holds {kind} values, expected numbers"] for name, kind in others.items()}
+        )
 
 
 def _describe_columns(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        for delimiter in DELIMITERS:
-            if delimiter in names[0]:
-                shown = {"\t": "a tab"}.get(delimiter, repr(delimiter))
-                return f"if {shown} separates its columns, give the options delimiter and decimal"
-    return f"its columns are {list_names(names)}"
+    for delimiter in DELIMITERS:
+        if len(names) == 1 and delimiter in names[0]:
+            shown = "a tab" if delimiter == "\t" else repr(delimiter)
+            return f"if {shown} separates its columns, give the options delimiter and decimal"
+    return f"its columns are {_list_names(names)}"
 
 
-def _collect(table: Table, limits: Limits, text: str | None = None) -> Any:
+def _list_names(names: Sequence[str]) -> str:
+    """Return the first few names, each cut at 40 characters, as a list in a sentence."""
+    shown = ", ".join(name[:40] for name in names[:MOST_FAULTS])
+    return f"{shown}, …" if len(names) > MOST_FAULTS else shown
+
+
+def _collect(table: Table, limits: Limits, text: str | None) -> Any:
     """Return all rows as a table of pyarrow's; the column ``text`` becomes a dictionary."""
     import pyarrow as pa
 
-    n_columns = len(table.schema)
     batches = []
     n_rows = n_bytes = 0
     for batch in table.batches:
         n_rows += len(batch)
-        limits.check(rows=n_rows, columns=n_columns)
+        limits.check(rows=n_rows, columns=len(table.schema))
         if text is not None:
             place = table.schema.get_field_index(text)
             batch = batch.set_column(place, text, batch[text].dictionary_encode())
         n_bytes += batch.get_total_buffer_size()
-        if n_bytes > CELL_BYTES * n_rows * n_columns + MOST_TEXT_BYTES:
+        if n_bytes > CELL_BYTES * n_rows * len(table.schema) + MOST_TEXT_BYTES:
             raise InvalidInput(["decompresses to more than its rows can need"])
         batches.append(batch)
     if n_rows == 0:
@@ -298,16 +355,11 @@ def _to_numbers(column: Any) -> NDArray[Any]:
         column = column.cast(pa.string()).cast(pa.float64())
     # Whole numbers are left to numpy, which rounds those beyond 2^53 as Python does; pyarrow
     # refuses them.
-    return _to_numpy(column)
+    return np.asarray(column)
 
 
-def _to_numpy(column: Any) -> NDArray[Any]:
-    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return values
-
-
-def _take_numbers(column: Any, name: str) -> tuple[Vector, Present]:
-    """Return the numbers of a target, and which rows have one."""
+def _take_numbers(column: Any, name: str) -> tuple[Vector, NDArray[np.bool_]]:
+    """Return the numbers of a target, and which rows have one: (n_rows,)."""
     values = _to_numbers(column)
     if np.isinf(values).any():
         raise InvalidInput({name: {str(np.argmax(np.isinf(values))): [_MISSING]}})
@@ -315,30 +367,27 @@ def _take_numbers(column: Any, name: str) -> tuple[Vector, Present]:
     return values[present].astype(np.float64, copy=False), present
 
 
-def _take_whole_numbers(column: Any, name: str) -> tuple[Labels, Present]:
+def _take_whole_numbers(column: Any, name: str) -> tuple[Labels, NDArray[np.bool_]]:
     """Return labels that are whole numbers or booleans, in any type, and which rows have one."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     # Not a number is what pandas writes where a whole number is missing.
-    present: Present = ~_to_numpy(column.is_null(nan_is_null=True))
+    present = ~np.asarray(column.is_null(nan_is_null=True))
     try:
-        return _to_numpy(column.filter(pa.array(present)).cast(pa.int64())), present
+        return np.asarray(column.filter(pa.array(present)).cast(pa.int64())), present
     except pa.ArrowInvalid:
         message = "holds values that are not whole numbers of 64 bits, expected labels"
         raise InvalidInput({name: [message]}) from None
 
 
-def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, Present]:
-    """Return the labels in a column of dictionaries, and which rows have one.
-
-    ``untyped``: labels that are all the text of whole numbers, or of booleans, are those.
-    """
+def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, NDArray[np.bool_]]:
+    """Return the labels in a column of dictionaries, and which rows have one."""
     import pyarrow as pa
 
     encoded = column.unify_dictionaries().combine_chunks()
-    codes = _to_numpy(encoded.indices.cast(pa.int64()).fill_null(-1))
+    codes = np.asarray(encoded.indices.cast(pa.int64()).fill_null(-1))
     texts = {}  # by code: those that are used
     for code in (np.flatnonzero(np.bincount(codes + 1)) - 1).tolist():
         if code >= 0 and (text := encoded.dictionary[code].as_py()):
@@ -351,7 +400,7 @@ def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, Pre
     places = np.full(len(encoded.dictionary) + 1, -1)  # the last one is for code -1
     places[list(texts)] = range(len(texts))
     found = places[codes]
-    present: Present = found >= 0
+    present = found >= 0
     values: Labels = np.array(labels, np.int64 if numbers else np.object_)[found[present]]
     return values, present
 

@@ -55,9 +55,8 @@ def write_arrow(columns: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
 def _quote_formulas(column: NDArray[Any]) -> NDArray[Any]:
     if column.dtype.kind not in "OU":
         return column
-    return np.array(
-        [f"'{v}" if str(v)[:1] in _FORMULA_STARTS else v for v in column.tolist()], object
-    )
+    texts = column.tolist()
+    return np.array([f"'{t}" if t.startswith(_FORMULA_STARTS) else t for t in texts], object)
 
 
 def _iterate_blocks(columns: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
