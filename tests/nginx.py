@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.ports import hold_port, port_of
 
@@ -68,6 +70,15 @@ class Proxy:
             cwd=folder,
             stderr=subprocess.DEVNULL,
         )
+
+    def read_log(self) -> dict[str, Any]:
+        """Return the last line of the access log; nginx writes it after it has answered."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            if (text := self.log.read_text()).endswith("\n"):
+                return dict(json.loads(text.splitlines()[-1]))
+            time.sleep(0.02)
+        raise RuntimeError("nginx has logged no request")
 
     def close(self) -> None:
         """Give the port back."""

@@ -150,7 +150,7 @@ def test_where_keys_are_not_asked_for_large_bodies_are_taken_and_logged(
 
     assert train(proxy, table(10_000)).status_code == 201
 
-    line = json.loads(proxy.log.read_text())
+    line = proxy.read_log()
     assert (line["method"], line["path"]) == ("POST", "/api/v1/ml/train")
     assert (line["status"], "target" in str(line)) == ("201", False)
 
@@ -273,7 +273,7 @@ def test_an_error_of_the_proxy_is_logged_as_the_request_that_failed(tmp_path: Pa
         nobody.bind(("127.0.0.1", 0))  # taken, and not listened on
         with running_proxy(tmp_path, [f"127.0.0.1:{nobody.getsockname()[1]}"]) as proxy:
             answer = requests.put(f"{proxy.url}/api/v1/items/7?secret=1", data="{}", timeout=10)
-    line = json.loads(proxy.log.read_text())
+    line = proxy.read_log()
 
     assert answer.status_code == 502
     assert answer.headers["Retry-After"] == "5"
