@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,15 +20,20 @@ from fastapi import Depends, FastAPI, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.metrics import mean_squared_error, r2_score
 from sqlalchemy import DateTime, String, create_engine, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 engine = create_engine(os.environ["DATABASE_URL"])
+SessionLocal = sessionmaker(engine)
 app = FastAPI(title="items and models")
 models: dict[str, Any] = {
     "default": sample.fit(*sample.make_sample())[0],
     "wide": sample.fit(*sample.make_rows())[0],
 }
-now = partial(datetime.now, UTC)
+
+
+def now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
 
 
 class Base(DeclarativeBase):
@@ -44,8 +48,10 @@ class Item(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(255), index=True)
     description: Mapped[str] = mapped_column(default="")
-    created_at: Mapped[datetime] = mapped_column(DateTime(True), default=now)
-    updated_at: Mapped[datetime] = mapped_column(DateTime(True), default=now, onupdate=now)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), default=now, onupdate=now
+    )
 
 
 class NewItem(BaseModel):
@@ -72,10 +78,23 @@ class TrainingRequest(BaseModel):
     y: list[float]
 
 
+class TrainingAnswer(BaseModel):
+    """How well a model has learnt."""
+
+    message: str
+    metrics: dict[str, float]
+
+
 class PredictionRequest(BaseModel):
     """A row to predict for."""
 
     features: list[float]
+
+
+class PredictionAnswer(BaseModel):
+    """Its prediction."""
+
+    prediction: float
 
 
 class BatchRequest(BaseModel):
@@ -84,38 +103,53 @@ class BatchRequest(BaseModel):
     instances: list[list[float]]
 
 
+class BatchAnswer(BaseModel):
+    """Their predictions."""
+
+    predictions: list[float]
+
+
 def open_session() -> Iterator[Session]:
     """Give a request its session."""
-    with Session(engine) as session:
+    with SessionLocal() as session:
         yield session
 
 
 OpenSession = Annotated[Session, Depends(open_session)]
 
 
+def find_model(name: str) -> Any:
+    """Return a model that this worker knows."""
+    if name not in models:
+        raise HTTPException(404, "model not trained")
+    return models[name]
+
+
 @app.post("/api/v1/ml/predict")
-async def predict(request: PredictionRequest) -> dict[str, float]:
+async def predict(request: PredictionRequest) -> PredictionAnswer:
     """Predict for one row."""
-    prediction = models["default"].predict(np.array([request.features]))
-    return {"prediction": float(prediction[0])}
+    prediction = find_model("default").predict(np.array([request.features]))
+    return PredictionAnswer(prediction=float(prediction[0]))
 
 
 @app.post("/api/v1/ml/models/{name}/predict/batch")
-async def predict_batch(name: str, request: BatchRequest) -> dict[str, list[float]]:
+async def predict_batch(name: str, request: BatchRequest) -> BatchAnswer:
     """Predict for many rows."""
-    if name not in models:
-        raise HTTPException(404, "model not trained")
-    return {"predictions": models[name].predict(np.array(request.instances)).tolist()}
+    predictions = find_model(name).predict(np.array(request.instances))
+    return BatchAnswer(predictions=predictions.tolist())
 
 
 @app.post("/api/v1/ml/models/{name}/train", status_code=201)
-def train(name: str, request: TrainingRequest) -> dict[str, dict[str, float]]:
+def train(name: str, request: TrainingRequest) -> TrainingAnswer:
     """Train a model."""
     model, test_X, test_y = sample.fit(np.array(request.X), np.array(request.y))
     predictions = model.predict(test_X)
     models[name] = model
-    mse, r2 = mean_squared_error(test_y, predictions), r2_score(test_y, predictions)
-    return {"metrics": {"mse": float(mse), "r2_score": float(r2)}}
+    metrics = {
+        "mse": float(mean_squared_error(test_y, predictions)),
+        "r2_score": float(r2_score(test_y, predictions)),
+    }
+    return TrainingAnswer(message="Model trained successfully", metrics=metrics)
 
 
 @app.post("/api/v1/items", status_code=201)
