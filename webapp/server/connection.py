@@ -156,19 +156,19 @@ class Connection:
             return False
         request, body, length = self.request, self.body, self.request.length
         if body is not None:
-            if body.take(self._received) or (self.has_ended and length is not None):
+            if body.take(self._received):
                 body.file.seek(0)
                 request.set_body(body.file, body.size)
                 request.keep_alive = request.keep_alive and not body.is_followed
                 return True
-            if self.has_ended:
-                raise Refused(400, "The body ended before its last chunk.")
         elif length is None or length > max(len(self._received), IN_MEMORY):
             return True
-        elif length <= len(self._received) or self.has_ended:
+        elif length <= len(self._received):
             request.set_body(io.BytesIO(self._received[:length]), length)
             del self._received[:length]
             return True
+        if self.has_ended:
+            raise Refused(400, "The body is cut off.")
         if request.expects_continue and not self._received:
             request.expects_continue = False
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")

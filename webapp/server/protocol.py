@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache, partial
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -27,6 +29,7 @@ _ONLY_ONCE = frozenset({"HTTP_HOST", "HTTP_AUTHORIZATION", "HTTP_EXPECT", "CONTE
 _WITHOUT_PREFIX = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
 # CONNECT is refused: what follows it is not HTTP.
 _REQUEST_LINE = re.compile(rb"(?!CONNECT )([A-Z-]+) ([!-~]+) (HTTP/1\.[01])\r\n")
+format_date = lru_cache(1)(partial(formatdate, usegmt=True))  # of a second: takes 2 of 150 µs
 _ABSOLUTE_URL = re.compile(r"https?://([^/?#@]+)([/?][^#]*|)", re.IGNORECASE)
 
 
@@ -217,7 +220,7 @@ class Response:
         if self._is_chunked:
             lines.append("Transfer-Encoding: chunked")
         if "date" not in named:
-            lines.append(f"Date: {formatdate(usegmt=True)}")
+            lines.append(f"Date: {format_date(int(time.time()))}")
         text = "\r\n".join(lines)
         if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
             raise ValueError("The response's status or a header contains a line end.")
@@ -238,7 +241,7 @@ def make_problem(refused: Refused) -> bytes:
         "Content-Type: application/problem+json\r\n"
         f"X-Request-ID: {request_id}\r\n"
         f"Content-Length: {len(body)}\r\n"
-        f"Date: {formatdate(usegmt=True)}\r\n"
+        f"Date: {format_date(int(time.time()))}\r\n"
         f"{retry}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
