@@ -151,6 +151,7 @@ class Server:
     environment: Mapping[str, str]
     competitor: bool = True
     fill: tuple[Callable[[str], None], ...] = ()
+    venv: str = ""  # of a competitor, where it is not called as the contender is
 
     @contextmanager
     def run(self, fleet: Fleet, name: str) -> Iterator[str]:
@@ -159,7 +160,8 @@ class Server:
         words |= {"folder": str(fleet.folder), "python": sys.executable}
         environment, cwd = {**os.environ, **DEFAULTS}, ROOT
         if self.competitor:  # its BLAS takes as many threads as it does by default
-            words["bin"], cwd = str(install(name)), COMPETITORS / name
+            venv = self.venv or name
+            words["bin"], cwd = str(install(venv)), COMPETITORS / venv
             environment = {key: os.environ[key] for key in os.environ if "_THREADS" not in key}
             environment["PYTHONPATH"] = str(COMPETITORS / "common")
         with ExitStack() as stack:
@@ -210,6 +212,18 @@ def service(**settings: str) -> Server:
     return Server("{python} -m gunicorn", "/health/ready", environment, False, fill)
 
 
+def fastapi(log_level: str) -> Server:
+    """Return the FastAPI service, with uvicorn's request log at the level `info`."""
+    environment = {"DATABASE_URL": "{database}", "LOG_LEVEL": log_level}
+    return Server(
+        "{bin}/python service.py {port}",
+        "/health",
+        environment,
+        fill=(create_items,),
+        venv="fastapi",
+    )
+
+
 @contextmanager
 def open_service(fleet: Fleet, name: str, **settings: str) -> Iterator[Any]:
     """Build this service's application in this process, trained, with its log in a file.
@@ -245,12 +259,8 @@ SERVICES: Mapping[str, Callable[[Fleet, str], Any]] = {
         {"BIND": "127.0.0.1:{port}", "DATABASE_URL": "sqlite:///none"},
         competitor=False,
     ).run,
-    "fastapi": Server(
-        "{bin}/python service.py {port}",
-        "/health",
-        {"DATABASE_URL": "{database}"},
-        fill=(create_items,),
-    ).run,
+    "fastapi": fastapi("warning").run,
+    "fastapi, log": fastapi("info").run,
     "litserve": Server("{bin}/python service.py {port}", "/health", {}).run,
     "bentoml": Server(
         "{bin}/bentoml serve service:Linear --host 127.0.0.1 --port {port}",

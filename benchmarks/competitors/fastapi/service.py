@@ -191,5 +191,5 @@ async def health() -> dict[str, str]:
 
 if __name__ == "__main__":
     Base.metadata.create_all(engine)
-    port = int(sys.argv[1])
-    uvicorn.run("service:app", port=port, workers=2, access_log=False, log_level="warning")
+    port, level = int(sys.argv[1]), os.environ["LOG_LEVEL"]  # at info it logs each request
+    uvicorn.run("service:app", port=port, workers=2, log_level=level)
