@@ -261,7 +261,6 @@ SERVICES: Mapping[str, Callable[[Fleet, str], Any]] = {
     ).run,
     "fastapi": fastapi("warning").run,
     "fastapi, log": fastapi("info").run,
-    "litserve": Server("{bin}/python service.py {port}", "/health", {}).run,
     "bentoml": Server(
         "{bin}/bentoml serve service:Linear --host 127.0.0.1 --port {port}",
         "/readyz",

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.load_generator import find_load_generator
 from benchmarks.runner import Kind
 
-PINNED = ("fastapi", "litserve", "bentoml", "mlserver", "uvicorn", "pydantic", "scikit-learn")
+PINNED = ("fastapi", "bentoml", "mlserver", "uvicorn", "pydantic", "scikit-learn")
 BEGIN, END = "<!-- begin: make bench -->\n", "<!-- end: make bench -->\n"
 SIGNS = {Kind.SPEED: "≥", Kind.COST: "≤"}
 REACHED = {True: "reached", False: "not reached", None: "–"}

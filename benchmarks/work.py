@@ -27,7 +27,7 @@ STRIPPED = "this service, no log, no metrics"
 GTHREAD = "this service, gthread workers"
 SHORT_LEASE = "this service, lease of 1 ms"
 KEYS = "this service, API keys"
-FASTAPI, LITSERVE, BENTOML, MLSERVER = "FastAPI", "LitServe", "BentoML", "MLServer"
+FASTAPI, BENTOML, MLSERVER = "FastAPI", "BentoML", "MLServer"
 FASTAPI_LOG = "FastAPI, request log"  # as uvicorn starts by default
 ECHO, ARITHMETIC = "Flask echo", "arithmetic"
 COMPILED, SKLEARN = "compiled scorer", "scikit-learn"
@@ -92,14 +92,13 @@ def make_prediction_work(connections: int) -> Work:
         f"predict 1 row, {connections} connection{'s' * (connections > 1)}",
         {
             **{name: load(service) for name, service in SERVED_ALIKE.items()},
-            LITSERVE: load("litserve", "/predict"),
             BENTOML: load("bentoml", "/predict"),
             MLSERVER: load("mlserver", PREDICT_V2),
             ECHO: load("echo", "/echo"),
         },
         (
             speed(OURS, FASTAPI, goal=1.5),
-            *(speed(OURS, other) for other in (FASTAPI_LOG, LITSERVE, BENTOML, MLSERVER)),
+            *(speed(OURS, other) for other in (FASTAPI_LOG, BENTOML, MLSERVER)),
             *(speed(other, FASTAPI) for other in (STRIPPED, GTHREAD)),
             *(cost(OURS, other) for other in (STRIPPED, ECHO)),
         ),
