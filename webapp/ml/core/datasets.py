@@ -78,7 +78,9 @@ class Subset:
     def take(self) -> Dataset:
         """Return the rows as a dataset of their own."""
         rows, index = self.dataset, self.index
-        return rows if index is None else Dataset(rows.X[index], rows.y[index], rows.feature_names)
+        if index is None:
+            return rows
+        return Dataset(rows.X.take(index, axis=0), rows.y.take(index), rows.feature_names)
 
     def mask(self) -> NDArray[np.bool_] | None:
         """Return which rows they are: (all rows,); None for all of them."""

@@ -95,8 +95,10 @@ def profile_features(
     parts = []
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(X), BLOCK_ROWS):
-            chosen = slice(None) if mask is None else mask[start : start + BLOCK_ROWS]
-            block = np.ascontiguousarray(X[start : start + BLOCK_ROWS][chosen].T)
+            rows = X[start : start + BLOCK_ROWS]
+            if mask is not None:
+                rows = rows.compress(mask[start : start + BLOCK_ROWS], axis=0)
+            block = np.ascontiguousarray(rows.T)
             if n := block.shape[1]:
                 bounds = (block.min(axis=1), block.max(axis=1))
                 parts.append((n, block.mean(axis=1), n * block.var(axis=1), *bounds))
