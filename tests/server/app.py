@@ -25,6 +25,12 @@ def app(environ: Environ, start: Start) -> Iterable[bytes]:
         case "less":
             start("200 OK", [("Content-Length", "9")])
             return [b"less"]
+        case "more":
+            start("200 OK", [("Content-Length", "4"), ("date", "now")])
+            return [b"ab", b"cde", b"f"]
+        case "status":
+            start(f"{query} No", [])
+            return [b"hidden"]
         case "raise-late":
             return _raise_late(start)
         case "raise":

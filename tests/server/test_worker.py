@@ -46,10 +46,11 @@ def post(path: str, length: int, body: bytes = b"", headers: bytes = HOST) -> by
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Return what comes until the server closes, without the dates."""
+    """Return what comes until the server closes, without the date that each answer has."""
     data = b""
     while piece := client.recv(2**20):
         data += piece
+    assert data.lower().count(b"\r\ndate: ") == data.count(b"HTTP/1.1 ")
     return re.sub(rb"Date: .*? GMT\r\n", b"", data)
 
 
@@ -74,8 +75,15 @@ def kept(length: int, body: bytes = b"") -> bytes:
     [
         (get(""), kept(5, b"hello")),
         (get("", HOST + b"Connection: keep-alive\r\n", version="1.0"), kept(5, b"hello")),
+        (get("", HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n"), kept(5, b"hello")),
         (get("chunks"), KEEP + PARTS),
         (get("write"), kept(6, b"onetwo")),
+        (get("echo"), kept(0)),
+        (get("more"), kept(4, b"abcd").replace(b"Conn", b"date: now\r\nConn")),
+        (get("", method="HEAD"), kept(5)),
+        (get("chunks", method="HEAD"), KEEP + b"\r\n"),
+        (get("status?204"), KEEP.replace(b"200 OK", b"204 No") + b"\r\n"),
+        (get("status?304"), KEEP.replace(b"200 OK", b"304 No") + b"\r\n"),
         (post("echo", 3, b"abc"), kept(3, b"abc")),
         (b"\r\n" + post("", 3, b"abc"), kept(5, b"hello")),
         (get("no") * 2, kept(7, b"nothing").replace(b"200 OK", b"404 Not Found") * 2),
@@ -97,6 +105,9 @@ TOO_MUCH = (
     ("request_", "answer"),
     [
         (get("", version="1.0"), HELLO),
+        (get("", HOST + b"Connection: keep-alive, close\r\n", version="1.0"), HELLO),
+        (get("", HOST + b"Connection: te\r\nConnection: CLOSE\r\n"), HELLO),
+        (get("chunks", version="1.0"), KEEP.replace(b"keep-alive", b"close") + b"\r\nonetwo"),
         (get("less"), kept(9, b"less")),
         (get("raise-late"), KEEP + PARTS[:38]),
         (get("raise"), PROBLEM),
@@ -373,7 +384,9 @@ def test_the_slowest_clients_are_given_up_if_all_together_hold_too_much(
             client.sendall(get("big", CLOSE))
 
         (given_up, *_), _, _ = select.select(senders, [], [], 10)
-        assert read_all(given_up).startswith(b"HTTP/1.1 503 ")
+        answer = read_all(given_up)
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/")
+        assert b"Retry-After: 5\r\nConnection: close\r\n\r\n{" in answer
         for client in set(senders) - {given_up}:
             client.sendall(LAST[:1])
             assert client.recv(1000).endswith(b"\r\n\r\n150001")

@@ -23,22 +23,16 @@ def test_every_error_has_a_status_and_says_what_it_is() -> None:
     assert str(errors.DatabaseUnavailable()) == "The database is not available."
 
 
-@pytest.mark.parametrize(
-    ("faults", "line"),
-    [
+def test_faults_are_described_in_one_line() -> None:
+    cells = {"3": {"0": ["is null"], "1": ["is a string"]}}
+    described: list[tuple[Faults, str]] = [
         ([], ""),
         (["is empty.", "Is late."], "is empty. Is late."),
-        ({}, ""),
-        (
-            {"X": {"3": {"0": ["is null"], "1": ["is a string"]}}, "y": ["is empty"]},
-            "X.3.0: is null; X.3.1: is a string; y: is empty",
-        ),
+        ({"X": cells, "y": ["is empty"]}, "X.3.0: is null; X.3.1: is a string; y: is empty"),
         ({0: {"name": ["is empty"]}}, "0.name: is empty"),
-    ],
-)
-def test_faults_are_described_in_one_line(faults: Faults, line: str) -> None:
-    assert describe_faults(faults) == line
-    assert str(InvalidInput(faults)) == line
+    ]
+    for faults, line in described:
+        assert describe_faults(faults) == str(InvalidInput(faults)) == line
 
 
 def test_faults_are_put_under_the_place_they_were_found_in() -> None:

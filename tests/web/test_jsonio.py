@@ -24,27 +24,19 @@ def nested(depth: int, inner: bytes = b"1") -> bytes:
     [
         (b"\xef\xbb\xbf{}", {}),
         (b" [1, 2.5, -0.0, true, null]\n", [1, 2.5, -0.0, True, None]),
-        (
-            b'["\xe2\x98\x83", "\\u2603", "\\ud83d\\ude00", "a\\u0000b"]',
-            ["☃", "☃", "😀", "a\x00b"],
-        ),
+        (b'["\xe2\x98\x83", "\\u2603", "\\ud83d\\ude00"]', ["☃", "☃", "😀"]),
+        (rb'"a\u0000b"', "a\0b"),
         (b"[9223372036854775808, 1e308, 1e-400, 1E+2]", [2**63, 1e308, 0.0, 100.0]),
         (b"[18446744073709551616, 0." + b"3" * 5000 + b"]", [2.0**64, 1 / 3]),
-        (
-            b"[1e-" + b"0" * 4000 + b"5, " + b"1" * 100 + b"e-99]",
-            [1e-5, float("1" * 100 + "e-99")],
-        ),
+        (b"1e-" + b"0" * 4000 + b"5", 1e-5),
+        (b"1" * 100 + b"e-99", float("1" * 100 + "e-99")),
         (b'"NaN, Infinity"', "NaN, Infinity"),
         (b'{"a": 1, "a": 2}', {"a": 2}),
-        (b'{"a": NaN, "padding": "' + b"x" * 10**6 + b'", "a": 2}', None),
+        (b'{"a": NaN, "a": 2}', {"a": 2}),  # which the other reader reads
     ],
 )
 def test_a_document_is_read(text: bytes, value: object) -> None:
-    found = loads(text)
-
-    if value is None:  # of a repeated key the last one counts, by both readers
-        found, value = found["a"], 2
-    assert found == value
+    assert loads(text) == value
 
 
 MALFORMED = [
@@ -62,9 +54,6 @@ def test_bytes_that_are_no_document_are_refused(beside: bytes) -> None:
     for text in MALFORMED:
         with pytest.raises(MalformedJSON, match=r"line \d+, column \d+"):
             loads(b"[" + beside + b", " + text + b"]" if beside else text)
-
-
-def test_a_complaint_says_where_it_stands() -> None:
     with pytest.raises(MalformedJSON, match=r"\(line 3, column 3\)"):
         loads(b'{\n  "a": 1,\n  b: 2\n}')
 

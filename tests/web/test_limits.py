@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from flask import Flask, abort, request
+from flask import Flask, request
 from flask.testing import FlaskClient
 
 from tests.access.holders import bearer, make_holder
@@ -37,7 +37,7 @@ needs_redis = pytest.mark.skipif(
 def limited_app(database_url: str) -> Iterator[Flask]:
     """Return an application that lets each caller send five requests an hour.
 
-    Its callers are who they say they are in `X-Key`, and none that is named `bad` gets in.
+    Its callers are who they say they are in `X-Key`.
     """
     with app_on(database_url, RATE_LIMIT=RATE_LIMIT) as app:
         app.before_request_funcs[None].insert(0, believe_key)
@@ -46,10 +46,7 @@ def limited_app(database_url: str) -> Iterator[Flask]:
 
 def believe_key() -> None:
     """Stand in for the guard."""
-    key = request.headers.get("X-Key")
-    if key == "bad":
-        abort(401)
-    if key:
+    if key := request.headers.get("X-Key"):
         request.environ[IDENTITY_KEY] = Identity(key, key, name="a name", scopes=frozenset())
 
 
@@ -104,38 +101,20 @@ def test_each_key_and_each_network_without_one_has_a_limit_of_its_own(limited_ap
     for host in range(LIMIT):
         assert client.get(ITEMS, **from_address(f"2001:db8::{host:x}")).status_code == 200
     assert client.get(ITEMS, **from_address("2001:db8::ffff:1")).status_code == 429
-    assert client.get(ITEMS, **from_address("2001:db8:0:1::1")).status_code == 200
+    for other in ("2001:db8:0:1::1", "\xff::"):  # a proxy may send any text
+        assert client.get(ITEMS, **from_address(other)).status_code == 200
 
 
-def test_whoever_the_guard_refuses_counts_too(limited_app: Flask, database_url: str) -> None:
-    client = limited_app.test_client()
-    assert statuses(client, LIMIT, headers={"X-Key": "bad"}) == [401] * LIMIT
-    response = client.get(ITEMS, headers={"X-Key": "bad"})
-    assert_problem(response, 429)
-    assert int(response.headers["Retry-After"]) > 0
-    assert client.get(ITEMS, headers={"X-Key": "good"}).status_code == 200
-
+def test_whoever_the_guard_refuses_counts_too(database_url: str) -> None:
     with app_on(database_url, AUTH="on", RATE_LIMIT=RATE_LIMIT) as app:
         client = app.test_client()
         ann, bob = (bearer(make_holder(app, name, Scope.ML_PREDICT)) for name in ("ann", "bob"))
         assert statuses(client, LIMIT + 1, headers=ann) == [403] * LIMIT + [429]
+        assert statuses(client, LIMIT) == [401] * LIMIT
+        response = client.get(ITEMS)
+        assert_problem(response, 429)
+        assert int(response.headers["Retry-After"]) > 0
         assert client.get(ITEMS, headers=bob).status_code == 403
-
-
-@pytest.mark.parametrize("hops", ["0", "1"])
-def test_the_address_that_the_nearest_trusted_proxy_saw_counts(
-    database_url: str, hops: str
-) -> None:
-    with app_on(database_url, RATE_LIMIT=RATE_LIMIT, PROXY_HOPS=hops) as app:
-        client = app.test_client()
-
-        for number in range(LIMIT):  # without proxies the header is the client's own, and ignored
-            header = {"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"}
-            assert client.get(ITEMS, headers=header).status_code == 200
-        for address, status in (("203.0.113.1", 429), ("203.0.113.2", 200), ("\xff::", 200)):
-            header = {"X-Forwarded-For": f"198.51.100.77, {address}"}
-            expected = status if hops == "1" else 429
-            assert client.get(ITEMS, headers=header).status_code == expected
 
 
 @pytest.fixture

@@ -38,7 +38,10 @@ def _connect(
         _prepare(connection)
     except sqlite3.Error:
         connection.close()
-        if not _is_frozen(file):
+        # SQLite cannot read a write-ahead log in a folder that cannot be written, because it makes
+        # a file beside it. Without a log the file is complete, and safe to read without locks.
+        has_log = file.with_name(f"{file.name}-wal").exists()
+        if has_log or not file.is_file() or os.access(file.parent, os.W_OK):
             raise
         return dialect.connect(f"{file.as_uri()}?immutable=1", **{**parameters, "uri": True})
     return connection
@@ -54,19 +57,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
         if not error.sqlite_errorname.startswith(("SQLITE_READONLY", "SQLITE_BUSY")):
             raise
         connection.execute("PRAGMA schema_version")
-
-
-def _is_frozen(file: Path) -> bool:
-    """Say whether nobody can be writing a file: only then is it safe to read without locks.
-
-    SQLite cannot read a write-ahead log in a folder that cannot be written, because it makes a
-    file beside it. Where there is no log, the file is complete.
-    """
-    return (
-        file.is_file()
-        and not os.access(file.parent, os.W_OK)
-        and not file.with_name(f"{file.name}-wal").exists()
-    )
 
 
 def _begin(connection: Connection) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.resources import files
 
 from flask import (
     Blueprint,
@@ -25,22 +24,7 @@ Stores *items*, and trains, versions and serves scikit-learn models.
 Try it here: open `POST /api/v1/ml/train` and press **Execute**, then do the same with
 `POST /api/v1/ml/predict`. Every error has the shape of `Problem`."""
 
-blp = Blueprint(
-    "docs",
-    __name__,
-    static_folder="static",
-    static_url_path="/static",
-    template_folder="templates",
-)
-
-
-def swagger_ui_files() -> Path:
-    """Return the folder of Swagger UI's files in the package flask_swagger_ui."""
-    # Not imported: of the package only the files are used.
-    spec = find_spec("flask_swagger_ui")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("flask_swagger_ui is not installed", name="flask_swagger_ui")
-    return Path(spec.origin).parent / "dist"
+blp = Blueprint("docs", __name__, static_folder="static", template_folder="templates")
 
 
 def show_page(template: str, **values: object) -> Response:
@@ -65,7 +49,7 @@ def swagger_ui() -> Response:
 @blp.get("/docs/<path:name>")
 def swagger_ui_file(name: str) -> Response:
     """Send one of Swagger UI's files."""
-    return send_from_directory(swagger_ui_files(), name, max_age=3600)
+    return send_from_directory(str(files("flask_swagger_ui") / "dist"), name, max_age=3600)
 
 
 @blp.get("/openapi.json")

@@ -15,10 +15,6 @@ from webapp.web.parsing import StrictParser
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def _name(view: Any, operation_id: str) -> Any:
-    return flask_smorest.Blueprint.doc(operationId=operation_id)(view)
-
-
 class Blueprint(flask_smorest.Blueprint):
     """A flask-smorest blueprint with strict arguments, and errors documented in one line.
 
@@ -42,17 +38,16 @@ class Blueprint(flask_smorest.Blueprint):
         """
         names = {m: options.pop(m) for m in map(str.lower, self.HTTP_METHODS) if m in options}
         endpoint = endpoint or view_func.__name__
-        if isinstance(view_func, type) and issubclass(view_func, MethodView):
-            methods = {m.lower(): getattr(view_func, m.lower()) for m in view_func.methods or ()}
-            # A view may stand at several routes, with a name at each.
-            named = {m: _name(view, names[m]) for m, view in methods.items()}
-            view_func = type(view_func.__name__, (view_func,), named)
-        else:
-            methods = {"get": view_func}
-            view_func = _name(view_func, names["get"])
-        for method, view in methods.items():
+        is_class = isinstance(view_func, type) and issubclass(view_func, MethodView)
+        methods = [m.lower() for m in view_func.methods or ()] if is_class else ["get"]
+        named: dict[str, Any] = {}
+        for method in methods:
+            view = getattr(view_func, method) if is_class else view_func
+            # flask-smorest wraps it: a view may stand at several routes, with a name at each.
+            named[method] = flask_smorest.Blueprint.doc(operationId=names[method])(view)
             if hasattr(view, "scopes"):
                 self.allowed[f"{self.name}.{endpoint}", method.upper()] = view.scopes
+        view_func = type(view_func.__name__, (view_func,), named) if is_class else named["get"]
         super().add_url_rule(rule, endpoint, view_func, **options)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import SecurityError
 
 from webapp.web.request import find_request_id
@@ -66,7 +66,7 @@ def init_app(app: Flask) -> None:
     """
     if app.config["CORS_ORIGINS"]:
         app.before_request(_answer_preflight)
-        app.after_request(_make_cors_headers(app.config["CORS_ORIGINS"]))
+        app.after_request(_add_cors_headers)
     app.wsgi_app = _add_headers(app.wsgi_app)  # type: ignore[assignment,method-assign] # Flask's way
 
 
@@ -79,18 +79,14 @@ def _answer_preflight() -> Response | None:
     return Response(status=204, headers=PREFLIGHT)
 
 
-def _make_cors_headers(origins: Collection[str]) -> Callable[[Response], Response]:
-    """Return what lets pages of these origins read an answer; the service has no cookies."""
-
-    def add_headers(response: Response) -> Response:
-        response.headers.add("Vary", "Origin")
-        origin = request.environ.get("HTTP_ORIGIN")
-        if origin in origins:
-            response.headers.add("Access-Control-Allow-Origin", origin)
-            response.headers.add("Access-Control-Expose-Headers", EXPOSED_HEADERS)
-        return response
-
-    return add_headers
+def _add_cors_headers(response: Response) -> Response:
+    """Let pages of the listed origins read an answer; the service has no cookies."""
+    response.headers.add("Vary", "Origin")
+    origin = request.environ.get("HTTP_ORIGIN")
+    if origin in current_app.config["CORS_ORIGINS"]:
+        response.headers.add("Access-Control-Allow-Origin", origin)
+        response.headers.add("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+    return response
 
 
 def _add_headers(app: WSGIApplication) -> WSGIApplication:

@@ -7,9 +7,11 @@ JSON never holds NaN or Infinity.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -25,8 +27,6 @@ JSON = "application/json"
 _WRITE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 # Possessive, and its end may be missing: linear in the length of any bytes.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_BOM = b"\xef\xbb\xbf"  # what Windows puts before UTF-8
-_NON_FINITE_TOKENS = (b"NaN", b"Infinity")
 
 
 class MalformedJSON(ValueError):
@@ -41,25 +41,17 @@ def loads(data: bytes) -> Any:
 
     Raises MalformedJSON.
     """
-    if data.startswith(_BOM):
-        data = data[len(_BOM) :]
+    data = data.removeprefix(codecs.BOM_UTF8)  # which Windows puts before it
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        beyond_float = "infinity" in error.msg
-        if beyond_float or any(token in data for token in _NON_FINITE_TOKENS):
-            try:
-                return _loads_with_non_finite(data)
-            except (ValueError, TypeError, RecursionError):
-                pass
+        if "infinity" in error.msg or b"NaN" in data or b"Infinity" in data:
+            with suppress(ValueError, TypeError, RecursionError):
+                value = json.loads(data.decode(), parse_int=_parse_int)
+                orjson.dumps(value)  # raises for lone surrogates, which json accepts
+                return value
         place = f"line {error.lineno}, column {error.colno}"
         raise MalformedJSON(f"{error.msg} ({place})") from None
-
-
-def _loads_with_non_finite(data: bytes) -> Any:
-    value = json.loads(data.decode(), parse_int=_parse_int)
-    orjson.dumps(value)  # raises for lone surrogates, which the standard parser accepts
-    return value
 
 
 def _parse_int(literal: str) -> int | float:

@@ -6,12 +6,13 @@ import logging
 import math
 import time
 from functools import lru_cache
-from ipaddress import ip_network
+from ipaddress import IPv6Network
+from typing import cast
 
 from flask import Flask, Response, current_app, request
 from limits import parse
 from limits.errors import StorageError
-from limits.storage import MemoryStorage, RedisStorage, Storage
+from limits.storage import MemoryStorage, Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
 from webapp.errors import TooManyRequests
@@ -19,8 +20,6 @@ from webapp.web.request import current_identity
 
 STORE_DEADLINE = 0.25  # seconds that a request waits for Redis
 STORE_PAUSE = 5.0  # seconds without Redis after it has not answered
-MEMORY = "memory://"
-UNLIMITED = "health."  # the endpoints of probes
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +27,23 @@ log = logging.getLogger(__name__)
 class Counter:
     """Counts the requests of each caller, in windows that begin with the first one.
 
-    Counts in the store that all workers share, if there is one. While the store does not answer,
+    Counts in the store at ``url``, which all workers may share. While the store does not answer,
     each worker counts for itself: a caller may then send more, and none is refused too early.
     """
 
-    def __init__(self, limit: str, store: Storage | None) -> None:
+    def __init__(self, limit: str, url: str) -> None:
         self._text = limit
         self._limit = parse(limit)
-        self._shared = FixedWindowRateLimiter(store) if store else None
+        timeouts = {"socket_connect_timeout": STORE_DEADLINE, "socket_timeout": STORE_DEADLINE}
+        # A connection is opened with the first request.
+        store = storage_from_string(url, wrap_exceptions=True, **timeouts)
+        self._shared = FixedWindowRateLimiter(cast(Storage, store))
         self._own = FixedWindowRateLimiter(MemoryStorage())
         self._ask_again_at = 0.0  # on the clock of `time.monotonic`
 
     def count(self, caller: str) -> None:
         """Count a request; raises TooManyRequests beyond the limit."""
-        if self._shared is not None and time.monotonic() >= self._ask_again_at:
+        if time.monotonic() >= self._ask_again_at:
             try:
                 self._count_in(self._shared, caller)
                 return
@@ -62,21 +64,12 @@ def init_app(app: Flask) -> None:
 
     To be called after the guard's ``init_app``, which finds out who the caller is.
     """
-    limit, url = app.config["RATE_LIMIT"], app.config["RATELIMIT_STORAGE_URI"]
-    if limit is None:
+    if app.config["RATE_LIMIT"] is None:
         return
-    store = None
-    if url != MEMORY:  # a connection is opened with the first request
-        store = RedisStorage(
-            url,
-            wrap_exceptions=True,
-            socket_connect_timeout=STORE_DEADLINE,
-            socket_timeout=STORE_DEADLINE,
-        )
-    counter = Counter(limit, store)
+    counter = Counter(app.config["RATE_LIMIT"], app.config["RATELIMIT_STORAGE_URI"])
 
     def count_request() -> None:
-        if not (request.endpoint or "").startswith(UNLIMITED):
+        if not (request.endpoint or "").startswith("health."):  # probes do not count
             counter.count(name_caller())
 
     def count_refused(response: Response) -> Response:
@@ -104,9 +97,7 @@ def name_caller() -> str:
 @lru_cache(maxsize=1024)
 def _network(address: str) -> str:
     """Return an IPv4 address, or the /64 network of an IPv6 one: a client owns all of it."""
-    if ":" not in address:
-        return address
     try:
-        return str(ip_network(f"{address}/64", strict=False))
-    except ValueError:  # a proxy may have sent any text
+        return str(IPv6Network(f"{address}/64", strict=False))
+    except ValueError:  # IPv4, or any text that a proxy has sent
         return address

@@ -118,13 +118,13 @@ class Api(flask_smorest.Api):
 
     def list_operations(self, app: Flask) -> dict[tuple[str, str], dict[str, Any]]:
         """Return every operation of the document, by endpoint and method."""
-        paths = self.spec.to_dict()["paths"]
-        return {
-            (rule.endpoint, method.upper()): operation
-            for rule in app.url_map.iter_rules()
-            for method, operation in paths.get(_path_of(rule.rule), {}).items()
-            if method != "parameters"
-        }
+        paths, found = self.spec.to_dict()["paths"], {}
+        for rule in app.url_map.iter_rules():
+            path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)  # as OpenAPI writes it
+            for method, operation in paths.get(path, {}).items():
+                if method != "parameters":
+                    found[rule.endpoint, method.upper()] = operation
+        return found
 
     def list_outcomes(self, app: Flask) -> list[tuple[str, str, str]]:
         """Return URL rule, method and status of all documented answers, and of 500 and 503."""
@@ -136,8 +136,3 @@ class Api(flask_smorest.Api):
             if (operation := operations.get((rule.endpoint, method)))
             for status in sorted({*operation["responses"], "500", "503"} - {"default"})
         ]
-
-
-def _path_of(rule: str) -> str:
-    """Return a URL rule as OpenAPI writes it: ``<id:item_id>`` → ``{item_id}``."""
-    return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule)

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, NotFound
 from werkzeug.http import HTTP_STATUS_CODES
 
 from webapp import errors
-from webapp.db.outages import DATABASE_ERRORS, driver_message, find_outage
+from webapp.db.outages import driver_message, find_outage
 from webapp.web.openapi import PROBLEM_CONTENT_TYPE
 from webapp.web.request import request_id
 
@@ -101,24 +101,20 @@ def _shape_failed_condition(response: Response) -> Response:
     return render_problem(412, "The resource has changed: its ETag does not match `If-Match`.")
 
 
-def _handle_database_error(error: Exception) -> Response:
-    outage = find_outage(error)
-    if outage is None:
-        return _handle_unexpected(error)
-    outage.__cause__ = error
-    return _handle_service_error(outage)
-
-
 def _handle_unexpected(error: Exception) -> Response:
+    lack: errors.ServiceError | None = find_outage(error)
     if isinstance(error, MemoryError):
-        return _handle_service_error(errors.OutOfMemory())
-    if isinstance(error, OSError):
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return _handle_service_error(errors.OutOfDescriptors())
+        lack = errors.OutOfMemory()
+    elif isinstance(error, OSError):
         # `tempfile` says so where all folders for large uploads are full or read-only.
         no_folder = str(error.strerror).startswith("No usable temporary directory")
-        if no_folder or error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _handle_service_error(errors.StorageFull())
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            lack = errors.OutOfDescriptors()
+        elif no_folder or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            lack = errors.StorageFull()
+    if lack is not None:
+        lack.__cause__ = error
+        return _handle_service_error(lack)
     log.error("Unexpected error [request %s]", request_id(), exc_info=error)
     return render_problem(500, InternalServerError.description or "")
 
@@ -127,7 +123,5 @@ def init_app(app: Flask) -> None:
     """Answer every error of an application in the one shape."""
     app.register_error_handler(errors.ServiceError, _handle_service_error)
     app.register_error_handler(HTTPException, _handle_http_error)
-    for kind in DATABASE_ERRORS:
-        app.register_error_handler(kind, _handle_database_error)
     app.register_error_handler(Exception, _handle_unexpected)
     app.after_request(_shape_failed_condition)
