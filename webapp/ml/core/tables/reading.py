@@ -122,12 +122,44 @@ class Format:
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes of a table, and how to read them."""
+    """The bytes of a table, and how to read them; ``as_text`` leaves all columns of CSV text."""
 
     file: BinaryIO
     format: Format
     dialect: CsvDialect
     limits: Limits = UNLIMITED
+    as_text: bool = False
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All columns of a table, in types of their own.
+
+    rows: a table of pyarrow's; untyped: numbers, booleans and dates may come as text (CSV), with
+    this ``decimal`` point.
+    """
+
+    rows: Any
+    untyped: bool = False
+    decimal: str = "."
+    warnings: tuple[DataWarning, ...] = ()
+
+
+def check_target(names: Sequence[str], target: str) -> None:
+    """Raise InvalidInput unless a column has the name of the target."""
+    if target not in names:
+        raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
+
+
+def read_columns(source: Source) -> Columns:
+    """Return all columns of a table but the index of a pandas data frame; raises InvalidInput."""
+    with _parse_errors(source.format):
+        table = _open(replace(source, as_text=True), ())
+        names = table.schema.names
+        source.limits.check_features(len(names) - 1)  # one may be the target
+        check_feature_names(names)
+        rows = _collect(table, source.limits, None)
+    return Columns(rows, table.untyped, source.dialect.decimal, table.warnings)
 
 
 def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
@@ -145,8 +177,7 @@ def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
         table = _open(source, {target}, label)
         names: list[str] = table.schema.names
         features = [name for name in names if name != target]
-        if target not in names:
-            raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
+        check_target(names, target)
         if not features:
             raise InvalidInput([f"has no column beside the target {target!r}"])
         source.limits.check_features(len(features))
