@@ -169,6 +169,18 @@ def test_what_looks_wrong_is_said_by_column(client: FlaskClient) -> None:
     assert found["task"] == "regression"
 
 
+def test_a_header_with_another_delimiter_is_refused_with_the_option_to_give(
+    client: FlaskClient,
+) -> None:
+    text = "a;b\n1,5;2\n"
+
+    refused = client.post(INSPECT, data=text, content_type="text/csv")
+
+    assert refused.status_code == 422
+    assert "if ';' separates its columns, give the options delimiter" in refused.text
+    assert kinds_of(inspect_csv(client, text, "delimiter=;&decimal=,")) == ["number", "number"]
+
+
 @pytest.mark.parametrize(
     ("body", "fault"),
     [

@@ -158,6 +158,8 @@ def read_columns(source: Source) -> Columns:
         names = table.schema.names
         source.limits.check_features(len(names) - 1)  # one may be the target
         check_feature_names(names)
+        if hint := _suggest_delimiter(names):
+            raise InvalidInput([f"has one column, {_list_names(names)}; {hint}"])
         rows = _collect(table, source.limits, None)
     return Columns(rows, table.untyped, source.dialect.decimal, table.warnings)
 
@@ -320,11 +322,14 @@ def _check_numeric(schema: Any, names: Iterable[str]) -> None:
 
 
 def _describe_columns(names: Sequence[str]) -> str:
-    for delimiter in DELIMITERS:
-        if len(names) == 1 and delimiter in names[0]:
-            shown = "a tab" if delimiter == "\t" else repr(delimiter)
-            return f"if {shown} separates its columns, give the options delimiter and decimal"
-    return f"its columns are {_list_names(names)}"
+    return _suggest_delimiter(names) or f"its columns are {_list_names(names)}"
+
+
+def _suggest_delimiter(names: Sequence[str]) -> str:
+    """Return what to do about a header that another delimiter seems to separate, or nothing."""
+    found = [d for d in DELIMITERS if len(names) == 1 and d in names[0]]
+    shown = "".join("a tab" if d == "\t" else repr(d) for d in found[:1])
+    return shown and f"if {shown} separates its columns, give the options delimiter and decimal"
 
 
 def _list_names(names: Sequence[str]) -> str:
