@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -21,8 +22,9 @@ from webapp.extensions import db
 from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
+from webapp.ml.core.signature import inspect_columns
 from webapp.ml.core.tables import reading, writing
-from webapp.ml.core.tables.reading import Format, Limits, Source
+from webapp.ml.core.tables.reading import CsvDialect, Format, Limits, Source
 from webapp.ml.inference import service as inference
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
@@ -30,7 +32,13 @@ from webapp.ml.registry.schemas import ModelSchema, VersionSchema, VersionSummar
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.schemas import CsvOptions, Table
 from webapp.ml.training import service as training
-from webapp.ml.training.schemas import TableTrainingOptions, TrainingRequest
+from webapp.ml.training.schemas import (
+    ColumnSchema,
+    InspectionOptions,
+    InspectionSchema,
+    TableTrainingOptions,
+    TrainingRequest,
+)
 from webapp.web.fields import StrictSchema
 from webapp.web.openapi import NameConverter
 from webapp.web.parsing import load
@@ -85,9 +93,7 @@ def train(file: Path, name: str, params: Sequence[str], as_json: bool, **options
     """
     _check_name(name)
     loaded = _load(TableTrainingOptions, {**options, "params": _parse_params(params)})
-    limits = Limits.from_settings(current_app.config)
-    with file.open("rb") as stream, faults_in(file.name):
-        source = Source(stream, _find_format(file), loaded.pop("dialect"), limits)
+    with _open_source(file, loaded.pop("dialect")) as source:
         request = TrainingRequest().load(Table(source, loaded))
     version = training.train_model(
         db.session(),
@@ -97,6 +103,29 @@ def train(file: Path, name: str, params: Sequence[str], as_json: bool, **options
         **request,
     )
     _echo_version(version, as_json=as_json)
+
+
+@commands.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@options_of(InspectionOptions)
+@json_option
+@clear_errors
+def inspect(file: Path, as_json: bool, **options: Any) -> None:
+    """Show what the columns of FILE hold: kinds, missing values, and what looks wrong.
+
+    FILE is CSV, Parquet or Arrow, by its suffix. Nothing is trained or stored.
+    """
+    loaded = _load(InspectionOptions, options)
+    with _open_source(file, loaded["dialect"]) as source:
+        found = inspect_columns(reading.read_columns(source), target=loaded["target"])
+    shown = InspectionSchema().dump(found)
+    if as_json:
+        click.echo(json.dumps(shown))
+        return
+    click.echo(f"{file.name}: {found.n_rows} rows" + (f", a {found.task}" if found.task else ""))
+    _echo_table(shown["columns"], list(ColumnSchema().fields), as_json=False)
+    for warning in found.warnings:
+        click.echo(f"{warning.column}: {warning.message}")
 
 
 @commands.command()
@@ -250,6 +279,14 @@ def _check_name(name: str) -> None:
     """Raise InvalidInput for a name that no URL can carry."""
     if not re.fullmatch(NameConverter.pattern, name):
         raise InvalidInput({"--model": [f"must match {NameConverter.pattern}"]})
+
+
+@contextmanager
+def _open_source(file: Path, dialect: CsvDialect) -> Iterator[Source]:
+    """Open a table for a block, whose faults then name the file."""
+    limits = Limits.from_settings(current_app.config)
+    with file.open("rb") as stream, faults_in(file.name):
+        yield Source(stream, _find_format(file), dialect, limits)
 
 
 def _find_format(path: Path) -> Format:

@@ -15,6 +15,7 @@ from webapp.ml.core import sample_data
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.metrics import digest_dataset
+from webapp.ml.core.signature import Inspection, inspect_columns
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training import schemas, service
@@ -22,6 +23,10 @@ from webapp.observability.observer import training_noted
 from webapp.scopes import ANY_ML, Scope
 
 EXAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
+RECORDS_EXAMPLE = {
+    "data": [{"sex": "female", "age": 29, "survived": True}, {"sex": "male", "age": None}],
+    "target": "survived",
+}
 DEFAULTS = {"name": DEFAULT_MODEL}
 
 
@@ -44,6 +49,23 @@ def make_sample_data(query: Mapping[str, Any]) -> Answer:
 def list_estimators() -> Sequence[Answer]:
     """List the estimators that can be trained, and their parameters."""
     return [describe_estimator(row) for row in CATALOGUE.values()]
+
+
+@blp.route("/inspect", post="inspect_table")
+class Inspect(MethodView):
+    """A look at a table before a training."""
+
+    @blp.allow(Scope.ML_TRAIN)
+    @blp.arguments(schemas.InspectionRequest, location="rows", example=RECORDS_EXAMPLE)
+    @blp.response(200, schemas.InspectionSchema)
+    def post(self, request: Mapping[str, Any]) -> Inspection:
+        """Inspect a table.
+
+        Says of each column which kind of values it has, how many are missing or different, and
+        what looks wrong; nothing is trained or stored. The body is a table (CSV, Parquet or
+        Arrow), a form with such a `file`, or JSON records.
+        """
+        return inspect_columns(request["columns"], target=request["target"])
 
 
 def _describe(request: Mapping[str, Any]) -> Answer:

@@ -11,8 +11,18 @@ from webapp.errors import faults_in
 from webapp.ml.core import datasets
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
 from webapp.ml.core.tables import reading
+from webapp.ml.core.tables.records import read_records
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
-from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, FeatureNames, RowsSchema, Table, about
+from webapp.ml.schemas import (
+    NUMBERS,
+    ROWS,
+    CsvOptions,
+    FeatureNames,
+    RowsSchema,
+    Table,
+    WarningSchema,
+    about,
+)
 from webapp.web.fields import (
     JSONBoolean,
     JSONFloat,
@@ -162,6 +172,74 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         task = CATALOGUE[options["estimator"]].task
         dataset = table.read(reading.read_dataset, target=options.pop("target"), task=task)
         return _as_arguments(dataset, options)
+
+
+TARGET = about("The column to predict: `task` and warnings are about it.")
+
+
+class InspectionOptions(CsvOptions):
+    """How to look at a table."""
+
+    target = fields.String(load_default=None, metadata=TARGET)
+
+
+class InspectionRequest(RowsSchema):
+    """Rows to look at."""
+
+    rows_field = "data"
+    table_options = InspectionOptions
+
+    data = fields.Raw(
+        required=True,
+        metadata=about(
+            "The rows: objects with values by the name of their column.",
+            type="array",
+            items={"type": "object"},
+            minItems=1,
+        ),
+    )
+    target = fields.String(load_default=None, metadata=TARGET)
+
+    @ma.post_load
+    def read_data(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Return the columns of the rows, and the target."""
+        with faults_in("data"):
+            return {"columns": read_records(data["data"]), "target": data["target"]}
+
+    def load_table(self, table: Table) -> dict[str, Any]:
+        """Return the columns of a table, and the target."""
+        return {"columns": table.read(reading.read_columns), **table.options}
+
+
+class ColumnSchema(StrictSchema):
+    """A column as a training would take it."""
+
+    name = fields.String(required=True, metadata={"example": "island"})
+    kind = fields.String(
+        required=True,
+        allow_none=True,
+        validate=validate.OneOf(["number", "boolean", "category", "datetime", "text"]),
+        metadata=about("null where a model could learn nothing from the column."),
+    )
+    missing = fields.Integer(required=True, metadata=about("Rows without a value."))
+    distinct = fields.Integer(required=True, metadata=about("Different values."))
+    examples = fields.List(fields.Raw(), required=True, metadata=about("The first values."))
+    minimum = fields.Raw(required=True, metadata=about("Of numbers and dates.", nullable=True))
+    maximum = fields.Raw(required=True, metadata=about("Of numbers and dates.", nullable=True))
+
+
+class InspectionSchema(StrictSchema):
+    """What a table holds."""
+
+    n_rows = fields.Integer(required=True)
+    task = fields.String(
+        required=True,
+        allow_none=True,
+        validate=validate.OneOf(["regression", "classification"]),
+        metadata=about("What the target is for; null without one."),
+    )
+    columns = fields.List(fields.Nested(ColumnSchema), required=True)
+    warnings = fields.List(fields.Nested(WarningSchema), required=True)
 
 
 def _as_arguments(dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def open_csv(source: Source, label: str | None) -> Table:
         warnings = (DataWarning("", message),)
     # Left to itself, pyarrow takes a column's type from the first block: one that starts with
     # whole numbers would refuse the fractions further down.
-    types = {label: pa.string()}
+    types = dict.fromkeys(names if source.as_text else [label], pa.string())
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names[:n_named]])
     batches = _read_batches(blocks, schema, len(names), source.dialect)
     return Table(schema, batches, untyped=True, warnings=warnings)

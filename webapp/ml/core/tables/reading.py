@@ -122,12 +122,46 @@ class Format:
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes of a table, and how to read them."""
+    """The bytes of a table, and how to read them; ``as_text`` leaves all columns of CSV text."""
 
     file: BinaryIO
     format: Format
     dialect: CsvDialect
     limits: Limits = UNLIMITED
+    as_text: bool = False
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All columns of a table, in types of their own.
+
+    rows: a table of pyarrow's; untyped: numbers, booleans and dates may come as text (CSV), with
+    this ``decimal`` point.
+    """
+
+    rows: Any
+    untyped: bool = False
+    decimal: str = "."
+    warnings: tuple[DataWarning, ...] = ()
+
+
+def check_target(names: Sequence[str], target: str) -> None:
+    """Raise InvalidInput unless a column has the name of the target."""
+    if target not in names:
+        raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
+
+
+def read_columns(source: Source) -> Columns:
+    """Return all columns of a table but the index of a pandas data frame; raises InvalidInput."""
+    with _parse_errors(source.format):
+        table = _open(replace(source, as_text=True), ())
+        names = table.schema.names
+        source.limits.check_features(len(names) - 1)  # one may be the target
+        check_feature_names(names)
+        if hint := _suggest_delimiter(names):
+            raise InvalidInput([f"has one column, {_list_names(names)}; {hint}"])
+        rows = _collect(table, source.limits, None)
+    return Columns(rows, table.untyped, source.dialect.decimal, table.warnings)
 
 
 def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
@@ -145,8 +179,7 @@ def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
         table = _open(source, {target}, label)
         names: list[str] = table.schema.names
         features = [name for name in names if name != target]
-        if target not in names:
-            raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
+        check_target(names, target)
         if not features:
             raise InvalidInput([f"has no column beside the target {target!r}"])
         source.limits.check_features(len(features))
@@ -289,11 +322,14 @@ def _check_numeric(schema: Any, names: Iterable[str]) -> None:
 
 
 def _describe_columns(names: Sequence[str]) -> str:
-    for delimiter in DELIMITERS:
-        if len(names) == 1 and delimiter in names[0]:
-            shown = "a tab" if delimiter == "\t" else repr(delimiter)
-            return f"if {shown} separates its columns, give the options delimiter and decimal"
-    return f"its columns are {_list_names(names)}"
+    return _suggest_delimiter(names) or f"its columns are {_list_names(names)}"
+
+
+def _suggest_delimiter(names: Sequence[str]) -> str:
+    """Return what to do about a header that another delimiter seems to separate, or nothing."""
+    found = [d for d in DELIMITERS if len(names) == 1 and d in names[0]]
+    shown = "".join("a tab" if d == "\t" else repr(d) for d in found[:1])
+    return shown and f"if {shown} separates its columns, give the options delimiter and decimal"
 
 
 def _list_names(names: Sequence[str]) -> str:
