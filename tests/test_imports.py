@@ -66,7 +66,7 @@ LAW: dict[str, set[str]] = {
     "server": set(),
     "db": {"errors"},
     "web": {"db", "errors"},
-    "observability": {"web", "db", "errors", "extensions"},
+    "observability": {"web", "db", "errors", "scopes", "extensions"},
     "ui": {"web", "extensions"},
     "audit": {"web", "db", "errors", "scopes", "extensions"},
     "access": {"audit", "web", "db", *SHARED},

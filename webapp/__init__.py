@@ -44,12 +44,13 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     """
     app = Application(__name__, instance_path=str(config.ROOT / "instance"), static_folder=None)
     configure(app, overrides or {})
-    register_extensions(app)
-    register_model_server(app)
-    register_blueprints(app)
-    register_checks(app)
-    register_commands(app)
-    register_observation(app)
+    with app.app_context():  # the engine is the application's
+        register_extensions(app)
+        register_model_server(app)
+        register_blueprints(app)
+        register_checks(app)
+        register_commands(app)
+        register_observation(app)
     return app
 
 
@@ -57,9 +58,7 @@ def configure(app: Application, overrides: Mapping[str, Any]) -> None:
     """Load the settings and derive from them what Flask and its extensions read."""
     settings = config.load_settings(overrides)
     url = make_url(settings["DATABASE_URL"])
-    known = {setting.name for setting in config.SETTINGS}
     app.config.update(
-        settings,
         TESTING=settings["APP_ENV"] == "testing",
         SQLALCHEMY_DATABASE_URI=url,
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(
@@ -72,7 +71,7 @@ def configure(app: Application, overrides: Mapping[str, Any]) -> None:
         API_VERSION=API_VERSION,
         OPENAPI_VERSION=OPENAPI_VERSION,
     )
-    app.config.update({name: value for name, value in overrides.items() if name not in known})
+    app.config.update({**overrides, **settings})  # settings as they were checked
     app.url_map.strict_slashes = False  # both forms answer, neither redirects
     app.url_map.merge_slashes = False
     logs.configure(level=settings["LOG_LEVEL"], form=settings["LOG_FORMAT"])
@@ -89,8 +88,7 @@ def register_extensions(app: Flask) -> None:
     db.init_app(app)
     migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
     api.init_app(app, spec_kwargs={"info": {"description": docs.DESCRIPTION}})
-    with app.app_context():
-        configure_engine(db.engine, timeout=app.config["DATABASE_TIMEOUT"])
+    configure_engine(db.engine, timeout=app.config["DATABASE_TIMEOUT"])
     browser.init_app(app)
     problems.init_app(app)
 
@@ -110,7 +108,6 @@ def register_blueprints(app: Flask) -> None:
     for blueprint in (items_routes.blp, ml_routes.blp, audit_routes.blp):
         prefix = API_PREFIX + str(blueprint.url_prefix)
         api.register_blueprint(blueprint, url_prefix=prefix)
-    health.init_app(app, models=lambda: app.extensions["model_server"].describe_state())
     api.register_blueprint(health.blp)
     api.register_blueprint(guard.blp)
     app.register_blueprint(docs.blp)
@@ -120,8 +117,7 @@ def register_blueprints(app: Flask) -> None:
 
 def register_checks(app: Flask) -> None:
     """Check each request before its view: API key, then rate limit, then what it declares."""
-    with app.app_context():
-        guard.init_app(app, db.engine, lease=app.config["MODEL_LEASE_MS"] / 1000)
+    guard.init_app(app, db.engine, lease=app.config["MODEL_LEASE_MS"] / 1000)
     limits.init_app(app)
     refuse_undeclared(app, api.list_operations(app))
 
@@ -136,14 +132,13 @@ def register_observation(app: Flask) -> None:
     """Log, count and trace each request; the last step, so that no answer is missed."""
     observers: list[Observe] = []
     if app.config["METRICS"]:
-        with app.app_context():
-            app.extensions["metrics"] = metrics.Metrics(
-                db.engine,
-                cache=lambda: app.extensions["model_server"].cache,
-                active_versions=list_active_versions,
-                workers=app.config["WEB_CONCURRENCY"],
-                outcomes=api.list_outcomes(app),
-            )
+        app.extensions["metrics"] = metrics.Metrics(
+            db.engine,
+            cache=lambda: app.extensions["model_server"].cache,
+            active_versions=list_active_versions,
+            workers=app.config["WEB_CONCURRENCY"],
+            outcomes=api.list_outcomes(app),
+        )
         observers.append(app.extensions["metrics"].count_request)
     if app.config["ACCESS_LOG"]:
         observers.append(logs.log_request)
@@ -154,8 +149,7 @@ def register_observation(app: Flask) -> None:
             message = "OTEL needs the packages of requirements/traces.txt"
             raise config.ConfigError(message) from None
         observers.append(traces.describe_span)
-        with app.app_context():
-            traces.trace_statements(db.engine)
+        traces.trace_statements(db.engine)
     if observers:
         app.wsgi_app = Observer(app.wsgi_app, observers)  # type: ignore[method-assign] # as above
     if app.config["OTEL"]:

@@ -17,8 +17,6 @@ from webapp.web.blueprint import Blueprint
 from webapp.web.request import IDENTITY_KEY, current_identity, request_id
 
 PUBLIC_BLUEPRINTS = {"docs"}  # pages that show nothing but what the source code does
-UNDOCUMENTED = {("metrics.Metrics", "GET"): {Scope.METRICS_READ}}
-"""The scopes of routes that are not in the OpenAPI document, and so have no ``blp.allow``."""
 
 # Under /health, where requests are neither limited nor queued.
 blp = Blueprint(
@@ -48,7 +46,7 @@ def classify_routes(app: Flask) -> Mapping[tuple[str, str], frozenset[str]]:
 
     Raises RuntimeError where a route has not declared them.
     """
-    declared = UNDOCUMENTED | {
+    declared = {
         call: scopes
         for blueprint in app.blueprints.values()
         if isinstance(blueprint, Blueprint)

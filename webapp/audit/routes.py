@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask.views import MethodView
 from marshmallow import fields
 
 from webapp.audit import service
@@ -50,16 +49,13 @@ class AuditEntrySchema(StrictSchema):
 
 
 @blp.route("", get="list_audit_entries")
-class Audit(MethodView):
-    """The audit."""
+@blp.allow(Scope.ML_ADMIN)
+@blp.arguments(AuditQuery, location="query")
+@blp.response(200, AuditEntrySchema(many=True), headers=HEADERS)
+@blp.problems(503)
+def list_audit_entries(query: Mapping[str, Any]) -> tuple[Sequence[AuditEntry], dict[str, str]]:
+    """List who did what, the latest first.
 
-    @blp.allow(Scope.ML_ADMIN)
-    @blp.arguments(AuditQuery, location="query")
-    @blp.response(200, AuditEntrySchema(many=True), headers=HEADERS)
-    @blp.problems(503)
-    def get(self, query: Mapping[str, Any]) -> tuple[Sequence[AuditEntry], dict[str, str]]:
-        """List who did what, the latest first.
-
-        Each entry was stored in the transaction that it tells of. There is no total.
-        """
-        return answer_page(service.list_entries(db.session(), **query))
+    Each entry was stored in the transaction that it tells of. There is no total.
+    """
+    return answer_page(service.list_entries(db.session(), **query))

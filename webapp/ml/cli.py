@@ -157,7 +157,10 @@ def predict(
         raise click.UsageError("Give either IN or --features.")
     server = current_app.extensions["model_server"]
     if source is None:
-        row = _parse_features(features or "")
+        try:
+            row = [float(part) for part in (features or "").split(",")]
+        except ValueError:
+            raise InvalidInput({"--features": ["must be numbers separated by commas"]}) from None
         predictions = inference.predict_one(server, name=name, number=number, features=row)
         click.echo(str(predictions.scores.values[0]))
         return
@@ -313,14 +316,6 @@ def _load(schema: type[StrictSchema], options: Mapping[str, Any]) -> Any:
     """Return the options of a command as their schema checks them; raises InvalidInput."""
     values = {k: read_option(k, v) if isinstance(v, str) else v for k, v in options.items()}
     return load(schema(), values, source="options")
-
-
-def _parse_features(text: str) -> list[float]:
-    """Return numbers separated by commas."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InvalidInput({"--features": ["must be numbers separated by commas"]}) from None
 
 
 def _echo_table(

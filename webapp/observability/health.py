@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from flask import Flask, Response, current_app, jsonify
+from flask import Response, current_app, jsonify
 from marshmallow import fields, validate
 
 from webapp.db.outages import outages_translated
@@ -67,19 +66,13 @@ def ready() -> Response:
     worker serves a model while it cannot ask the database for newer versions, or cannot load a
     version: other workers would do no better, so the answer is still 200.
     """
-    required = _check_database()
-    checks = required | {name: f() for name, f in current_app.extensions["health"].items()}
+    checks = _check_database()
+    is_available = set(checks.values()) == {"ok"}
+    checks["models"] = current_app.extensions["model_server"].describe_state()
     status = "ok" if set(checks.values()) == {"ok"} else "degraded"
-    if set(required.values()) != {"ok"}:
-        status = "unavailable"
-    response = jsonify({"status": status, "checks": checks})
-    response.status_code = 503 if status == "unavailable" else 200
+    response = jsonify({"status": status if is_available else "unavailable", "checks": checks})
+    response.status_code = 200 if is_available else 503
     return response
-
-
-def init_app(app: Flask, **parts: Callable[[], str]) -> None:
-    """Add parts to readiness: each function returns ``ok``, or why the service is ``degraded``."""
-    app.extensions["health"] = parts
 
 
 def _check_database() -> dict[str, str]:

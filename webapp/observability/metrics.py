@@ -23,7 +23,7 @@ from tempfile import TemporaryFile
 from typing import Any, TypeAlias, cast
 
 import orjson
-from flask import Blueprint, Response, current_app, request
+from flask import Response, current_app, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -37,6 +37,8 @@ from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
 from webapp.observability.observer import OUTCOMES, PREDICTION, TRAINING, Environ, Facts
+from webapp.scopes import Scope
+from webapp.web.blueprint import Blueprint
 
 if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, lockf
@@ -325,10 +327,11 @@ def _render(
             yield metric
 
 
-blp = Blueprint("metrics", __name__)
+blp = Blueprint("metrics", __name__)  # not for the OpenAPI document
 
 
-@blp.get("/metrics", endpoint="Metrics")
+@blp.route("/metrics", get="show_metrics")  # type: ignore[untyped-decorator] # flask-smorest's
+@blp.allow(Scope.METRICS_READ)
 def show_metrics() -> Response:
     """Show what all workers of this server have counted."""
     registry = CollectorRegistry(auto_describe=False)

@@ -6,13 +6,12 @@ say where spans go. A span has what a log line has, and statements with placehol
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import (
@@ -42,15 +41,13 @@ _ATTRIBUTES = {
 }
 
 
-def find_tracer() -> Tracer:
-    """Return this process's tracer: a thread sends its spans, and no thread survives a fork."""
-    return _make_tracer(os.getpid())
-
-
 @cache
-def _make_tracer(_process: int) -> Tracer:
-    named = "OTEL_SERVICE_NAME" in os.environ or "OTEL_RESOURCE_ATTRIBUTES" in os.environ
-    resource = Resource.create({} if named else {"service.name": SERVICE})
+def find_tracer() -> Tracer:
+    """Return this process's tracer.
+
+    The first request makes it, in a worker: a thread sends its spans, and none survives a fork.
+    """
+    resource = Resource.create({"service.name": SERVICE}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider.get_tracer(SERVICE)
