@@ -42,12 +42,10 @@ class GunicornServer:
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         own = {"APP_ENV": "testing", "DATABASE_URL": database_url, "BIND": f"127.0.0.1:{port}"}
-        environment = {**os.environ, **own, **settings}
+        environ = {**os.environ, **own, **settings}
         command = [sys.executable, "-m", "gunicorn"]
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=file
-            )
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=out, stderr=out)
 
     def wait_until_ready(self) -> None:
         """Wait until the service answers that it can serve."""

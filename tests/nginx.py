@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.ports import hold_port, port_of
+from tests.gunicorn_server import wait_until
+from tests.ports import hold_port, listens, port_of
 
 FOLDER = Path(__file__).parent.parent / "docker" / "nginx"
 BINARY = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
@@ -22,18 +21,12 @@ START_TIMEOUT = 20
 
 def render_configuration(**settings: str) -> str:
     """Return nginx.conf as the image makes it of the template and the environment."""
-    names = ("MAX_CONTENT_LENGTH", "TRUSTED_FROM", "TRUSTED_GEO")
-    environment = subprocess.run(
-        ["sh", "-euc", ". ./18-trusted.envsh; env"],
-        cwd=FOLDER,
-        env={"MAX_CONTENT_LENGTH": "268435456", **settings},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    command = ["sh", "-euc", ". ./18-trusted.envsh; env"]
+    given = {"MAX_CONTENT_LENGTH": "268435456", **settings}
+    environment = subprocess.check_output(command, cwd=FOLDER, env=given, text=True)
     values = dict(line.partition("=")[::2] for line in environment.splitlines())
     text = (FOLDER / "nginx.conf.template").read_text()
-    for name in names:
+    for name in ("MAX_CONTENT_LENGTH", "TRUSTED_FROM", "TRUSTED_GEO"):
         text = text.replace(f"${{{name}}}", values[name])
     return text
 
@@ -62,37 +55,20 @@ class Proxy:
         (folder / "nginx.conf").write_text(text)
         # As root, nginx would give its workers to a user who may not enter the folder.
         user = "" if os.geteuid() else " user root;"
-        self.process = subprocess.Popen(
-            [
-                *(str(BINARY), "-c", str(folder / "nginx.conf")),
-                *("-e", str(self.errors), "-g", f"daemon off;{user}"),
-            ],
-            cwd=folder,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [str(BINARY), "-c", str(folder / "nginx.conf"), "-e", str(self.errors)]
+        command += ["-g", f"daemon off;{user}"]
+        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
 
     def read_log(self) -> dict[str, Any]:
         """Return the last line of the access log; nginx writes it after it has answered."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            if (text := self.log.read_text()).endswith("\n"):
-                return dict(json.loads(text.splitlines()[-1]))
-            time.sleep(0.02)
-        raise RuntimeError("nginx has logged no request")
+        wait_until(lambda: self.log.read_text().endswith("\n"), START_TIMEOUT)
+        return dict(json.loads(self.log.read_text().splitlines()[-1]))
 
-    def close(self) -> None:
-        """Give the port back."""
+    def stop(self) -> None:
+        """End nginx, and give the port back."""
+        self.process.terminate()
+        self.process.wait(timeout=START_TIMEOUT)
         self._held_port.close()
-
-    def wait_until_it_listens(self) -> None:
-        """Wait until a connection can be made."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise RuntimeError(f"nginx does not start:\n{self.errors.read_text()}")
 
 
 @contextmanager
@@ -103,9 +79,8 @@ def running_proxy(folder: Path, upstreams: Sequence[str], **settings: str) -> It
     """
     proxy = Proxy(folder, upstreams, settings)
     try:
-        proxy.wait_until_it_listens()
+        wait_until(lambda: listens(proxy.port) or proxy.process.poll() is not None, START_TIMEOUT)
+        assert proxy.process.poll() is None, proxy.errors.read_text()
         yield proxy
     finally:
-        proxy.process.terminate()
-        proxy.process.wait(timeout=START_TIMEOUT)
-        proxy.close()
+        proxy.stop()

@@ -18,6 +18,12 @@ def hold_port() -> socket.socket:
     return held
 
 
+def listens(port: int) -> bool:
+    """Return whether somebody accepts connections at a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def port_of(held: socket.socket) -> int:
     """Return the port that a socket is bound to."""
     port: int = held.getsockname()[1]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+
+import psutil
 
 from tests.ports import hold_port, port_of
 
@@ -68,21 +69,23 @@ class PostgresServer:
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop the server: ``immediate`` as a crash does, ``fast`` as an operator does."""
-        if processes := self._processes():
-            self._send(signal.SIGCONT, processes)
+        if self._processes():
+            self.thaw()
             self._control("stop", "-m", mode)
 
     def freeze(self) -> None:
         """Halt every process of the server: the kernel keeps its connections, nobody answers."""
-        stopped: set[int] = set()
-        # The first one starts all others: once it is halted, there are no new ones.
-        while remaining := [pid for pid in self._processes() if pid not in stopped]:
-            self._send(signal.SIGSTOP, remaining)
-            stopped.update(remaining)
+        first, *_ = self._processes()
+        first.suspend()  # it starts all others: now there are no new ones
+        for process in self._processes()[1:]:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self) -> None:
         """Let every process of the server go on."""
-        self._send(signal.SIGCONT, self._processes())
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def remove(self) -> None:
         """Stop the server, delete its folder, and give the port back."""
@@ -90,20 +93,13 @@ class PostgresServer:
         self._held_port.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _processes(self) -> list[int]:
-        """Return the server's processes, the first one first; on Linux only, also the others."""
+    def _processes(self) -> list[psutil.Process]:
+        """Return the server's processes, the first one first."""
         pid_file = self._data / "postmaster.pid"
         if not pid_file.exists():
             return []
-        first = int(pid_file.read_text().split()[0])
-        children = Path(f"/proc/{first}/task/{first}/children")
-        return [first, *map(int, children.read_text().split() if children.exists() else ())]
-
-    @staticmethod
-    def _send(number: signal.Signals, processes: list[int]) -> None:
-        for process in processes:
-            with suppress(ProcessLookupError, PermissionError):  # it may just have ended
-                os.kill(process, number)
+        first = psutil.Process(int(pid_file.read_text().split()[0]))
+        return [first, *first.children()]
 
     def _control(self, *arguments: str) -> None:
         self._run("pg_ctl", "-D", str(self._data), "-w", *arguments)
@@ -139,9 +135,8 @@ def running_server() -> Iterator[PostgresServer]:
 @contextmanager
 def server_for_tests() -> Iterator[str]:
     """Yield the URL of a database on the server that the tests use."""
-    given = os.environ.get("TEST_DATABASE_URL")
-    if given:
+    if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
-        return
-    with running_server() as server:
-        yield server.url
+    else:
+        with running_server() as server:
+            yield server.url

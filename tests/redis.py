@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
-from tests.ports import hold_port, port_of
+from tests.gunicorn_server import wait_until
+from tests.ports import hold_port, listens, port_of
 
 BINARY = next(filter(None, map(shutil.which, ("redis-server", "valkey-server"))), None)
 START_TIMEOUT = 20
@@ -28,12 +27,7 @@ class RedisServer:
         """Start the server, empty."""
         options = ["--bind", "127.0.0.1", "--port", str(self._port), "--save", ""]
         self.process = subprocess.Popen([str(BINARY), *options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self._port)):
-                return
-            time.sleep(0.02)
-        raise RuntimeError("Redis does not start")
+        wait_until(lambda: listens(self._port), START_TIMEOUT)
 
     def freeze(self) -> None:
         """Let the server accept connections, but answer nothing."""

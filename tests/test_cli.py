@@ -16,37 +16,26 @@ def seed(runner: FlaskCliRunner, *args: str) -> str:
     return result.output
 
 
-def count_items(client: FlaskClient) -> int:
-    return len(client.get("/api/v1/items?page_size=1000").json)
-
-
-def test_seeding_makes_the_first_prediction_work_and_adds_nothing_again(
-    runner: FlaskCliRunner, client: FlaskClient
-) -> None:
+def test_seeding_twice_adds_nothing(runner: FlaskCliRunner, client: FlaskClient) -> None:
     for _ in range(2):
         seed(runner)
 
         predicted = client.post("/api/v1/ml/predict", json={"features": [1, 2, 3]})
         assert predicted.json["prediction"] == pytest.approx(4.960877268071006, abs=1e-9)
         assert predicted.json["model"]["version"] == 1
-        assert count_items(client) == 3
+        assert len(client.get("/api/v1/items").json) == 3
 
 
 def test_seeding_tops_up_and_never_removes(runner: FlaskCliRunner, client: FlaskClient) -> None:
     client.post("/api/v1/items", json={"name": "my own"})
 
-    seed(runner, "--items", "5")
+    assert "Items: 20999 added." in seed(runner, "--items", "21000")  # more than one batch
     seed(runner, "--items", "2")
 
-    assert count_items(client) == 5
     assert client.get("/api/v1/items/1").json["name"] == "my own"
+    assert client.get("/api/v1/items/21000").json["name"] == "Sample item 20999"
     changed = client.put("/api/v1/items/2", json={"name": "x"}, headers={"If-Match": '"1"'})
     assert changed.status_code == 200
-
-
-def test_many_items_can_be_seeded(runner: FlaskCliRunner, client: FlaskClient) -> None:
-    assert "Items: 21000 added." in seed(runner, "--items", "21000")  # more than one batch
-    assert client.get("/api/v1/items/21000").json["name"] == "Sample item 21000"
 
 
 def test_a_database_without_tables_is_one_clear_line(empty_database: str) -> None:
@@ -59,23 +48,12 @@ def test_a_database_without_tables_is_one_clear_line(empty_database: str) -> Non
             assert "flask db upgrade" in result.output
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--items", "-1", "x>=0"),
-        *(
-            ("--as", n, "letters, digits and . _ @ -")
-            for n in ("", "a b", "-x", "n" * 64, "a\n", "Ä")
-        ),
-    ],
-)
-def test_bad_options_are_refused(
-    runner: FlaskCliRunner, option: str, value: str, message: str
-) -> None:
-    result = runner.invoke(args=["seed", option, value])
+@pytest.mark.parametrize("name", ["", "a b", "-x", "n" * 64, "a\n", "Ä"])
+def test_a_name_of_who_runs_a_command_is_checked(runner: FlaskCliRunner, name: str) -> None:
+    result = runner.invoke(args=["seed", "--as", name])
 
     assert result.exit_code == 2
-    assert message in result.output
+    assert "letters, digits and . _ @ -" in result.output
 
 
 def test_every_command_explains_itself_and_lets_its_caller_say_who_runs_it(app: Flask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "webapp").rglob("*.py"))
 }
-FEATURES = ("items", "ml")
 NUMERIC = {"numpy", "sklearn", "scipy", "skops", "pyarrow"}
 WEB = {"flask", "flask_smorest", "flask_sqlalchemy", "flask_migrate", "werkzeug", "webargs"}
 
@@ -46,13 +46,6 @@ def ours(module: str) -> set[str]:
 def libraries(module: str) -> set[str]:
     """Return the top-level names of all that a module imports."""
     return {name.partition(".")[0] for name in IMPORTS[module]}
-
-
-def layer(name: str) -> list[str]:
-    """Return the modules that bear a layer's name, of every feature."""
-    return [
-        module for module in MODULES if module.split(".")[-1] == name and "ml.core" not in module
-    ]
 
 
 SHARED = ("errors", "scopes", "extensions", "commands")
@@ -99,103 +92,54 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert not left
 
 
-CORE = [module for module in MODULES if module.startswith("webapp.ml.core.")]
+CORE = r"errors|ml\.errors|ml\.core\..+"
+SERVICE = rf"{CORE}|db\.(base|outages|postgresql)|audit\.service|{{own}}\.(errors|models)"
+WEB_PARTS = "blueprint|openapi|parsing|fields|jsonio|paging|problems"
+ROUTES = rf"scopes|commands|errors|extensions|web\.({WEB_PARTS})|{{feature}}\..+"
+LAYERS = [
+    ("errors", "", WEB | NUMERIC | {"sqlalchemy", "marshmallow"}),
+    (r"ml\.registry\..+", r"(?!ml\.(training|inference)\.).+", set()),
+    (r"ml\.training\..+", r"(?!ml\.inference\.).+", set()),
+    (r"ml\.inference\..+", r"(?!ml\.training\.).+", set()),
+    (r"ml\.core\..+", CORE, WEB | {"sqlalchemy", "marshmallow", "config", "time"}),
+    (r".+\.models", r"db\.base", WEB),
+    (r"db\.leases", "errors", set()),
+    (r"ml\..+\.serving", rf"{CORE}|db\.leases", WEB | {"sqlalchemy", "marshmallow", "config"}),
+    (r"(?!ml|access).+\.service", SERVICE, WEB | {"marshmallow", "config"}),
+    (r"access\.service", rf"{SERVICE}|scopes", WEB | {"marshmallow", "config"}),
+    (
+        r"ml\..+\.service",
+        rf"{SERVICE}|db\.leases|{{own}}\.serving|ml\.registry\.(models|service)",
+        WEB | {"marshmallow", "config"},
+    ),
+    (
+        r".+\.schemas",
+        rf"{CORE}|web\.(fields|paging)|{{feature}}\.schemas|{{own}}\.models",
+        {"flask", "sqlalchemy"},
+    ),
+    (
+        r".+\.routes|ml\.cli",
+        rf"{ROUTES}|idempotency\.views|observability\.observer",
+        {"sqlalchemy"},
+    ),
+]
+"""Modules, which of ours they may import, and which libraries they may not.
+
+``{own}`` is the folder that the module is in, and ``{feature}`` the first folder on the way there.
+"""
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_core_knows_numbers_and_nothing_else(module: str) -> None:
-    allowed = {"webapp.errors", "webapp.ml.errors", *CORE}
-
-    assert ours(module) <= allowed
-    assert not libraries(module) & (WEB | {"sqlalchemy", "marshmallow", "config", "time"})
-
-
-@pytest.mark.parametrize("module", layer("models"))
-def test_models_know_the_base_only(module: str) -> None:
-    assert ours(module) <= {"webapp.db.base"}
-    assert not libraries(module) & WEB
-
-
-PARTS_OF_ML = {
-    "core": {"core"},
-    "registry": {"registry", "core"},
-    "training": {"training", "registry", "core"},
-    "inference": {"inference", "registry", "core"},
-}
-"""What each part of ``ml`` may import of the others."""
-
-
-@pytest.mark.parametrize("part", PARTS_OF_ML)
-def test_parts_of_ml_know_the_registry_which_knows_none(part: str) -> None:
-    for module in MODULES:
-        if module.startswith(f"webapp.ml.{part}."):
-            known = {found.split(".")[2] for found in ours(module) if found.count(".") == 3}
-            assert known & PARTS_OF_ML.keys() <= PARTS_OF_ML[part], module
-
-
-def test_serving_knows_core_and_is_given_its_loaders() -> None:
-    assert ours("webapp.ml.inference.serving") <= {
-        "webapp.errors",
-        "webapp.ml.errors",
-        "webapp.db.leases",
-        *CORE,
-    }
-    assert ours("webapp.db.leases") <= {"webapp.errors"}
-    assert not libraries("webapp.ml.inference.serving") & (
-        WEB | {"sqlalchemy", "marshmallow", "config"}
-    )
-
-
-@pytest.mark.parametrize("module", layer("service"))
-def test_services_know_neither_flask_nor_schemas(module: str) -> None:
-    feature = module.rpartition(".")[0]
-    own = {f"{feature}.{name}" for name in ("errors", "models", "serving")}
-    if feature.startswith("webapp.ml."):
-        own |= {"webapp.ml.errors", "webapp.db.leases"}
-        own |= {f"webapp.ml.registry.{name}" for name in ("models", "service")}
-
-    shared = {"webapp.db.base", "webapp.errors", "webapp.db.outages", "webapp.db.postgresql"}
-    audited = {"webapp.audit.service"}
-    scopes = {"webapp.scopes"} if feature == "webapp.access" else set()
-    assert ours(module) <= shared | own | audited | scopes | set(CORE)
-    assert not libraries(module) & (WEB | {"marshmallow", "config"})
-
-
-@pytest.mark.parametrize("module", layer("schemas"))
-def test_schemas_know_fields_and_limits(module: str) -> None:
-    feature = module.rpartition(".")[0]
-    shared = {"webapp.errors", "webapp.web.fields", "webapp.web.paging"}
-    shared |= {"webapp.ml.schemas"} if feature.startswith("webapp.ml.") else set()
-
-    assert ours(module) <= shared | {f"{feature}.models"} | set(CORE)
-    assert not libraries(module) & {"flask", "sqlalchemy"}
-
-
-@pytest.mark.parametrize("module", [*layer("routes"), "webapp.ml.cli"])
-def test_routes_and_commands_know_their_own_feature(module: str) -> None:
-    feature = module.rpartition(".")[0]
-    shared = {f"webapp.{name}" for name in ("scopes", "commands", "errors", "extensions")}
-    shared |= {f"webapp.web.{name}" for name in ("blueprint", "openapi", "parsing")}
-    shared |= {f"webapp.web.{name}" for name in ("fields", "jsonio", "paging", "problems")}
-    shared |= {"webapp.idempotency.views", "webapp.observability.observer"}
-    feature = "webapp.ml" if feature.startswith("webapp.ml") else feature
-    own = {name for name in MODULES if name.startswith(f"{feature}.")}
-
-    assert ours(module) <= shared | own
-    assert "sqlalchemy" not in libraries(module)
-
-
-@pytest.mark.parametrize("feature", FEATURES)
-def test_features_do_not_know_each_other(feature: str) -> None:
-    others = tuple(f"webapp.{other}." for other in FEATURES if other != feature)
-    for module in MODULES:
-        if module.startswith(f"webapp.{feature}."):
-            assert not [name for name in ours(module) if name.startswith(others)]
-
-
-def test_errors_import_nothing_of_ours_and_no_library() -> None:
-    assert not ours("webapp.errors")
-    assert not libraries("webapp.errors") & (WEB | NUMERIC | {"sqlalchemy", "marshmallow"})
+@pytest.mark.parametrize(("layer", "allowed", "forbidden"), LAYERS)
+def test_every_layer_obeys_its_law(layer: str, allowed: str, forbidden: set[str]) -> None:
+    found = [module for module in MODULES if re.fullmatch(rf"webapp\.({layer})", module)]
+    assert found
+    for module in found:
+        _, feature, *_ = module.split(".")
+        own = module.removeprefix("webapp.").rpartition(".")[0]
+        law = allowed.format(own=own, feature=feature)
+        known = {name.removeprefix("webapp.") for name in ours(module)}
+        assert not {name for name in known if not re.fullmatch(law, name)}, module
+        assert not libraries(module) & forbidden, module
 
 
 def test_nobody_but_the_root_reads_the_settings() -> None:

@@ -93,9 +93,7 @@ def test_entries_are_listed_by_page_and_by_subject(client: FlaskClient) -> None:
     assert [entry["action"] for entry in of_one] == ["item.delete", "item.create"]
 
 
-def test_commands_act_as_whom_they_name_or_as_the_account(
-    runner: FlaskCliRunner, client: FlaskClient
-) -> None:
+def test_commands_name_who_runs_them(runner: FlaskCliRunner, client: FlaskClient) -> None:
     create = ["keys", "create", "--name", "robot", "--scope", "ml:train"]
     assert runner.invoke(args=["seed", "--items", "2"]).exit_code == 0
     assert runner.invoke(args=[*create, "--as", "ann@example.com"]).exit_code == 0

@@ -36,14 +36,13 @@ def execute(*statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-ITEM = (
-    "INSERT INTO item (name, description, created_at, updated_at, revision) "
-    "VALUES ('{}', 'as it was', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1)"
-)
-
-
 def insert_items(*names: str) -> None:
-    execute(*map(ITEM.format, names))
+    statement = sa.text(
+        "INSERT INTO item (name, description, created_at, updated_at, revision) "
+        "VALUES (:name, '', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1)"
+    )
+    with db.engine.begin() as connection:
+        connection.execute(statement, [{"name": name} for name in names])
 
 
 def search(app: Flask, text: str) -> tuple[list[str], int]:
@@ -105,55 +104,39 @@ def test_where_no_index_of_trigrams_can_be_made_all_else_works(
     assert found == (["one of old"], 2)
 
 
-MODEL = (
-    "INSERT INTO artifact (digest, data) VALUES ('d', '')",
-    "INSERT INTO model (id, name, last_version, created_at) VALUES (1, 'm', 1, CURRENT_TIMESTAMP)",
-    "INSERT INTO model_version (id, model_id, number, origin, task, estimator, model_type, "
-    "params, scale, feature_names, metrics, libraries, artifact_digest, created_at) VALUES "
-    "(1, 1, 1, 'trained', 'regression', 'e', 't', '{}', false, '[]', '{}', '{}', 'd', "
-    "CURRENT_TIMESTAMP)",
+SECOND = (
+    "INSERT INTO activation (model_id, version_id, version_number, reason, activated_at) "
+    "SELECT model_id, version_id, version_number, reason, activated_at FROM activation"
 )
-ACTIVATION = (
-    "INSERT INTO activation (model_id, version_id, version_number, reason, activated_at, ended_at)"
-    " VALUES (1, 1, 1, 'train', CURRENT_TIMESTAMP, {})"
-)
-ENDED, ACTIVE = ACTIVATION.format("CURRENT_TIMESTAMP"), ACTIVATION.format("NULL")
-DELETE = "DELETE FROM model_version"
+END, DELETE = "UPDATE activation SET ended_at = CURRENT_TIMESTAMP", "DELETE FROM model_version"
 
 
-def test_the_database_itself_keeps_one_active_version_per_model(fresh_app: Flask) -> None:
-    upgrade()
-    execute(*MODEL, ENDED, ENDED, ACTIVE)
+def test_the_database_itself_keeps_one_active_version_per_model(app: Flask) -> None:
+    app.test_client().post("/api/v1/ml/train", json={"X": [[1], [2]], "y": [3, 4]})
 
-    for forbidden in (ACTIVE, DELETE):
-        with pytest.raises(sa.exc.IntegrityError):
-            execute(forbidden)
-
-    execute("UPDATE activation SET ended_at = CURRENT_TIMESTAMP", DELETE)
-    with db.engine.connect() as connection:
-        rows = connection.exec_driver_sql("SELECT version_id, version_number FROM activation")
-        assert set(map(tuple, rows)) == {(None, 1)}
+    with app.app_context():
+        for forbidden in (SECOND, DELETE):
+            with pytest.raises(sa.exc.IntegrityError):
+                execute(forbidden)
+        execute(END, SECOND, END, DELETE)
+        with db.engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT version_id, version_number FROM activation")
+            assert list(map(tuple, rows)) == [(None, 1), (None, 1)]
 
 
 def run_upgrade(url: str) -> subprocess.Popen[str]:
     """Start `flask db upgrade` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "flask", "db", "upgrade"],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url, "APP_ENV": "testing"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "flask", "db", "upgrade"]
+    environ = {**os.environ, "DATABASE_URL": url, "APP_ENV": "testing"}
+    return subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_database_that_is_away_is_one_clear_line(absent_database: str) -> None:
     process = run_upgrade(absent_database)
-    said = process.communicate(timeout=60)[1]
+    (line,) = process.communicate(timeout=60)[1].splitlines()
 
     assert process.returncode == 1
-    assert "not available" in said
-    assert "Traceback" not in said
-    assert said.count("\n") == 1
+    assert "not available" in line
 
 
 @pytest.mark.slow

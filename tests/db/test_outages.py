@@ -8,13 +8,17 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from tests.conftest import Backend, app_on
 from webapp.db.outages import find_outage
 from webapp.extensions import db
 
 ITEMS = "/api/v1/items"
+REFUSE = (
+    "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{}'; END $$"
+)
+TRIGGER = "CREATE TRIGGER refuse BEFORE INSERT ON item EXECUTE FUNCTION refuse()"
 
 
 def execute(app: Flask, *statements: str) -> None:
@@ -23,25 +27,12 @@ def execute(app: Flask, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-REFUSE = (
-    "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-    "$$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{}'; END $$"
-)
-TRIGGER = "CREATE TRIGGER refuse BEFORE INSERT ON item EXECUTE FUNCTION refuse()"
-
-
-def create_item(client: FlaskClient) -> TestResponse:
-    return client.post(ITEMS, json={"name": "a", "description": "d" * 10_000})
-
-
 @pytest.mark.parametrize(
     ("pragma", "sqlstate", "status", "words"),
     [
         ("max_page_count = 1", "53100", 507, "no room"),
         ("query_only = on", "25006", 503, "cannot be written"),
-        ("query_only = on", "53300", 503, "database"),
-        ("query_only = on", "40P01", 503, "database"),
-        ("query_only = on", "57P01", 503, "database"),
+        *(("query_only = on", code, 503, "database") for code in ("53300", "40P01", "57P01")),
     ],
 )
 def test_a_write_that_the_database_refuses_is_answered_clearly_and_leaves_nothing(
@@ -56,7 +47,8 @@ def test_a_write_that_the_database_refuses_is_answered_clearly_and_leaves_nothin
         with own_app.app_context():
             sa.event.listen(db.engine, "before_cursor_execute", obstruct)
     client, stored = own_app.test_client(), 0
-    while (response := create_item(client)).status_code == 201:
+    body = {"name": "a", "description": "d" * 10_000}
+    while (response := client.post(ITEMS, json=body)).status_code == 201:
         stored += 1  # a file has some free pages before it must grow
     listed = client.get(ITEMS)
     if backend.name == "postgresql":

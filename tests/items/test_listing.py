@@ -121,9 +121,7 @@ def test_pages_by_number_and_by_next_links_hold_what_sorting_everything_gives(
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_next_links_meet_once_what_stays_while_others_come_and_go(
-    client: FlaskClient, items: list[Item], sort: str
-) -> None:
+def test_links_meet_once_what_stays(client: FlaskClient, items: list[Item], sort: str) -> None:
     choose, there, met = random.Random(11), {item.id for item in items}, list[int]()  # noqa: S311
     stayed = set(there)
 
@@ -141,9 +139,7 @@ def test_next_links_meet_once_what_stays_while_others_come_and_go(
     assert stayed <= set(met)
 
 
-def test_every_link_leads_to_its_page_and_the_summary_counts_them(
-    client: FlaskClient, items: list[Item]
-) -> None:
+def test_every_link_leads_to_its_page(client: FlaskClient, items: list[Item]) -> None:
     everything = sorted_items(items, "name")
     last = -(-len(everything) // 30)
     second = client.get(links(fetch(client, page_size=30, sort="name"))["next"])
@@ -163,15 +159,7 @@ def test_every_link_leads_to_its_page_and_the_summary_counts_them(
         "previous_page": 1,
         "next_page": 3,
     }
-
-
-def test_beyond_the_last_page_there_is_nothing(client: FlaskClient) -> None:
-    assert summary(fetch(client)) == {"total": 0, "total_pages": 0, "page": 1}
-    client.post(ITEMS, json={"name": "a"})
-
-    for page in (2, 100):
-        beyond = fetch(client, page=page)
-        assert (ids(beyond), summary(beyond)["total"]) == ([], 1)
+    assert summary(fetch(client, q="nowhere")) == {"total": 0, "total_pages": 0, "page": 1}
 
 
 @pytest.mark.parametrize("count", [59, 60, 61])
@@ -184,31 +172,20 @@ def test_the_total_is_exact_up_to_the_bound_and_unknown_beyond(
     for page in follow(client, page_size=25):
         assert summary(page).get("total") == (count if count <= few_counted else None)
         assert ("last" in links(page)) == (count <= few_counted)
-        for rel in {"first", "prev", "last"} & links(page).keys():
-            assert client.get(links(page)[rel]).status_code == 200
     if count > few_counted:
         uncounted = summary(fetch(client, page_size=25, page=2))
         assert uncounted == {"first_page": 1, "page": 2, "previous_page": 1, "next_page": 3}
 
 
-@pytest.mark.parametrize(
-    ("page", "page_size", "status"), [(6, 10, 200), (7, 10, 422), (2, 59, 200), (3, 30, 422)]
-)
-def test_a_page_number_beyond_the_bound_is_refused_and_the_links_lead_on(
-    client: FlaskClient,
-    items: list[Item],
-    few_counted: int,
-    page: int,
-    page_size: int,
-    status: int,
-) -> None:
-    response = fetch(client, page=page, page_size=page_size)
+@pytest.mark.usefixtures("few_counted")
+def test_a_page_number_beyond_the_bound_is_refused(client: FlaskClient, items: list[Item]) -> None:
+    for page, page_size in ((7, 10), (3, 30)):
+        refused = fetch(client, page=page, page_size=page_size)
+        assert refused.status_code == 422
+        assert "`next` links" in refused.json["errors"]["query"]["page"][0]
 
-    assert response.status_code == status
-    if status == 422:
-        assert "`next` links" in response.json["errors"]["query"]["page"][0]
-    else:
-        behind = client.get(links(response)["next"])
+    for page, page_size in ((6, 10), (2, 59)):
+        behind = client.get(links(fetch(client, page=page, page_size=page_size))["next"])
         assert ids(behind) == sorted_items(items, "id")[page * page_size :][:page_size]
 
 
@@ -229,30 +206,25 @@ NO_PLACES: dict[str, list[Any]] = {
         )
     ],
 }
-OUTERMOST: dict[str, list[Any]] = {
-    "name": [["name", "!", 1], ["name", "\U0010ffff" * 255, 2**63 - 1]],
-    "created_at": [
-        ["created_at", "0001-01-01T00:00:00+00:00", 1],
-        ["created_at", "9999-12-31T23:59:59.999999+00:00", 2**63 - 1],
-    ],
+OUTERMOST = {
+    "name": ("!", "\U0010ffff" * 255),
+    "created_at": ("0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.999999+00:00"),
 }
-"""The first and the last place of an order."""
+"""The values of the first and the last place of an order."""
 
 
 @pytest.mark.parametrize("sort", NO_PLACES)
-def test_every_place_of_an_order_may_be_asked_for_and_nothing_else(
-    client: FlaskClient, sort: str
-) -> None:
+def test_every_place_of_an_order_may_be_asked_for(client: FlaskClient, sort: str) -> None:
     for _ in range(2):
         client.post(ITEMS, json={"name": "a"})
     url = links(fetch(client, sort=sort, page_size=1))["next"]
     place = re.findall("after=([^&]*)", url)[0]
-    altered = [place[:-1], place + "A", place + "=", "", "é", "x" * 5_000]
+    altered = [place[:-1], place + "A", place + "="]
 
     assert client.get(url).status_code == 200
-    assert [
-        len(ids(fetch(client, sort=sort, after=encode(place)))) for place in OUTERMOST[sort]
-    ] == [2, 0]
+    first, last = OUTERMOST[sort]
+    assert len(ids(fetch(client, sort=sort, after=encode([sort, first, 1])))) == 2
+    assert ids(fetch(client, sort=sort, after=encode([sort, last, 2**63 - 1]))) == []
     for no_place in [*altered, *map(encode, NO_PLACES[sort])]:
         refused = fetch(client, sort=sort, after=no_place)
         assert refused.status_code == 422, no_place

@@ -12,13 +12,12 @@ from werkzeug.test import TestResponse
 ITEMS = "/api/v1/items"
 BODIES = [
     {"name": "Test Item"},
-    {"name": "Test Item", "description": "Just testing"},
     {"name": "名前 ☃ " + "🙂" * 250, "description": "line one\nline two\ttabbed\r\n"},
     {"name": "  a\u200db  ", "description": " "},
 ]
-# Of a new item, whose revision is 1: its own state, any, and the tags of nobody.
+# Of a new item, whose revision is 1: its own state or any, and the tags of others.
 PRESENT = ['"1"', '"7", "1"', "*"]
-FOREIGN = ['"2"', '"999"', '"V"', 'W/"1"', '"' + "9" * 5000 + '"', '""', '"V", ""', ""]
+FOREIGN = ['"2"', 'W/"1"', '"V", ""', ""]
 
 
 def create(client: FlaskClient, name: str = "Test Item", description: str = "") -> TestResponse:
@@ -28,31 +27,24 @@ def create(client: FlaskClient, name: str = "Test Item", description: str = "") 
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_a_created_item_is_read_back_at_its_location(
-    client: FlaskClient, body: dict[str, str]
-) -> None:
+def test_a_created_item_is_read_at_its_location(client: FlaskClient, body: dict[str, str]) -> None:
     created = client.post(ITEMS, json=body)
 
     read = client.get(created.headers["Location"])
     assert created.status_code == 201
     assert read.json == created.json == {"description": "", **created.json, **body}
+    assert client.get(f"{created.headers['Location']}/").json == created.json
     assert read.headers["ETag"] == created.headers["ETag"]
     assert read.json["created_at"].endswith("+00:00")
 
 
-def test_a_trailing_slash_makes_no_difference(client: FlaskClient) -> None:
-    created = client.post(f"{ITEMS}/", json={"name": "a"})
-
-    assert client.get(f"{ITEMS}/").json == [created.json]
-    assert client.get(f"{created.headers['Location']}/").json == created.json
-
-
 @pytest.mark.parametrize("verb", ["put", "patch"])
-def test_a_change_keeps_what_is_not_sent_and_gives_a_new_state(
-    client: FlaskClient, verb: str
-) -> None:
+def test_a_change_keeps_what_is_not_sent(client: FlaskClient, verb: str) -> None:
     created = create(client, "before", "kept")
     location = created.headers["Location"]
+
+    known = {"If-None-Match": created.headers["ETag"]}
+    unchanged = client.get(location, headers=known)
 
     changed = getattr(client, verb)(location, json={"name": "after"})
     same = getattr(client, verb)(location, json={})
@@ -60,26 +52,13 @@ def test_a_change_keeps_what_is_not_sent_and_gives_a_new_state(
     assert (changed.json["name"], changed.json["description"]) == ("after", "kept")
     assert changed.json["updated_at"] > changed.json["created_at"] == created.json["created_at"]
     assert same.headers["ETag"] == changed.headers["ETag"] != created.headers["ETag"]
-    assert client.get(location).json == same.json == changed.json
-
-
-def test_a_client_that_has_the_state_is_told_so(client: FlaskClient) -> None:
-    created = create(client)
-    location, headers = created.headers["Location"], {"If-None-Match": created.headers["ETag"]}
-
-    unchanged = client.get(location, headers=headers)
-    client.put(location, json={"name": "after"})
-    changed = client.get(location, headers=headers)
-
     assert (unchanged.status_code, unchanged.data) == (304, b"")
-    assert changed.status_code == 200
+    assert client.get(location, headers=known).json == same.json == changed.json
 
 
 @pytest.mark.parametrize("tags", PRESENT)
 @pytest.mark.parametrize("verb", ["put", "patch", "delete"])
-def test_if_match_lets_only_a_named_state_be_changed(
-    client: FlaskClient, verb: str, tags: str
-) -> None:
+def test_if_match_protects_another_state(client: FlaskClient, verb: str, tags: str) -> None:
     created = create(client)
     location = created.headers["Location"]
 
@@ -94,19 +73,6 @@ def test_if_match_lets_only_a_named_state_be_changed(
     assert send('"1"') == (404 if verb == "delete" else 412)
 
 
-def test_a_read_on_a_condition_that_does_not_hold_is_refused_in_the_one_shape(
-    client: FlaskClient,
-) -> None:
-    location = create(client).headers["Location"]
-
-    for path in (location, "/docs/swagger-ui.css"):
-        with client.get(path, headers={"If-Match": '"999"'}) as refused:
-            assert refused.status_code == 412
-            assert refused.content_type == "application/problem+json"
-            assert refused.get_json(force=True)["status"] == 412
-            assert refused.headers["X-Request-ID"]
-
-
 def test_a_deleted_item_is_gone_and_its_id_is_not_given_again(client: FlaskClient) -> None:
     created = create(client)
     location = created.headers["Location"]
@@ -117,11 +83,6 @@ def test_a_deleted_item_is_gone_and_its_id_is_not_given_again(client: FlaskClien
     assert client.delete(location).status_code == 404
     assert client.put(location, json={}).status_code == 404
     assert create(client).json["id"] > created.json["id"]
-
-
-@pytest.mark.parametrize("item_id", ["0", "1", "2147483648", str(2**63 - 1), str(2**63)])
-def test_an_id_that_names_no_item_is_not_found(client: FlaskClient, item_id: str) -> None:
-    assert client.get(f"{ITEMS}/{item_id}").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,16 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import sqlalchemy as sa
 from flask import Flask
-from sqlalchemy.orm import Session
 
 from tests.faults import on_sqlite
 from tests.gunicorn_server import ROOT, running_gunicorn
-from webapp.extensions import db
-from webapp.items.models import Item
 from webapp.observability.log import FORMATS, JSONFormatter, TextFormatter, describe_error
 from webapp.observability.observer import Observer
 
@@ -61,7 +56,7 @@ thread.join()
 
 
 @on_sqlite
-def test_every_line_of_a_server_is_an_object_and_requests_are_named_but_not_quoted(
+def test_every_line_of_the_log_is_an_object_without_data(
     database_url: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "gunicorn.log"
@@ -85,36 +80,26 @@ def test_every_line_of_a_server_is_an_object_and_requests_are_named_but_not_quot
         assert {"time", "level", "logger", "message", "process"} <= set(line)
         assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
     assert {"gunicorn.error", "webapp.requests"} <= {line["logger"] for line in lines}
-    assert any("Shutting down" in line["message"] for line in lines)
     predicted = by_id["mine"]
     assert predicted["duration_ms"] > 0
-    assert {name: predicted[name] for name in ("method", "route", "status", "client")} == {
-        "method": "POST",
-        "route": "/api/v1/ml/predict",
-        "status": 200,
-        "client": "203.0.113.7",
-    }
-    assert (predicted["model"], predicted["version"]) == ("default", 1)
+    assert predicted["message"] == "POST /api/v1/ml/predict 200"
+    names = ("method", "route", "status", "client", "model", "version")
+    expected = ["POST", "/api/v1/ml/predict", 200, "203.0.113.7", "default", 1]
+    assert [predicted[name] for name in names] == expected
     assert by_id[made]["route"] == "/health/live"
     assert [line["status"] for line in by_id.values() if line["route"] == "unmatched"] == [404]
 
 
 def test_an_error_within_a_request_names_it_and_its_traceback_is_one_field(
-    own_app: Flask, capsys: pytest.CaptureFixture[str]
+    own_app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(number: int) -> str:
         raise RuntimeError("the combination is 12345")
 
     own_app.add_url_rule("/broken/<int:number>", view_func=fail)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JSONFormatter())
-    logger = logging.getLogger("webapp.web.problems")
-    logger.addHandler(handler)
+    monkeypatch.setattr(caplog.handler, "formatter", JSONFormatter())
     response = own_app.test_client().get(f"/broken/7?q={CANARY}")
-    logger.removeHandler(handler)
-    (line,) = [
-        json.loads(text) for text in capsys.readouterr().err.splitlines() if text.startswith("{")
-    ]
+    line = json.loads(caplog.text.splitlines()[0])
 
     assert response.status_code == 500
     assert line["request_id"] == response.headers["X-Request-ID"]
@@ -134,38 +119,13 @@ def test_a_request_whose_application_raises_is_observed_as_500() -> None:
     assert [(facts["status"], facts["route"]) for facts in seen] == [(500, "unmatched")]
 
 
-def test_an_operators_own_handler_gets_a_record_of_each_request(
-    app: Flask, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_operators_handler_gets_requests(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
     form = "%(asctime)s %(name)s %(levelname)s %(process)d %(threadName)s %(message)s"
     app.test_client().get("/health/live")
     (record,) = [record for record in caplog.records if record.name == "webapp.requests"]
 
-    line = logging.Formatter(form).format(record)
-
-    assert line.endswith("GET /health/live 200")
+    assert logging.Formatter(form).format(record).endswith("GET /health/live 200")
     assert "GET /health/live 200 [request_id=" in TextFormatter().format(record)
-    assert abs(record.created - time.time()) < 60
-    assert f"{record.process} " in line
-
-
-def test_what_a_database_refuses_to_store_is_not_in_the_log(
-    app: Flask, session: Session, caplog: pytest.LogCaptureFixture
-) -> None:
-    item = Item(id=1, name="a", description="d")
-    session.add(item)
-    session.commit()
-    with pytest.raises(sa.exc.DBAPIError) as raised:
-        session.execute(sa.insert(Item).values(id=1, name=CANARY, description=CANARY))
-    session.rollback()
-    with pytest.raises(sa.exc.DBAPIError) as misspelt, db.engine.connect() as connection:
-        connection.exec_driver_sql(f"SELECT nothing_of_this, '{CANARY}'")
-
-    for error in (raised.value, misspelt.value):
-        described = describe_error(error)
-        assert type(error).__name__ in described
-        assert "Traceback" in described
-        assert CANARY not in described
 
 
 @pytest.mark.parametrize(

@@ -37,24 +37,18 @@ def describe(attributes: Any) -> dict[str, Any]:
 
 
 @on_sqlite
-def test_spans_of_requests_and_statements_reach_the_collector_from_forked_workers(
-    database_url: str, tmp_path: Path
-) -> None:
-    settings, log = {"OTEL": "true", "LOG_FORMAT": "json"}, tmp_path / "gunicorn.log"
-    with (
-        running_echo_server() as (collector, exports),
-        running_gunicorn(
-            database_url, log, OTEL_EXPORTER_OTLP_ENDPOINT=collector, **settings
-        ) as server,
-    ):
-        session = requests.Session()
-        session.headers.update(
-            {"traceparent": f"00-{TRACE}-{PARENT}-01", "Authorization": f"Bearer {CANARY}"}
-        )
-        session.post(f"{server.url}/api/v1/ml/train", json=SAMPLE)
-        session.post(f"{server.url}/api/v1/ml/predict", json={"features": [1, 2, 3]})
-        session.post(f"{server.url}/api/v1/items", json={"name": CANARY})
-        session.get(f"{server.url}/api/v1/items", params={"q": CANARY})
+def test_spans_of_workers_reach_the_collector(database_url: str, tmp_path: Path) -> None:
+    log = tmp_path / "gunicorn.log"
+    with running_echo_server() as (collector, exports):
+        settings = {"OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+        with running_gunicorn(database_url, log, **settings) as server:
+            session = requests.Session()
+            session.headers["traceparent"] = f"00-{TRACE}-{PARENT}-01"
+            session.headers["Authorization"] = f"Bearer {CANARY}"
+            session.post(f"{server.url}/api/v1/ml/train", json=SAMPLE)
+            session.post(f"{server.url}/api/v1/ml/predict", json={"features": [1, 2, 3]})
+            session.post(f"{server.url}/api/v1/items", json={"name": CANARY})
+            session.get(f"{server.url}/api/v1/items", params={"q": CANARY})
     # A worker that ends sends what it still has.
     spans = read_spans(exports)
     found = [(service, span) for service, span in spans if span.trace_id.hex() == TRACE]
@@ -75,14 +69,10 @@ def test_spans_of_requests_and_statements_reach_the_collector_from_forked_worker
 
 
 def run_python(code: str, tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    environ = {"APP_ENV": "testing", "DATABASE_URL": f"sqlite:///{tmp_path}/a.db", **settings}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **environ},
-        capture_output=True,
-        text=True,
-    )
+    environ = {"PATH": os.environ["PATH"], "APP_ENV": "testing", **settings}
+    environ["DATABASE_URL"] = f"sqlite:///{tmp_path}/a.db"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
 
 
 def test_nothing_of_opentelemetry_is_imported_where_it_is_off(tmp_path: Path) -> None:
