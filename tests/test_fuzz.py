@@ -50,44 +50,22 @@ def prepare(url: str, artifact: Path, key: str) -> None:
     """Store the items, models and versions that ``fuzz.toml`` names; fetch one to upload."""
     session = requests.Session()
     session.headers.update(bearer(key))
-
-    def post(path: str, body: object) -> None:
-        response = session.post(f"{url}/api/v1{path}", json=body, timeout=30)
-        assert response.status_code == 201, response.text
-
-    for number in range(1, 20):
-        post("/items", {"name": f"item {number}"})
-    sample = session.get(f"{url}/api/v1/ml/sample-data?n_samples=20", timeout=30).json()
+    api = f"{url}/api/v1"
+    sample = session.get(f"{api}/ml/sample-data?n_samples=20", timeout=30).json()
+    calls: list[tuple[str, object]] = [("items", {"name": f"item {n}"}) for n in range(1, 20)]
     labels = ["high" if value > 0 else "low" for value in sample["y"]]
     for name, estimator, y in (
         ("default", "linear_regression", sample["y"]),
         ("other", "ridge", sample["y"]),
         ("classes", "logistic_regression", labels),
     ):
-        for _ in range(4):
-            body = {"X": sample["X"], "y": y, "estimator": estimator}
-            post(f"/ml/models/{name}/train", body)
-    url += "/api/v1/ml/models/default/versions/1/artifact"
-    artifact.write_bytes(session.get(url, timeout=30).content)
-
-
-def call_all(url: str, folder: Path, seed: int, key: str) -> subprocess.CompletedProcess[str]:
-    """Run Schemathesis."""
-    rules = folder / "schemathesis.toml"
-    rules.write_text(RULES + SHORTLY if SHORT else RULES)
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(rules)),
-            *("run", f"{url}/openapi.json", "--seed", str(seed)),
-            *("--max-examples", str(EXAMPLES)),
-            *("--header", f"Authorization: {bearer(key)['Authorization']}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "FUZZ_ARTIFACT": str(folder / "model.skops")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        body = {"X": sample["X"], "y": y, "estimator": estimator}
+        calls += [(f"ml/models/{name}/train", body)] * 4
+    for path, body in calls:
+        response = session.post(f"{api}/{path}", json=body, timeout=30)
+        assert response.status_code == 201, response.text
+    stored = session.get(f"{api}/ml/models/default/versions/1/artifact", timeout=30)
+    artifact.write_bytes(stored.content)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +81,18 @@ def test_every_answer_is_one_that_the_document_describes(
     key = make_holder(app, "fuzz", *Scope)
     dispose_app(app)
     settings = {"ACCESS_LOG": "false", "MODEL_LEASE_MS": "1", "WEB_CONCURRENCY": "1"}
+    rules, artifact = tmp_path / "schemathesis.toml", tmp_path / "model.skops"
+    rules.write_text(RULES + SHORTLY if SHORT else RULES)
     with running_gunicorn(database_url, log, AUTH="on", **settings) as server:
-        prepare(server.url, tmp_path / "model.skops", key)
-        run = call_all(server.url, tmp_path, seed, key)
+        prepare(server.url, artifact, key)
+        command = [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(rules)),
+            *("run", f"{server.url}/openapi.json", "--seed", str(seed)),
+            *("--max-examples", str(EXAMPLES)),
+            *("--header", f"Authorization: {bearer(key)['Authorization']}"),
+        ]
+        environment = {**os.environ, "FUZZ_ARTIFACT": str(artifact)}
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
     print(run.stdout, run.stderr, log.read_text(), sep="\n")
     assert run.returncode == 0, f"FUZZ_SEED={seed} repeats it, on {backend.name}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Backend
-from tests.faults.load import ML, Answer, Client, Stream, predicts
+from tests.faults.load import ML, Answer, Client, predicts, stream
 from tests.gunicorn_server import running_gunicorn
 
 pytestmark = pytest.mark.slow
@@ -79,10 +79,9 @@ def test_no_prediction_is_older_than_an_acknowledged_activation(
         clients = [stack.enter_context(Client(url, kept=False)) for url in urls]
         for constant in CONSTANTS.values():
             call(clients[0], "POST", "/train", {"X": [[0.0], [1.0]], "y": [constant, constant]})
-        streams = [Stream(url, watch.predict, clients=4 // hosts) for url in urls]
         with ExitStack() as streaming:
-            for stream in streams:
-                streaming.enter_context(stream)
+            streams = [stream(url, watch.predict, clients=4 // hosts) for url in urls]
+            probes = [streaming.enter_context(begun) for begun in streams]
             ends = time.monotonic() + SECONDS
             while activations < FEWEST or time.monotonic() < ends:
                 watch.activate(clients[activations // 2 % hosts], 1 + activations % 2)
@@ -91,5 +90,5 @@ def test_no_prediction_is_older_than_an_acknowledged_activation(
 
     print(f"{watch.seen.total()} predictions, {activations} activations: {dict(watch.seen)}")
     assert watch.wrong == []
-    assert watch.seen.total() == sum(len(stream.probes) for stream in streams) > activations
+    assert watch.seen.total() == sum(map(len, probes)) > activations
     assert watch.seen.keys() == CONSTANTS.keys()

@@ -7,25 +7,27 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 
-from tests.bad_input.census import Census, list_operations
+from tests.bad_input.census import Census, list_operations, snapshot
 from tests.faults.record import Record
 from webapp import API_PREFIX
 
 
 @pytest.fixture
-def census(own_app: Flask, record: Record) -> Census:
+def census(own_app: Flask, record: Record) -> Iterator[Census]:
     """Return a census of an application that holds an item and a trained default model."""
     client = own_app.test_client()
     body = {"X": [[i, i * i % 7, -i] for i in range(1, 5)], "y": [1, 2, 4, 3], "refit": True}
     assert client.post(f"{API_PREFIX}/items", json={"name": "kept"}).status_code == 201
     assert client.post(f"{API_PREFIX}/ml/train", json=body).status_code == 201
     artifact = client.get(f"{API_PREFIX}/ml/models/default/versions/1/artifact").data
-    return Census(record, own_app, client, list_operations(own_app), artifact)
+    census = Census(own_app, client, list_operations(own_app), artifact)
+    yield census
+    record("bad input: answers that are 5xx", census.inputs, census.inputs, 0)
 
 
 @pytest.fixture
 def fruitless(census: Census) -> Iterator[Census]:
     """Return a census none of whose inputs may change what is stored."""
-    census.begin()
+    before = snapshot(census.app)
     yield census
-    census.conclude()
+    assert snapshot(census.app) == before

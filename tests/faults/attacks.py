@@ -6,9 +6,9 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import psutil
 
@@ -38,43 +38,34 @@ class Cost:
 @contextmanager
 def measured_attack(server: GunicornServer) -> Iterator[Cost]:
     """Watch a service while the block attacks it; the cost is complete when the block is left."""
-    cost = Cost()
-    ended = threading.Event()
+    cost, ended = Cost(), threading.Event()
     held_before = _memory(server)
-    watchers = [
-        threading.Thread(target=_watch_health, args=(server, cost, ended)),
-        threading.Thread(target=_watch_memory, args=(server, cost, ended, held_before)),
-    ]
-    for watcher in watchers:
-        watcher.start()
+
+    def watch_health() -> None:
+        while not ended.wait(HEALTH_PAUSE):
+            started = time.monotonic()
+            connection = http.client.HTTPConnection(*server.address, timeout=HEALTH_TIMEOUT)
+            with closing(connection), suppress(OSError, http.client.HTTPException):
+                connection.request("GET", "/health/live")
+                if connection.getresponse().status == 200:
+                    cost.worst_health = max(cost.worst_health, time.monotonic() - started)
+                    continue
+            cost.worst_health = HEALTH_TIMEOUT
+
+    def watch_memory() -> None:
+        while not ended.wait(MEMORY_PAUSE):
+            cost.peak_memory = max(cost.peak_memory, _memory(server) - held_before)
+
     started = time.monotonic()
-    try:
-        yield cost
-    finally:
-        cost.seconds = time.monotonic() - started
-        ended.set()
-        for watcher in watchers:
-            watcher.join()
-
-
-def _watch_health(server: GunicornServer, cost: Cost, ended: threading.Event) -> None:
-    address = urlsplit(server.url).netloc
-    while not ended.wait(HEALTH_PAUSE):
-        started = time.monotonic()
-        connection = http.client.HTTPConnection(address, timeout=HEALTH_TIMEOUT)
-        with closing(connection), suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/health/live")
-            if connection.getresponse().status == 200:
-                cost.worst_health = max(cost.worst_health, time.monotonic() - started)
-                continue
-        cost.worst_health = HEALTH_TIMEOUT
-
-
-def _watch_memory(
-    server: GunicornServer, cost: Cost, ended: threading.Event, held_before: int
-) -> None:
-    while not ended.wait(MEMORY_PAUSE):
-        cost.peak_memory = max(cost.peak_memory, _memory(server) - held_before)
+    with ThreadPoolExecutor(2) as watchers:
+        watching = [watchers.submit(watch) for watch in (watch_health, watch_memory)]
+        try:
+            yield cost
+        finally:
+            cost.seconds = time.monotonic() - started
+            ended.set()
+    for watched in watching:
+        watched.result()
 
 
 def _memory(server: GunicornServer) -> int:

@@ -67,7 +67,7 @@ def main(words: list[str]) -> None:
     match words:
         case ["compose", "ps", *_, "--quiet", "web"]:
             print("\n".join(running()))
-        case ["compose", "build", "migrate"]:
+        case ["compose", "build", "migrate"] | ["compose", "up", *_, "--no-recreate", "web"]:
             pass
         case ["compose", "run", "--rm", "--no-deps", "migrate"]:
             subprocess.run([sys.executable, "-m", "flask", "db", "upgrade"], cwd=ROOT, check=True)
@@ -77,8 +77,6 @@ def main(words: list[str]) -> None:
                 start(port)
             for port in running():
                 wait_until_healthy(port)
-        case ["compose", "up", *_, "--no-recreate", "web"]:
-            pass
         case ["stop", "--timeout", _, port]:
             stop(port)
         case ["rm", port]:

@@ -8,10 +8,11 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from flask import Flask
@@ -36,14 +37,14 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: Any
-    seconds: float
+    seconds: float = 0.0
 
 
 class Client:
     """An HTTP client with one connection: kept alive, or a fresh one for each request."""
 
-    def __init__(self, url: str, *, kept: bool = True, timeout: float = 60) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
+    def __init__(self, url: str, *, kept: bool = True) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         self._kept = kept
 
     def call(self, method: str, path: str, body: object = None, **more_headers: str) -> Answer:
@@ -87,10 +88,8 @@ class InProcess:
 
     def call(self, method: str, path: str, body: object = None) -> Answer:
         """Send a request and return its answer, whatever its status."""
-        started = time.monotonic()
         answer = self._client.open(path, method=method, json=body)
-        seconds = time.monotonic() - started
-        return Answer(answer.status_code, answer.headers, answer.get_json(silent=True), seconds)
+        return Answer(answer.status_code, answer.headers, answer.get_json(silent=True))
 
     def close(self) -> None:
         """Have nothing to close."""
@@ -115,7 +114,6 @@ def train_default(service: str | Caller) -> None:
 
 
 def create_item(client: Caller, name: str, description: str = "") -> Answer:
-    """Create an item."""
     return client.call("POST", ITEMS, {"name": name, "description": description})
 
 
@@ -139,7 +137,6 @@ class Ledger:
     items: dict[int, str] = field(default_factory=dict)  # name by id
     versions: dict[tuple[str, int], float] = field(default_factory=dict)  # its constant
     predictions: int = 0
-    reads: int = 0
     refused: list[Answer] = field(default_factory=list)
     unanswered: list[tuple[float, str]] = field(default_factory=list)  # monotonic time, error
     faults: list[str] = field(default_factory=list)
@@ -147,11 +144,6 @@ class Ledger:
     def acknowledged(self) -> int:
         """Count the operations that were acknowledged."""
         return len(self.items) + len(self.versions) + self.predictions
-
-    def tried(self) -> int:
-        """Return how many requests were sent."""
-        answered = self.acknowledged() + self.reads + len(self.refused) + len(self.faults)
-        return answered + len(self.unanswered)
 
     def create_item(self, client: Caller, name: str, description: str = "") -> bool:
         """Create an item; return whether it was acknowledged."""
@@ -181,9 +173,7 @@ class Ledger:
             prediction := self._send(lambda: predict(client)),
         ]
         for answer in filter(None, answers):
-            is_right = predicts(answer) if answer is prediction else answer.status == 200
-            self.reads += is_right
-            if not is_right:
+            if not (predicts(answer) if answer is prediction else answer.status == 200):
                 self.faults.append(f"{answer.status} {answer.body}")
 
     def write(self, client: Caller, number: int) -> bool:
@@ -193,7 +183,7 @@ class Ledger:
         text = random.Random(number).randbytes(4_500).hex()  # noqa: S311 (hard to compress)
         return self.create_item(client, f"item {number}", text)
 
-    def write_many(self, connect: Connect, numbers: Sequence[int], *, threads: int = 4) -> None:
+    def write_many(self, connect: Connect, numbers: Sequence[int]) -> None:
         """Write each number, several at once, and read after every fifth."""
 
         def work(own: Sequence[int]) -> None:
@@ -204,8 +194,8 @@ class Ledger:
                     self.read(client)
             client.close()
 
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, [numbers[first::threads] for first in range(threads)]))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, [numbers[first::4] for first in range(4)]))
 
     def _send(self, send: Callable[[], Answer], status: int | None = None) -> Answer | None:
         """Return the answer, if there is one of that status."""
@@ -220,58 +210,51 @@ class Ledger:
         return None
 
 
-class Background:
-    """Runs ``work`` in threads while a block lasts; it has to end once ``stopped`` is set."""
+@contextmanager
+def repeated(
+    act: Callable[[Client, str, int], bool], url: str, *, clients: int, pause: float, kept: bool
+) -> Iterator[None]:
+    """Have clients do something again and again until the block ends, or they return False.
 
-    def __init__(self, *, threads: int) -> None:
-        self.stopped = threading.Event()
-        names = [f"load-{number}" for number in range(threads)]
-        self._threads = [threading.Thread(target=self.work, args=(name,)) for name in names]
+    ``act`` is given a client, its name and how many times it has been called.
+    """
+    stopped = threading.Event()
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
+    def work(name: str) -> None:
+        with Client(url, kept=kept) as client:
+            for count in itertools.count(1):
+                if stopped.wait(pause) or not act(client, name, count):
+                    return
 
-    def __exit__(self, *_exception: object) -> None:
-        self.stopped.set()
-        self.join()
-
-    def join(self) -> None:
-        """Wait until the work has ended by itself."""
-        for thread in self._threads:
-            thread.join()
-
-    def work(self, name: str) -> None:
-        """Do the work of one thread."""
-        raise NotImplementedError
+    with ThreadPoolExecutor(clients) as pool:
+        working = [pool.submit(work, f"load-{number}") for number in range(clients)]
+        try:
+            yield
+        finally:
+            stopped.set()
+    for done in working:
+        done.result()
 
 
-class Load(Background):
-    """Clients over kept-alive connections that create items, predict and train, while it lasts.
+@contextmanager
+def load(url: str, *, clients: int, pause: float = 0.0) -> Iterator[Ledger]:
+    """Have clients over kept-alive connections create items, predict and train.
 
     Each sends its next request as soon as the last one is answered, and ``pause`` seconds.
     """
+    ledger = Ledger()
 
-    def __init__(self, url: str, *, clients: int, pause: float = 0.0) -> None:
-        super().__init__(threads=clients)
-        self.ledger = Ledger()
-        self.clients = clients
-        self._url = url
-        self._pause = pause
+    def act(client: Client, name: str, count: int) -> bool:
+        if count % 4 == 1:
+            ledger.create_item(client, f"{name}/{count}")
+        elif count % 4 == 0:
+            ledger.train(client, name, float(count))
+        else:
+            ledger.predict(client)
+        return True
 
-    def work(self, name: str) -> None:
-        """Send requests."""
-        with Client(self._url) as client:
-            for count in itertools.count(1):
-                if self.stopped.wait(self._pause):
-                    break
-                if count % 4 == 1:
-                    self.ledger.create_item(client, f"{name}/{count}")
-                elif count % 4 == 0:
-                    self.ledger.train(client, name, float(count))
-                else:
-                    self.ledger.predict(client)
+    with repeated(act, url, clients=clients, pause=pause, kept=True):
+        yield ledger
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,41 +266,27 @@ class Probe:
     answer: Answer | None
     error: Exception | None = None
 
-    @property
-    def seconds(self) -> float:
-        """Return how long it took."""
-        return self.ended - self.started
 
-    def is_answered(self, status: int) -> bool:
-        """Return whether there was an answer with that status."""
-        return self.answer is not None and self.answer.status == status
+@contextmanager
+def stream(
+    url: str,
+    send: Callable[[Client], Answer],
+    *,
+    clients: int = 1,
+    every: float = 0.0,
+    kept: bool = False,
+) -> Iterator[list[Probe]]:
+    """Have clients repeat a request, unless nobody accepts them."""
+    probes: list[Probe] = []
 
+    def act(client: Client, _name: str, _count: int) -> bool:
+        started, answer, error = time.monotonic(), None, None
+        try:
+            answer = send(client)
+        except FAILURES as failure:
+            error = failure
+        probes.append(Probe(started, time.monotonic(), answer, error))
+        return not isinstance(error, NotConnected)
 
-class Stream(Background):
-    """Clients that repeat a request until they are told to stop, or nobody accepts them."""
-
-    def __init__(
-        self,
-        url: str,
-        send: Callable[[Client], Answer],
-        *,
-        clients: int = 1,
-        every: float = 0.0,
-        kept: bool = False,
-    ) -> None:
-        super().__init__(threads=clients)
-        self.probes: list[Probe] = []
-        self._url, self._send, self._every, self._kept = url, send, every, kept
-
-    def work(self, name: str) -> None:
-        """Be one of the clients."""
-        with Client(self._url, kept=self._kept) as client:
-            while not self.stopped.wait(self._every):
-                started, answer, error = time.monotonic(), None, None
-                try:
-                    answer = self._send(client)
-                except FAILURES as failure:
-                    error = failure
-                self.probes.append(Probe(started, time.monotonic(), answer, error))
-                if isinstance(error, NotConnected):
-                    break
+    with repeated(act, url, clients=clients, pause=every, kept=kept):
+        yield probes

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from tests.faults.load import ITEMS, ML, Answer, Caller, Client, Ledger, predict, predicts
+from tests.faults.load import ITEMS, ML, Caller, Client, Ledger, predict, predicts
 
 NEVER = {
     "a version without its artifact": (
@@ -33,18 +32,6 @@ NEVER = {
         "OR max(v.number) <> m.last_version"
     ),
 }
-
-
-def find_unclear(refused: Iterable[Answer], words: str) -> list[str]:
-    """Return the refusals that are no problem document with these words and a time to wait."""
-    return [
-        f"{answer.status} {answer.body}"
-        for answer in refused
-        if answer.headers["Content-Type"] != "application/problem+json"
-        or int(answer.headers.get("Retry-After", 0)) < 1
-        or answer.body["status"] != answer.status
-        or words not in answer.body["detail"]
-    ]
 
 
 def find_lost(service: str | Caller, ledger: Ledger) -> list[str]:

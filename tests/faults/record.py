@@ -43,8 +43,9 @@ def format_attacks(reports: Iterable[pytest.TestReport]) -> list[str]:
 
 
 def _values(reports: Iterable[pytest.TestReport], name: str) -> list[Any]:
-    called = (report for report in reports if report.when == "call")
-    return [value for r in called for key, value in r.user_properties if key == name]
+    # The last report of a test has what its fixtures recorded too.
+    last = (report for report in reports if report.when == "teardown")
+    return [value for r in last for key, value in r.user_properties if key == name]
 
 
 def _format(columns: Iterable[str], rows: list[tuple[object, ...]]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import on_postgresql, scaled
-from tests.faults.load import Load, train_default
+from tests.faults.load import load, train_default
 from tests.faults.losses import find_lost
 from tests.faults.record import Record
 from tests.nginx import BINARY, running_proxy
@@ -71,12 +71,11 @@ def test_an_upgrade_under_load_loses_no_request(
     with ExitStack() as stack:
         proxy = stack.enter_context(running_proxy(proxied, [f"127.0.0.1:{p}" for p in ports]))
         train_default(proxy.url)
-        with Load(proxy.url, clients=6) as load:
+        with load(proxy.url, clients=6) as ledger:
             for _ in range(scaled(1, 5)):
                 time.sleep(1)
                 subprocess.run(["make", "upgrade"], cwd=ROOT, env=containers, check=True)
             time.sleep(1)
-        ledger = load.ledger
         lost = find_lost(proxy.url, ledger)
     errors = [line for line in proxy.log.read_text().splitlines() if '"status":"5' in line]
     errors += proxy.errors.read_text().splitlines()[-20:]
