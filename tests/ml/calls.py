@@ -28,6 +28,19 @@ def train_constant(
     return train(client, [[0.0], [1.0]], [value, value], url=url, **options)
 
 
+def train_classes(client: FlaskClient, labels: list[Any], *, url: str = ML) -> None:
+    """Train a classifier of one feature with these labels."""
+    train(
+        client,
+        np.repeat(np.arange(len(labels)), 2)[:, np.newaxis],
+        np.repeat(np.array(labels, dtype=object), 2),
+        url=url,
+        estimator="hist_gradient_boosting_classifier",
+        params={"max_iter": 1},
+        test_size=0,
+    )
+
+
 def predict(client: FlaskClient, url: str = MODEL) -> tuple[float, int]:
     """Return what a model of one feature predicts, and with which version."""
     response = client.post(f"{url}/predict", json={"features": [0.5]})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import skops.io
 from flask import Flask
+from flask.testing import FlaskClient
 from sklearn.base import clone
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -25,6 +27,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from werkzeug.test import TestResponse
 
+from tests.conftest import app_on, migrate
+from tests.ml.calls import ML, MODEL
+
 RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(60, 3) * [1, 100, 0.1] + [5, -300, 2]
 Y = X @ [1.0, 0.1, 3.0] + 60
@@ -35,11 +40,24 @@ WITH_GAPS = np.where(RANDOM.rand(*X.shape) < 0.2, np.nan, X)
 NUMBERS = itertools.count()
 
 
+@pytest.fixture(scope="module")
+def shared_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """Return one application for many models: each takes a name of its own."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('shared') / 'webapp.db'}"
+    migrate(url)
+    with app_on(url) as app:
+        yield app
+
+
+def send(client: FlaskClient, url: str, data: bytes, **fields: str | list[str]) -> TestResponse:
+    form = {"artifact": (io.BytesIO(data), "model.skops"), **fields}
+    return client.post(f"{url}/versions", data=form)
+
+
 def upload(app: Flask, model: Any) -> tuple[str, TestResponse]:
     """Upload a fitted model under a name of its own; return its address and the answer."""
-    url = f"/api/v1/ml/models/upload-{next(NUMBERS)}"
-    form = {"artifact": (io.BytesIO(skops.io.dumps(model)), "model.skops"), "activate": "true"}
-    return url, app.test_client().post(f"{url}/versions", data=form)
+    url = f"{ML}/models/upload-{next(NUMBERS)}"
+    return url, send(app.test_client(), url, skops.io.dumps(model), activate="true")
 
 
 def assert_is_served(app: Flask, model: Any) -> dict[str, Any]:
@@ -81,14 +99,12 @@ GOOD = {
     "bool_": Ridge(fit_intercept=np.bool_(False)),
     "str_": Ridge(solver=np.str_("svd")),
     "int64": RandomForestRegressor(n_estimators=np.int64(3)),
-    "uint16 and float16": HistGradientBoostingRegressor(
-        max_iter=np.uint16(3), learning_rate=np.float16(0.5)
-    ),
+    "uint16": HistGradientBoostingRegressor(max_iter=np.uint16(3)),
+    "float16": HistGradientBoostingRegressor(max_iter=3, learning_rate=np.float16(0.5)),
     "infinite": LogisticRegression(C=np.inf),
     "random state": RandomForestRegressor(3, random_state=np.random.RandomState(0)),
-    "jobs and memory": Pipeline(
-        [("a", StandardScaler()), ("b", RandomForestRegressor(3, n_jobs=2))], verbose=True
-    ),
+    "jobs": RandomForestRegressor(3, n_jobs=2),
+    "other names of steps": Pipeline([("a", StandardScaler()), ("b", Ridge())], verbose=True),
     # What else fits take
     "weights by whole number": LogisticRegression(class_weight={0: 1.0, 1: 5.0}),
     "weights by NumPy number": LogisticRegression(class_weight={np.int64(0): 1, np.int64(1): 5}),
@@ -154,7 +170,7 @@ CASES = [
 
 @pytest.mark.parametrize(("estimator", "rows", "y"), CASES)
 @pytest.mark.filterwarnings("ignore:A column-vector y was passed")
-def test_a_fitted_model_predicts_what_it_predicted_there(
+def test_an_uploaded_model_predicts_the_same(
     shared_app: Flask, estimator: Any, rows: Any, y: Any
 ) -> None:
     assert_is_served(shared_app, clone(estimator).fit(rows, y))
@@ -197,21 +213,18 @@ def mix_forests() -> Any:
 
 
 THREE = np.arange(60) % 3
+MIXED_LABELS = np.array([1, "b", "c"], dtype=object)
 TWO_TARGETS = np.stack([Y, Y], axis=1)
 RIDGE, LOGISTIC = Ridge(), LogisticRegression()
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "two targets": (altered(RIDGE, TWO_TARGETS), "more than one target"),
     "two targets of a forest": (altered(RandomForestRegressor(3), TWO_TARGETS), "one target"),
-    "intercepts": (altered(RIDGE, intercept_=np.zeros(3)), "target"),
     "intercepts as many as rows": (altered(RIDGE, intercept_=np.zeros(100)), "one target"),
     "trees of other classes": (mix_forests, "predict fails"),
     "one class": (altered(LOGISTIC, BITS, classes_=np.array([1])), "two labels"),
     "too few classes": (altered(LOGISTIC, THREE, classes_=np.arange(2)), "cannot be loaded"),
     "too many classes": (altered(LOGISTIC, BITS, classes_=THREE[:3]), "cannot be loaded"),
-    "labels that are not all strings": (
-        altered(LOGISTIC, THREE, classes_=np.array([1, "b", "c"], dtype=object)),
-        "printable",
-    ),
+    "labels of two kinds": (altered(LOGISTIC, THREE, classes_=MIXED_LABELS), "printable"),
     "labels that cannot be shown": (altered(LOGISTIC, np.where(BITS, "a\0b", "b")), "printable"),
     "labels that are long": (altered(LOGISTIC, np.where(BITS, "a" * 300, "b")), "255 printable"),
     "an estimator as a parameter": (altered(RIDGE, alpha=Lasso()), "parameters"),
@@ -226,7 +239,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD)
-def test_a_model_that_cannot_serve_is_refused_in_words(
+def test_a_model_that_cannot_serve_is_refused(
     shared_app: Flask, make: Callable[[], Any], reason: str
 ) -> None:
     url, refused = upload(shared_app, make())
@@ -245,9 +258,7 @@ def test_a_model_that_cannot_serve_is_refused_in_words(
     ],
     ids=["forest with classes", "ridge with classes", "boosting without trees"],
 )
-def test_what_is_odd_and_predicts_is_served_as_scikit_learn_predicts(
-    shared_app: Flask, make: Callable[[], Any]
-) -> None:
+def test_an_odd_model_that_predicts_is_served(shared_app: Flask, make: Callable[[], Any]) -> None:
     assert assert_is_served(shared_app, make())["classes"] is None
 
 
@@ -262,3 +273,40 @@ def test_an_upload_has_no_more_features_than_a_training(shared_app: Flask) -> No
     assert refused.status_code == 422
     (message,) = refused.json["errors"]["form"]["artifact"]
     assert f"it has {most + 1} features, at most {most} are allowed" in message
+
+
+# What comes with a model
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ('["height", "weight"]', ["height", "weight"]),
+        (["height", "weight"], ["height", "weight"]),
+        *((name, [name]) for name in ("height", "1", "true")),
+    ],
+)
+def test_names_are_uploaded_as_one_json_array_or_as_a_part_each(
+    client: FlaskClient, names: str | list[str], expected: list[str]
+) -> None:
+    data = skops.io.dumps(LinearRegression().fit(np.eye(2, len(expected)), [0, 1]))
+
+    uploaded = send(client, MODEL, data, feature_names=names)
+
+    assert uploaded.json["model"]["feature_names"] == expected
+    assert uploaded.json["model"]["origin"] == "uploaded"
+
+
+@pytest.mark.parametrize(("levels", "status"), [(32, 201), (33, 422), (1000, 422)])
+def test_metrics_nested_too_deeply_are_refused(
+    client: FlaskClient, levels: int, status: int
+) -> None:
+    metrics = '{"a":' + "[" * (levels - 1) + "1" + "]" * (levels - 1) + "}"
+
+    answer = send(client, MODEL, skops.io.dumps(BEST), metrics=metrics)
+
+    assert answer.status_code == status, answer.text
+    if status == 201:
+        assert client.get(f"{MODEL}/versions/1").json["metrics"] == json.loads(metrics)
+    else:
+        assert client.get(MODEL).status_code == 404

@@ -40,32 +40,26 @@ QUICK: list[Case] = [
     ("hist_gradient_boosting_classifier", 5000, 10, 30, {"max_iter": 2}, {}),
 ]
 THOROUGH: list[Case] = [
-    ("linear_regression", 200_000, 20, 1, {}, {}),
     ("linear_regression", 5000, 500, 1, {}, {"refit": True, "cv": 3}),
     ("linear_regression", 200_000, 20, 1, {"positive": True}, {}),
-    ("ridge", 1000, 1000, 1, {}, {}),
     ("ridge", 200_000, 20, 1, {"alpha": 0}, {"scale": True}),
-    ("ridge", 5000, 500, 1, {"solver": "svd"}, {}),
     ("ridge", 200_000, 20, 1, {"solver": "lsqr"}, {}),
     ("ridge", 200_000, 20, 1, {"solver": "saga", "max_iter": 5}, {}),
     ("ridge", 200_000, 20, 1, {"positive": True}, {}),
     ("lasso", 5000, 1000, 1, {"alpha": 0.001}, {}),
     ("elastic_net", 200_000, 20, 1, {"selection": "random"}, {"refit": True}),
     ("random_forest", 8000, 5, 1, {"n_estimators": 20}, {"refit": True, "cv": 3}),
-    ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_samples": 0.3}, {}),
     ("random_forest", 8000, 5, 1, {"n_estimators": 20, "max_leaf_nodes": 100}, {}),
     ("random_forest", 8000, 5, 1, {"n_estimators": 2, "criterion": "absolute_error"}, {}),
     ("random_forest_classifier", 5000, 10, 100, {"n_estimators": 20}, {"test_size": 0}),
     ("random_forest_classifier", 20_000, 10, 100, {"n_estimators": 10, "min_samples_leaf": 9}, {}),
     ("random_forest_classifier", 500, 10, 2, {"n_estimators": 1000}, {}),
-    ("hist_gradient_boosting", 200_000, 20, 1, {"max_iter": 20}, {"cv": 2}),
     ("hist_gradient_boosting", 200_000, 20, 1, {"early_stopping": False, "max_iter": 10}, {}),
     ("hist_gradient_boosting", 20_000, 200, 1, {"max_iter": 3, "max_leaf_nodes": None}, {}),
     ("hist_gradient_boosting_classifier", 100_000, 20, 2, {"max_iter": 20}, {}),
     ("hist_gradient_boosting_classifier", 20_000, 5, 300, {"max_iter": 3}, {"test_size": 0}),
     ("logistic_regression", 200_000, 20, 2, {}, {"scale": True}),
     ("logistic_regression", 20_000, 20, 300, {}, {"test_size": 0.9}),
-    ("logistic_regression", 200_000, 20, 2, NEWTON, {}),
     ("logistic_regression", 5000, 100, 20, NEWTON, {}),
     ("logistic_regression", 100_000, 20, 5, {"solver": "sag", "max_iter": 5}, {}),
     ("logistic_regression", 2000, 20, 500, {"solver": "saga", "max_iter": 5}, {}),
@@ -110,9 +104,7 @@ def estimate(case: Case) -> Cost:
 @pytest.mark.parametrize(
     "cases", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"]
 )
-def test_the_estimate_is_an_upper_bound_of_the_memory_and_not_far_above(
-    cases: list[Case],
-) -> None:
+def test_the_estimate_bounds_the_memory_and_is_not_far_above_it(cases: list[Case]) -> None:
     assert {case[0] for case in cases} == set(CATALOGUE)
     # Each is fitted by a process of its own, forked from one that has imported everything and
     # has fitted nothing: a fit by OpenMP does not survive a fork.
@@ -146,6 +138,7 @@ def refusal(dataset: Dataset, limits: FitLimits, **spec: Any) -> str:
     return str(caught.value)
 
 
+BOOSTING = "hist_gradient_boosting"
 SAG = {"max_iter": 100_000, "tol": 0}
 MEMORY, SECONDS = "MB of memory, MAX_FIT_MEMORY allows 2048", "seconds, MAX_FIT_SECONDS allows 600"
 
@@ -157,22 +150,15 @@ MEMORY, SECONDS = "MB of memory, MAX_FIT_MEMORY allows 2048", "seconds, MAX_FIT_
         (("logistic_regression", 10, 1000, 10, NEWTON), MEMORY, "lbfgs"),
         (("random_forest_classifier", 3000, 1, 1000, {}), MEMORY, "min_samples_leaf"),
         (("random_forest", 50_000, 1, 1, {"n_estimators": 1000}), MEMORY, "n_estimators"),
-        (
-            ("hist_gradient_boosting_classifier", 5000, 2, 1000, {"max_iter": 2000}),
-            *(MEMORY, "max_iter"),
-        ),
-        (
-            ("hist_gradient_boosting", 10**5, 100, 1, {"max_leaf_nodes": None}),
-            *(MEMORY, "max_leaf_nodes"),
-        ),
+        ((f"{BOOSTING}_classifier", 5000, 2, 1000, {"max_iter": 2000}), MEMORY, "max_iter"),
+        ((BOOSTING, 10**5, 100, 1, {"max_leaf_nodes": None}), MEMORY, "max_leaf_nodes"),
         (("logistic_regression", 300_000, 1, 1000, {}), MEMORY, "fewer rows"),
         (("ridge", 100_000, 50, 1, {"solver": "sag", **SAG}), SECONDS, "max_iter"),
-        (("ridge", 100_000, 50, 1, {"solver": "saga", **SAG}), SECONDS, "max_iter"),
         (("logistic_regression", 100_000, 50, 3, {"solver": "saga", **SAG}), SECONDS, "max_iter"),
         (("lasso", 100_000, 50, 1, SAG), SECONDS, "max_iter"),
     ],
 )
-def test_a_training_that_takes_too_much_does_not_begin(
+def test_a_training_that_takes_too_much_is_refused(
     case: tuple[Any, ...], excess: str, advice: str
 ) -> None:
     estimator, n_rows, n_columns, n_classes, params = case

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import itertools
-import zipfile
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,12 @@ from sklearn.linear_model import LogisticRegression
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from tests.ml.calls import ML, MODEL, predict, train, train_constant
+from tests.ml.calls import ML, MODEL, predict, train, train_classes, train_constant
+from tests.ml.core.test_artifacts import json_node, set_attribute
 from webapp.extensions import db
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.training import MOST_COEFFICIENTS
+from webapp.ml.registry import service
 from webapp.ml.registry.models import Activation, Artifact, ModelVersion
 
 VERSIONS = f"{MODEL}/versions"
@@ -51,9 +55,9 @@ def test_models_do_not_meet(client: FlaskClient) -> None:
     assert predict(client, ML) == predict(client, f"{ML}/models/default") == (11, 1)
 
 
-@pytest.mark.parametrize("path", ["", "/versions", "/activations", "/versions/1"])
-def test_a_model_that_does_not_exist_is_not_found(client: FlaskClient, path: str) -> None:
-    assert client.get(f"{MODEL}{path}").status_code == 404
+def test_a_model_that_does_not_exist_is_not_found(client: FlaskClient) -> None:
+    for path in ("", "/versions", "/activations", "/versions/1"):
+        assert client.get(f"{MODEL}{path}").status_code == 404
     assert client.post(f"{MODEL}/predict", json={"features": [1]}).status_code == 404
 
 
@@ -105,45 +109,21 @@ def test_an_activation_serves_as_soon_as_it_is_answered(client: FlaskClient) -> 
     assert client.post(f"{VERSIONS}/3/predict", json={"features": [1]}).status_code == 404
 
 
-@pytest.mark.parametrize("version", [2, 2**31, True])
-def test_a_version_that_does_not_exist_cannot_be_activated(
-    client: FlaskClient, version: object
-) -> None:
-    train_constant(client, 7)
-
-    refused = activate(client, version)
-
-    assert refused.status_code == (404 if version == 2 else 422)
-    assert predict(client) == (7, 1)
-
-
-@pytest.mark.parametrize(
-    ("steps", "back_to"),
-    [
-        ("train train train", [2, 1, None]),
-        ("train train rollback train", [1, None]),
-        ("train train train delete", [1, None]),
-    ],
-)
-def test_each_rollback_goes_further_back_to_what_is_there(
-    client: FlaskClient, steps: str, back_to: list[int | None]
-) -> None:
-    value = 0
-    for step in steps.split():
-        if step == "train":
-            value += 1
-            train_constant(client, value)
-        elif step == "rollback":
-            client.post(f"{MODEL}/rollback")
-        else:
-            client.delete(f"{VERSIONS}/2")
-
-    for number in back_to:
+def test_each_rollback_goes_further_back_to_what_is_there(client: FlaskClient) -> None:
+    def roll_back() -> int:
         answer = client.post(f"{MODEL}/rollback")
-        assert (answer.status_code, answer.json.get("version")) == (
-            (409, None) if number is None else (200, number)
-        )
-        assert predict(client) == (number or 1, number or 1)
+        if answer.status_code != 200:
+            return answer.status_code
+        assert predict(client) == (answer.json["version"], answer.json["version"])
+        return answer.json["version"]
+
+    for value in range(1, 6):
+        train_constant(client, value)
+    client.delete(f"{VERSIONS}/4")
+
+    assert [roll_back(), roll_back()] == [3, 2]
+    train_constant(client, 6)
+    assert [roll_back(), roll_back(), roll_back()] == [2, 1, 409]
 
 
 def test_the_history_says_what_was_active_when(client: FlaskClient) -> None:
@@ -164,7 +144,7 @@ def test_the_history_says_what_was_active_when(client: FlaskClient) -> None:
     assert history[1]["ended_at"] == history[0]["activated_at"]
 
 
-def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(
+def test_the_number_of_a_deleted_version_is_not_reused(
     client: FlaskClient, session: Session
 ) -> None:
     train_constant(client, 7)
@@ -183,24 +163,12 @@ def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(
     assert [a["version"] for a in client.get(f"{MODEL}/activations").json] == [3, 2, 1]
 
 
-def write_as_of_another_version(data: bytes) -> bytes:
-    """Return a skops file with another version of scikit-learn written into it."""
-    written = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(written, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name == "schema.json":
-                content = content.replace(b'"1.', b'"0.')
-            new.writestr(name, content)
-    return written.getvalue()
-
-
-def test_a_version_that_cannot_be_loaded_is_not_activated(
+def test_a_version_that_cannot_load_is_not_activated(
     client: FlaskClient, session: Session
 ) -> None:
-    digest = train_constant(client, 7).json["model"]["digest"]
+    train_constant(client, 7)
     train_constant(client, 11)
-    data = write_as_of_another_version(session.get_one(Artifact, digest).data)
+    data = set_attribute("linear_regression", "_sklearn_version", json_node("0.9"))
     session.add(Artifact(digest=hashlib.sha256(data).hexdigest(), data=data))
     session.flush()
     version = session.scalars(sa.select(ModelVersion).where(ModelVersion.number == 1)).one()
@@ -253,19 +221,6 @@ def test_an_artifact_is_downloaded_as_it_is_stored(client: FlaskClient) -> None:
 # What a version says of itself
 
 
-def train_classes(client: FlaskClient, labels: list[object]) -> None:
-    """Train a classifier of one feature with these labels."""
-    train(
-        client,
-        np.repeat(np.arange(len(labels)), 2)[:, np.newaxis],
-        np.repeat(np.array(labels, dtype=object), 2),
-        url=MODEL,
-        estimator="hist_gradient_boosting_classifier",
-        params={"max_iter": 1},
-        test_size=0,
-    )
-
-
 def test_a_listing_neither_loads_nor_shows_what_grows_with_features(own_app: Flask) -> None:
     client = own_app.test_client()
     names = [f"{'a long name' * 20} {number}" for number in range(1000)]
@@ -286,7 +241,7 @@ def test_a_listing_neither_loads_nor_shows_what_grows_with_features(own_app: Fla
 
 
 def test_a_listing_shows_only_metrics_that_are_one_number(client: FlaskClient) -> None:
-    train_classes(client, ["a", "b"])
+    train_classes(client, ["a", "b"], url=MODEL)
 
     (listed,) = client.get(VERSIONS).json
 
@@ -298,7 +253,7 @@ def test_a_listing_shows_only_metrics_that_are_one_number(client: FlaskClient) -
 
 def test_the_confusion_matrix_of_many_classes_is_left_out(client: FlaskClient) -> None:
     for n_classes in (MOST_MATRIX_CLASSES, MOST_MATRIX_CLASSES + 1):
-        train_classes(client, list(range(n_classes)))
+        train_classes(client, list(range(n_classes)), url=MODEL)
 
     at_most, more = (client.get(f"{VERSIONS}/{n}").json["metrics"] for n in (1, 2))
 
@@ -306,9 +261,7 @@ def test_the_confusion_matrix_of_many_classes_is_left_out(client: FlaskClient) -
     assert more["confusion_matrix"] is None
 
 
-def test_a_version_shows_so_many_coefficients_and_a_call_of_its_own_shows_more(
-    client: FlaskClient,
-) -> None:
+def test_a_call_of_its_own_shows_any_number_of_coefficients(client: FlaskClient) -> None:
     for n_features in (MOST_COEFFICIENTS, MOST_COEFFICIENTS + 1):
         client.application.config["MAX_COLUMNS"] = MOST_COEFFICIENTS + 1
         rows = np.random.RandomState(0).randn(3, n_features)
@@ -328,7 +281,7 @@ def test_a_version_shows_so_many_coefficients_and_a_call_of_its_own_shows_more(
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"]])
-def test_the_coefficients_of_a_classification_stand_in_a_row_for_each_class(
+def test_a_classifier_has_coefficients_for_each_class(
     client: FlaskClient, labels: list[str]
 ) -> None:
     X, y = np.random.RandomState(0).randn(60, 4), np.array(labels * 60)[:60]
@@ -336,17 +289,128 @@ def test_the_coefficients_of_a_classification_stand_in_a_row_for_each_class(
     expected = LogisticRegression().fit(X, y)
 
     found = client.get(f"{VERSIONS}/1/coefficients").json
+    shown = client.get(f"{VERSIONS}/1").json["coefficients"]["classes"]
 
     assert found["classes"] == (["b"] if len(labels) == 2 else labels)
+    assert [list(shown[label]["coefficients"].values()) for label in found["classes"]] == (
+        found["coefficients"]
+    )
     np.testing.assert_allclose(found["coefficients"], expected.coef_, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["intercepts"], expected.intercept_, rtol=1e-4, atol=1e-6)
 
 
 def test_a_model_without_coefficients_has_none_to_read(client: FlaskClient) -> None:
-    train_classes(client, ["a", "b"])
+    train_classes(client, ["a", "b"], url=MODEL)
 
     refused = client.get(f"{VERSIONS}/1/coefficients")
 
     assert refused.status_code == 404
     assert "HistGradientBoostingClassifier" in refused.json["detail"]
     assert client.get(f"{VERSIONS}/2/coefficients").status_code == 404
+
+
+# Beside other writers
+
+Action = Callable[[FlaskClient], TestResponse]
+DuringLoad = Callable[[Action], list[str]]
+
+
+@pytest.fixture
+def during_load(app: Flask, monkeypatch: pytest.MonkeyPatch) -> DuringLoad:
+    """Return a function that lets another client act while the first artifact is loaded.
+
+    It returns the list that the digests of artifacts go into as they are loaded.
+    """
+
+    def arrange(act: Action) -> list[str]:
+        loaded: list[str] = []
+        load = service.load_estimator
+
+        def load_slowly(session: Session, digest: str) -> object:
+            loaded.append(digest)
+            if len(loaded) == 1:
+                with ThreadPoolExecutor(1) as other:
+                    answer = other.submit(act, app.test_client()).result()
+                assert answer.status_code < 300, answer.text
+            return load(session, digest)
+
+        monkeypatch.setattr(service, "load_estimator", load_slowly)
+        return loaded
+
+    return arrange
+
+
+def activate_first(client: FlaskClient) -> TestResponse:
+    return activate(client, 1)
+
+
+def roll_back(client: FlaskClient) -> TestResponse:
+    return client.post(f"{MODEL}/rollback")
+
+
+def create_item(client: FlaskClient) -> TestResponse:
+    return client.post("/api/v1/items", json={"name": "meanwhile", "description": ""})
+
+
+def delete_first(client: FlaskClient) -> TestResponse:
+    return client.delete(f"{VERSIONS}/1")
+
+
+@pytest.mark.parametrize("action", [activate_first, roll_back])
+def test_others_write_while_a_version_is_loaded_to_be_activated(
+    client: FlaskClient, during_load: DuringLoad, action: Action
+) -> None:
+    first, _ = train_constant(client, 7), train_constant(client, 11)
+    loaded = during_load(create_item)
+
+    assert action(client).status_code == 200
+    assert loaded == [first.json["model"]["digest"]]
+    assert predict(client) == (7, 1)
+
+
+@pytest.mark.parametrize(("action", "status"), [(activate_first, 404), (roll_back, 409)])
+def test_a_version_deleted_while_it_is_loaded_is_not_activated(
+    client: FlaskClient, during_load: DuringLoad, action: Action, status: int
+) -> None:
+    for value in (7, 11):
+        train_constant(client, value)
+    during_load(delete_first)
+
+    assert action(client).status_code == status
+    assert predict(client) == (11, 2)
+
+
+def test_a_rollback_returns_to_what_was_active_before_it_got_the_lock(
+    client: FlaskClient, during_load: DuringLoad
+) -> None:
+    trained = [train_constant(client, value) for value in (7, 11, 13)]
+    # While version 2 is loaded, another writer rolls back to it: the way back is to version 1.
+    loaded = during_load(roll_back)
+
+    assert roll_back(client).json["version"] == 1
+    assert trained[2].json["model"]["digest"] not in loaded
+
+
+def test_an_artifact_about_to_be_shared_is_not_deleted(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_constant(client, 7, activate=False)
+    stored, deleting = threading.Event(), threading.Event()
+    record = service.record
+
+    def record_slowly(session: Session, action: str, *arguments: Any) -> None:
+        if action == "version.train":
+            stored.set()
+            deleting.wait(10)
+            time.sleep(0.1)  # the deletion is now waiting for this transaction
+        record(session, action, *arguments)
+
+    monkeypatch.setattr(service, "record", record_slowly)
+    with ThreadPoolExecutor(1) as other:
+        training = other.submit(train_constant, app.test_client(), 7, url=ML)
+        assert stored.wait(10)
+        deleting.set()
+        assert delete_first(client).status_code == 204
+
+    assert training.result().json["model"]["version"] == 1
+    assert client.get(f"{ML}/models/default/versions/1/artifact").status_code == 200

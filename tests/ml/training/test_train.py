@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
+from tests.faults import on_sqlite
 from tests.ml.calls import ML, predict, train, train_constant
+from webapp.ml.core import artifacts
+from webapp.ml.errors import ArtifactUnusable, FitTooLong
+from webapp.ml.training.service import fit_time_limit
 
 
 def test_the_reference_numbers_hold(client: FlaskClient) -> None:
@@ -36,29 +44,18 @@ def test_sample_data_are_the_draws_of_the_frozen_generator(client: FlaskClient) 
     assert sample["description"] == "y = 2*x1 + 3*x2 - x3 + noise"
 
 
-def test_refit_serves_a_model_of_all_rows(client: FlaskClient) -> None:
+@pytest.mark.parametrize("scale", [False, True])
+def test_refit_serves_a_model_of_all_rows(client: FlaskClient, scale: bool) -> None:
     X, y = load_diabetes(return_X_y=True)
+    expected = LinearRegression().fit(X, y).predict(X[:1])[0]
 
-    trained = train(client, X, y, refit=True).json
+    held_out = train(client, X, y).json
+    refitted = train(client, X, y, refit=True, scale=scale).json
     predicted = client.post(f"{ML}/predict", json={"features": X[0].tolist()}).json
 
-    assert trained["model"]["evaluated_on"] == "hold-out"
-    expected = LinearRegression().fit(X, y).predict(X[:1])[0]
+    assert refitted["model"]["evaluated_on"] == "hold-out"
+    assert refitted["metrics"] == pytest.approx(held_out["metrics"], rel=1e-9)
     assert predicted["prediction"] == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("X", "y", "r2_score"), [([[1, 2, 3], [4, 5, 6]], [10, 20], 1), ([[1]], [2], None)]
-)
-def test_a_few_rows_train_and_a_metric_that_is_undefined_for_them_is_null(
-    client: FlaskClient, X: list[list[int]], y: list[int], r2_score: float | None
-) -> None:
-    trained = train(client, X, y)
-    predicted = client.post(f"{ML}/predict", json={"features": X[0]})
-
-    assert trained.json["model"]["evaluated_on"] == "training"
-    assert trained.json["metrics"]["r2_score"] == r2_score
-    assert predicted.json["prediction"] == pytest.approx(y[0])
 
 
 def test_the_newest_training_serves_as_soon_as_it_is_answered(client: FlaskClient) -> None:
@@ -70,6 +67,13 @@ def test_the_newest_training_serves_as_soon_as_it_is_answered(client: FlaskClien
     assert predict(client) == (11, 4)
 
 
+UNFIT_NAMES = {
+    ("a",): "has 1 names for 2 features",
+    ("a", "a"): "repeats a",
+    ("a", "b\n"): "must be 1 to 255 printable characters: 'b\\n'",
+}
+
+
 @pytest.mark.parametrize(
     ("body", "faults"),
     [
@@ -78,6 +82,10 @@ def test_the_newest_training_serves_as_soon_as_it_is_answered(client: FlaskClien
         ({"X": [[1]], "y": ["a"]}, {"y": {"0": ["is a string, expected a number"]}}),
         ({"X": [[1], [2]], "y": [1]}, {"y": ["has 1 values for 2 rows of X"]}),
         ({"X": [[1]], "y": [1], "colour": "red"}, {"colour": ["Unknown field."]}),
+        *(
+            ({"X": [[1, 2]], "y": [1], "feature_names": names}, {"feature_names": [message]})
+            for names, message in UNFIT_NAMES.items()
+        ),
     ],
 )
 def test_a_training_that_makes_no_sense_is_refused_by_place(
@@ -101,3 +109,70 @@ def test_the_catalogue_lists_every_estimator_with_its_parameters(client: FlaskCl
     alpha = catalogue["ridge"]["parameters"]["alpha"]
     assert (alpha["type"], alpha["default"], alpha["minimum"]) == ("number", 1.0, 0)
     assert catalogue["logistic_regression"]["task"] == "classification"
+
+
+# A training that needs too much memory or time
+
+
+def spin(seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        pass
+
+
+def train_few_rows(client: FlaskClient, **options: Any) -> Any:
+    body = {"X": np.eye(10, 1000).tolist(), "y": list(range(10)), "test_size": 0}
+    return client.post(f"{ML}/train", json={**body, **options})
+
+
+def test_a_block_that_takes_too_long_is_interrupted_and_nothing_after_it() -> None:
+    with pytest.raises(FitTooLong), fit_time_limit(0.05):
+        spin(60)
+    with fit_time_limit(0.1):
+        pass
+    spin(0.2)  # nothing is raised after a block that has ended in time
+
+
+@on_sqlite
+def test_a_training_that_takes_too_long_is_refused_and_leaves_nothing(own_app: Flask) -> None:
+    own_app.config["MAX_FIT_SECONDS"] = 1
+    client = own_app.test_client()
+    X, y = load_diabetes(return_X_y=True)
+    forest = {"estimator": "random_forest", "params": {"n_estimators": 1000}, "cv": 20}
+
+    refused = client.post(f"{ML}/train", json={"X": X.tolist(), "y": y.tolist(), **forest})
+
+    assert refused.status_code == 422
+    assert "MAX_FIT_SECONDS" in refused.json["detail"]
+    assert client.get(f"{ML}/model-info").json["trained"] is False
+
+
+def test_a_training_that_needs_too_much_memory_is_refused(client: FlaskClient) -> None:
+    newton = {"estimator": "logistic_regression", "params": {"solver": "newton-cholesky"}}
+
+    refused = train_few_rows(client, **newton)
+    as_advised = train_few_rows(client, estimator="logistic_regression")
+
+    assert refused.status_code == 422
+    (message,) = refused.json["errors"]["json"]["estimator"]
+    assert message.endswith(
+        " MB of memory, MAX_FIT_MEMORY allows 2048: try fewer rows or columns, "
+        'or the solver "lbfgs", or a smaller max_iter'
+    )
+    assert as_advised.status_code == 201
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ArtifactUnusable("it takes too many bytes")])
+def test_a_model_too_large_for_the_machine_or_to_be_stored_is_no_fault_of_the_service(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_estimator: Any) -> bytes:
+        raise error
+
+    monkeypatch.setattr(artifacts, "dumps", fail)
+
+    refused = train_few_rows(client, estimator="ridge")
+
+    assert refused.status_code == 422
+    assert "is too large: try fewer rows or columns" in refused.json["detail"]
+    assert client.get(f"{ML}/model-info").json["trained"] is False
