@@ -84,6 +84,8 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "for_spreadsheet": FLAG,
     "level": [*all_but("decimal"), "1.0", "1.5", "-0.5"],
     "version": [*all_but("integer"), "0", "-1", "9223372036854775808"],
+    "data": [*all_but("array"), *KINDS["array"]],
+    "target": all_but("null"),
 }
 """Values that a field does not take; each answered 422 with the field named."""
 
@@ -101,6 +103,10 @@ PLACED: dict[str, list[tuple[str, Place]]] = {
         ('[{"x1": 1, "x2": 2, "x3": 3}, {"x1": 1, "x3": 3}]', ("1", "x2")),
         ('[{"x1": 1, "x2": 2, "x3": 3, "x4": 4}]', ("0", "x4")),
         *((f'[{{"x1": 1, "x2": {cell}, "x3": 3}}]', ("0", "x2")) for cell in CELLS),
+    ],
+    "data": [
+        *((f'[{{"a": 1}}, {{"a": {cell}}}]', ("1", "a")) for cell in CELLS if cell != "null"),
+        ('[{"a": "x"}, {"a": null}, {"a": true}]', ("2", "a")),
     ],
     "features": [
         *((f"[1, {cell}, 3]", ("1",)) for cell in CELLS),

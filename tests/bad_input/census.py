@@ -38,6 +38,7 @@ VALID = {
     "PredictionRequest": {"features": "[1, 2, 3]"},
     "BatchRequest": {"instances": "[[1, 2, 3], [4, 5, 6]]"},
     "ActivationRequest": {"version": "1"},
+    "InspectionRequest": {"data": '[{"a": 1, "b": "x"}]'},
 }
 """A body that is accepted, by the name of its schema: field → JSON text."""
 
@@ -68,6 +69,7 @@ class Operation:
         self.parameters = re.findall(r"\{(\w+)\}", self.template)
         self.is_probe = self.template.startswith("/health")  # accepts any query and body
         self.takes_table = CSV in self.bodies
+        self.takes_numbers = self.takes_table and not self.template.endswith("/inspect")
         trains = "target" in self.query
         self.columns = ("x1", "x2", "x3", "y") if trains else ("x1", "x2", "x3")
         self.options = {"target": "y"} if trains else {}

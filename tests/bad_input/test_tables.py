@@ -40,7 +40,7 @@ def test_csv(fruitless: Census) -> None:
             file = part("file", spoil(good), "rows.csv")
             fruitless.send_file(operation, FORM, note, form(file))
         *rows, last = good.splitlines()
-        for cell in catalogue.NO_CSV_CELLS:
+        for cell in catalogue.NO_CSV_CELLS if operation.takes_numbers else ():
             row = last.split(b",")
             row[1] = cell.encode()
             data = b"\n".join([*rows, b",".join(row)])
@@ -72,7 +72,8 @@ def test_binary_tables(fruitless: Census, media_type: str, filename: str) -> Non
         good = write(table)
         bad = [b"", NOISE, to_csv(table), good[: len(good) // 2], good[:-1], good[40:]]
         bad.append(WRITERS[ARROW if media_type == PARQUET else PARQUET](table))
-        bad += [write(odd) for odd in odd_tables(operation.columns)]
+        if operation.takes_numbers:
+            bad += [write(odd) for odd in odd_tables(operation.columns)]
         for number, data in enumerate(bad):
             fruitless.send_file(operation, media_type, number, data)
             fruitless.send_file(operation, FORM, number, form(part("file", data, filename)))

@@ -117,7 +117,8 @@ def inspect(file: Path, as_json: bool, **options: Any) -> None:
     """
     loaded = _load(InspectionOptions, options)
     with _open_source(file, loaded["dialect"]) as source:
-        found = inspect_columns(reading.read_columns(source), target=loaded["target"])
+        columns = reading.read_columns(source, target=loaded["target"])
+        found = inspect_columns(columns, target=loaded["target"])
     shown = InspectionSchema().dump(found)
     if as_json:
         click.echo(json.dumps(shown))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from webapp.ml.core.datasets import DataWarning
-from webapp.ml.core.tables.reading import Columns, check_target, kind_of
+from webapp.ml.core.tables.reading import Columns, kind_of
 
 Kind: TypeAlias = Literal["number", "boolean", "category", "datetime", "text"]
 Task: TypeAlias = Literal["regression", "classification"]
@@ -55,11 +55,9 @@ class Inspection:
 def inspect_columns(found: Columns, *, target: str | None = None) -> Inspection:
     """Return the kind of each column, what its values are, and warnings.
 
-    ``target`` names the column to predict. Raises InvalidInput where there is none of that name.
+    ``target`` names the column to predict.
     """
     columns, warnings = [], list(found.warnings)
-    if target is not None:
-        check_target(found.rows.column_names, target)
     for name in found.rows.column_names:
         values, kind = _find_kind(found.rows[name], found)
         column = _describe(name, values, kind)

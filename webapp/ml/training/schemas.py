@@ -204,11 +204,15 @@ class InspectionRequest(RowsSchema):
     def read_data(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Return the columns of the rows, and the target."""
         with faults_in("data"):
-            return {"columns": read_records(data["data"]), "target": data["target"]}
+            columns = read_records(data["data"])
+        with faults_in("target"):
+            columns.check_target(data["target"])
+        return {"columns": columns, "target": data["target"]}
 
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the columns of a table, and the target."""
-        return {"columns": table.read(reading.read_columns), **table.options}
+        target = table.options["target"]
+        return {"columns": table.read(reading.read_columns, target=target), "target": target}
 
 
 class ColumnSchema(StrictSchema):

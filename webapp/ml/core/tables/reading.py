@@ -144,15 +144,17 @@ class Columns:
     decimal: str = "."
     warnings: tuple[DataWarning, ...] = ()
 
+    def check_target(self, target: str | None) -> None:
+        """Raise InvalidInput for a target that is none of the columns."""
+        if target is not None:
+            _check_target(self.rows.column_names, target)
 
-def check_target(names: Sequence[str], target: str) -> None:
-    """Raise InvalidInput unless a column has the name of the target."""
-    if target not in names:
-        raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
 
+def read_columns(source: Source, *, target: str | None = None) -> Columns:
+    """Return all columns of a table but the index of a pandas data frame.
 
-def read_columns(source: Source) -> Columns:
-    """Return all columns of a table but the index of a pandas data frame; raises InvalidInput."""
+    Raises InvalidInput, where there is no column ``target`` too.
+    """
     with _parse_errors(source.format):
         table = _open(replace(source, as_text=True), ())
         names = table.schema.names
@@ -161,7 +163,9 @@ def read_columns(source: Source) -> Columns:
         if hint := _suggest_delimiter(names):
             raise InvalidInput([f"has one column, {_list_names(names)}; {hint}"])
         rows = _collect(table, source.limits, None)
-    return Columns(rows, table.untyped, source.dialect.decimal, table.warnings)
+        columns = Columns(rows, table.untyped, source.dialect.decimal, table.warnings)
+        columns.check_target(target)
+    return columns
 
 
 def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
@@ -179,7 +183,7 @@ def read_dataset(source: Source, *, target: str, task: str) -> Dataset:
         table = _open(source, {target}, label)
         names: list[str] = table.schema.names
         features = [name for name in names if name != target]
-        check_target(names, target)
+        _check_target(names, target)
         if not features:
             raise InvalidInput([f"has no column beside the target {target!r}"])
         source.limits.check_features(len(features))
@@ -319,6 +323,11 @@ def _check_numeric(schema: Any, names: Iterable[str]) -> None:
         raise InvalidInput(
             {name: [f"holds {kind} values, expected numbers"] for name, kind in others.items()}
         )
+
+
+def _check_target(names: Sequence[str], target: str) -> None:
+    if target not in names:
+        raise InvalidInput([f"has no column {target!r}; {_describe_columns(names)}"])
 
 
 def _describe_columns(names: Sequence[str]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from webapp.errors import Faults, InvalidInput
+from webapp.errors import InvalidInput
+from webapp.ml.core.datasets import check_feature_names
 from webapp.ml.core.tables.reading import Columns
 
-_NUMBERS = {int, float}
 _WORDS = {bool: "a boolean", int: "a number", float: "a number", str: "text"}
 
 
@@ -29,6 +30,7 @@ def read_records(records: Any) -> Columns:
     names = list(dict.fromkeys(name for record in records for name in record))
     if not names:
         raise InvalidInput({"0": ["has no values"]})
+    check_feature_names(names)
     columns = [_make_column([record.get(name) for record in records], name) for name in names]
     return Columns(pa.Table.from_arrays(columns, names=names))
 
@@ -36,30 +38,22 @@ def read_records(records: Any) -> Columns:
 def _make_column(values: Sequence[Any], name: str) -> Any:
     import pyarrow as pa
 
-    kinds = set(map(type, values)) - {type(None)}
-    if not kinds <= _NUMBERS and (len(kinds) > 1 or not kinds <= _WORDS.keys()):
-        raise InvalidInput(_find_odd_one(values, name))
-    if not kinds:
-        return pa.nulls(len(values))
-    if kinds <= _NUMBERS:
-        return pa.array(
-            [None if value is None else float(value) for value in values], pa.float64()
-        )
-    return pa.array(values, pa.string() if kinds == {str} else pa.bool_())
-
-
-def _find_odd_one(values: Sequence[Any], name: str) -> Faults:
-    first: Mapping[type, str] | str = ""
+    kind = ""
     for row, value in enumerate(values):
         if value is None:
             continue
-        word = _WORDS.get(type(value))
-        if word is None:
+        found = _WORDS.get(type(value))
+        if found is None:
             fault = "must be a number, text, a boolean or null"
-        elif first and word != first:
-            fault = f"is {word}, but the values before are {first}"
+        elif kind and found != kind:
+            fault = f"is {found}, but the values before are {kind}"
+        elif found == "a number" and not abs(value) <= sys.float_info.max:
+            fault = "is not a finite number"
         else:
-            first = word
+            kind = found
             continue
-        return {str(row): {name: [fault]}}
-    raise AssertionError(name)
+        raise InvalidInput({str(row): {name: [fault]}})
+    if kind == "a number":
+        values = [None if value is None else float(value) for value in values]
+    types = {"": pa.null(), "a number": pa.float64(), "text": pa.string(), "a boolean": pa.bool_()}
+    return pa.array(values, types[kind])
