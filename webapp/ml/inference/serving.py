@@ -155,7 +155,10 @@ class VersionCache:
                 return version
             loading = self._loading.setdefault(ref.id, threading.Lock())
         with loading:  # requests for other versions go on meanwhile
-            return self._loaded.get(ref.id) or self._load(ref)
+            try:
+                return self._loaded.get(ref.id) or self._load(ref)
+            finally:
+                self._loading.pop(ref.id, None)
 
     def count_loaded(self) -> int:
         """Return how many versions are loaded."""
@@ -175,7 +178,6 @@ class VersionCache:
             self.misses += 1
             self._loaded[ref.id] = version
             self._failed.pop(ref.id, None)
-            self._loading.pop(ref.id, None)
             if len(self._loaded) > self._capacity:
                 self._loaded.popitem(last=False)
                 self.evictions += 1

@@ -174,6 +174,7 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         return _as_arguments(dataset, options)
 
 
+VALUE = {"type": ["number", "string", "boolean", "null"]}
 TARGET = about("The column to predict: `task` and warnings are about it.")
 
 
@@ -194,7 +195,7 @@ class InspectionRequest(RowsSchema):
         metadata=about(
             "The rows: objects with values by the name of their column.",
             type="array",
-            items={"type": "object"},
+            items={"type": "object", "additionalProperties": VALUE},
             minItems=1,
         ),
     )
