@@ -154,6 +154,22 @@ def test_dates_are_shown_in_iso_8601_whatever_they_came_in(client: FlaskClient) 
         assert found["columns"][0]["minimum"] == "2025-02-28"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-01-31T10:30:00", "2026-01-31T10:30:00"),
+        ("2026-01-31 10:30:00.250", "2026-01-31T10:30:00.250000"),
+        ("2026-01-31T00:00:00Z", "2026-01-31T00:00:00Z"),
+        ("2026-01-31T01:00:00+01:00", "2026-01-31T00:00:00Z"),
+    ],
+)
+def test_times_are_shown_with_their_zone(client: FlaskClient, text: str, shown: str) -> None:
+    (column,) = inspect_csv(client, f"at\n{text}\n")["columns"]
+
+    assert column["examples"] == [shown]
+    assert column["maximum"] == shown
+
+
 def test_what_looks_wrong_is_said_by_column(client: FlaskClient) -> None:
     rows = [f"{n},same,user-{n},,{n % 3}" for n in range(100, 150)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from webapp.ml.core.datasets import DataWarning
-from webapp.ml.core.tables.reading import Columns, kind_of
+from webapp.ml.core.tables.reading import BOOLEANS, Columns, kind_of
 
 Kind: TypeAlias = Literal["number", "boolean", "category", "datetime", "text"]
 Task: TypeAlias = Literal["regression", "classification"]
@@ -21,7 +21,6 @@ ID_SHARE = 0.9  # of different values, from which on text names the rows
 TEXT_LENGTH, TEXT_WORDS = 30, 5  # of free text, in the mean
 FEW_NUMBERS = 10  # whole numbers of a target that may be the codes of classes
 N_EXAMPLES, LONGEST_EXAMPLE = 3, 60
-BOOLEANS = {"true", "false"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _find_kind_of_text(values: Any, found: Columns) -> tuple[Any, Kind | None]:
         if (numbers := _try_cast(written, pa.float64())) is not None:
             return _find_kind(numbers, found)
     distinct = pc.unique(present)
-    if len(distinct) <= 4 and set(pc.utf8_lower(distinct).to_pylist()) <= BOOLEANS:
+    if len(distinct) <= 4 and set(pc.utf8_lower(distinct).to_pylist()) <= BOOLEANS.keys():
         return pc.equal(pc.utf8_lower(values), "true"), "boolean"
     # Spreadsheets write 2026/01/31, which pyarrow does not read.
     dated = pc.replace_substring_regex(values, r"^(\d{4})/(\d{2})/(\d{2})", r"\1-\2-\3")
@@ -162,7 +161,8 @@ def _show(values: Any) -> list[Any]:
 
     if pa.types.is_timestamp(values.type):  # Python's own dates end with the year 9999
         texts = values.cast(pa.string()).to_pylist()
-        return [text.replace(" 00:00:00.000000", "").replace(".000000", "") for text in texts]
+        texts = [text.removesuffix(" 00:00:00.000000").replace(".000000", "") for text in texts]
+        return [text if text.startswith("<") else text.replace(" ", "T") for text in texts]
     return [
         f"{value[:LONGEST_EXAMPLE]}…"
         if isinstance(value, str) and len(value) > LONGEST_EXAMPLE

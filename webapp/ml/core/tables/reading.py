@@ -42,7 +42,7 @@ MOST_TEXT_BYTES = 2**27  # of the distinct labels in each batch
 _MISSING = "is missing or not finite; fill it in, or leave the row out"
 # A label that is a whole number in JSON, or what pandas makes of one beside a gap.
 _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0)?")
-_BOOLEANS = {"false": 0, "true": 1}
+BOOLEANS = {"false": 0, "true": 1}
 _NUMERIC = {"integer", "floating", "decimal", "null"}
 # Kinds of columns, in the words of pyarrow.types, and in those of error messages.
 _KINDS = {
@@ -455,6 +455,6 @@ def _to_whole_numbers(labels: Sequence[str]) -> list[int] | None:
     whole = [_WHOLE_NUMBER.fullmatch(label) for label in labels]
     if all(whole):
         return [int(found[1]) for found in whole if found]
-    if all(label.lower() in _BOOLEANS for label in labels):
-        return [_BOOLEANS[label.lower()] for label in labels]
+    if all(label.lower() in BOOLEANS for label in labels):
+        return [BOOLEANS[label.lower()] for label in labels]
     return None
