@@ -46,7 +46,7 @@ class StrictSchema(ma.Schema):
         """Say whether objects can be read and written field by field, with the same result."""
         renamed = any(field.data_key or field.attribute for field in self.fields.values())
         own_load = type(self).load is not ma.Schema.load
-        return not (renamed or own_load or any(self._hooks.values()))
+        return not (renamed or own_load or self.partial or any(self._hooks.values()))
 
 
 class Text(fields.String):

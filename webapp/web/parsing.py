@@ -123,7 +123,8 @@ def refuse_undeclared(app: Flask, operations: Mapping[tuple[str, str], Mapping[s
 
     def check() -> None:
         environ = request.environ
-        method = environ["REQUEST_METHOD"].replace("HEAD", "GET")
+        method = environ["REQUEST_METHOD"]
+        method = "GET" if method == "HEAD" else method
         known, takes_body = declared.get((request.endpoint or "", method), (None, True))
         if known is not None and environ.get("QUERY_STRING"):
             _check_query(known)
