@@ -192,4 +192,5 @@ async def health() -> dict[str, str]:
 if __name__ == "__main__":
     Base.metadata.create_all(engine)
     port, level = int(sys.argv[1]), os.environ["LOG_LEVEL"]  # at info it logs each request
-    uvicorn.run("service:app", port=port, workers=2, log_level=level)
+    log = level == "info"
+    uvicorn.run("service:app", port=port, workers=2, access_log=log, log_level=level)
