@@ -70,6 +70,7 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "random_state": [*all_but("integer"), "-1", "4294967296"],
     "refit": FLAG,
     "cv": [*all_but("integer"), "-1", "1", "2", "21"],
+    "stratify": FLAG,
     "activate": FLAG,
     "feature_names": [*all_but("array", "null"), *NAME_LISTS],
     "features": [
@@ -140,6 +141,7 @@ REFUSED_QUERY = {
     "random_state": [*NO_INTEGERS, "4294967296"],
     "refit": NO_FLAGS,
     "cv": [*NO_INTEGERS, "1", "21", "4"],
+    "stratify": NO_FLAGS,
     "activate": NO_FLAGS,
     "target": ["", "nobody", "Y", "y\0", "x" * 5000],
     "intervals": NO_FLAGS,

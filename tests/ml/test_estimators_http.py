@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
 from pyarrow import csv
-from sklearn import datasets, metrics
+from sklearn import datasets
 from sklearn.model_selection import cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.faults import on_sqlite
 from tests.ml import calls
 from tests.ml.calls import ARROW, CSV, JSON
+from tests.ml.expected_metrics import assert_same, expect_classification, expect_regression
 from webapp.ml.core.estimators import CATALOGUE, Estimator, load_class
 
 pytestmark = on_sqlite
@@ -56,7 +57,10 @@ def test_metrics_equal_scikit_learns(client: FlaskClient, row: Estimator, data: 
     bunch = getattr(datasets, f"load_{data}")()
     X = bunch.data
     y = bunch.target if row.task == "regression" else bunch.target_names[bunch.target]
-    fit_X, test_X, fit_y, test_y = train_test_split(X, y, test_size=0.2, random_state=SEED)
+    classes = None if row.task == "regression" else y
+    fit_X, test_X, fit_y, test_y = train_test_split(
+        X, y, test_size=0.2, random_state=SEED, stratify=classes
+    )
     expected = build(row.name, scale=True).fit(fit_X, fit_y)
     predicted = expected.predict(test_X)
 
@@ -64,22 +68,10 @@ def test_metrics_equal_scikit_learns(client: FlaskClient, row: Estimator, data: 
     found = train(client, X, y, **options)["metrics"]
 
     if row.task == "regression":
-        assert found == {
-            "mse": pytest.approx(metrics.mean_squared_error(test_y, predicted)),
-            "rmse": pytest.approx(metrics.root_mean_squared_error(test_y, predicted)),
-            "mae": pytest.approx(metrics.mean_absolute_error(test_y, predicted)),
-            "r2_score": pytest.approx(metrics.r2_score(test_y, predicted)),
-        }
+        assert_same(found, expect_regression(test_y, predicted, fit_y))
         return
-    probabilities = expected.predict_proba(test_X)
-    counts = metrics.confusion_matrix(test_y, predicted).tolist()
-    area = metrics.roc_auc_score(test_y == expected.classes_[1], probabilities[:, 1])
-    assert found == {
-        "accuracy": pytest.approx(expected.score(test_X, test_y)),
-        "log_loss": pytest.approx(metrics.log_loss(test_y, probabilities)),
-        "roc_auc": pytest.approx(area) if data == "breast_cancer" else None,
-        "confusion_matrix": {"labels": expected.classes_.tolist(), "counts": counts},
-    }
+    probabilities, labels = expected.predict_proba(test_X), expected.classes_.tolist()
+    assert_same(found, expect_classification(test_y, predicted, probabilities, labels, fit_y))
 
 
 def read_json(answer: Any) -> dict[str, Any]:
@@ -145,6 +137,26 @@ def test_cross_validation_gives_the_scores_of_scikit_learn(client: FlaskClient) 
     assert found["scores"] == pytest.approx(expected.tolist())
     assert found["mean"] == pytest.approx(expected.mean())
     assert (found["folds"], found["metric"]) == (5, "r2_score")
+
+
+def test_a_hold_out_is_stratified_unless_asked_or_impossible(client: FlaskClient) -> None:
+    X = [[float(row)] for row in range(20)]
+    rare = ["b" if row in (1, 2, 5, 6, 7) else "a" for row in range(20)]  # plain: 3 of 4 held out
+    single = ["a"] * 19 + ["b"]
+    options = {"estimator": "hist_gradient_boosting_classifier", "params": {"max_iter": 1}}
+
+    stratified = train(client, X, rare, **options)
+    plain = train(client, X, rare, **options, stratify=False)
+    impossible = client.post(f"{ML}/train", json={"X": X, "y": single, "cv": 2, **options})
+    stored = client.get(f"{ML}/versions/3").json
+
+    assert stratified["metrics"]["by_class"]["b"]["support"] == 1
+    assert plain["metrics"]["by_class"]["b"]["support"] == 3
+    assert stratified["warnings"] == plain["warnings"] == []
+    assert impossible.json["warnings"] == stored["warnings"]
+    assert [warning["column"] for warning in stored["warnings"]] == ["y", "y"]
+    for warning, words in zip(stored["warnings"], ("not stratified", "2 folds"), strict=True):
+        assert words in warning["message"]
 
 
 def test_intervals_come_with_predictions_or_are_refused(client: FlaskClient) -> None:

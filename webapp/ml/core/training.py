@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.datasets import Dataset, Labels, Subset, Vector
+from webapp.ml.core.datasets import Dataset, DataWarning, Labels, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
     DEFAULT_ESTIMATOR,
@@ -31,6 +33,7 @@ from webapp.ml.core.least_squares import (
 )
 from webapp.ml.core.metrics import (
     digest_dataset,
+    encode_labels,
     measure_classification,
     measure_regression,
     profile_features,
@@ -43,6 +46,8 @@ MOST_FOLDS = 20
 MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
 TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
+TARGET = "y"  # as warnings name it
+NAMED_CLASSES = 3  # in a warning
 LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed on
 
 
@@ -51,7 +56,8 @@ class TrainingSpec:
     """How to train: estimator and parameters, the share of rows held out, and the seed.
 
     ``refit`` fits the served model on all rows once the hold-out has judged it; ``scale``
-    standardises the features first; ``cv`` is the number of folds of a cross-validation, or 0.
+    standardises the features first; ``cv`` is the number of folds of a cross-validation, or 0;
+    ``stratify`` holds out each class in its share, for a classification.
     """
 
     estimator: str = DEFAULT_ESTIMATOR
@@ -61,6 +67,7 @@ class TrainingSpec:
     refit: bool = False
     scale: bool = False
     cv: int = 0
+    stratify: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class TrainedModel:
     ``metrics`` were measured on the rows that ``evaluated_on`` names. ``classes`` is None for a
     regression. ``profile`` describes the rows that were fitted, and ``data_digest`` all that were
     given. ``converged`` is None where no iterative solver with a ``max_iter`` was at work.
+    ``warnings`` are of the split and of the folds.
     """
 
     estimator: Any
@@ -85,6 +93,7 @@ class TrainedModel:
     data_digest: str
     interval_basis: IntervalBasis | None
     converged: bool | None
+    warnings: tuple[DataWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,16 +130,17 @@ def train(
     n_classes = 1 if entry.task == "regression" else len(np.unique(dataset.y))
     if n_classes > MOST_CLASSES:
         raise InvalidInput({"y": [f"has {n_classes} classes, at most {MOST_CLASSES} are allowed"]})
-    fitted_rows, test_rows = _hold_out(dataset, spec)
+    fitted_rows, test_rows, doubts = _hold_out(dataset, spec)
     if limits is not None:
         _check_cost(plan, fitted_rows, n_classes, limits)
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
         estimator, fit_seconds, profile, basis = _fit(plan, fitted_rows)
-        metrics = _measure(estimator, (test_rows or fitted_rows).take())
+        metrics = _measure(estimator, test_rows or fitted_rows, fitted_rows)
         if spec.cv:
-            metrics["cross_validation"] = _cross_validate(plan, dataset)
+            metrics["cross_validation"], further = _cross_validate(plan, dataset)
+            doubts += further
         if test_rows is not None and spec.refit:
             estimator, fit_seconds, profile, basis = _fit(plan, Subset(dataset))
     return TrainedModel(
@@ -147,6 +157,7 @@ def train(
         data_digest=digest.result(),
         interval_basis=basis,
         converged=_has_converged(estimator, plan.params),
+        warnings=doubts,
     )
 
 
@@ -208,17 +219,61 @@ def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dic
     return {"classes": dict(zip(labels, described, strict=True))}
 
 
-def _hold_out(dataset: Dataset, spec: TrainingSpec) -> tuple[Subset, Subset | None]:
-    """Return rows to fit and rows to evaluate on: None of these where none are held out."""
+def _hold_out(
+    dataset: Dataset, spec: TrainingSpec
+) -> tuple[Subset, Subset | None, tuple[DataWarning, ...]]:
+    """Return rows to fit and rows to evaluate on, None of these where none are held out.
+
+    A warning comes with them where they should be stratified and cannot be.
+    """
     n_rows = len(dataset.y)
     n_test = math.ceil(spec.test_size * n_rows)
     if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
-        return Subset(dataset), None
+        return Subset(dataset), None, ()
     if n_test == n_rows:
         raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
+    doubts: tuple[DataWarning, ...] = ()
+    if spec.stratify and CATALOGUE[spec.estimator].task == "classification":
+        counts = Counter(dataset.y.tolist())
+        doubts = _find_obstacles(counts, n_rows - n_test, n_test)
+        if not doubts:
+            from sklearn.model_selection import train_test_split
+
+            fitted, drawn = train_test_split(
+                np.arange(n_rows),
+                test_size=n_test,
+                random_state=spec.random_state,
+                # Codes sort faster than strings, in the same order.
+                stratify=encode_labels(cast(Labels, dataset.y), sorted(counts)),
+            )
+            return Subset(dataset, fitted), Subset(dataset, drawn), ()
     # As train_test_split draws them, whose import takes as long as training on many rows.
     drawn = np.random.RandomState(spec.random_state).permutation(n_rows)
-    return Subset(dataset, drawn[n_test:]), Subset(dataset, drawn[:n_test])
+    return Subset(dataset, drawn[n_test:]), Subset(dataset, drawn[:n_test]), doubts
+
+
+def _find_obstacles(
+    counts: Mapping[Any, int], n_fitted: int, n_test: int
+) -> tuple[DataWarning, ...]:
+    """Return a warning if rows with these counts by class cannot be stratified, else none."""
+    effect = "the hold-out is not stratified"
+    if len(counts) > min(n_fitted, n_test):
+        sides = f"{n_fitted} rows to fit and {n_test} held out"
+        return (DataWarning(TARGET, f"has {len(counts)} classes for {sides}: {effect}"),)
+    return _warn_of_rare_classes(counts, 2, effect)
+
+
+def _warn_of_rare_classes(
+    counts: Mapping[Any, int], fewest: int, effect: str
+) -> tuple[DataWarning, ...]:
+    """Return a warning if a class has fewer rows than ``fewest``, else none."""
+    rare = sorted(label for label, count in counts.items() if count < fewest)
+    if not rare:
+        return ()
+    named = ", ".join(map(repr, rare[:NAMED_CLASSES]))
+    more = ", …" if len(rare) > NAMED_CLASSES else ""
+    message = f"has fewer than {fewest} rows of class {named}{more}: {effect}"
+    return (DataWarning(TARGET, message),)
 
 
 def _fit(plan: _Plan, rows: Subset) -> tuple[Any, float, dict[str, Any], IntervalBasis | None]:
@@ -275,17 +330,24 @@ def _faults_as(place: str, message: str) -> Iterator[None]:
         raise InvalidInput({place: [message.format(reason=reason)]}) from None
 
 
-def _measure(estimator: Any, rows: Dataset) -> dict[str, Any]:
+def _measure(estimator: Any, rows: Subset, fitted: Subset) -> dict[str, Any]:
+    """Return the metrics on rows, beside those of a baseline that knows the fitted y alone."""
+    judged, all_y = rows.take(), fitted.dataset.y
+    y, fitted_y = judged.y, all_y if fitted.index is None else all_y.take(fitted.index)
     with _faults_as("X", "holds values too large to evaluate the model on"):
-        scores = compile_scorer(estimator)(rows.X)
-    if scores.probabilities is None:
-        return dict(measure_regression(cast(Vector, rows.y), scores.values))
-    y, classes = cast(Labels, rows.y), list_classes(estimator) or ()
-    return measure_classification(y, scores.values, scores.probabilities, classes)
+        scores = compile_scorer(estimator)(judged.X)
+    classes = list_classes(estimator)
+    if classes is None:
+        return measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
+    return measure_classification(
+        cast(Labels, y), scores.values, scores.probabilities, classes, cast(Labels, fitted_y)
+    )
 
 
-def _cross_validate(plan: _Plan, dataset: Dataset) -> dict[str, Any]:
-    """Return a score per fold, their mean and spread: R², or accuracy.
+def _cross_validate(
+    plan: _Plan, dataset: Dataset
+) -> tuple[dict[str, Any], tuple[DataWarning, ...]]:
+    """Return a score per fold (R², or accuracy), their mean and spread; and warnings.
 
     The folds are those of scikit-learn's ``cross_val_score`` with ``cv`` as a number.
     """
@@ -295,18 +357,30 @@ def _cross_validate(plan: _Plan, dataset: Dataset) -> dict[str, Any]:
     metric = "r2" if plan.entry.task == "regression" else "accuracy"
     if folds * (2 if metric == "r2" else 1) > len(dataset.y):
         raise InvalidInput({"cv": [f"makes folds too small of {len(dataset.y)} rows"]})
-    with _faults_as("cv", "makes folds that cannot be fitted: {reason}"):
+    doubts: tuple[DataWarning, ...] = ()
+    if metric == "accuracy":
+        counts = Counter(dataset.y.tolist())
+        doubts = _warn_of_rare_classes(
+            counts, folds, f"some of the {folds} folds have no such row"
+        )
+    with (
+        warnings.catch_warnings(),
+        _faults_as("cv", "makes folds that cannot be fitted: {reason}"),
+    ):
+        # Of rare classes, which the warning above names.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         scores = cross_val_score(
             plan.build(), dataset.X, dataset.y, cv=folds, scoring=metric, error_score="raise"
         )
     finite = bool(np.isfinite(scores).all())
-    return {
+    found = {
         "folds": folds,
         "metric": "r2_score" if metric == "r2" else metric,
         "scores": [value if math.isfinite(value) else None for value in scores.tolist()],
         "mean": float(scores.mean()) if finite else None,
         "std": float(scores.std()) if finite else None,
     }
+    return found, doubts
 
 
 def _has_converged(estimator: Any, params: Mapping[str, Any]) -> bool | None:

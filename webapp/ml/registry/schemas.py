@@ -43,7 +43,7 @@ class VersionSummarySchema(StrictSchema):
         attribute="single_metrics",
         metadata=about(
             "Metrics that are one number; null where undefined for these rows.",
-            example={"accuracy": 0.96, "log_loss": 0.11, "roc_auc": None},
+            example={"accuracy": 0.96, "balanced_accuracy": 0.95, "f1": 0.95, "roc_auc": 0.99},
         ),
     )
     evaluated_on = fields.String(
@@ -70,7 +70,7 @@ class VersionSummarySchema(StrictSchema):
     warnings = fields.List(
         fields.Nested(WarningSchema),
         required=True,
-        metadata=about("What was left out of the training data, or converted."),
+        metadata=about("What was left out of the training data or converted, or looks wrong."),
     )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
     digest = fields.String(
@@ -95,9 +95,22 @@ class VersionSchema(VersionSummarySchema):
     metrics = fields.Dict(
         required=True,
         metadata=about(
-            "A metric that is undefined for these rows is null, and so is the confusion matrix "
-            f"of more than {MOST_MATRIX_CLASSES} classes.",
-            example={"mse": 0.0048, "rmse": 0.0696, "mae": 0.0593, "r2_score": 0.9996},
+            "Of a regression `mse`, `rmse`, `mae`, `r2_score`, `mape` (a share) and "
+            "`median_absolute_error`; of a classification `accuracy`, `balanced_accuracy`, "
+            "`precision`, `recall`, `f1`, `roc_auc`, `average_precision`, `log_loss`, "
+            "`brier_score`, `confusion_matrix` and `by_class`. `baseline` is what the mean of the "
+            "fitted rows would reach, or their most frequent class. A metric that is undefined "
+            "for these rows is null, and so are `confusion_matrix` and `by_class` of more than "
+            f"{MOST_MATRIX_CLASSES} classes.",
+            example={
+                "mse": 0.0048,
+                "rmse": 0.0696,
+                "mae": 0.0593,
+                "r2_score": 0.9996,
+                "mape": 0.094,
+                "median_absolute_error": 0.0639,
+                "baseline": {"mse": 13.8, "mae": 3.0, "r2_score": -0.097},
+            },
         ),
     )
     coefficients = fields.Dict(

@@ -123,6 +123,10 @@ class TrainingOptions(StrictSchema):
             **{"not": {"const": 1}},
         ),
     )
+    stratify = JSONBoolean(
+        load_default=True,
+        metadata=about("Whether the hold-out has each class in its share; for a classification."),
+    )
     activate = JSONBoolean(
         load_default=True, metadata=about("Whether the new version becomes the active one.")
     )

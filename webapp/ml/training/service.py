@@ -117,7 +117,7 @@ def _describe_training(
         fit_seconds=trained.fit_seconds,
         converged=trained.converged,
         data_digest=trained.data_digest,
-        warnings=[asdict(warning) for warning in dataset.warnings],
+        warnings=[asdict(warning) for warning in (*dataset.warnings, *trained.warnings)],
         profile=dict(trained.profile),
         interval_basis=None if basis is None else basis.to_json(),
     )
