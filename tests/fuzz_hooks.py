@@ -45,6 +45,20 @@ BEYOND_SCHEMAS = [
     r".*: is not a feature of the model",
     r".*\.feature_names: has \d+ names for \d+ features",
     r"json\.y: has \d+ values for \d+ rows of X",
+    # What the columns of a table hold, and what the options say of them.
+    r".*: is .*, but the values before are .*",
+    r".*\.(columns|exclude)\.[^.]*: is no feature of the table",
+    r".*\.exclude: leaves no column to learn from",
+    r".*: holds .* values, .*",
+    r".*: has no values(; it was left out)?",
+    r".*: is not (a number|true or false|a date or time|text)\b.*",
+    r"json\.(data|target): (Must not be given beside X and y|Is for data alone)\.",
+    r"json\.target: Missing data for required field\.",
+    r"json\.(X|y): Missing data for required field\.",
+    r".*\.task: Is \w+, but \w+ is for \w+\.",
+    r".*\.passthrough: Must be different names, none of them prediction\.",
+    r".*\.passthrough: (needs|names) .*",
+    r"json\.(features|instances).*: is .*, expected .*",
     # What one estimator takes is not what the next one takes.
     r".*\.params\.\w+: (is no parameter of|must be) .*",
     r".*\.y\.\d+: is .*, expected .*",
@@ -128,7 +142,9 @@ def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
         body["features"] = repeat(body["features"], FEATURES)
     if "instances" in body and isinstance(body["instances"][0], list):
         body["instances"] = [repeat(row, FEATURES) for row in body["instances"]]
-    if "X" in body:
+    if "X" in body and "y" in body:
+        for name in ("data", "target", "columns", "exclude", "task"):
+            body.pop(name, None)
         body["X"] = [repeat(row, FEATURES) for row in body["X"]]
         body["y"] = repeat(body["y"], len(body["X"]))
         body.pop("feature_names", None)
@@ -136,9 +152,9 @@ def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
         fitting = [
             row.name for row in CATALOGUE.values() if params <= {p.name for p in row.parameters}
         ]
-        if fitting and body.get("estimator", fitting[0]) not in fitting:
+        if fitting and (body.get("estimator") or fitting[0]) not in fitting:
             body["estimator"] = fitting[0]
-        if CATALOGUE[body.get("estimator", DEFAULT_ESTIMATOR)].task == "classification":
+        if CATALOGUE[body.get("estimator") or DEFAULT_ESTIMATOR].task == "classification":
             body["y"] = [f"class {index % 2}" for index in range(len(body["y"]))]
         elif isinstance(body["y"][0], str):
             body["y"] = list(map(len, body["y"]))

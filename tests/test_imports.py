@@ -13,7 +13,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "webapp").rglob("*.py"))
 }
-NUMERIC = {"numpy", "sklearn", "scipy", "skops", "pyarrow"}
+NUMERIC = {"numpy", "pandas", "sklearn", "scipy", "skops", "pyarrow"}
 WEB = {"flask", "flask_smorest", "flask_sqlalchemy", "flask_migrate", "werkzeug", "webargs"}
 
 

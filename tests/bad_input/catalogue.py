@@ -63,9 +63,12 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "description": [*all_but("string"), r'"a\u000bb"', f'"{"x" * 10_001}"'],
     "X": [*all_but("array"), "[]", "[[]]", "[1]", "[[1], [1, 2]]", NESTED],
     "y": [*all_but("array"), "[]", "[1]", "[1, 2, 3]", "[[1], [2]]", NESTED],
-    "estimator": [*all_but(), '"Ridge"', f'"{"x" * 100_000}"'],
+    "estimator": [*all_but("null"), '"Ridge"', f'"{"x" * 100_000}"'],
     "params": [*all_but("object"), '{"a": 1}', '{"n_jobs": 1}', f'{{"{"x" * 100_000}": 1}}'],
-    "scale": FLAG,
+    "scale": all_but("boolean", "null"),
+    "task": [*all_but("null"), '"Regression"'],
+    "columns": [*all_but("object"), '{"x1": "colour"}', '{"x9": "number"}', '{"x1": 1}'],
+    "exclude": [*all_but("array"), '["x1", "x2", "x3"]', "[1]", "[null]", "[[]]", '["x9"]'],
     "test_size": [*all_but("integer", "decimal"), "-1", "1", "1.5", "-5e-324"],
     "random_state": [*all_but("integer"), "-1", "4294967296"],
     "refit": FLAG,
@@ -86,6 +89,8 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "level": [*all_but("decimal"), "1.0", "1.5", "-0.5"],
     "version": [*all_but("integer"), "0", "-1", "9223372036854775808"],
     "data": [*all_but("array"), *KINDS["array"]],
+    "extra": [*all_but(), '"Ignore"'],
+    "passthrough": [*all_but("array"), "[1]", "[null]", '["x9"]', '["prediction"]'],
     "target": all_but("null"),
 }
 """Values that a field does not take; each answered 422 with the field named."""
@@ -97,7 +102,7 @@ SHAPES: list[tuple[str, Place]] = [
 ]
 """Matrices that are none, with the place of the fault: row, then column."""
 PLACED: dict[str, list[tuple[str, Place]]] = {
-    "X": SHAPES,
+    "X": [(text, place) for text, place in SHAPES if text != "[[1, 2, 3], [4, null, 6]]"],
     "y": [(f"[1, {cell}]", ("1",)) for cell in CELLS if cell != "null"],
     "instances": [
         *SHAPES,
@@ -136,7 +141,12 @@ REFUSED_QUERY = {
     "seed": [*NO_INTEGERS, "4294967296"],
     "estimator": ["", "nobody", "Ridge", "\0", "null", "x" * 5000],
     "params": ["", "1", "null", "[]", "{", '{"a": 1}', '{"a": NaN}', "[" * 5000, "\0"],
-    "scale": NO_FLAGS,
+    "scale": [flag for flag in NO_FLAGS if flag != "null"],
+    "task": ["", "Regression", "\0", "1"],
+    "columns": ["", "1", "[]", "{", '{"x1": "colour"}', '{"x9": "number"}', "\0"],
+    "exclude": ["x9", "x1,x9", "x1,x2,x3", "\0", "[1]"],
+    "extra": ["", "Ignore", "1", "\0"],
+    "passthrough": ["x9", "\0", "prediction", "[1]"],
     "test_size": [*NO_NUMBERS, "1", "-1", "true", "null", '"0.5"'],
     "random_state": [*NO_INTEGERS, "4294967296"],
     "refit": NO_FLAGS,

@@ -69,10 +69,10 @@ class Operation:
         self.parameters = re.findall(r"\{(\w+)\}", self.template)
         self.is_probe = self.template.startswith("/health")  # accepts any query and body
         self.takes_table = CSV in self.bodies
-        self.takes_numbers = self.takes_table and not self.template.endswith("/inspect")
         trains = "target" in self.query
         self.columns = ("x1", "x2", "x3", "y") if trains else ("x1", "x2", "x3")
         self.options = {"target": "y"} if trains else {}
+        self.takes_numbers = self.takes_table and not trains
 
     def good_file(self, artifact: bytes) -> tuple[str, bytes, str]:
         """Return what a form must hold: the name of its part, bytes, and the name of a file."""

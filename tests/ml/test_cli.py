@@ -130,10 +130,11 @@ def test_a_named_model_lives_its_whole_life_on_the_command_line(
         (["train", "{csv}", "--target", "y", "--param", "alpha=1"], "is no parameter"),
         (["train", "{csv}", "--target", "y", "--test-size", "2"], "test_size"),
         (["train", "rows.txt", "--target", "y"], "has none of the suffixes"),
-        (["predict", "--features", "1,two"], "numbers separated by commas"),
-        (["predict", "--features", ""], "numbers separated by commas"),
-        (["predict", "--features", "1,nan"], "finite"),
         (["predict", "--features", "1"], "not trained"),
+        (["predict", "--model", "default", "--features", "1,2,two"], "is not a number"),
+        (["predict", "--model", "default", "--features", ""], "has no rows"),
+        (["predict", "--model", "default", "--features", "1,2,nan"], "finite"),
+        (["predict", "--model", "default", "--features", "1,2"], "has 2 values, expected 3"),
         (["activate", "7"], "no version 7"),
         (["rollback"], "no model named"),
         (["show", "7"], "no version 7"),
@@ -152,7 +153,7 @@ def test_what_cannot_be_done_is_one_clear_line(
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "rows.csv", "a,y\n0,1\n1,1\n")
     write(tmp_path / "rows.txt", "a,y\n0,1\n1,1\n")
-    if "nan" in arguments[-1]:
+    if "default" in arguments:
         runner.invoke(args=["seed"])
 
     result = runner.invoke(args=["ml", *(a.replace("{csv}", path) for a in arguments)])

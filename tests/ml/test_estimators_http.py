@@ -142,7 +142,7 @@ def test_cross_validation_gives_the_scores_of_scikit_learn(client: FlaskClient) 
 def test_a_hold_out_is_stratified_unless_asked_or_impossible(client: FlaskClient) -> None:
     X = [[float(row)] for row in range(20)]
     rare = ["b" if row in (1, 2, 5, 6, 7) else "a" for row in range(20)]  # plain: 3 of 4 held out
-    single = ["a"] * 19 + ["b"]
+    single = ["a"] * 10 + ["b"] + ["a"] * 9
     options = {"estimator": "hist_gradient_boosting_classifier", "params": {"max_iter": 1}}
 
     stratified = train(client, X, rare, **options)

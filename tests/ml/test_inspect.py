@@ -176,11 +176,12 @@ def test_what_looks_wrong_is_said_by_column(client: FlaskClient) -> None:
     found = inspect_csv(client, "\n".join(["n,constant,id,empty,y", *rows]), "target=y")
 
     assert warnings_of(found) == {
-        "n": "numbers the rows",
+        "n": "numbers the rows: exclude it unless their order matters",
         "constant": "has the same value in every row",
         "id": "has another value in nearly every row, as names and ids have",
         "empty": "has no values",
-        "y": "has few whole numbers, which may be the codes of classes",
+        "y": "has few whole numbers, which may be the codes of classes: task=classification takes "
+        "them so",
     }
     assert found["task"] == "regression"
 

@@ -22,7 +22,7 @@ from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
 from webapp.ml.core import tables
-from webapp.ml.core.tables.reading import Format, Limits, Source
+from webapp.ml.core.tables.shapes import Format, Limits, Source
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
@@ -79,7 +79,8 @@ class RowsParser(StrictParser):
             raise InvalidInput(faults, source="query")
         most = current_app.config["MAX_CONTENT_LENGTH"]
         body: dict[str, Any] = self.load_json(req, schema, most=most)
-        _check_size(body, schema.rows_field)
+        for name in schema.rows_fields:
+            _check_size(body, name)
         return body
 
     def load_form(self, req: Request, schema: ma.Schema) -> Any:
@@ -87,14 +88,8 @@ class RowsParser(StrictParser):
         if req.mimetype != MULTIPART:
             abort(415, f"The body must be sent as Content-Type: {MULTIPART}.")
         (file_field,) = (name for name, f in schema.fields.items() if isinstance(f, FilePart))
-        form = req.form.copy()
-        lists = {
-            name: _read_list(form.poplist(name))
-            for name, f in schema.fields.items()
-            if isinstance(f, fields.List) and name in form
-        }
-        file = _find_only_file(req, file_field)
-        return {file_field: file, **_read_options(form), **lists}
+        options = _read_options(req.form, schema)
+        return {file_field: _find_only_file(req, file_field), **options}
 
 
 class RowsBlueprint(Blueprint):
@@ -153,10 +148,11 @@ def _check_size(body: Mapping[str, Any], rows_field: str) -> None:
 
 def _find_table(req: Request, schema: RowsSchema) -> Table:
     """Return the table in the body of a request, its options checked."""
-    options, source = _read_options(req.args), "query"
+    expected = schema.table_options()
+    options, source = _read_options(req.args, expected), "query"
     sent: Request | FileStorage = req
     if req.mimetype == MULTIPART:
-        form = _read_options(req.form)
+        form = _read_options(req.form, expected)
         repeated = {name: ["is in the query and in the form"] for name in form if name in options}
         if repeated:
             raise InvalidInput(repeated, source="form")
@@ -168,7 +164,7 @@ def _find_table(req: Request, schema: RowsSchema) -> Table:
     if sent.mimetype_params.get("header", "present").lower() != "present":
         abort(415, "A table must be sent with a header.")
     stream, found = _open_table(sent)
-    loaded = load(schema.table_options(), options, source=source)
+    loaded = load(expected, options, source=source)
     if found.name != "csv" and (given := CsvOptions().fields.keys() & options):
         raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
     limits = Limits.from_settings(current_app.config)
@@ -201,24 +197,28 @@ def _find_only_file(req: Request, field: str) -> FileStorage:
     return files[0]
 
 
-def _read_options(values: MultiDict[str, str]) -> dict[str, Any]:
-    # Of a form: a query with repeated parameters is refused before.
-    repeated = {name: ["Given more than once."] for name, v in values.lists() if len(v) > 1}
+def _read_options(values: MultiDict[str, str], schema: ma.Schema) -> dict[str, Any]:
+    """Return the options in a query or a form; a list may come in parts."""
+    options, repeated = {}, {}
+    for name, texts in values.lists():
+        if isinstance(schema.fields.get(name), fields.List):
+            only = read_option(name, texts[0]) if len(texts) == 1 else texts
+            options[name] = only if only is None or isinstance(only, list) else texts
+        elif len(texts) > 1:  # of a form: a query with repeated parameters is refused before
+            repeated[name] = ["Given more than once."]
+        else:
+            options[name] = read_option(name, texts[0])
     if repeated:
         raise InvalidInput(repeated, source="form")
-    return {name: read_option(name, text) for name, text in values.items()}
-
-
-def _read_list(texts: list[str]) -> list[Any] | None:
-    """Return a list that came as one JSON array or, as OpenAPI has it, as a part per item."""
-    only = read_option("", texts[0]) if len(texts) == 1 else texts
-    return only if only is None or isinstance(only, list) else texts
+    return options
 
 
 def read_option(name: str, text: str) -> Any:
     """Return the value of an option that is written as JSON, or as plain text."""
     if name in ("target", "estimator"):
         return text  # a column may be called 1, or true
+    if name in ("exclude", "passthrough") and not text.startswith("["):
+        return text.split(",")
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -232,6 +232,8 @@ def _describe_parameter(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "description": f"Of a table. {schema['description']}",
     }
+    if schema["type"] == "array":
+        return {**described, "schema": schema, "style": "form", "explode": False}
     if schema["type"] == "object":
         return {**described, "content": {JSON: {"schema": schema}}}
     return {**described, "schema": schema}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import sys
@@ -22,15 +24,16 @@ from webapp.extensions import db
 from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
-from webapp.ml.core.signature import inspect_columns
+from webapp.ml.core.inspection import inspect_columns
 from webapp.ml.core.tables import reading, writing
-from webapp.ml.core.tables.reading import CsvDialect, Format, Limits, Source
+from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
 from webapp.ml.inference import service as inference
+from webapp.ml.inference.schemas import PredictionTableOptions
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import ModelSchema, VersionSchema, VersionSummarySchema
 from webapp.ml.registry.service import DEFAULT_MODEL
-from webapp.ml.schemas import CsvOptions, Table
+from webapp.ml.schemas import Table
 from webapp.ml.training import service as training
 from webapp.ml.training.schemas import (
     ColumnSchema,
@@ -62,8 +65,11 @@ def options_of(schema: type[StrictSchema]) -> Callable[[F], F]:
         for name, field in reversed(schema().fields.items()):
             flag = f"--{name.replace('_', '-')}"
             settings = {"help": field.metadata["description"], "required": field.required}
-            if name == "params":
-                flag, settings["multiple"], settings["metavar"] = "--param", True, "NAME=VALUE"
+            if isinstance(field, fields.Dict):
+                flag = flag.removesuffix("s")
+                settings |= {"multiple": True, "metavar": "NAME=VALUE"}
+            elif isinstance(field, fields.List):
+                settings |= {"default": "", "metavar": "NAME,…"}
             elif not field.required:
                 settings |= {"default": field.load_default, "show_default": True}
             if isinstance(field, fields.Boolean):
@@ -83,16 +89,17 @@ def options_of(schema: type[StrictSchema]) -> Callable[[F], F]:
 @options_of(TableTrainingOptions)
 @json_option
 @clear_errors
-def train(file: Path, name: str, params: Sequence[str], as_json: bool, **options: Any) -> None:
+def train(file: Path, name: str, as_json: bool, **options: Any) -> None:
     """Train a model on a FILE with a header: CSV, Parquet or Arrow, by its suffix.
 
     Every column but the target is a feature. When the command returns, every worker of a running
     service uses the new version.
 
-    Example: flask ml train diabetes.csv --target progression --estimator ridge --param alpha=0.1
+    Examples: flask ml train titanic.csv --target survived --exclude name,ticket,
+    flask ml train diabetes.csv --target progression --estimator ridge --param alpha=0.1
     """
     _check_name(name)
-    loaded = _load(TableTrainingOptions, {**options, "params": _parse_params(params)})
+    loaded = _load(TableTrainingOptions, options)
     with _open_source(file, loaded.pop("dialect")) as source:
         request = TrainingRequest().load(Table(source, loaded))
     version = training.train_model(
@@ -136,8 +143,8 @@ def inspect(file: Path, as_json: bool, **options: Any) -> None:
 @click.argument("out", metavar="[OUT]", type=click.File("wb", atomic=True), default="-")
 @model_option
 @click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
-@click.option("--features", help="One row instead of a file: numbers separated by commas.")
-@options_of(CsvOptions)
+@click.option("--features", help="One row instead of a file: values separated by commas.")
+@options_of(PredictionTableOptions)
 @clear_errors
 def predict(
     source: Path | None,
@@ -145,36 +152,40 @@ def predict(
     name: str,
     number: int | None,
     features: str | None,
-    **options: str,
+    **options: Any,
 ) -> None:
     """Write a line to OUT (CSV, by default standard output) per row of IN.
 
     IN is CSV, Parquet or Arrow; its header names the features, in any order. It may be larger
-    than memory. With --features, a single row comes from the command line.
+    than memory. With --features, a single row comes from the command line, as a line of CSV.
 
     Examples: flask ml predict rows.parquet predictions.csv, flask ml predict --features 1,2,3
     """
     if (source is None) == (features is None):
         raise click.UsageError("Give either IN or --features.")
     server = current_app.extensions["model_server"]
+    version, _ = server.get_version(name, number)  # the same for all rows
+    loaded = _load(PredictionTableOptions, options)
     if source is None:
-        try:
-            row = [float(part) for part in (features or "").split(",")]
-        except ValueError:
-            raise InvalidInput({"--features": ["must be numbers separated by commas"]}) from None
-        predictions = inference.predict_one(server, name=name, number=number, features=row)
+        row = io.BytesIO(_write_row(version.signature.names, features or ""))
+        found = Source(row, tables.FORMATS["csv"], CsvDialect())
+        with faults_in("--features"):
+            blocks = reading.iterate_features(found, version.signature, loaded["batch"])
+            row_features = next(iter(blocks))
+        predictions = inference.predict(
+            server, name=name, number=version.number, rows=lambda _signature: row_features
+        )
         click.echo(str(predictions.scores.values[0]))
         return
-    version, _ = server.get_version(name, number)  # the same for all rows
     with (
         source.open("rb") as stream,
         faults_in(source.name),
         click.progressbar(length=source.stat().st_size, label=source.name, file=sys.stderr) as bar,
     ):
-        table = Source(stream, _find_format(source), _load(CsvOptions, options)["dialect"])
-        batches = reading.iterate_features(table, names=version.feature_names)
+        table = Source(stream, _find_format(source), loaded["dialect"])
+        batches = reading.iterate_features(table, version.signature, loaded["batch"])
         for index, batch in enumerate(batches):
-            rows = partial(lambda batch, _names: batch, batch)
+            rows = partial(lambda batch, _signature: batch, batch)
             predictions = inference.predict(server, name=name, number=version.number, rows=rows)
             out.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
@@ -285,6 +296,13 @@ def _check_name(name: str) -> None:
         raise InvalidInput({"--model": [f"must match {NameConverter.pattern}"]})
 
 
+def _write_row(names: Sequence[str], row: str) -> bytes:
+    """Return a line of CSV with its header."""
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\n").writerow(names)
+    return f"{header.getvalue()}{row}\n".encode()
+
+
 @contextmanager
 def _open_source(file: Path, dialect: CsvDialect) -> Iterator[Source]:
     """Open a table for a block, whose faults then name the file."""
@@ -302,21 +320,26 @@ def _find_format(path: Path) -> Format:
     return found
 
 
-def _parse_params(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return NAME=VALUE pairs as parameters; a value is JSON, or plain text."""
-    params: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator:
-            raise InvalidInput({"--param": [f"{pair!r} is not of the form NAME=VALUE"]})
-        params[name] = read_option("", text)
-    return params
-
-
 def _load(schema: type[StrictSchema], options: Mapping[str, Any]) -> Any:
     """Return the options of a command as their schema checks them; raises InvalidInput."""
     values = {k: read_option(k, v) if isinstance(v, str) else v for k, v in options.items()}
+    for name, field in schema().fields.items():
+        if isinstance(field, fields.Dict):
+            values[name] = _parse_pairs(f"--{name.removesuffix('s')}", values[name])
+        elif isinstance(field, fields.List):
+            values[name] = options[name].split(",") if options[name] else []
     return load(schema(), values, source="options")
+
+
+def _parse_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return NAME=VALUE pairs as a mapping; a value is JSON, or plain text."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise InvalidInput({flag: [f"{pair!r} is not of the form NAME=VALUE"]})
+        values[name] = read_option("", text)
+    return values
 
 
 def _echo_table(

@@ -12,7 +12,7 @@ from werkzeug.datastructures import FileStorage
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
-from webapp.ml.core.tables.reading import DELIMITERS, CsvDialect, Source
+from webapp.ml.core.tables.shapes import DELIMITERS, CsvDialect, Source
 from webapp.web.fields import StrictSchema
 
 T = TypeVar("T")
@@ -91,12 +91,12 @@ class Table:
 
 
 class RowsSchema(StrictSchema):
-    """A body of rows: a JSON object with the rows in ``rows_field``, or a table.
+    """A body of rows: a JSON object with the rows in one of ``rows_fields``, or a table.
 
     ``table_options`` is the schema of the options that go with a table.
     """
 
-    rows_field: ClassVar[str]
+    rows_fields: ClassVar[tuple[str, ...]]
     table_options: ClassVar[type[StrictSchema]]
 
     def load(self, data: Any, **kwargs: Any) -> Any:

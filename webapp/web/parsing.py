@@ -98,7 +98,8 @@ def is_utf8(charset: str) -> bool:
 
 def _show_form(schema: ma.Schema) -> str:
     """Return how an object of a schema looks, such as ``{"instances": […]}``."""
-    needed = {name: field for name, field in schema.fields.items() if field.required}
+    names = getattr(schema, "shown_fields", ())  # of a schema that requires none alone
+    needed = {n: f for n, f in schema.fields.items() if f.required or n in names}
     plain = (fields.String, fields.Integer)
     shown = (
         f'"{name}": {"…" if isinstance(field, plain) else "[…]"}'

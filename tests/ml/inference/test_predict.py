@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from tests.ml.calls import ARROW, CSV, JSON, ML, train, train_classes
 from webapp.ml.core.tables import writing
-from webapp.ml.inference.service import MOST_EXTRAPOLATED
+from webapp.ml.inference.service import MOST_NAMED
 
 
 def ask(client: FlaskClient, n_rows: int, accept: str = JSON, **options: Any) -> Any:
@@ -36,7 +36,7 @@ def test_features_by_name_come_in_any_order(client: FlaskClient) -> None:
 
 TOO_SHORT = ["has 2 values, expected 3"]
 NOT_A_NUMBER = ["is a string, expected a number"]
-NO_FEATURES = ["must be an array of numbers, or an object by feature name"]
+NO_FEATURES = ["must be an array of values, or an object by feature name"]
 NOT_A_ROW = ["is an object, expected an array of numbers"]
 
 
@@ -157,7 +157,7 @@ def test_a_long_table_is_streamed_whole(
 
 
 def test_many_extrapolated_values_are_counted(client: FlaskClient) -> None:
-    n_rows, n_features = MOST_EXTRAPOLATED // 10, 10
+    n_rows, n_features = MOST_NAMED // 10, 10
     train(client, np.arange(2 * n_features).reshape(2, n_features), [1, 2])
     rows = np.full((n_rows + 1, n_features), -1).tolist()
 

@@ -80,7 +80,23 @@ UNFIT_NAMES = {
     [
         ({"X": [[1]]}, {"y": ["Missing data for required field."]}),
         ({"X": [[1, 2], [3]], "y": [1, 2]}, {"X": {"1": ["has 1 values, expected 2"]}}),
-        ({"X": [[1]], "y": ["a"]}, {"y": {"0": ["is a string, expected a number"]}}),
+        (
+            {"X": [[1]], "y": ["a"], "estimator": "ridge"},
+            {"y": {"0": ["is a string, expected a number"]}},
+        ),
+        (
+            {"X": [[1]], "y": [1], "estimator": "ridge", "task": "classification"},
+            {"task": ["Is classification, but ridge is for regression."]},
+        ),
+        ({"data": [{"a": 1}]}, {"target": ["Missing data for required field."]}),
+        (
+            {"data": [{"a": 1}], "target": "b"},
+            {"target": ["has no column 'b'; its columns are a"]},
+        ),
+        (
+            {"data": [{"a": 1}], "target": "a", "X": [[1]]},
+            {"data": ["Must not be given beside X and y."]},
+        ),
         ({"X": [[1], [2]], "y": [1]}, {"y": ["has 1 values for 2 rows of X"]}),
         ({"X": [[1]], "y": [1], "colour": "red"}, {"colour": ["Unknown field."]}),
         *(

@@ -19,6 +19,7 @@ import struct
 import sys
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
+from webapp.ml.core.preprocessing import is_typed
 from webapp.ml.core.validation import (
     MALFORMED,
     MOST_FEATURES,
@@ -62,14 +64,35 @@ _ESTIMATORS = _ROOTS | {
 # check_estimator checks those.
 _TREES = ["sklearn.tree._tree.Tree", f"{_BOOSTING}.predictor.TreePredictor"]
 _SCALARS = "bool str_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
-_TYPES = _ESTIMATORS | {
+_UPLOADED = _ESTIMATORS | {
     *_TREES,
     *(f"builtins.{name}" for name in ("bool", "int", "float", "str", "list", "tuple", "dict")),
     "numpy.ndarray",
     *(f"numpy.{name}" for name in _SCALARS.split()),
 }
+_PREPROCESSING = {
+    "sklearn.compose._column_transformer.ColumnTransformer",
+    "sklearn.decomposition._truncated_svd.TruncatedSVD",
+    "sklearn.feature_extraction.text.TfidfTransformer",
+    "sklearn.feature_extraction.text.TfidfVectorizer",
+    "sklearn.impute._base.MissingIndicator",
+    "sklearn.impute._base.SimpleImputer",
+    "sklearn.preprocessing._encoders.OneHotEncoder",
+    "sklearn.preprocessing._encoders.OrdinalEncoder",
+    "sklearn.preprocessing._function_transformer.FunctionTransformer",
+    "sklearn.preprocessing._target_encoder.TargetEncoder",
+}
+# What those hold: histogram boosting checks its categories by a function of scikit-learn's.
+_PARTS = {
+    *("builtins.slice", "functools.partial", "numpy.dtype"),
+    *("sklearn.model_selection._split.KFold", "sklearn.model_selection._split.StratifiedKFold"),
+    "sklearn.utils.validation.check_array",
+    *("sklearn.preprocessing._label.LabelEncoder", "sklearn.preprocessing._label.LabelBinarizer"),
+}
+_STORED = _UPLOADED | _PREPROCESSING | _PARTS
 _LOSSES = "sklearn._loss."  # skops lists those that it builds
 _LOADERS = {
+    *("DTypeNode", "FunctionNode", "PartialNode", "SliceNode"),
     *("ObjectNode", "TreeNode", "LossNode", "NdArrayNode", "TypeNode"),
     *("DictNode", "ListNode", "TupleNode", "JsonNode"),
 }
@@ -135,25 +158,29 @@ def read_upload(
     Raises ArtifactUnusable when the bytes are no skops file, hold a type that is not allowed, are
     of another scikit-learn, or describe no fitted estimator, or one of more than ``max_features``.
     """
-    estimator, names = _load(data, most_nodes=MOST_UPLOADED_NODES)
+    estimator, names = _load(data, types=_UPLOADED, most_nodes=MOST_UPLOADED_NODES)
     n_features = estimator.n_features_in_
     if n_features > max_features:
         raise ArtifactUnusable(f"it has {n_features} features, at most {max_features} are allowed")
     return estimator, names
 
 
-def _load(data: bytes, most_nodes: int = MOST_VALUES) -> tuple[Any, tuple[str, ...] | None]:
+def _load(
+    data: bytes, *, types: Collection[str] = _STORED, most_nodes: int = MOST_VALUES
+) -> tuple[Any, tuple[str, ...] | None]:
     import skops.io
 
     try:
-        normal = _normalise(data, zipfile.ZIP_STORED, most_nodes=most_nodes)
-        estimator = skops.io.load(normal, trusted=_TREES)
+        normal = _normalise(data, zipfile.ZIP_STORED, types=types, most_nodes=most_nodes)
+        estimator = skops.io.load(normal, trusted=[*_TREES, *types])
     except _MALFORMED:
         raise ArtifactUnusable(NO_SKOPS_FILE) from None
     except MemoryError:
         raise ArtifactUnusable("it needs more memory than there is") from None
     try:
         check_estimator(estimator)
+        if is_typed(estimator):
+            return estimator, None
         steps = [step for step in split_pipeline(estimator) if step is not None]
         learnt = [vars(step).pop("feature_names_in_", None) for step in steps]
         names = None if learnt[0] is None else tuple(learnt[0].tolist())
@@ -168,6 +195,7 @@ def _normalise(
     data: bytes,
     compression: int,
     *,
+    types: Collection[str] = _STORED,
     most_nodes: int = MOST_VALUES,
     most_schema_bytes: int = MOST_SCHEMA_BYTES,
 ) -> io.BytesIO:
@@ -189,7 +217,7 @@ def _normalise(
         if schema["__loader__"] != "ObjectNode" or _type_name(schema) not in _ROOTS:
             raise ArtifactUnusable(f"it is not an estimator of the catalogue{_show_type(schema)}")
         # 28 % of the nodes of boosting are arrays, and 5 % of a forest's.
-        arrays = _Arrays(source, members, target, arrays_left=most_nodes // 3)
+        arrays = _Arrays(source, members, target, types, arrays_left=most_nodes // 3)
         written = json.dumps(_check_part(schema, arrays), separators=(",", ":")).encode()
         if len(written) > MOST_SCHEMA_BYTES:
             raise ArtifactUnusable("its schema is too long")
@@ -227,7 +255,7 @@ def _check_part(part: Any, arrays: _Arrays, depth: int = 0) -> Any:
 
 def _check_node(node: dict[str, Any], arrays: _Arrays) -> dict[str, Any]:
     loader, type_name = node["__loader__"], _type_name(node)
-    known = type_name in _TYPES or type_name.startswith(_LOSSES)
+    known = type_name in arrays.types or type_name.startswith(_LOSSES)
     if loader not in _LOADERS or not known:
         raise ArtifactUnusable(f"it contains a type that is not allowed{_show_type(node)}")
     # Ids make one node stand for another: what was checked need not be what is built.
@@ -260,6 +288,7 @@ class _Arrays:
     source: zipfile.ZipFile
     members: dict[str, zipfile.ZipInfo]
     target: zipfile.ZipFile
+    types: Collection[str]
     arrays_left: int
     bytes_left: int = MAX_BYTES
     written: dict[bytes, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, compress, islice
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webapp.errors import MOST_FAULTS, Faults, InvalidInput
+from webapp.ml.core.signature import Signature, Task
 
 Matrix: TypeAlias = NDArray[np.float64]
 """(n_rows, n_features), C-contiguous."""
@@ -22,9 +23,12 @@ Vector: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.int64] | NDArray[np.object_]
 """(n_rows,), whole numbers or `str` objects; rows of one label share one object."""
 
+Texts: TypeAlias = NDArray[np.object_]
+"""(n_rows, n_text_columns) of str; missing text is None."""
+
 LONGEST_FEATURE_NAME = 255
 LONGEST_LABEL = 255
-_KINDS = {
+KINDS_OF_JSON = {
     bool: "a boolean",
     int: "a whole number",
     float: "a decimal number",
@@ -47,22 +51,51 @@ class DataWarning:
 class Dataset:
     """Rows to learn from.
 
-    X: (n_rows, n_features) float64, finite; y: (n_rows,), finite float64 to learn numbers
-    from, or labels to learn classes from; ``feature_names`` names the columns of X.
+    y: (n_rows,), finite float64 to learn numbers from, or labels to learn classes from.
+    X: (n_rows, n_features) float64, finite, its columns called ``feature_names``. Where there is
+    a ``signature``, the features have kinds, and X holds them as ``encoding`` has them.
     """
 
     X: Matrix
     y: Vector | Labels
     feature_names: tuple[str, ...]
     warnings: tuple[DataWarning, ...] = ()
+    signature: Signature | None = None
+    texts: Texts | None = None
+    target: str = "y"
+
+    @property
+    def task(self) -> Task:
+        """Return what the target is for."""
+        return "regression" if self.y.dtype.kind == "f" else "classification"
+
+    def take_first(self) -> Dataset:
+        """Return the first row as a dataset of its own."""
+        texts = None if self.texts is None else self.texts[:1]
+        return replace(self, X=self.X[:1], y=self.y[:1], texts=texts)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Values of a category that training did not have: their rows, and the values."""
+
+    rows: NDArray[np.intp]
+    values: list[Any]
 
 
 @dataclass(frozen=True)
 class Features:
-    """Rows to predict for. X: (n_rows, n_features) float64, finite."""
+    """Rows to predict for.
+
+    X: (n_rows, n_inputs) float64; of a matrix finite, else as this module encodes them.
+    ``unseen`` is by column. ``passed`` are columns to echo beside the predictions.
+    """
 
     X: Matrix
+    texts: Texts | None = None
     warnings: tuple[DataWarning, ...] = ()
+    unseen: Mapping[str, Unseen] = field(default_factory=dict)
+    passed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,7 +113,8 @@ class Subset:
         rows, index = self.dataset, self.index
         if index is None:
             return rows
-        return Dataset(rows.X.take(index, axis=0), rows.y.take(index), rows.feature_names)
+        texts = None if rows.texts is None else rows.texts.take(index, axis=0)
+        return replace(rows, X=rows.X.take(index, axis=0), y=rows.y.take(index), texts=texts)
 
     def mask(self) -> NDArray[np.bool_] | None:
         """Return which rows they are: (all rows,); None for all of them."""
@@ -101,25 +135,41 @@ def make_dataset(
     y: Vector | Labels,
     feature_names: Sequence[str] | None = None,
     warnings: tuple[DataWarning, ...] = (),
+    *,
+    target: str = "y",
 ) -> Dataset:
     """Return a dataset of parts that fit together; raises InvalidInput where they do not."""
-    if len(y) != len(X):
-        raise InvalidInput({"y": [f"has {len(y)} values for {len(X)} rows of X"]})
     names = default_feature_names(X.shape[1]) if feature_names is None else feature_names
-    if len(names) != X.shape[1]:
-        message = f"has {len(names)} names for {X.shape[1]} features"
+    check_parts(X.shape[0], X.shape[1], y, names)
+    return Dataset(X, y, tuple(names), warnings, target=target)
+
+
+def check_parts(n_rows: int, n_features: int, y: Vector | Labels, names: Sequence[str]) -> None:
+    """Raise InvalidInput unless a target and names of features fit to the rows."""
+    if len(y) != n_rows:
+        raise InvalidInput({"y": [f"has {len(y)} values for {n_rows} rows of X"]})
+    if len(names) != n_features:
+        message = f"has {len(names)} names for {n_features} features"
         raise InvalidInput({"feature_names": [message]})
     check_feature_names(names)
-    return Dataset(X, y, tuple(names), warnings)
 
 
-def drop_missing_targets(X: Matrix, y: Any) -> tuple[Matrix, Any, tuple[DataWarning, ...]]:
-    """Return X and y, a JSON value, without the rows whose y is null, and a warning of them."""
+def is_numeric(rows: list[list[Any]]) -> bool:
+    """Return whether JSON rows hold numbers alone."""
+    return set(map(type, chain.from_iterable(rows))) <= {int, float}
+
+
+def drop_missing_targets(X: Any, y: Any) -> tuple[Any, Any, tuple[DataWarning, ...]]:
+    """Return the rows of X (a list or a matrix) and y, a JSON value, whose y is not null.
+
+    A warning comes with them where some are.
+    """
     if not isinstance(y, list) or len(y) != len(X) or None not in y:
         return X, y, ()
     warning = warn_of_missing("y", y.count(None), len(y))
     present = [value is not None for value in y]
-    return X[present], list(compress(y, present)), (warning,)
+    rows = list(compress(X, present)) if isinstance(X, list) else X[present]
+    return rows, list(compress(y, present)), (warning,)
 
 
 def warn_of_missing(target: str, n_missing: int, n_rows: int) -> DataWarning:
@@ -195,7 +245,7 @@ def describe_label(value: Any) -> list[str] | None:
         return None if fits else [f"must be 1 to {LONGEST_LABEL} printable characters"]
     if type(value) is int:
         return None if -(2**63) <= value < 2**63 else ["is outside the range of 64-bit integers"]
-    return [f"is {_KINDS[type(value)]}, expected a string or a whole number"]
+    return [f"is {KINDS_OF_JSON[type(value)]}, expected a string or a whole number"]
 
 
 def matrix_from_records(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Matrix:
@@ -255,7 +305,7 @@ def _faults_by_place(values: Sequence[Any], describe: Any) -> Faults:
 
 def _describe_row(row: Any, width: int) -> Faults | None:
     if not isinstance(row, list):
-        return [f"is {_KINDS[type(row)]}, expected an array of numbers"]
+        return [f"is {KINDS_OF_JSON[type(row)]}, expected an array of numbers"]
     if not row or (width and len(row) != width):
         return _describe_width(len(row), width)
     return _faults_by_place(row, _describe_number)
@@ -274,7 +324,7 @@ def _is_printable(text: str, longest: int) -> bool:
 def _describe_label_of(kind: type, value: Any) -> Faults | None:
     fault = describe_label(value)
     if fault is None and type(value) is not kind and kind in (int, str):
-        return [f"is {_KINDS[type(value)]}, but the first label is {_KINDS[kind]}"]
+        return [f"is {KINDS_OF_JSON[type(value)]}, but the first label is {KINDS_OF_JSON[kind]}"]
     return fault
 
 
@@ -285,5 +335,5 @@ def _describe_record(record: Mapping[str, Any], names: Sequence[str]) -> Faults 
 
 def _describe_number(value: Any) -> list[str] | None:
     if type(value) not in (int, float):
-        return [f"is {_KINDS[type(value)]}, expected a number"]
+        return [f"is {KINDS_OF_JSON[type(value)]}, expected a number"]
     return None if abs(value) <= sys.float_info.max else ["is not a finite number"]

@@ -70,6 +70,7 @@ class Estimator:
     lighter: str = ""
     conflict: tuple[str, str, Callable[[Params], bool]] | None = None
     seeded: bool = True
+    scaled: bool = False
 
     @property
     def is_linear(self) -> bool:

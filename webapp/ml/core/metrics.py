@@ -6,6 +6,7 @@ A figure that is undefined or beyond float64 is None, never NaN.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webapp.ml.core.datasets import Dataset, Labels, Matrix, Vector
+from webapp.ml.core.signature import Signature
 
 BLOCK_ROWS = 2**14
 MOST_MATRIX_CLASSES = 100  # 1,000 would be a million counts in every answer about the version
@@ -170,6 +172,10 @@ def digest_dataset(dataset: Dataset) -> str:
     for name in dataset.feature_names:
         sha.update(name.encode() + b"\0")
     sha.update(np.ascontiguousarray(dataset.X).astype("<f8", copy=False).data)
+    if dataset.signature is not None:  # what the codes in X stand for
+        sha.update(json.dumps(dataset.signature.to_json()).encode())
+    if dataset.texts is not None:
+        sha.update(json.dumps(dataset.texts.tolist()).encode())
     if dataset.y.dtype.kind in "fi":
         sha.update(np.ascontiguousarray(dataset.y).data)
     else:
@@ -211,3 +217,21 @@ def profile_features(
         name: [value if np.isfinite(value) else None for value in values.tolist()]
         for name, values in found.items()
     }
+
+
+def profile_columns(signature: Signature, X: Matrix) -> dict[str, list[float | None]]:
+    """Return mean, std, min and max of each column, as JSON values; None where it has none.
+
+    X: (n_rows, n_inputs), as ``encoding`` has rows. Of a date, they are those of its days.
+    """
+    found: dict[str, list[float | None]] = {"mean": [], "std": [], "min": [], "max": []}
+    for column, place in zip(signature.columns, signature.places, strict=True):
+        figures: dict[str, Any] = {}
+        if column.kind not in ("category", "text"):
+            values = X[:, place.start]
+            values = values[~np.isnan(values)]
+            if len(values):
+                figures = profile_features(values[:, np.newaxis])
+        for name, listed in found.items():
+            listed.append(figures.get(name, [None])[0])
+    return found

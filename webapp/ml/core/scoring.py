@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.datasets import Matrix, Vector
+from webapp.ml.core.datasets import Matrix, Texts, Vector
 from webapp.ml.core.estimators import is_classifier, split_pipeline
 from webapp.ml.core.trees import FlatTrees, Tree, flatten_trees, sum_in_order
 
@@ -39,8 +39,10 @@ class Scores:
         return self.values if self.probabilities is None else self.probabilities
 
 
-Scorer: TypeAlias = Callable[[Matrix], Scores]
-"""Returns the scores of rows: (n_rows, n_features), all numbers finite."""
+Scorer: TypeAlias = Callable[..., Scores]
+"""Returns the scores of rows, (n_rows, n_features) all finite, or as ``encoding`` has them.
+
+Where the signature has columns of text, those are the second argument."""
 
 
 def compile_scorer(estimator: Any) -> Scorer:
@@ -55,14 +57,14 @@ def compile_scorer(estimator: Any) -> Scorer:
     return compiled if scaler is None else partial(_score_scaled, *_read_scaling(scaler), compiled)
 
 
-def score(scorer: Scorer, X: Matrix) -> Scores:
-    """Return the scores of X: (n_rows, n_features), all numbers finite.
+def score(scorer: Scorer, X: Matrix, texts: Texts | None = None) -> Scores:
+    """Return the scores of rows.
 
     Raises InvalidInput, by row, where a prediction is beyond the range of float64.
     """
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = scorer(X)
+            scores = scorer(X) if texts is None else scorer(X, texts)
     except ValueError:
         # Trees compare in float32, and standardisation may overflow: scikit-learn refuses both.
         raise InvalidInput(["has values beyond the range that the estimator takes"]) from None

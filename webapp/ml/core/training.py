@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.datasets import Dataset, DataWarning, Labels, Subset, Vector
+from webapp.ml.core.datasets import Dataset, DataWarning, Labels, Matrix, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
     DEFAULT_ESTIMATOR,
@@ -25,6 +25,7 @@ from webapp.ml.core.estimators import (
     resolve_params,
     split_pipeline,
 )
+from webapp.ml.core.learning import find_doubts
 from webapp.ml.core.least_squares import (
     IntervalBasis,
     Mask,
@@ -36,17 +37,21 @@ from webapp.ml.core.metrics import (
     encode_labels,
     measure_classification,
     measure_regression,
+    profile_columns,
     profile_features,
 )
-from webapp.ml.core.scoring import compile_scorer, find_linear_functions
+from webapp.ml.core.pipelines import describe_linear, make_typed_scorer
+from webapp.ml.core.preprocessing import build_pipeline, count_outputs, is_typed, make_frame
+from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_functions
+from webapp.ml.core.signature import Signature, matrix_signature
 
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
 MOST_FOLDS = 20
+DEFAULT_ESTIMATORS = {"regression": DEFAULT_ESTIMATOR, "classification": "logistic_regression"}
 MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
 TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
-TARGET = "y"  # as warnings name it
 NAMED_CLASSES = 3  # in a warning
 LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed on
 
@@ -55,24 +60,26 @@ LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed
 class TrainingSpec:
     """How to train: estimator and parameters, the share of rows held out, and the seed.
 
+    Without an ``estimator``, the target's task decides.
+
     ``refit`` fits the served model on all rows once the hold-out has judged it; ``scale``
-    standardises the features first; ``cv`` is the number of folds of a cross-validation, or 0;
-    ``stratify`` holds out each class in its share, for a classification.
+    standardises the numbers first, None where the estimator needs it; ``cv`` is the number of
+    folds of a cross-validation, or 0; ``stratify`` holds out each class in its share.
     """
 
-    estimator: str = DEFAULT_ESTIMATOR
+    estimator: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     test_size: float = 0.2
     random_state: int = 42
     refit: bool = False
-    scale: bool = False
+    scale: bool | None = None
     cv: int = 0
     stratify: bool = True
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A fitted estimator and what is known of it.
+    """A fitted estimator, its name in the catalogue, and what is known of it.
 
     ``metrics`` were measured on the rows that ``evaluated_on`` names. ``classes`` is None for a
     regression. ``profile`` describes the rows that were fitted, and ``data_digest`` all that were
@@ -81,6 +88,7 @@ class TrainedModel:
     """
 
     estimator: Any
+    estimator_name: str
     params: Mapping[str, Any]
     metrics: Mapping[str, Any]
     evaluated_on: str
@@ -93,6 +101,8 @@ class TrainedModel:
     data_digest: str
     interval_basis: IntervalBasis | None
     converged: bool | None
+    signature: Signature
+    scale: bool
     warnings: tuple[DataWarning, ...] = ()
 
 
@@ -104,10 +114,16 @@ class _Plan:
     params: Mapping[str, Any]
     spec: TrainingSpec
     clock: Callable[[], float]
+    signature: Signature | None
 
     def build(self) -> Any:
         seed, scale = self.spec.random_state, self.spec.scale
-        return build_estimator(self.entry, self.params, random_state=seed, scale=scale)
+        if self.signature is None:
+            return build_estimator(self.entry, self.params, random_state=seed, scale=bool(scale))
+        final = build_estimator(self.entry, self.params, random_state=seed, scale=False)
+        return build_pipeline(
+            self.entry, final, self.signature, scale=bool(scale), random_state=seed
+        )
 
 
 def train(
@@ -125,12 +141,19 @@ def train(
 
     Raises InvalidInput where the rows cannot be fitted as asked, or not within ``limits``.
     """
-    entry = CATALOGUE[spec.estimator]
-    plan = _Plan(entry, resolve_params(entry, spec.params), spec, clock)
-    n_classes = 1 if entry.task == "regression" else len(np.unique(dataset.y))
+    entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATORS[dataset.task]]
+    if spec.scale is None:
+        # With kinds, numbers stand beside categories of 0 and 1.
+        scaled = entry.scaled or (dataset.signature is not None and entry.is_linear)
+        spec = replace(spec, scale=scaled)
+    plan = _Plan(entry, resolve_params(entry, spec.params), spec, clock, dataset.signature)
+    n_classes = 1 if entry.task == "regression" else len(set(dataset.y.tolist()))
     if n_classes > MOST_CLASSES:
-        raise InvalidInput({"y": [f"has {n_classes} classes, at most {MOST_CLASSES} are allowed"]})
+        raise InvalidInput(
+            {dataset.target: [f"has {n_classes} classes, at most {MOST_CLASSES} are allowed"]}
+        )
     fitted_rows, test_rows, doubts = _hold_out(dataset, spec)
+    doubts = (*find_doubts(dataset), *doubts)
     if limits is not None:
         _check_cost(plan, fitted_rows, n_classes, limits)
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
@@ -143,8 +166,12 @@ def train(
             doubts += further
         if test_rows is not None and spec.refit:
             estimator, fit_seconds, profile, basis = _fit(plan, Subset(dataset))
+    signature = dataset.signature or matrix_signature(
+        dataset.feature_names, entry.task, dataset.target
+    )
     return TrainedModel(
         estimator=estimator,
+        estimator_name=entry.name,
         params=plan.params,
         metrics=metrics,
         evaluated_on="training" if test_rows is None else "hold-out",
@@ -152,11 +179,13 @@ def train(
         n_test=0 if test_rows is None else len(test_rows),
         fit_seconds=fit_seconds,
         classes=list_classes(estimator),
-        coefficients=describe_coefficients(estimator, dataset.feature_names),
+        coefficients=describe_coefficients(estimator, signature),
         profile=profile,
         data_digest=digest.result(),
         interval_basis=basis,
         converged=_has_converged(estimator, plan.params),
+        signature=signature.with_ranges(profile),
+        scale=bool(spec.scale),
         warnings=doubts,
     )
 
@@ -165,12 +194,14 @@ def _check_cost(plan: _Plan, fitted_rows: Subset, n_classes: int, limits: FitLim
     """Raise InvalidInput where fitting would take more than the limits allow."""
     entry, params, spec = plan.entry, plan.params, plan.spec
     n_rows, n_columns = fitted_rows.dataset.X.shape
+    if plan.signature is not None:
+        n_columns = count_outputs(plan.signature, entry)
     size = Size(
         rows=n_rows if spec.refit or spec.cv else len(fitted_rows),
         judged=n_rows if len(fitted_rows) == n_rows else n_rows - len(fitted_rows),
         columns=n_columns,
         classes=n_classes,
-        scale=spec.scale,
+        scale=bool(spec.scale),
     )
     cost = entry.estimate_cost(params, size)
     if cost.memory > limits.memory and "n_estimators" in params:
@@ -199,24 +230,39 @@ def list_classes(estimator: Any) -> tuple[Any, ...] | None:
     return tuple(estimator.classes_.tolist()) if is_classifier(estimator) else None
 
 
-def describe_coefficients(estimator: Any, feature_names: tuple[str, ...]) -> dict[str, Any] | None:
+def describe_coefficients(estimator: Any, signature: Signature) -> dict[str, Any] | None:
     """Return a linear model's intercept and coefficient by feature name; a classifier's by class.
 
-    They are those of `find_linear_functions`. None for another model, and for more than
+    They are those of `list_coefficients`. None for another model, and for more than
     ``MOST_COEFFICIENTS``.
     """
-    functions = find_linear_functions(estimator)
-    if functions is None or functions[0].size > MOST_COEFFICIENTS:
+    found = list_coefficients(estimator, signature)
+    if found is None or found[1].size > MOST_COEFFICIENTS:
         return None
+    names, coefficients, intercepts = found
     described = [
-        {"intercept": intercept, "coefficients": dict(zip(feature_names, row, strict=True))}
-        for row, intercept in zip(*(part.tolist() for part in functions), strict=True)
+        {"intercept": intercept, "coefficients": dict(zip(names, row, strict=True))}
+        for row, intercept in zip(coefficients.tolist(), intercepts.tolist(), strict=True)
     ]
     classes = list_classes(estimator)
     if classes is None:
         return described[0]
     labels = map(str, classes[1:] if len(classes) == 2 else classes)
     return {"classes": dict(zip(labels, described, strict=True))}
+
+
+def list_coefficients(
+    estimator: Any, signature: Signature
+) -> tuple[Sequence[str], Matrix, Vector] | None:
+    """Return names, coefficients and intercepts of a linear model; None for another.
+
+    (n_functions, n_names) and (n_functions,), in units of the unscaled features; the names are
+    those of the features, or of their values (``pipelines.describe_linear``).
+    """
+    if is_typed(estimator):
+        return describe_linear(estimator, signature)
+    functions = find_linear_functions(estimator)
+    return None if functions is None else (signature.names, *functions)
 
 
 def _hold_out(
@@ -233,9 +279,9 @@ def _hold_out(
     if n_test == n_rows:
         raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
     doubts: tuple[DataWarning, ...] = ()
-    if spec.stratify and CATALOGUE[spec.estimator].task == "classification":
+    if spec.stratify and dataset.task == "classification":
         counts = Counter(dataset.y.tolist())
-        doubts = _find_obstacles(counts, n_rows - n_test, n_test)
+        doubts = _find_obstacles(dataset, counts, n_rows - n_test, n_test)
         if not doubts:
             from sklearn.model_selection import train_test_split
 
@@ -253,18 +299,18 @@ def _hold_out(
 
 
 def _find_obstacles(
-    counts: Mapping[Any, int], n_fitted: int, n_test: int
+    dataset: Dataset, counts: Mapping[Any, int], n_fitted: int, n_test: int
 ) -> tuple[DataWarning, ...]:
     """Return a warning if rows with these counts by class cannot be stratified, else none."""
     effect = "the hold-out is not stratified"
     if len(counts) > min(n_fitted, n_test):
         sides = f"{n_fitted} rows to fit and {n_test} held out"
-        return (DataWarning(TARGET, f"has {len(counts)} classes for {sides}: {effect}"),)
-    return _warn_of_rare_classes(counts, 2, effect)
+        return (DataWarning(dataset.target, f"has {len(counts)} classes for {sides}: {effect}"),)
+    return _warn_of_rare_classes(dataset, counts, 2, effect)
 
 
 def _warn_of_rare_classes(
-    counts: Mapping[Any, int], fewest: int, effect: str
+    dataset: Dataset, counts: Mapping[Any, int], fewest: int, effect: str
 ) -> tuple[DataWarning, ...]:
     """Return a warning if a class has fewer rows than ``fewest``, else none."""
     rare = sorted(label for label, count in counts.items() if count < fewest)
@@ -273,17 +319,21 @@ def _warn_of_rare_classes(
     named = ", ".join(map(repr, rare[:NAMED_CLASSES]))
     more = ", …" if len(rare) > NAMED_CLASSES else ""
     message = f"has fewer than {fewest} rows of class {named}{more}: {effect}"
-    return (DataWarning(TARGET, message),)
+    return (DataWarning(dataset.target, message),)
 
 
 def _fit(plan: _Plan, rows: Subset) -> tuple[Any, float, dict[str, Any], IntervalBasis | None]:
     """Return a fitted estimator, its seconds, the profile of its rows and its interval basis."""
-    least_squares = plan.entry.name == DEFAULT_ESTIMATOR and not plan.params["positive"]
+    least_squares = (
+        plan.signature is None
+        and plan.entry.name == DEFAULT_ESTIMATOR
+        and not plan.params["positive"]
+    )
     # Least squares copies no rows: it takes those of a mask, whose order does not matter.
     masked = least_squares and not plan.spec.scale
     dataset, mask = (rows.dataset, rows.mask()) if masked else (rows.take(), None)
-    if plan.entry.task == "classification" and len(np.unique(dataset.y)) < 2:
-        raise InvalidInput({"y": ["has one class only among the rows to fit"]})
+    if plan.entry.task == "classification" and len(set(dataset.y.tolist())) < 2:
+        raise InvalidInput({dataset.target: ["has one class only among the rows to fit"]})
     estimator = plan.build()  # imports, which are no part of the fit's time
     basis = None
     started = plan.clock()
@@ -291,12 +341,29 @@ def _fit(plan: _Plan, rows: Subset) -> tuple[Any, float, dict[str, Any], Interva
         if least_squares:
             basis = _fit_least_squares(estimator, dataset, mask)
         else:
-            estimator.fit(dataset.X, dataset.y)
-        scores = compile_scorer(estimator)(dataset.X[:1])
+            estimator.fit(_as_input(dataset), dataset.y)
+        scores = _score(estimator, dataset.take_first())
     seconds = plan.clock() - started
     if not np.isfinite(scores.numbers).all():
         raise InvalidInput({"X": ["holds values too large or too small to fit"]})
-    return estimator, seconds, profile_features(dataset.X, mask), basis
+    profile = (
+        profile_features(dataset.X, mask)
+        if dataset.signature is None
+        else profile_columns(dataset.signature, dataset.X)
+    )
+    return estimator, seconds, profile, basis
+
+
+def _as_input(rows: Dataset) -> Any:
+    """Return what scikit-learn fits: a matrix, or a data frame of columns with kinds."""
+    return rows.X if rows.signature is None else make_frame(rows.signature, rows.X, rows.texts)
+
+
+def _score(estimator: Any, rows: Dataset) -> Scores:
+    if rows.signature is None:
+        return compile_scorer(estimator)(rows.X)
+    scorer = make_typed_scorer(estimator, rows.signature)
+    return scorer(rows.X) if rows.texts is None else scorer(rows.X, rows.texts)
 
 
 def _fit_least_squares(unfitted: Any, rows: Dataset, mask: Mask | None) -> IntervalBasis | None:
@@ -335,7 +402,7 @@ def _measure(estimator: Any, rows: Subset, fitted: Subset) -> dict[str, Any]:
     judged, all_y = rows.take(), fitted.dataset.y
     y, fitted_y = judged.y, all_y if fitted.index is None else all_y.take(fitted.index)
     with _faults_as("X", "holds values too large to evaluate the model on"):
-        scores = compile_scorer(estimator)(judged.X)
+        scores = _score(estimator, judged)
     classes = list_classes(estimator)
     if classes is None:
         return measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
@@ -360,9 +427,8 @@ def _cross_validate(
     doubts: tuple[DataWarning, ...] = ()
     if metric == "accuracy":
         counts = Counter(dataset.y.tolist())
-        doubts = _warn_of_rare_classes(
-            counts, folds, f"some of the {folds} folds have no such row"
-        )
+        effect = f"some of the {folds} folds have no such row"
+        doubts = _warn_of_rare_classes(dataset, counts, folds, effect)
     with (
         warnings.catch_warnings(),
         _faults_as("cv", "makes folds that cannot be fitted: {reason}"),
@@ -370,7 +436,12 @@ def _cross_validate(
         # Of rare classes, which the warning above names.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         scores = cross_val_score(
-            plan.build(), dataset.X, dataset.y, cv=folds, scoring=metric, error_score="raise"
+            plan.build(),
+            _as_input(dataset),
+            dataset.y,
+            cv=folds,
+            scoring=metric,
+            error_score="raise",
         )
     finite = bool(np.isfinite(scores).all())
     found = {

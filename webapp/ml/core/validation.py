@@ -16,6 +16,7 @@ import numpy as np
 
 from webapp.ml.core.datasets import LONGEST_LABEL, Matrix, describe_label
 from webapp.ml.core.estimators import find_by_type, is_classifier, split_pipeline
+from webapp.ml.core.preprocessing import ESTIMATOR, is_typed
 from webapp.ml.core.scoring import Scorer, Scores, compile_scorer, score_by_estimator
 from webapp.ml.errors import ArtifactUnusable
 
@@ -44,7 +45,11 @@ def check_estimator(model: Any) -> None:
     """
     from sklearn.utils.validation import check_is_fitted
 
-    if _name_type(model) == PIPELINE:
+    typed = is_typed(model)
+    if typed:  # read_upload takes none of the types of its preprocessing: it was made here
+        check_is_fitted(model)
+        model = model.named_steps[ESTIMATOR]
+    elif _name_type(model) == PIPELINE:
         types = [_name_type(step) for _, step in model.steps]
         if len(types) != 2 or types[0] != SCALER or find_by_type(types[1]) is None:
             raise ArtifactUnusable(
@@ -64,7 +69,7 @@ def check_estimator(model: Any) -> None:
     if hasattr(estimator, "estimators_"):
         _check_forest(estimator)
     if hasattr(estimator, "_predictors"):
-        _check_boosting(estimator)
+        _check_boosting(estimator, categories=typed)
 
 
 def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None = None) -> Scorer:
@@ -92,7 +97,7 @@ def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None
     try:
         with np.errstate(all="ignore"):
             compiled = compile_scorer(model)
-            if all(_agree(compiled(X[:n_rows]), expected, n_rows) for n_rows in SIZES):
+            if all(agree(compiled(X[:n_rows]), expected, n_rows) for n_rows in SIZES):
                 return compiled
     except MALFORMED:
         pass
@@ -148,7 +153,7 @@ def _predict(model: Any, X: Matrix) -> Scores:
     return Scores(values, probabilities)
 
 
-def _agree(found: Scores, expected: Scores, n_rows: int) -> bool:
+def agree(found: Scores, expected: Scores, n_rows: int) -> bool:
     """Return whether scores are those that are expected of the first rows."""
     if expected.probabilities is not None and not np.array_equal(
         found.values, expected.values[:n_rows]
@@ -193,12 +198,12 @@ def _check_forest(forest: Any) -> None:
             raise ArtifactUnusable(_BAD_TREE)
 
 
-def _check_boosting(model: Any) -> None:
+def _check_boosting(model: Any, *, categories: bool) -> None:
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
 
     n_features, width = model.n_features_in_, model.n_trees_per_iteration_
     is_categorical = model._bin_mapper.is_categorical_
-    if model._preprocessor is not None or is_categorical.any():
+    if not categories and (model._preprocessor is not None or is_categorical.any()):
         raise ArtifactUnusable("it has categorical features, which are not supported")
     if (
         is_categorical.shape != (n_features,)
@@ -215,7 +220,7 @@ def _check_boosting(model: Any) -> None:
             nodes.dtype == PREDICTOR_RECORD_DTYPE
             and nodes.ndim == 1
             and len(nodes) >= 1
-            and not nodes["is_categorical"].any()
+            and (categories or not nodes["is_categorical"].any())
             and np.isfinite(nodes["value"]).all()
             and _are_within(nodes, nodes["is_leaf"] == 0, fields, n_features)
         ):

@@ -22,6 +22,7 @@ from webapp.web import jsonio
 from webapp.web.openapi import header
 
 DEFAULTS = {"name": DEFAULT_MODEL}
+NOTED = ("extrapolated", "missing", "unseen")  # of single values
 EXAMPLE = {"features": [1.0, 2.0, 3.0]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
 STALE = "X-Model-Stale"
@@ -69,8 +70,10 @@ class Predict(MethodView):
             "prediction": predictions.scores.values[0],
             **_describe(predictions, itemgetter(0)),
         }
-        if predictions.extrapolated:
-            answer["extrapolated"] = predictions.extrapolated[0]
+        for name in NOTED:
+            noted = getattr(predictions, name)
+            if noted.rows:
+                answer[name] = noted.rows[0]
         return _finish(jsonio.answer(answer), predictions)
 
 
@@ -164,10 +167,14 @@ def _describe_rows(predictions: Predictions) -> dict[str, Any]:
         "predictions": predictions.scores.values,
         **_describe(predictions, lambda column: column),
     }
-    if predictions.extrapolated:
-        answer["extrapolated"] = {str(row): n for row, n in predictions.extrapolated.items()}
-    if predictions.extrapolated_counts:
-        answer["extrapolated_counts"] = predictions.extrapolated_counts
+    for name in NOTED:
+        noted = getattr(predictions, name)
+        if noted.rows:
+            answer[name] = {str(row): found for row, found in noted.rows.items()}
+        if noted.counts:
+            answer[f"{name}_counts"] = noted.counts
+    if predictions.passed:
+        answer["passthrough"] = predictions.passed
     if predictions.warnings:
         answer["warnings"] = [asdict(warning) for warning in predictions.warnings]
     return answer

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import marshmallow as ma
 from marshmallow import fields, validate
 
 from webapp.ml.core.datasets import Features
+from webapp.ml.core.signature import Signature
 from webapp.ml.core.tables import reading
-from webapp.ml.schemas import NUMBERS, ROWS, CsvOptions, RowsSchema, Table, WarningSchema, about
+from webapp.ml.schemas import CsvOptions, RowsSchema, Table, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
-RECORD = {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1}
+VALUE = {"type": ["number", "string", "boolean", "null"]}
+ROW = {"type": "array", "items": VALUE, "minItems": 1}
+RECORD = {"type": "object", "additionalProperties": VALUE, "minProperties": 1}
 PREDICTION = {"type": ["number", "string"]}
 BOUNDS = {"type": "object", "properties": {"lower": {}, "upper": {}}}
 INTERVALS = about(
@@ -46,12 +49,41 @@ class PredictionRequest(PredictionOptions):
         required=True,
         metadata=about(
             "The row: an array in training order, or an object by feature name.",
-            oneOf=[NUMBERS, RECORD],
+            oneOf=[ROW, RECORD],
         ),
     )
 
 
-class BatchOptions(PredictionOptions):
+class FurtherColumns(StrictSchema):
+    """What to do with columns that the model does not take."""
+
+    extra = fields.String(
+        load_default="refuse",
+        validate=validate.OneOf(["refuse", "ignore"]),
+        metadata=about("What to do with columns that the model does not take."),
+    )
+    passthrough = fields.List(
+        fields.String(),
+        load_default=list,
+        metadata=about("Columns to echo beside the predictions.", example=["patient_id"]),
+    )
+
+    @ma.post_load
+    def join_options(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Join the two to what the readers of rows take."""
+        names = tuple(data.pop("passthrough"))
+        if "prediction" in names or len(set(names)) < len(names):
+            message = "Must be different names, none of them prediction."
+            raise ma.ValidationError(message, "passthrough")
+        batch = reading.BatchOptions(data.pop("extra") == "ignore", names)
+        return {**data, "batch": batch}
+
+
+class PredictionTableOptions(FurtherColumns, CsvOptions):
+    """How to read a table of rows to predict for."""
+
+
+class BatchOptions(PredictionOptions, FurtherColumns):
     """What to answer beside the predictions, and how to write them."""
 
     for_spreadsheet = JSONBoolean(
@@ -70,7 +102,7 @@ class TableBatchOptions(BatchOptions, CsvOptions):
 class BatchRequest(RowsSchema, BatchOptions):
     """Rows to predict for."""
 
-    rows_field = "instances"
+    rows_fields = ("instances",)
     table_options = TableBatchOptions
 
     instances = fields.Raw(
@@ -78,17 +110,22 @@ class BatchRequest(RowsSchema, BatchOptions):
         attribute="rows",
         metadata=about(
             "The rows: arrays in training order, or objects by feature name.",
-            oneOf=[ROWS, {"type": "array", "items": RECORD, "minItems": 1}],
+            oneOf=[
+                {"type": "array", "items": ROW, "minItems": 1},
+                {"type": "array", "items": RECORD, "minItems": 1},
+            ],
         ),
     )
 
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its rows: the model decides which columns to read."""
+        options = dict(table.options)
+        batch = options.pop("batch")
 
-        def read(names: Sequence[str]) -> Features:
-            return table.read(reading.read_features, names=names)
+        def read(signature: Signature) -> Features:
+            return table.read(reading.read_features, signature=signature, options=batch)
 
-        return {**table.options, "rows": read}
+        return {**options, "rows": read}
 
 
 class VersionRefSchema(StrictSchema):
@@ -111,6 +148,15 @@ class PredictionResponse(StrictSchema):
     extrapolated = fields.List(
         fields.String(),
         metadata=about("Features outside their range in training; absent without any."),
+    )
+    missing = fields.List(
+        fields.String(), metadata=about("Features without a value; absent without any.")
+    )
+    unseen = fields.Dict(
+        metadata=about(
+            "Values that training did not have, by feature; absent without any.",
+            example={"island": "Mars"},
+        )
     )
 
 
@@ -136,6 +182,21 @@ class BatchResponse(StrictSchema):
             "by feature.",
             example={"x2": 4711},
         ),
+    )
+    missing = fields.Dict(
+        metadata=about("Features without a value, by number of the row; else as `extrapolated`.")
+    )
+    missing_counts = fields.Dict(values=fields.Integer(), metadata=about("Instead of `missing`."))
+    unseen = fields.Dict(
+        metadata=about(
+            "Values that training did not have, by number of the row and feature; else as "
+            "`extrapolated`.",
+            example={"3": {"island": "Mars"}},
+        )
+    )
+    unseen_counts = fields.Dict(values=fields.Integer(), metadata=about("Instead of `unseen`."))
+    passthrough = fields.Dict(
+        metadata=about("The columns that were asked for, by name: a value per row.")
     )
     warnings = fields.List(
         fields.Nested(WarningSchema),

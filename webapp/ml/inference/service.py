@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -16,22 +16,40 @@ from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
-from webapp.ml.core.datasets import DataWarning, Features, Matrix
+from webapp.ml.core.datasets import DataWarning, Features, Matrix, Vector
+from webapp.ml.core.encoding import encode_rows
 from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.scoring import Scores, score
+from webapp.ml.core.signature import Signature, read_signature
+from webapp.ml.core.tables.reading import BatchOptions, warn_of_extra
 from webapp.ml.core.training import list_classes
-from webapp.ml.core.validation import make_scorer
 from webapp.ml.errors import ArtifactUnusable, ModelNotFound, ModelNotTrained, VersionNotFound
 from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
 from webapp.ml.registry.models import Activation, Model, ModelVersion
-from webapp.ml.registry.service import DEFAULT_MODEL, load_estimator
+from webapp.ml.registry.service import DEFAULT_MODEL, load_scorer
 
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
 VALUE_BYTES = 20  # of a value in an answer: a number of 17 digits, its point and a comma
-MOST_EXTRAPOLATED = 1000  # names of features in one answer; a name has up to 1 kB
+AS_THEY_ARE = BatchOptions()
+MOST_NAMED = 1000  # names of features in one answer; a name has up to 1 kB
 
-RowReader: TypeAlias = Callable[[Sequence[str]], Features]
-"""Returns rows with their columns in the order of these feature names; raises InvalidInput."""
+RowReader: TypeAlias = Callable[[Signature], Features]
+"""Returns rows with the columns of a signature, in its order; raises InvalidInput."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What is to be known of single values: ``rows`` maps the number of a row to it.
+
+    Where it is too much to name, ``rows`` is empty, and ``counts`` has the number of rows by
+    feature.
+    """
+
+    rows: Mapping[int, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+NOTHING = Noted()
 
 
 @dataclass(frozen=True)
@@ -39,22 +57,24 @@ class Predictions:
     """Scores (n_rows,), the version that made them, and what goes with them.
 
     ``stale``: the database could not be asked whether this version still serves.
-    ``extrapolated`` maps the number of a row to the features that are outside their range in
-    training; where these are too many to name, it is empty, and ``extrapolated_counts`` has the
-    number of rows by feature. ``warnings`` say which columns were left out.
+    ``extrapolated`` are features outside their range in training, ``missing`` those without a
+    value, and ``unseen`` are values that training did not have. ``warnings`` say which columns
+    were left out, and ``passed`` are columns that the client wants back, by name.
     """
 
     scores: Scores
     version: LoadedVersion
     stale: bool
-    extrapolated: Mapping[int, Sequence[str]]
-    extrapolated_counts: Mapping[str, int]
+    extrapolated: Noted
+    missing: Noted
+    unseen: Noted
     intervals: Intervals | None
     warnings: Sequence[DataWarning]
+    passed: Mapping[str, Any]
 
     def to_columns(self) -> dict[str, Any]:
-        """Return a column (n_rows,) each: prediction, probability:CLASS, and bounds."""
-        columns: dict[str, Any] = {"prediction": self.scores.values}
+        """Return columns, (n_rows,) each: those passed on, prediction, probabilities, bounds."""
+        columns: dict[str, Any] = {**self.passed, "prediction": self.scores.values}
         if self.scores.probabilities is not None:
             names = [f"probability:{label}" for label in self.version.classes or ()]
             # The rows of the transposed matrix are views; copies could take 400 MB.
@@ -70,7 +90,7 @@ class Predictions:
 def predict_one(server: ModelServer, *, features: Any, **options: Any) -> Predictions:
     """Predict for one row, a JSON array or an object by feature name; see ``predict``."""
     if not isinstance(features, list | dict):
-        message = "must be an array of numbers, or an object by feature name"
+        message = "must be an array of values, or an object by feature name"
         raise InvalidInput({"features": [message]})
     try:
         return predict(server, rows=[features], **options)
@@ -91,12 +111,13 @@ def predict(
     intervals: bool = False,
     level: float = 0.95,
     most_values: int | None = None,
+    batch: BatchOptions = AS_THEY_ARE,
 ) -> Predictions:
     """Predict with a version of a model, by default the active one.
 
-    ``rows`` are JSON, or come from a reader. ``intervals`` adds bounds, for a model fitted by
-    ordinary least squares. ``most_values`` limits the size of the answer: predictions,
-    probabilities and bounds together.
+    ``rows`` are JSON, read with the options ``batch``, or come from a reader. ``intervals`` adds
+    bounds, for a model fitted by ordinary least squares. ``most_values`` limits the size of the
+    answer: predictions, probabilities and bounds together.
 
     Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by row,
     of JSON under ``instances``) where rows do not fit the model, or are too many for one answer.
@@ -106,36 +127,82 @@ def predict(
     if intervals and basis is None:
         message = "needs a linear regression with more rows than independent features"
         raise InvalidInput({"intervals": [message]})
-    names = version.feature_names
+    signature = version.signature
+    if batch.passthrough and not callable(rows):
+        _check_passthrough(rows, batch.passthrough)
     try:
-        features = rows(names) if callable(rows) else _read_json(rows, names)
+        features = rows(signature) if callable(rows) else _read_json(rows, signature, batch)
         X = features.X
         if most_values is not None:
             _check_answer(version, len(X), intervals=intervals, most=most_values)
-        scores = score(version.scorer, X)
+        scores = score(version.scorer, X, features.texts)
         if intervals and basis is not None:
             bounds = compute_intervals(basis, X, scores.values, level=level)
     except InvalidInput as error:
         raise error if callable(rows) else InvalidInput({"instances": error.faults}) from None
-    extrapolated, extrapolated_counts = _find_extrapolated(version, X)
+    typed = not signature.is_matrix
     return Predictions(
         scores=scores,
         version=version,
         stale=stale,
-        extrapolated=extrapolated,
-        extrapolated_counts=extrapolated_counts,
+        extrapolated=_find_extrapolated(version, X),
+        missing=_find_missing(signature, features) if typed else NOTHING,
+        unseen=_find_unseen(features) if features.unseen else NOTHING,
         intervals=bounds,
         warnings=features.warnings,
+        passed=features.passed,
     )
 
 
-def _read_json(rows: Any, names: Sequence[str]) -> Features:
+def _read_json(rows: Any, signature: Signature, options: BatchOptions) -> Features:
     """Return JSON rows, arrays or objects by feature name, with their columns in order."""
-    if isinstance(rows, list) and rows and all(type(row) is dict for row in rows):
-        return Features(datasets.matrix_from_records(rows, names))
-    X = datasets.matrix_from_rows(rows)
-    datasets.check_width(X, len(names))
-    return Features(X)
+    names = signature.names
+    records = isinstance(rows, list) and rows and all(type(row) is dict for row in rows)
+    features = Features(np.empty((0, 0)))
+    if records and (options.ignore_extra or options.passthrough):
+        rows, features = _split_records(rows, signature, options)
+    if not signature.is_matrix:
+        found = encode_rows(rows, signature)
+    elif records:
+        found = Features(datasets.matrix_from_records(rows, names))
+    else:
+        X = datasets.matrix_from_rows(rows)
+        datasets.check_width(X, len(names))
+        return Features(X)
+    if features.warnings or features.passed:
+        return replace(found, warnings=features.warnings, passed=features.passed)
+    return found
+
+
+def _check_passthrough(rows: Any, names: Sequence[str]) -> None:
+    """Raise InvalidInput unless rows are objects with single values by these names."""
+    if not isinstance(rows, list) or not all(type(row) is dict for row in rows):
+        raise InvalidInput({"passthrough": ["needs rows that are objects by feature name"]})
+    for name in names:
+        values = [row.get(name) for row in rows]
+        if not any(name in row for row in rows):
+            raise InvalidInput({"passthrough": [f"names {name}, which is in no row"]})
+        if any(isinstance(value, list | dict) for value in values):
+            raise InvalidInput({"passthrough": [f"names {name}, which is no single value"]})
+
+
+def _split_records(
+    rows: list[dict[str, Any]], signature: Signature, options: BatchOptions
+) -> tuple[list[dict[str, Any]], Features]:
+    """Return records with the features alone, and what is passed on or left out."""
+    given = dict.fromkeys(name for row in rows for name in row)
+    passed = {
+        name: np.array([row.get(name) for row in rows], dtype=np.object_)
+        for name in options.passthrough
+    }
+    dropped = {*passed} - signature.name_set
+    warnings: tuple[DataWarning, ...] = ()
+    if options.ignore_extra:
+        extra = [name for name in given if name not in signature.name_set and name not in passed]
+        warnings = warn_of_extra(extra)
+        dropped |= set(extra)
+    kept = [{name: row[name] for name in row if name not in dropped} for row in rows]
+    return kept, Features(np.empty((0, 0)), warnings=warnings, passed=passed)
 
 
 def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
@@ -184,17 +251,19 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
     version = session.get(ModelVersion, version_id, options=[undefer("*")])
     if version is None:
         raise ArtifactUnusable("it has been deleted")
-    estimator = load_estimator(session, version.artifact_digest)
     basis, profile = version.interval_basis, version.profile
+    signature = read_signature(version)
+    estimator, scorer = load_scorer(session, version.artifact_digest, signature, profile)
+    minimum, maximum = _spread_ranges(signature, profile)
     return LoadedVersion(
         id=version.id,
         model=version.model.name,
         number=version.number,
-        feature_names=tuple(version.feature_names),
-        scorer=make_scorer(estimator, profile),
+        signature=signature,
+        scorer=scorer,
         classes=list_classes(estimator),
-        minimum=None if profile is None else np.array(profile["min"], dtype=np.float64),
-        maximum=None if profile is None else np.array(profile["max"], dtype=np.float64),
+        minimum=minimum,
+        maximum=maximum,
         interval_basis=None if basis is None else IntervalBasis.from_json(basis),
     )
 
@@ -215,21 +284,75 @@ def _check_answer(version: LoadedVersion, n_rows: int, *, intervals: bool, most:
         raise InvalidInput([message])
 
 
-def _find_extrapolated(
-    version: LoadedVersion, X: Matrix
-) -> tuple[dict[int, list[str]], dict[str, int]]:
-    """Return the features outside their range in training: names by row, or else counts."""
+def _spread_ranges(
+    signature: Signature, profile: Mapping[str, Any] | None
+) -> tuple[Vector | None, Vector | None]:
+    """Return the ranges of columns in training as those of all inputs: (n_inputs,)."""
+    if profile is None:
+        return None, None
+    low, high = (np.array(profile[name], dtype=np.float64) for name in ("min", "max"))
+    if signature.is_matrix:
+        return low, high
+    found = np.full((2, len(signature.inputs)), np.nan)  # no comparison with NaN is true
+    for number, place in enumerate(signature.places):
+        if place.start < place.stop:
+            found[:, place.start] = low[number], high[number]
+    return found[0], found[1]
+
+
+def _find_extrapolated(version: LoadedVersion, X: Matrix) -> Noted:
+    """Return the features outside their range in training."""
     if version.minimum is None or version.maximum is None:
-        return {}, {}
+        return NOTHING
     outside = (version.minimum > X) | (version.maximum < X)
-    count = np.count_nonzero(outside)  # quicker than any() for a row
-    if not count:
-        return {}, {}
-    names = version.feature_names
-    if count > MOST_EXTRAPOLATED and len(X) > 1:
-        by_feature = zip(names, np.count_nonzero(outside, axis=0).tolist(), strict=True)
-        return {}, {name: rows for name, rows in by_feature if rows}
-    found: dict[int, list[str]] = {}
-    for row, column in zip(*(indices.tolist() for indices in outside.nonzero()), strict=True):
-        found.setdefault(row, []).append(names[column])
-    return found, {}
+    if not np.count_nonzero(outside):  # quicker than any() for a row
+        return NOTHING
+    signature = version.signature
+    if not signature.is_matrix:
+        outside = _by_column(signature, outside)
+    return _note(signature.names, outside)
+
+
+def _find_missing(signature: Signature, features: Features) -> Noted:
+    missing = np.isnan(features.X)
+    if features.texts is not None:
+        absent = np.array([[text is None for text in row] for row in features.texts])
+    elif not np.count_nonzero(missing):
+        return NOTHING
+    by_column = _by_column(signature, missing)
+    if features.texts is not None:
+        places = [n for n, column in enumerate(signature.columns) if column.kind == "text"]
+        by_column[:, places] = absent
+    return _note(signature.names, by_column)
+
+
+def _by_column(signature: Signature, found: Any) -> Any:
+    """Return what holds of inputs, (n_rows, n_inputs), as what holds of columns."""
+    by_column = np.zeros((len(found), len(signature.columns)), dtype=np.bool_)
+    for number, place in enumerate(signature.places):
+        if place.start < place.stop:
+            by_column[:, number] = found[:, place.start]
+    return by_column
+
+
+def _note(names: Sequence[str], found: Any) -> Noted:
+    """Return names by row, or else counts by name. found: (n_rows, n_names) booleans."""
+    count = np.count_nonzero(found)
+    if count > MOST_NAMED and len(found) > 1:
+        by_feature = zip(names, np.count_nonzero(found, axis=0).tolist(), strict=True)
+        return Noted(counts={name: rows for name, rows in by_feature if rows})
+    rows: dict[int, list[str]] = {}
+    for row, column in zip(*(indices.tolist() for indices in found.nonzero()), strict=True):
+        rows.setdefault(row, []).append(names[column])
+    return Noted(rows)
+
+
+def _find_unseen(features: Features) -> Noted:
+    counts = {name: len(found.values) for name, found in features.unseen.items()}
+    if sum(counts.values()) > MOST_NAMED:
+        return Noted(counts=counts)
+    rows: dict[int, dict[str, Any]] = {}
+    for name, found in features.unseen.items():
+        for row, value in zip(found.rows.tolist(), found.values, strict=True):
+            rows.setdefault(row, {})[name] = value
+    return Noted(dict(sorted(rows.items())))

@@ -19,6 +19,7 @@ from webapp.errors import ServiceError, Unavailable
 from webapp.ml.core.datasets import Vector
 from webapp.ml.core.least_squares import IntervalBasis
 from webapp.ml.core.scoring import Scorer
+from webapp.ml.core.signature import Signature
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +42,14 @@ Absence: TypeAlias = Callable[[], ServiceError]
 class LoadedVersion:
     """A version ready to predict.
 
-    ``minimum`` and ``maximum``: (n_features,), of the fitted rows, where they are known.
+    ``minimum`` and ``maximum``: (n_inputs,), of the fitted rows, where they are known.
     ``classes`` is None for a regression.
     """
 
     id: int
     model: str
     number: int
-    feature_names: tuple[str, ...]
+    signature: Signature
     scorer: Scorer
     classes: tuple[str | int, ...] | None = None
     minimum: Vector | None = None

@@ -65,6 +65,7 @@ class ModelVersion(Base):
     params: Mapped[dict[str, Any]]
     scale: Mapped[bool]
     feature_names: Mapped[list[str]] = _wide()
+    signature: Mapped[dict[str, Any] | None] = _wide()
     classes: Mapped[list[Any] | None] = _wide()
     metrics: Mapped[dict[str, Any]]
     coefficients: Mapped[dict[str, Any] | None] = _wide()

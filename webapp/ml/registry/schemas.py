@@ -11,10 +11,19 @@ from marshmallow import fields, validate
 
 from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
+from webapp.ml.core.signature import read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.schemas import NULLABLE, NUMBERS, ROWS, FeatureNames, FilePart, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema
 
+SIGNATURE = {
+    "columns": [
+        {"name": "age", "kind": "number", "missing": True, "minimum": 0.4, "maximum": 80.0},
+        {"name": "sex", "kind": "category", "missing": True, "categories": ["female", "male"]},
+    ],
+    "target": "survived",
+    "task": "classification",
+}
 MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
 
 
@@ -87,6 +96,16 @@ class VersionSchema(VersionSummarySchema):
     """
 
     feature_names = fields.List(fields.String(), required=True)
+    signature = fields.Function(
+        lambda version: read_signature(version).to_json(),
+        required=True,
+        metadata=about(
+            "What a row is: columns with name, kind (number, boolean, category, datetime or "
+            "text), whether a value may be missing, and categories or range.",
+            type="object",
+            example=SIGNATURE,
+        ),
+    )
     classes = fields.List(
         fields.Raw(),
         **NULLABLE,

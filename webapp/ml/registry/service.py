@@ -31,7 +31,10 @@ from webapp.errors import InvalidInput
 from webapp.ml import errors
 from webapp.ml.core import artifacts, datasets, training
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
-from webapp.ml.core.scoring import find_linear_functions
+from webapp.ml.core.pipelines import make_checked_scorer
+from webapp.ml.core.preprocessing import is_typed
+from webapp.ml.core.scoring import Scorer
+from webapp.ml.core.signature import Signature, matrix_signature, read_signature
 from webapp.ml.core.validation import make_scorer
 from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
 
@@ -268,15 +271,30 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
     if not CATALOGUE[version.estimator].is_linear:
         raise errors.CoefficientsNotFound(name, number, version.model_type)
     estimator = load_estimator(session, version.artifact_digest)
-    functions = find_linear_functions(estimator)
-    assert functions is not None  # noqa: S101 (the catalogue says that it is one)
+    found = training.list_coefficients(estimator, read_signature(version))
+    if found is None:  # of text, there are as many as words
+        raise errors.CoefficientsNotFound(name, number, f"{version.model_type} of text")
+    names, coefficients, intercepts = found
     classes = training.list_classes(estimator)
     return {
-        "feature_names": version.feature_names,
+        "feature_names": list(names),
         "classes": classes[1:] if classes is not None and len(classes) == 2 else classes,
-        "intercepts": functions[1],
-        "coefficients": functions[0],
+        "intercepts": intercepts,
+        "coefficients": coefficients,
     }
+
+
+def load_scorer(
+    session: Session, digest: str, signature: Signature, profile: Mapping[str, Any] | None
+) -> tuple[Any, Scorer]:
+    """Return the fitted estimator in an artifact and its fastest scorer.
+
+    ``profile`` is that of the version. Raises ArtifactUnusable.
+    """
+    estimator = load_estimator(session, digest)
+    if is_typed(estimator):
+        return estimator, make_checked_scorer(estimator, signature)
+    return estimator, make_scorer(estimator, profile)
 
 
 @cache  # it reads files
@@ -301,6 +319,7 @@ def _describe_upload(
         raise InvalidInput({"feature_names": [message]}, source="form")
     datasets.check_feature_names(names)
     classes = training.list_classes(estimator)
+    signature = matrix_signature(names, entry.task)
     return ModelVersion(
         origin="uploaded",
         task=entry.task,
@@ -309,9 +328,10 @@ def _describe_upload(
         params=read_params(entry, final),
         scale=scaler is not None,
         feature_names=list(names),
+        signature=signature.to_json(),
         classes=None if classes is None else list(classes),
         metrics=dict(metrics),
-        coefficients=training.describe_coefficients(estimator, tuple(names)),
+        coefficients=training.describe_coefficients(estimator, signature),
         warnings=[],
         libraries=library_versions(),
     )
@@ -323,10 +343,11 @@ def _find_loading_fault(session: Session, version: ModelVersion) -> str:
     Loading takes seconds. The session gives up its locks first: on SQLite they would keep out
     all other writers.
     """
-    digest, profile = version.artifact_digest, version.profile
+    signature, profile = read_signature(version), version.profile
+    digest = version.artifact_digest
     begin_read(session)
     try:
-        make_scorer(load_estimator(session, digest), profile)
+        load_scorer(session, digest, signature, profile)
     except errors.ArtifactUnusable as error:
         return str(error)
     return ""

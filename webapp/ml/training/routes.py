@@ -14,8 +14,8 @@ from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, mode
 from webapp.ml.core import sample_data
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
+from webapp.ml.core.inspection import Inspection, inspect_columns
 from webapp.ml.core.metrics import digest_dataset
-from webapp.ml.core.signature import Inspection, inspect_columns
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training import schemas, service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import marshmallow as ma
@@ -9,9 +10,18 @@ from marshmallow import fields, validate
 
 from webapp.errors import faults_in
 from webapp.ml.core import datasets
-from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, params_schema
+from webapp.ml.core.estimators import CATALOGUE, params_schema
+from webapp.ml.core.learning import (
+    EXCLUDE,
+    Choices,
+    check_kinds,
+    infer_task,
+    make_dataset_from,
+    make_dataset_of,
+)
+from webapp.ml.core.signature import KINDS, Task
 from webapp.ml.core.tables import reading
-from webapp.ml.core.tables.records import read_records
+from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
     NUMBERS,
@@ -27,6 +37,7 @@ from webapp.web.fields import (
     JSONBoolean,
     JSONFloat,
     JSONInteger,
+    JSONObject,
     QueryFloat,
     QueryInteger,
     StrictSchema,
@@ -36,6 +47,14 @@ LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
 LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
 LABELS = {"type": "array", "items": LABEL, "minItems": 1}
+
+
+VALUE = {"type": ["number", "string", "boolean", "null"]}
+RECORDS = {
+    "type": "array",
+    "items": {"type": "object", "additionalProperties": VALUE},
+    "minItems": 1,
+}
 
 
 class SampleDataQuery(StrictSchema):
@@ -80,9 +99,22 @@ class TrainingOptions(StrictSchema):
     """How to train."""
 
     estimator = fields.String(
-        load_default=DEFAULT_ESTIMATOR,
+        load_default=None,
+        allow_none=True,
         validate=validate.OneOf(list(CATALOGUE)),
-        metadata=about("Which estimator of the catalogue to fit."),
+        metadata=about(
+            "Which estimator of the catalogue to fit; where not given, linear_regression for "
+            "numbers and logistic_regression for classes."
+        ),
+    )
+    task = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf(["regression", "classification"]),
+        metadata=about(
+            "What the target is for; where not given, that of the estimator, or else by the "
+            "target's type: text and booleans are classes, numbers are numbers."
+        ),
     )
     params = fields.Dict(
         keys=fields.String(),
@@ -94,7 +126,21 @@ class TrainingOptions(StrictSchema):
         ),
     )
     scale = JSONBoolean(
-        load_default=False, metadata=about("Whether to standardise the features first.")
+        load_default=None,
+        allow_none=True,
+        metadata=about(
+            "Whether to standardise the numbers first; where not given, as the estimator needs it."
+        ),
+    )
+    columns = JSONObject(
+        keys=fields.String(),
+        values=fields.String(validate=validate.OneOf([*KINDS, EXCLUDE])),
+        load_default=dict,
+        metadata=about(
+            "Kinds of columns, where they are not what their values say; `exclude` leaves a "
+            "column out.",
+            example={"zip": "category", "id": "exclude"},
+        ),
     )
     test_size = JSONFloat(
         bounds=validate.Range(0, 1, max_inclusive=False),
@@ -127,9 +173,22 @@ class TrainingOptions(StrictSchema):
         load_default=True,
         metadata=about("Whether the hold-out has each class in its share; for a classification."),
     )
+    exclude = fields.List(  # type: ignore[assignment] # an attribute of schemas, not of classes
+        fields.String(),
+        load_default=list,
+        metadata=about("Columns to leave out.", example=["id"]),
+    )
     activate = JSONBoolean(
         load_default=True, metadata=about("Whether the new version becomes the active one.")
     )
+
+    @ma.validates_schema
+    def check_task(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError for a task that is not the estimator's."""
+        entry = CATALOGUE.get(data["estimator"] or "")
+        if entry is not None and data["task"] not in (None, entry.task):
+            message = f"Is {data['task']}, but {entry.name} is for {entry.task}."
+            raise ma.ValidationError(message, "task")
 
 
 class TableTrainingOptions(TrainingOptions, CsvOptions):
@@ -141,14 +200,21 @@ class TableTrainingOptions(TrainingOptions, CsvOptions):
 
 
 class TrainingRequest(RowsSchema, TrainingOptions):
-    """Rows to learn from, and how."""
+    """Rows to learn from, and how: `X` and `y`, or `data` and `target`."""
 
-    rows_field = "X"
+    rows_fields = ("X", "data")
+    shown_fields = ("X", "y")
     table_options = TableTrainingOptions
 
-    X = fields.Raw(required=True, metadata=about("One row of numbers per observation.", **ROWS))
+    X = fields.Raw(
+        metadata=about(
+            "One row per observation: numbers, or values of any kind, null where one is missing.",
+            type="array",
+            items={"type": "array", "items": VALUE, "minItems": 1},
+            minItems=1,
+        ),
+    )
     y = fields.Raw(
-        required=True,
         metadata=about(
             "What to predict, one per row of X: numbers for a regression, strings or whole "
             "numbers for a classification. Rows with null are left out.",
@@ -156,29 +222,99 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         ),
     )
     feature_names = FeatureNames("Names of the columns of X; x1, x2, … where not given.")
+    data = fields.Raw(
+        metadata=about("Instead of X and y: objects with values by name of the column.", **RECORDS)
+    )
+    target = fields.String(
+        load_default=None,
+        allow_none=True,
+        metadata=about("The column of `data` to predict; the others are features."),
+    )
+
+    @ma.validates_schema
+    def check_rows(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError unless there are X and y, or data and target."""
+        faults = {}
+        if "data" in data and ("X" in data or "y" in data):
+            faults["data"] = ["Must not be given beside X and y."]
+        elif "data" in data and data["target"] is None:
+            faults["target"] = ["Missing data for required field."]
+        elif "data" not in data:
+            missing = [name for name in ("X", "y") if name not in data]
+            faults = {name: ["Missing data for required field."] for name in missing}
+            if data["target"] is not None:
+                faults["target"] = ["Is for data alone."]
+        if faults:
+            raise ma.ValidationError(faults)
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Return the dataset and the options; what y may hold depends on the estimator's task."""
-        regression = CATALOGUE[data["estimator"]].task == "regression"
-        convert = datasets.vector_from_values if regression else datasets.labels_from_values
-        with faults_in("X"):
-            rows = datasets.matrix_from_rows(data.pop("X"))
-        X, y, warnings = datasets.drop_missing_targets(rows, data.pop("y"))
-        with faults_in("y"):
-            target = convert(y)
-        dataset = datasets.make_dataset(X, target, data.pop("feature_names"), warnings)
+        """Return the dataset and the options; what y may hold depends on the task."""
+        task, kinds = _choose_task(data), _choose_kinds(data)
+        X, y, target = data.pop("X", None), data.pop("y", None), data.pop("target")
+        names, records = data.pop("feature_names"), data.pop("data", None)
+        if records is not None:
+            with faults_in("data"):
+                columns = read_records(records)
+            with faults_in("target"):
+                columns.check_target(target)
+            check_kinds(kinds, [n for n in columns.rows.column_names if n != target])
+            with faults_in("data"):
+                dataset = make_dataset_from(columns, Choices(target, task, kinds))
+        elif are_rows_of_values(X) and (kinds or not datasets.is_numeric(X)):
+            dataset = _read_mixed_rows(X, y, names, task, kinds)
+        else:
+            with faults_in("X"):
+                rows = datasets.matrix_from_rows(X)
+            rows, y, warnings = datasets.drop_missing_targets(rows, y)
+            dataset = datasets.make_dataset(rows, _read_target(y, task), names, warnings)
         return _as_arguments(dataset, data)
 
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its dataset."""
         options = dict(table.options)
-        task = CATALOGUE[options["estimator"]].task
-        dataset = table.read(reading.read_dataset, target=options.pop("target"), task=task)
-        return _as_arguments(dataset, options)
+        task, kinds = _choose_task(options), _choose_kinds(options)
+        choices = Choices(options.pop("target"), task, kinds)
+        return _as_arguments(table.read(reading.read_dataset, choices=choices), options)
 
 
-VALUE = {"type": ["number", "string", "boolean", "null"]}
+def _read_mixed_rows(
+    X: list[list[Any]], y: Any, names: list[str] | None, task: Task | None, kinds: dict[str, str]
+) -> datasets.Dataset:
+    X, y, warnings = datasets.drop_missing_targets(X, y)
+    target = _read_target(y, task)
+    found = datasets.default_feature_names(len(X[0])) if names is None else tuple(names)
+    datasets.check_parts(len(X), len(X[0]), target, found)
+    check_kinds(kinds, found)
+    with faults_in("X"):
+        columns = replace(read_rows(X, found), warnings=warnings)
+        return make_dataset_of(columns, target, target="y", kinds=kinds)
+
+
+def _read_target(y: Any, task: Task | None) -> datasets.Vector | datasets.Labels:
+    if task is None and isinstance(y, list):
+        task = infer_task(y)
+    with faults_in("y"):
+        if task == "classification":
+            return datasets.labels_from_values(y)
+        return datasets.vector_from_values(y)
+
+
+def _choose_task(options: dict[str, Any]) -> Task | None:
+    """Return the task that the options ask for, None where the target decides."""
+    task: Task | None = options.pop("task")
+    entry = CATALOGUE.get(options["estimator"] or "")
+    if entry is None:
+        return task
+    return entry.task
+
+
+def _choose_kinds(options: dict[str, Any]) -> dict[str, str]:
+    """Return what the options say of columns, by name."""
+    columns: dict[str, str] = options.pop("columns")
+    return columns | dict.fromkeys(options.pop("exclude"), EXCLUDE)
+
+
 TARGET = about("The column to predict: `task` and warnings are about it.")
 
 
@@ -191,17 +327,12 @@ class InspectionOptions(CsvOptions):
 class InspectionRequest(RowsSchema):
     """Rows to look at."""
 
-    rows_field = "data"
+    rows_fields = ("data",)
     table_options = InspectionOptions
 
     data = fields.Raw(
         required=True,
-        metadata=about(
-            "The rows: objects with values by the name of their column.",
-            type="array",
-            items={"type": "object", "additionalProperties": VALUE},
-            minItems=1,
-        ),
+        metadata=about("The rows: objects with values by the name of their column.", **RECORDS),
     )
     target = fields.String(load_default=None, metadata=TARGET)
 

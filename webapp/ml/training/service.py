@@ -20,10 +20,16 @@ from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.sample_data import make_sample_data
+from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable, FitTooLong
 from webapp.ml.registry.models import Model, ModelVersion
-from webapp.ml.registry.service import DEFAULT_MODEL, library_versions, store_version
+from webapp.ml.registry.service import (
+    DEFAULT_MODEL,
+    get_active_version,
+    library_versions,
+    store_version,
+)
 
 NORMAL_LIMITS = FitLimits()
 
@@ -48,12 +54,24 @@ def train_model(
             trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
         artifact = artifacts.dumps(trained.estimator)
     except (MemoryError, ArtifactUnusable):  # the latter: too large to be stored
-        lighter = CATALOGUE[spec.estimator].lighter
+        entry = CATALOGUE.get(spec.estimator or "")
+        lighter = "" if entry is None else entry.lighter
         message = "makes a model that is too large: try fewer rows or columns"
         faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
         raise InvalidInput(faults) from None
     version = _describe_training(trained, dataset, spec)
+    version.warnings += _find_difference(session, name, trained.signature)
     return store_version(session, leases, name=name, version=version, artifact=artifact, **storing)
+
+
+def _find_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
+    """Return a warning where the active version takes other columns, in a list."""
+    active = get_active_version(session, name)
+    difference = "" if active is None else signature.find_difference(read_signature(active))
+    if active is None or not difference:
+        return []
+    message = f"differs from the active version {active.number}: it {difference}"
+    return [{"column": "", "message": message}]
 
 
 def seed_default_model(session: Session, leases: Leases[Any, Any]) -> ModelVersion | None:
@@ -98,12 +116,13 @@ def _describe_training(
     basis = trained.interval_basis
     return ModelVersion(
         origin="trained",
-        task=CATALOGUE[spec.estimator].task,
-        estimator=spec.estimator,
+        task=trained.signature.task,
+        estimator=trained.estimator_name,
         model_type=type(split_pipeline(trained.estimator)[1]).__name__,
         params=dict(trained.params),
-        scale=spec.scale,
+        scale=trained.scale,
         feature_names=list(dataset.feature_names),
+        signature=trained.signature.to_json(),
         classes=None if trained.classes is None else list(trained.classes),
         metrics=dict(trained.metrics),
         coefficients=trained.coefficients,

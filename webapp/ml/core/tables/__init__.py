@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from webapp.ml.core.tables.columnar import open_arrow, open_parquet
 from webapp.ml.core.tables.csv import open_csv
-from webapp.ml.core.tables.reading import Format
+from webapp.ml.core.tables.shapes import Format
 
 FORMATS: Mapping[str, Format] = {
     row.name: row

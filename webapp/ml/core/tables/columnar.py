@@ -17,7 +17,7 @@ from io import BytesIO
 from typing import Any, BinaryIO, TypeAlias
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.tables.reading import UNLIMITED, Limits, Source, Table
+from webapp.ml.core.tables.shapes import UNLIMITED, IsText, Limits, Source, Table
 
 NUMBER_BYTES = 34  # a decimal of 256 bits, and what says beside it that it is there
 TEXT_BYTES = 1100  # a label: 255 characters of 4 bytes
@@ -55,7 +55,7 @@ _DICTIONARY_PAGE = 2
 _TEXT_ENCODINGS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 6: "DELTA_LENGTH", 8: "RLE_DICTIONARY"}
 
 
-def open_arrow(source: Source, _label: str | None) -> Table:
+def open_arrow(source: Source, _is_text: IsText) -> Table:
     """Return an Arrow stream or file as a table; raises InvalidInput."""
     from pyarrow import ipc
 
@@ -140,7 +140,7 @@ def _read_pairs(flat: memoryview, table: int, field: int) -> list[tuple[int, int
     return list(struct.iter_unpack("<qq", flat[start : start + 16 * count]))
 
 
-def open_parquet(source: Source, _label: str | None) -> Table:
+def open_parquet(source: Source, _is_text: IsText) -> Table:
     """Return a Parquet file as a table; raises InvalidInput."""
     from pyarrow import parquet
 

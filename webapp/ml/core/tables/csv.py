@@ -1,4 +1,4 @@
-"""CSV (RFC 4180 with a header) as a table: every column holds numbers, but for the labels."""
+"""CSV (RFC 4180 with a header) as a table: its columns are read as numbers, or as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from webapp.errors import Faults, InvalidInput
 from webapp.ml.core.datasets import DataWarning
-from webapp.ml.core.tables.reading import BLANKS, CsvDialect, Source, Table, kind_of
+from webapp.ml.core.tables.shapes import BLANKS, CsvDialect, IsText, Source, Table, kind_of
 
 READ_BYTES = 2**20
 LONGEST_LINE = 8 * 2**20
@@ -22,8 +22,11 @@ _CONVERSION = re.compile(r"In CSV column #(\d+): Row #(\d+): ")
 _DECIMAL_COMMA = re.compile(r"invalid value '[+-]?\d+,\d+'")
 
 
-def open_csv(source: Source, label: str | None) -> Table:
-    """Return a CSV file as a table; raises InvalidInput."""
+def open_csv(source: Source, is_text: IsText) -> Table:
+    """Return a CSV file as a table: some columns stay text, the rest are numbers.
+
+    Raises InvalidInput.
+    """
     import pyarrow as pa
 
     header, blocks = _split_header(source.file)
@@ -36,8 +39,8 @@ def open_csv(source: Source, label: str | None) -> Table:
         warnings = (DataWarning("", message),)
     # Left to itself, pyarrow takes a column's type from the first block: one that starts with
     # whole numbers would refuse the fractions further down.
-    types = dict.fromkeys(names if source.as_text else [label], pa.string())
-    schema = pa.schema([(name, types.get(name, pa.float64())) for name in names[:n_named]])
+    types = {True: pa.string(), False: pa.float64()}
+    schema = pa.schema([(name, types[is_text(name)]) for name in names[:n_named]])
     batches = _read_batches(blocks, schema, len(names), source.dialect)
     return Table(schema, batches, untyped=True, warnings=warnings)
 
@@ -60,7 +63,9 @@ def _read_blocks(source: BinaryIO) -> Iterator[bytes]:
         rest += piece
         if len(rest) < READ_BYTES:
             continue  # a socket gives what has come
-        end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        end = _find_end(rest, len(rest))
+        if rest.count(b'"', 0, end) % 2:  # within quotes, where a line end is text
+            end = _find_end(rest, rest.rfind(b'"', 0, end)) or end
         if end:
             yield bytes(rest[:end])
             del rest[:end]
@@ -68,6 +73,11 @@ def _read_blocks(source: BinaryIO) -> Iterator[bytes]:
             raise InvalidInput([f"has a line of more than {LONGEST_LINE} bytes"])
     if rest:
         yield bytes(rest)
+
+
+def _find_end(block: bytearray, before: int) -> int:
+    """Return the place after the last line end before a place, 0 where there is none."""
+    return max(block.rfind(b"\n", 0, before), block.rfind(b"\r", 0, before)) + 1
 
 
 def _parse_header(header: bytes, dialect: CsvDialect) -> list[str]:
@@ -113,8 +123,16 @@ def _read_batches(
             if "Empty CSV file" in str(error):  # a block of blank lines
                 continue
             raise InvalidInput(_describe_error(str(error), schema, n_rows)) from None
+        if block.count(b'"') % 2 and _ends_with_line_end(table):
+            raise InvalidInput({str(n_rows + len(table) - 1): ["has a quote that is not closed"]})
         yield from table.select(schema.names).to_batches()
         n_rows += len(table)
+
+
+def _ends_with_line_end(table: Any) -> bool:
+    """Return whether the last value holds the end of its line, as after an open quote."""
+    last = table.column(table.num_columns - 1)[-1].as_py() if len(table) else None
+    return isinstance(last, str) and last.endswith(("\n", "\r"))
 
 
 def _describe_error(message: str, schema: Any, first_row: int) -> Faults:

@@ -1,4 +1,4 @@
-"""JSON records as a table: a column for each name, typed by its values."""
+"""JSON rows of any values as a table: its columns are typed by their values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import check_feature_names
-from webapp.ml.core.tables.reading import Columns
+from webapp.ml.core.tables.shapes import Columns
 
 _WORDS = {bool: "a boolean", int: "a number", float: "a number", str: "text"}
 
@@ -33,6 +33,29 @@ def read_records(records: Any) -> Columns:
     check_feature_names(names)
     columns = [_make_column([record.get(name) for record in records], name) for name in names]
     return Columns(pa.Table.from_arrays(columns, names=names))
+
+
+def are_rows_of_values(rows: Any) -> bool:
+    """Return whether a JSON value is a list of equally long lists of single values."""
+    if not isinstance(rows, list) or not rows or set(map(type, rows)) != {list}:
+        return False
+    if len(set(map(len, rows))) != 1 or not rows[0]:
+        return False
+    return all(value is None or type(value) in _WORDS for row in rows for value in row)
+
+
+def read_rows(rows: list[list[Any]], names: Sequence[str]) -> Columns:
+    """Return JSON arrays, which are rows of values, as columns with these names.
+
+    Raises InvalidInput, by row and place, for values of another kind than those before.
+    """
+    import pyarrow as pa
+
+    columns = [
+        _make_column(list(values), str(place))
+        for place, values in enumerate(zip(*rows, strict=True))
+    ]
+    return Columns(pa.Table.from_arrays(columns, names=list(names)))
 
 
 def _make_column(values: Sequence[Any], name: str) -> Any:

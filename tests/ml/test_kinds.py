@@ -1,0 +1,449 @@
+"""Tables that people have: they train as they stand, and raw values predict."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import skops.io
+from flask.testing import FlaskClient, FlaskCliRunner
+from pyarrow import csv
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from tests.ml.calls import ARROW, CSV, ML
+from tests.tables import WRITERS
+from webapp.ml.core.estimators import CATALOGUE, load_class
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+TARGETS = [
+    ("penguins", "species", "logistic_regression"),
+    ("penguins", "body_mass_g", "ridge"),
+    ("titanic", "survived", "logistic_regression"),
+    ("titanic", "survived", "hist_gradient_boosting_classifier"),
+    ("tips", "tip", "linear_regression"),
+    ("auto", "mpg", "random_forest"),
+    ("seattle", "weather", "random_forest_classifier"),
+    ("seattle", "temp_max", "hist_gradient_boosting"),
+]
+TYPES = {"csv": CSV, "parquet": "application/vnd.apache.parquet", "arrow": ARROW}
+
+
+def read_typed(name: str) -> pa.Table:
+    options = csv.ConvertOptions(strings_can_be_null=True)
+    return csv.read_csv(DATA / f"{name}.csv", convert_options=options)
+
+
+def body_of(name: str, form: str) -> bytes:
+    if form == "csv":
+        return (DATA / f"{name}.csv").read_bytes()
+    return bytes(WRITERS[form](read_typed(name)))
+
+
+def train_table(client: FlaskClient, data: bytes, form: str = "csv", **options: Any) -> Any:
+    query = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+    return client.post(f"{ML}/train", data=data, content_type=TYPES[form], query_string=query)
+
+
+def train_csv(client: FlaskClient, text: str, **options: Any) -> dict[str, Any]:
+    answer = train_table(client, text.encode(), **options)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json
+    return made
+
+
+def predict_records(client: FlaskClient, rows: list[Any], **options: Any) -> dict[str, Any]:
+    answer = client.post(f"{ML}/predict/batch", json={"instances": rows, **options})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json
+    return found
+
+
+def load_artifact(client: FlaskClient) -> Any:
+    artifact = client.get(f"{ML}/models/default/versions/1/artifact").data
+    return skops.io.loads(artifact, trusted=skops.io.get_untrusted_types(data=artifact))
+
+
+def warnings_of(made: dict[str, Any]) -> dict[str, str]:
+    return {warning["column"]: warning["message"] for warning in made["warnings"]}
+
+
+def plain_pipeline(estimator: str) -> Any:
+    """Return what a user would write in a notebook."""
+    final = load_class(CATALOGUE[estimator])()
+    return make_pipeline(
+        make_column_transformer(
+            (
+                make_pipeline(SimpleImputer(), StandardScaler()),
+                make_column_selector(dtype_include=np.number),
+            ),
+            (
+                make_pipeline(
+                    SimpleImputer(strategy="most_frequent"),
+                    OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+                ),
+                make_column_selector(dtype_exclude=np.number),
+            ),
+        ),
+        final.set_params(random_state=42) if "random_state" in final.get_params() else final,
+    )
+
+
+@pytest.mark.parametrize(("name", "target", "estimator"), TARGETS)
+def test_a_table_trains_as_it_stands_as_well_as_a_plain_pipeline_in_every_format(
+    client: FlaskClient, name: str, target: str, estimator: str
+) -> None:
+    made = {}
+    for form in TYPES:
+        answer = train_table(client, body_of(name, form), form, target=target, estimator=estimator)
+        assert answer.status_code == 201, answer.text
+        made[form] = answer.json["model"]
+
+    frame = pd.read_csv(DATA / f"{name}.csv").dropna(subset=[target])
+    if "date" in frame:
+        frame["date"] = pd.to_datetime(frame["date"]).map(pd.Timestamp.toordinal)
+    X, y = frame.drop(columns=target), frame[target]
+    classes = CATALOGUE[estimator].task == "classification"
+    parts = train_test_split(X, y, test_size=0.2, random_state=42, stratify=y if classes else None)
+    plain = plain_pipeline(estimator).fit(parts[0], parts[2]).score(parts[1], parts[3])
+    metric = "accuracy" if classes else "r2_score"
+    assert made["csv"]["metrics"][metric] >= plain - 0.02
+    for form in ("parquet", "arrow"):
+        for same in ("signature", "data_digest", "metrics", "digest", "warnings"):
+            assert made[form][same] == made["csv"][same], (form, same)
+
+
+@pytest.mark.parametrize(("name", "target", "estimator"), TARGETS)
+def test_raw_rows_predict_alike_in_every_form_and_in_a_notebook(
+    client: FlaskClient, name: str, target: str, estimator: str
+) -> None:
+    made = train_table(client, body_of(name, "csv"), target=target, estimator=estimator).json
+    columns = [column["name"] for column in made["model"]["signature"]["columns"]]
+    table = read_typed(name).select(columns)
+    records = json.loads(table.to_pandas().to_json(orient="records", date_format="iso"))
+    dates = [c["name"] for c in made["model"]["signature"]["columns"] if c["kind"] == "datetime"]
+    for record in records:
+        record |= {date: record[date][:10] for date in dates}
+
+    found = predict_records(client, records)["predictions"]
+
+    arrays = [list(record.values()) for record in records]
+    assert predict_records(client, arrays)["predictions"] == found
+    shuffled = table.select(columns[::-1])
+    for form, content_type in TYPES.items():
+        answer = client.post(
+            f"{ML}/predict/batch", data=bytes(WRITERS[form](shuffled)), content_type=content_type
+        )
+        assert answer.json["predictions"] == found, form
+    ones = [client.post(f"{ML}/predict", json={"features": row}).json for row in records[:7]]
+    pairs = zip([one["prediction"] for one in ones], found[:7], strict=True)
+    assert all(one == many or one == pytest.approx(many, rel=1e-12) for one, many in pairs)
+    if not dates:
+        pipeline = load_artifact(client)
+        frame = pd.read_csv(DATA / f"{name}.csv")
+        expected = pipeline.predict(frame).tolist()
+        if isinstance(found[0], float):
+            assert np.allclose(found, expected, rtol=1e-12, atol=0)
+        else:
+            assert found == expected
+
+
+def test_dates_are_expanded_as_the_signature_says(client: FlaskClient) -> None:
+    rows = [(f"2026-{m:02}-{d:02}T{h:02}:30:00", m * 31 + d) for m, d, h in
+            [(1 + n % 12, 1 + n % 28, n % 24) for n in range(60)]]  # fmt: skip
+    text = "at,y\n" + "\n".join(f"{at},{y}" for at, y in rows)
+    made = train_csv(client, text, target="y", estimator="ridge")
+
+    (column,) = made["model"]["signature"]["columns"]
+    assert column["parts"] == ["days", "year", "month", "day", "weekday", "hour"]
+    pipeline = load_artifact(client)
+    at = pd.to_datetime(pd.Series([at for at, _ in rows]))
+    frame = pd.DataFrame(
+        {
+            "at.days": (at - pd.Timestamp(0)) / pd.Timedelta(days=1),
+            "at.year": at.dt.year,
+            "at.month": at.dt.month,
+            "at.day": at.dt.day,
+            "at.weekday": at.dt.day_of_week,
+            "at.hour": at.dt.hour,
+        }
+    )
+    found = predict_records(client, [[at] for at, _ in rows])["predictions"]
+    assert np.allclose(found, pipeline.predict(frame), rtol=1e-12)
+
+
+MIXED = "sex,age,member,town,y\n" + "\n".join(
+    f"{'fm'[n % 2]},{'' if n % 7 == 0 else n},{'true' if n % 3 else 'false'},"
+    f"{('Bern', 'Chur', 'Thun')[n % 3]},{n % 2 * 10 + n % 3}"
+    for n in range(60)
+)
+
+
+def test_missing_and_unseen_values_are_answered_and_reported(client: FlaskClient) -> None:
+    train_csv(client, MIXED, target="y")
+    rows = [
+        {"sex": "f", "age": 1, "member": True, "town": "Bern"},
+        {"sex": None, "age": None, "member": None, "town": "Oslo"},
+    ]
+
+    batch = predict_records(client, rows)
+    one = client.post(f"{ML}/predict", json={"features": rows[1]}).json
+
+    assert batch["unseen"] == {"1": {"town": "Oslo"}}
+    assert batch["missing"] == {"1": ["sex", "age", "member"]}
+    assert one["unseen"] == {"town": "Oslo"}
+    assert one["missing"] == ["sex", "age", "member"]
+    assert one["prediction"] == pytest.approx(batch["predictions"][1], rel=1e-12)
+    many = predict_records(client, rows * 600)
+    assert many["missing_counts"] == {"sex": 600, "age": 600, "member": 600}
+    assert many["unseen"]["1199"] == {"town": "Oslo"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"age": "old"}, {"age": ["is a string, expected a number or null"]}),
+        ({"sex": 1}, {"sex": ["is a whole number, expected a string"]}),
+        ({"member": "perhaps"}, {"member": ["is a string, expected true, false or null"]}),
+        ({"town": ["Bern"]}, {"town": ["is an array, expected a string"]}),
+        ({"colour": "red"}, {"colour": ["is not a feature of the model"]}),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_column_and_row(
+    client: FlaskClient, change: dict[str, Any], fault: Any
+) -> None:
+    train_csv(client, MIXED, target="y")
+    good = {"sex": "f", "age": 1, "member": True, "town": "Bern"}
+
+    one = client.post(f"{ML}/predict", json={"features": good | change})
+    batch = client.post(f"{ML}/predict/batch", json={"instances": [good, good | change]})
+
+    assert one.status_code == batch.status_code == 422
+    assert one.json["errors"] == {"json": {"features": fault}}
+    assert batch.json["errors"] == {"json": {"instances": {"1": fault}}}
+
+
+def test_text_in_a_column_of_numbers_is_refused_at_its_row(client: FlaskClient) -> None:
+    train_csv(client, MIXED, target="y")
+    text = "sex,age,member,town\n" + "f,1,true,Bern\n" * 5 + "f,old,true,Bern\n"
+
+    answer = client.post(f"{ML}/predict/batch", data=text, content_type=CSV)
+
+    assert answer.status_code == 422
+    assert answer.json["errors"] == {"csv": {"age": {"5": ["is not a number"]}}}
+
+
+def test_further_columns_are_left_out_or_passed_on_where_asked(client: FlaskClient) -> None:
+    train_csv(client, MIXED, target="y")
+    rows = [
+        {"id": n, "name": f"p{n}", "sex": "f", "age": n, "member": True, "town": "Bern", "y": 1}
+        for n in range(3)
+    ]
+    text = pd.DataFrame(rows).to_csv(index=False)
+
+    refused = client.post(f"{ML}/predict/batch", json={"instances": rows})
+    found = predict_records(client, rows, extra="ignore", passthrough=["name", "id"])
+    as_csv = client.post(
+        f"{ML}/predict/batch?extra=ignore&passthrough=name,id",
+        data=text,
+        content_type=CSV,
+        headers={"Accept": CSV},
+    )
+
+    assert refused.status_code == 422
+    assert set(refused.json["errors"]["json"]["instances"]["0"]) == {"id", "name", "y"}
+    assert found["passthrough"] == {"name": ["p0", "p1", "p2"], "id": [0, 1, 2]}
+    assert warnings_of(found) == {"y": "is not a feature of the model; it was left out"}
+    written = pd.read_csv(io.StringIO(as_csv.text))
+    assert list(written.columns) == ["name", "id", "prediction"]
+    assert written["name"].tolist() == ["p0", "p1", "p2"]
+    assert np.allclose(written["prediction"], found["predictions"])
+    assert json.loads(as_csv.headers["X-Warnings"])[0]["column"] == "y"
+
+
+def test_kinds_can_be_chosen_and_columns_left_out(client: FlaskClient) -> None:
+    text = "zip,id,size,y\n" + "\n".join(f"{n % 3 + 8000},{n},{n % 5},{n}" for n in range(30))
+
+    made = train_csv(client, text, target="y", columns={"zip": "category"}, exclude="id")
+
+    kinds = {c["name"]: c["kind"] for c in made["model"]["signature"]["columns"]}
+    assert kinds == {"zip": "category", "size": "number"}
+    categories = made["model"]["signature"]["columns"][0]["categories"]
+    assert categories == [8000, 8001, 8002]
+    found = predict_records(client, [{"zip": 8001, "size": 1}, {"zip": 9000, "size": 1}])
+    assert found["unseen"] == {"1": {"zip": 9000}}
+    assert list(made["model"]["coefficients"]["coefficients"])[:3] == [
+        "size",
+        "size=missing",
+        "zip=8000.0",
+    ]
+
+
+def test_coefficients_of_raw_columns_add_up_to_the_prediction(client: FlaskClient) -> None:
+    made = train_csv(client, MIXED, target="y", estimator="ridge")
+    found = made["model"]["coefficients"]
+    weights, row = found["coefficients"], {"sex": "m", "age": 3, "member": True, "town": "Chur"}
+
+    total = found["intercept"] + weights["sex=m"] + 3 * weights["age"] + weights["member"]
+    predicted = predict_records(client, [row, row | {"age": None}])["predictions"]
+
+    assert predicted[0] == pytest.approx(total + weights["town=Chur"])
+    without = total - 3 * weights["age"] + weights["age=missing"] + weights["town=Chur"]
+    assert predicted[1] == pytest.approx(without)
+
+
+def test_json_takes_mixed_rows_and_records_as_csv_does(client: FlaskClient) -> None:
+    expected = train_csv(client, MIXED, target="y")["model"]
+    frame = pd.read_csv(io.StringIO(MIXED))
+    records = json.loads(frame.to_json(orient="records"))
+
+    by_records = client.post(f"{ML}/train", json={"data": records, "target": "y"}).json["model"]
+    rows = [[r[name] for name in ("sex", "age", "member", "town")] for r in records]
+    by_rows = client.post(
+        f"{ML}/train",
+        json={
+            "X": rows,
+            "y": [r["y"] for r in records],
+            "feature_names": ["sex", "age", "member", "town"],
+        },
+    ).json["model"]
+
+    for made in (by_records, by_rows):
+        assert made["digest"] == expected["digest"]
+        assert made["signature"] == expected["signature"]
+        assert made["data_digest"] == expected["data_digest"]
+
+
+REVIEWS = ["The room was clean and the staff were friendly to us",
+           "Far too loud at night and a long way from the station",
+           "We will certainly come back here for another summer",
+           "Never again will we stay in such a dirty old room"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "estimator", ["logistic_regression", "random_forest_classifier",
+                  "hist_gradient_boosting_classifier"]
+)  # fmt: skip
+def test_free_text_trains_and_predicts(client: FlaskClient, estimator: str) -> None:
+    texts = [f"{REVIEWS[n % 4]} {n}" for n in range(80)]
+    text = "review,stars,good\n" + "\n".join(
+        f"{t},{n % 5},{'no' if n % 2 else 'yes'}" for n, t in enumerate(texts)
+    )
+    made = train_csv(client, text, target="good", estimator=estimator)
+
+    kinds = {c["name"]: c["kind"] for c in made["model"]["signature"]["columns"]}
+    assert kinds == {"review": "text", "stars": "number"}
+    found = predict_records(client, [[REVIEWS[0], 3], [REVIEWS[1], 3], [None, None]])
+    assert found["predictions"][:2] == ["yes", "no"]
+    assert found["missing"] == {"2": ["review", "stars"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("a,y\n" + "\n".join(f"n{n},{n}" for n in range(30)), "another value in nearly every row"),
+        ("a,y\n" + "same,1\n" * 30, "has the same value in every row"),
+        ("a,y\n" + "1,\n" * 5, "has no values"),
+        ("a,y\n" + "red,x\n" * 12, "has one class only"),
+        ("a,y\n" + "1,2\n" * 30 + "x,2\n", '"30"'),
+    ],
+)
+def test_a_table_that_nothing_can_be_learnt_from_is_refused_in_words(
+    client: FlaskClient, text: str, faults: str
+) -> None:
+    answer = train_table(client, text.encode(), target="y")
+
+    assert answer.status_code == 422
+    assert faults in answer.text
+
+
+def test_more_categories_than_allowed_are_refused(client: FlaskClient) -> None:
+    text = "a,y\n" + "\n".join(f"{n},{n}" for n in range(1001))
+
+    answer = train_table(client, text.encode(), target="y", columns={"a": "category"})
+
+    assert answer.status_code == 422
+    assert "has 1001 different values; a category has at most 1000" in answer.text
+
+
+def test_codes_with_leading_zeros_stay_text(client: FlaskClient) -> None:
+    text = "zip,y\n" + "\n".join(f"{n % 4:03},{n % 4 + n // 39}" for n in range(40))
+
+    made = train_csv(client, text, target="y")
+
+    assert made["model"]["signature"]["columns"][0]["categories"] == ["000", "001", "002", "003"]
+    assert "leading zeros" in warnings_of(made)["zip"]
+    assert predict_records(client, [["001"]])["predictions"] == [pytest.approx(1, abs=0.2)]
+
+
+def test_a_signature_that_differs_from_the_active_one_is_named(client: FlaskClient) -> None:
+    train_csv(client, MIXED, target="y")
+
+    made = train_csv(client, MIXED, target="y", exclude="town")
+
+    assert warnings_of(made)[""] == "differs from the active version 1: it has no town"
+
+
+def test_what_gives_the_target_away_is_warned_of(client: FlaskClient) -> None:
+    text = "alive,noise,price,survived\n" + "\n".join(
+        f"{('no', 'yes')[n % 2]},{n % 7},{n % 2 * 2},{n % 2}" for n in range(60)
+    )
+
+    made = train_csv(client, text, target="survived", task="classification")
+
+    given_away = "determines the target alone; leave it out if it is known only afterwards"
+    assert warnings_of(made)["alive"] == warnings_of(made)["price"] == given_away
+    assert "noise" not in warnings_of(made)
+
+
+@pytest.mark.parametrize("form", TYPES)
+def test_the_command_line_trains_and_predicts_the_same(
+    client: FlaskClient, runner: FlaskCliRunner, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / f"titanic.{form}"
+    path.write_bytes(body_of("titanic", form))
+    expected = train_table(client, body_of("titanic", "csv"), target="survived").json["model"]
+
+    arguments = ["ml", "train", str(path), "--target", "survived", "--json"]
+    made = json.loads(runner.invoke(args=arguments).stdout)
+    shown = runner.invoke(args=["ml", "show", "1"]).stdout
+    row = runner.invoke(args=["ml", "predict", "--features", "female,29,1st"])
+    whole = runner.invoke(
+        args=["ml", "predict", str(path), "--extra", "ignore", "--passthrough", "rownames"]
+    )
+
+    assert made["digest"] == expected["digest"]
+    assert "sex" in shown
+    assert row.stdout == "yes\n"
+    written = pd.read_csv(io.StringIO(whole.stdout))
+    assert len(written) == 1309
+    assert list(written.columns)[:2] == ["rownames", "prediction"]
+
+
+def test_the_signature_is_shown_wherever_a_version_is(client: FlaskClient) -> None:
+    made = train_csv(client, MIXED, target="y")["model"]
+
+    shown = client.get(f"{ML}/models/default/versions/1").json["signature"]
+
+    assert shown == made["signature"]
+    assert shown["target"] == "y"
+    assert shown["columns"][0] == {
+        "name": "sex",
+        "kind": "category",
+        "missing": True,
+        "categories": ["f", "m"],
+    }
+    assert shown["columns"][1]["kind"] == "number"
+    matrix = client.post(f"{ML}/train", json={"X": [[1], [2]], "y": [1, 2]})
+    assert matrix.json["model"]["signature"]["columns"] == [
+        {"name": "x1", "kind": "number", "missing": False, "minimum": 1.0, "maximum": 2.0}
+    ]
