@@ -21,7 +21,6 @@ class FakeMeasurement:
     name: str
     seconds: list[float | Exception]
     turns: list[str]
-    service: str | None = None
 
     def measure(self, fleet: Fleet, seconds: int) -> float:
         """Return the next of its seconds."""
