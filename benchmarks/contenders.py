@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -46,13 +45,12 @@ class Unavailable(Exception):
 
 
 class Fleet(ExitStack):
-    """The services that run at present; each is started when it is first asked for."""
+    """The services that run until a block ends; each is started when it is first asked for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(self.enter_context(tempfile.TemporaryDirectory()))
-        self._running: dict[str, tuple[ExitStack, Any]] = {}
-        self._unavailable: dict[str, Unavailable] = {}
+        self._running: dict[str, Any] = {}
 
     @cached_property
     def postgres(self) -> Backend:
@@ -64,22 +62,9 @@ class Fleet(ExitStack):
 
     def get(self, name: str) -> Any:
         """Return a service's URL, or an application in this process; raises Unavailable."""
-        if name in self._unavailable:
-            raise self._unavailable[name]
         if name not in self._running:
-            stack = ExitStack()
-            try:
-                self._running[name] = stack, stack.enter_context(SERVICES[name](self, name))
-            except Unavailable as error:
-                self._unavailable[name] = error
-                raise
-            self.push(stack)
-        return self._running[name][1]
-
-    def keep(self, names: frozenset[str]) -> None:
-        """End all services but these."""
-        for name in set(self._running) - names:
-            self._running.pop(name)[0].close()
+            self._running[name] = self.enter_context(SERVICES[name](self, name))
+        return self._running[name]
 
 
 def _answers(url: str) -> bool:
@@ -92,35 +77,21 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no output"])[-1][:200]
 
 
-def find_free_port() -> str:
-    """Return a port of this machine where nothing listens."""
-    with hold_port() as held:  # given back at once: not every competitor could share it
-        return str(port_of(held))
-
-
 def install(name: str) -> Path:
     """Return the programs of a competitor's own virtual environment, made at the first call."""
     venv, wanted = VENVS / name, COMPETITORS / name / "requirements.txt"
     programs, stamp = venv / "bin", venv / "installed.txt"
     if not stamp.exists() or stamp.read_text() != wanted.read_text():
-        pip = [programs / "python", "-m", "pip", "install", "--quiet", "-r", wanted]
-        for command in ([sys.executable, "-m", "venv", "--clear", venv], pip):
-            try:
-                subprocess.run(
-                    command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=True
-                )
-            except subprocess.SubprocessError as error:
-                reason = getattr(error, "stderr", None) or str(error)
-                raise Unavailable(f"not installed: {_last_line(reason)}") from None
+        run = partial(subprocess.run, capture_output=True, text=True, check=True)
+        try:
+            run([sys.executable, "-m", "venv", "--clear", venv], timeout=INSTALL_TIMEOUT)
+            pip = [programs / "python", "-m", "pip", "install", "--quiet", "-r", wanted]
+            run(pip, timeout=INSTALL_TIMEOUT)
+        except subprocess.SubprocessError as error:
+            reason = getattr(error, "stderr", None) or str(error)
+            raise Unavailable(f"not installed: {_last_line(reason)}") from None
         stamp.write_text(wanted.read_text())
     return programs
-
-
-def migrate_silently(database_url: str) -> None:
-    """Bring a database to the newest revision, without a log line for each."""
-    logging.disable(logging.INFO)
-    migrate(database_url)
-    logging.disable(logging.NOTSET)
 
 
 def train_models(url: str) -> None:
@@ -143,43 +114,44 @@ def create_items(url: str) -> None:
 class Server:
     """A server: its command and environment, with the names in braces filled in when it starts.
 
-    Its path ``ready`` answers 200 once it serves; it is then filled with data.
+    Its path ``ready`` answers 200 once it serves; it is then filled with data. A competitor runs
+    in its own folder and virtual environment.
     """
 
     command: str
     ready: str
     environment: Mapping[str, str]
-    competitor: bool = True
+    competitor: str = ""
     fill: tuple[Callable[[str], None], ...] = ()
-    venv: str = ""  # of a competitor, where it is not called as the contender is
 
     @contextmanager
     def run(self, fleet: Fleet, name: str) -> Iterator[str]:
         """Run it until the block ends, with all processes it starts; raises Unavailable."""
-        words = {key: find_free_port() for key in ("port", "port_2", "port_3")}
-        words |= {"folder": str(fleet.folder), "python": sys.executable}
+        words = {"folder": str(fleet.folder), "python": sys.executable}
+        for key in ("port", "port_2", "port_3"):
+            with hold_port() as held:  # given back at once: not every competitor could share it
+                words[key] = str(port_of(held))
         environment, cwd = {**os.environ, **DEFAULTS}, ROOT
         if self.competitor:  # its BLAS takes as many threads as it does by default
-            venv = self.venv or name
-            words["bin"], cwd = str(install(venv)), COMPETITORS / venv
+            words["bin"], cwd = str(install(self.competitor)), COMPETITORS / self.competitor
             environment = {key: os.environ[key] for key in os.environ if "_THREADS" not in key}
             environment["PYTHONPATH"] = str(COMPETITORS / "common")
         with ExitStack() as stack:
             if self.fill:
                 words["database"] = fleet.postgres.make_empty()
                 stack.callback(fleet.postgres.drop, words["database"])
-                if not self.competitor:
-                    migrate_silently(words["database"])
-            for key, value in self.environment.items():
-                environment[key] = value.format(**words)
+            filled = {key: text.format(**words) for key, text in self.environment.items()}
             url = f"http://127.0.0.1:{words['port']}"
             command = [part.format(**words) for part in self.command.split()]
             log = fleet.folder / f"{name}.log"
-            with log.open("ab") as output:
+            with log.open("a") as output:
+                if self.fill and not self.competitor:
+                    with redirect_stderr(output):
+                        migrate(words["database"])
                 process = subprocess.Popen(
                     command,
                     cwd=cwd,
-                    env=environment,
+                    env=environment | filled,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,  # so that one signal also ends what it has started
@@ -209,19 +181,14 @@ def service(**settings: str) -> Server:
     """Return this service on PostgreSQL, with its models and items."""
     environment = {"BIND": "127.0.0.1:{port}", "DATABASE_URL": "{database}", **settings}
     fill = (train_models, create_items)
-    return Server("{python} -m gunicorn", "/health/ready", environment, False, fill)
+    return Server("{python} -m gunicorn", "/health/ready", environment, fill=fill)
 
 
 def fastapi(log_level: str) -> Server:
     """Return the FastAPI service, with uvicorn's request log at the level `info`."""
     environment = {"DATABASE_URL": "{database}", "LOG_LEVEL": log_level}
-    return Server(
-        "{bin}/python service.py {port}",
-        "/health",
-        environment,
-        fill=(create_items,),
-        venv="fastapi",
-    )
+    command = "{bin}/python service.py {port}"
+    return Server(command, "/health", environment, "fastapi", (create_items,))
 
 
 @contextmanager
@@ -231,13 +198,13 @@ def open_service(fleet: Fleet, name: str, **settings: str) -> Iterator[Any]:
     Where it asks for API keys, what is returned sends one along.
     """
     database_url = f"sqlite:///{fleet.folder / name}.db"
-    migrate_silently(database_url)
     settings = {**DEFAULTS, "DATABASE_URL": database_url, **settings}
     with (
         (fleet.folder / f"{name}.log").open("a", buffering=1) as log,
         redirect_stderr(log),
         app_on(database_url, **settings) as app,
     ):
+        migrate(database_url)
         sent = {}
         if settings["AUTH"] == "on":
             key = make_holder(app, "bench", Scope.ML_TRAIN, Scope.ML_PREDICT)
@@ -257,7 +224,6 @@ SERVICES: Mapping[str, Callable[[Fleet, str], Any]] = {
         "{python} -m gunicorn benchmarks.baselines.echo:app",
         "/health/ready",
         {"BIND": "127.0.0.1:{port}", "DATABASE_URL": "sqlite:///none"},
-        competitor=False,
     ).run,
     "fastapi": fastapi("warning").run,
     "fastapi, log": fastapi("info").run,
@@ -269,6 +235,7 @@ SERVICES: Mapping[str, Callable[[Fleet, str], Any]] = {
             "BENTOML_HOME": "{folder}/bentoml",
             "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false",
         },
+        "bentoml",
     ).run,
     "mlserver": Server(
         "{bin}/mlserver start .",
@@ -283,6 +250,7 @@ SERVICES: Mapping[str, Callable[[Fleet, str], Any]] = {
             "MLSERVER_METRICS_DIR": "{folder}",
             "MLSERVER_ENVIRONMENTS_DIR": "{folder}/mlserver-environments",
         },
+        "mlserver",
     ).run,
     "in process": open_service,
     "in process, stripped": partial(open_service, **STRIPPED),

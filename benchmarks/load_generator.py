@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from contextlib import closing
 from tempfile import NamedTemporaryFile
 from urllib.parse import urlsplit
 
@@ -41,7 +42,7 @@ def drive(url: str, exchange: Exchange, *, connections: int, seconds: int) -> fl
     That is the time over the number of answers: with more connections than one, answers overlap.
     Raises WrongAnswer or OSError if any request was refused, or none was answered.
     """
-    run = _run_wrk if find_load_generator() == "wrk" else _run_asyncio
+    run = _run_wrk if find_load_generator() == "wrk" else _run_async
     answers, took = run(url, exchange, connections, seconds)
     if not answers:
         raise WrongAnswer("no answers")
@@ -51,8 +52,7 @@ def drive(url: str, exchange: Exchange, *, connections: int, seconds: int) -> fl
 def _run_wrk(url: str, exchange: Exchange, connections: int, seconds: int) -> tuple[float, float]:
     with NamedTemporaryFile("w", suffix=".lua") as script:
         values = (exchange.method, exchange.content_type, exchange.body.decode())
-        script.write(WRK_SCRIPT % values)
-        script.flush()
+        print(WRK_SCRIPT % values, file=script, flush=True)
         options = ["-t1", f"-c{connections}", f"-d{seconds}", "--timeout=30", "-s", script.name]
         command = ["wrk", *options, url + exchange.path]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + GRACE)
@@ -64,9 +64,7 @@ def _run_wrk(url: str, exchange: Exchange, connections: int, seconds: int) -> tu
     return answers, took
 
 
-def _run_asyncio(
-    url: str, exchange: Exchange, connections: int, seconds: int
-) -> tuple[float, float]:
+def _run_async(url: str, exchange: Exchange, connections: int, seconds: int) -> tuple[int, float]:
     address = urlsplit(url)
     head = f"{exchange.method} {exchange.path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
     head += f"Content-Type: {exchange.content_type}\r\nContent-Length: {len(exchange.body)}\r\n"
@@ -76,7 +74,7 @@ def _run_asyncio(
     async def keep_busy() -> int:
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         answers = 0
-        try:
+        with closing(writer):
             while time.monotonic() < started + seconds:
                 writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -85,8 +83,6 @@ def _run_asyncio(
                     raise WrongAnswer(head.decode(errors="replace")[:200])
                 await reader.readexactly(int(length[1]))
                 answers += 1
-        finally:
-            writer.close()
         return answers
 
     async def keep_all_busy() -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 from benchmarks.load_generator import find_load_generator
 from benchmarks.runner import Kind
 
-PINNED = ("fastapi", "bentoml", "mlserver", "uvicorn", "pydantic", "scikit-learn")
 BEGIN, END = "<!-- begin: make bench -->\n", "<!-- end: make bench -->\n"
 SIGNS = {Kind.SPEED: "≥", Kind.COST: "≤"}
 REACHED = {True: "reached", False: "not reached", None: "–"}
@@ -20,31 +20,26 @@ REACHED = {True: "reached", False: "not reached", None: "–"}
 
 def describe_machine(competitors: Path) -> dict[str, Any]:
     """Return cores, load, Python and the versions of competitors; requirements.txt has ours."""
-    pins: dict[str, dict[str, str]] = {}
-    for path in sorted(competitors.glob("*/requirements.txt")):
-        lines = (line.split("==", 1) for line in path.read_text().split() if "==" in line)
-        pins[path.parent.name] = {name: pin for name, pin in lines if name in PINNED}
+    paths = sorted(competitors.glob("*/requirements.txt"))
+    pins = [re.search(f"^{path.parent.name}==.*", path.read_text(), re.M) for path in paths]
     return {
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "load_before": round(os.getloadavg()[0], 2),  # of one minute: was it quiet?
         "load_generator": find_load_generator(),
         "python": platform.python_version(),
-        "competitors": pins,
+        "competitors": [pin[0].replace("==", " ") for pin in pins if pin],
     }
 
 
 def format_section(document: Mapping[str, Any]) -> str:
     """Return what docs/performance.md shows of a document: where and when, and the table."""
     machine = document["machine"]
-    pins = machine["competitors"].items()
-    # The run of 2026-11-23 does not say.
-    generator = f"requests by {machine['load_generator']}, " if "load_generator" in machine else ""
-    versions = ", ".join(f"{name} {found[name]}" for name, found in pins if name in found)
     return (
         f"Measured on {document['date']}: {machine['cores']} cores, {machine['architecture']}, "
-        f"load {machine['load_before']:g} beforehand, {generator}Python {machine['python']}, "
-        f"{document['rounds']} rounds; {versions}.\n\n"
+        f"load {machine['load_before']:g} beforehand, requests by {machine['load_generator']}, "
+        f"Python {machine['python']}, {document['rounds']} rounds; "
+        f"{', '.join(machine['competitors'])}.\n\n"
         f"{format_table(document['works'])}"
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from subprocess import SubprocessError
-from typing import Any, TypeAlias
+from typing import Any
 
 from benchmarks.contenders import Fleet, Unavailable
 from benchmarks.exchange import Exchange, WrongAnswer
@@ -90,17 +90,13 @@ class InProcess:
         return statistics.median(took)
 
 
-Measurement: TypeAlias = Served | InProcess
-"""How a contender does a piece of work: ``measure`` returns the seconds per checked answer."""
-
-
 @dataclass(frozen=True)
 class Work:
-    """A kind of request and its contenders; ``by_rate`` if answers overlap."""
+    """A kind of request and how each contender answers it; ``by_rate`` if answers overlap."""
 
     name: str
     title: str
-    contenders: Mapping[str, Measurement]
+    contenders: Mapping[str, Served | InProcess]
     comparisons: tuple[Comparison, ...]
     by_rate: bool = False
 
@@ -109,10 +105,8 @@ def measure_work(work: Work, fleet: Fleet, *, rounds: int, seconds: int) -> dict
     """Return as plain values the seconds per answer of each contender and what they come to.
 
     ``seconds`` is the time of each measurement that has no end of its own. A contender that fails
-    is left out, with all that was measured of it. Only the services that the work needs run.
+    is left out, with all that was measured of it.
     """
-    services = (contender.service for contender in work.contenders.values())
-    fleet.keep(frozenset(name for name in services if name))
     took: dict[str, list[float]] = {name: [] for name in work.contenders}
     failed: dict[str, str] = {}
     names = list(work.contenders)

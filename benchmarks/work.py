@@ -10,16 +10,15 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-from pyarrow import ipc, parquet
+from pyarrow import csv, ipc, parquet
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.metrics import r2_score
 from werkzeug.test import create_environ, run_wsgi_app
 
 from benchmarks.baselines import arithmetic
 from benchmarks.competitors.common import sample
-from benchmarks.contenders import N_ITEMS
 from benchmarks.exchange import Exchange, check_same
-from benchmarks.runner import Comparison, InProcess, Kind, Measurement, Served, Work
+from benchmarks.runner import Comparison, InProcess, Kind, Served, Work
 from webapp.ml.core.scoring import compile_scorer, score
 
 OURS = "this service"  # as it starts by default, with its request log and metrics
@@ -33,7 +32,6 @@ ECHO, ARITHMETIC = "Flask echo", "arithmetic"
 COMPILED, SKLEARN = "compiled scorer", "scikit-learn"
 SERVED_ALIKE = {OURS: "default", STRIPPED: "stripped", GTHREAD: "gthread"}
 SERVED_ALIKE |= {FASTAPI: "fastapi", FASTAPI_LOG: "fastapi, log"}
-ITEM_CONNECTIONS = 8
 
 speed = partial(Comparison, kind=Kind.SPEED)
 cost = partial(Comparison, kind=Kind.COST)
@@ -48,28 +46,24 @@ def dump(value: Any) -> bytes:
 
 FEATURES = [1.0, 2.0, 3.0]
 PREDICTION = 4.960877268071006  # of the sample data's model
+ROW = dump({"features": FEATURES})
 V2_INPUT = {"name": "x", "shape": [1, 3], "datatype": "FP64", "data": FEATURES}
-PREDICT, PREDICT_V2 = "/api/v1/ml/predict", "/v2/models/linear/infer"
-FIND_RESULT: dict[str, Callable[[Any], Any]] = {
-    PREDICT: itemgetter("prediction"),
-    "/predict": lambda body: body if isinstance(body, float) else body["prediction"],
-    PREDICT_V2: lambda body: body["outputs"][0]["data"][0],
-    "/echo": itemgetter("features"),
-}
+PREDICT = Exchange("POST", "/api/v1/ml/predict", 200, itemgetter("prediction"), PREDICTION, ROW)
+PREDICT_BENTOML = Exchange("POST", "/predict", 200, lambda body: body, PREDICTION, ROW)
+PREDICT_V2 = Exchange(
+    "POST",
+    "/v2/models/linear/infer",
+    200,
+    lambda body: body["outputs"][0]["data"][0],
+    PREDICTION,
+    dump({"inputs": [V2_INPUT]}),
+)
+ECHO_ROW = Exchange("POST", "/echo", 200, itemgetter("features"), FEATURES, ROW)
 
 
-@cache
-def predict_one(path: str = PREDICT) -> Exchange:
-    """Return a prediction for one row in the form of the service whose path it is; or its echo."""
-    body = {"inputs": [V2_INPUT]} if path == PREDICT_V2 else {"features": FEATURES}
-    expected = FEATURES if path == "/echo" else PREDICTION
-    return Exchange("POST", path, 200, FIND_RESULT[path], expected, dump(body))
-
-
-def prepare_wsgi(path: str, app: Any) -> Callable[[], Any]:
+def prepare_wsgi(exchange: Exchange, app: Any) -> Callable[[], Any]:
     """Return a call of a WSGI application that sends it one row."""
-    exchange = predict_one(path)
-    environ = create_environ(path, method="POST", content_type="application/json")
+    environ = create_environ(exchange.path, method="POST", content_type="application/json")
     environ["CONTENT_LENGTH"] = str(len(exchange.body))
 
     def call() -> tuple[Any, str, Any]:
@@ -84,17 +78,17 @@ def prepare_wsgi(path: str, app: Any) -> Callable[[], Any]:
 def make_prediction_work(connections: int) -> Work:
     """Return the work of predictions over some connections."""
 
-    def load(service: str, path: str = PREDICT) -> Served:
-        return Served(service, partial(predict_one, path), connections)
+    def load(service: str, exchange: Exchange = PREDICT) -> Served:
+        return Served(service, lambda: exchange, connections)
 
     return Work(
         f"predict-{connections}",
         f"predict 1 row, {connections} connection{'s' * (connections > 1)}",
         {
             **{name: load(service) for name, service in SERVED_ALIKE.items()},
-            BENTOML: load("bentoml", "/predict"),
+            BENTOML: load("bentoml", PREDICT_BENTOML),
             MLSERVER: load("mlserver", PREDICT_V2),
-            ECHO: load("echo", "/echo"),
+            ECHO: load("echo", ECHO_ROW),
         },
         (
             speed(OURS, FASTAPI, goal=1.5),
@@ -113,7 +107,7 @@ IN_PROCESS = Work(
         OURS: InProcess(partial(prepare_wsgi, PREDICT), "in process"),
         STRIPPED: InProcess(partial(prepare_wsgi, PREDICT), "in process, stripped"),
         KEYS: InProcess(partial(prepare_wsgi, PREDICT), "in process, keys"),
-        ECHO: InProcess(partial(prepare_wsgi, "/echo"), "echo in process"),
+        ECHO: InProcess(partial(prepare_wsgi, ECHO_ROW), "echo in process"),
     },
     (cost(OURS, STRIPPED), cost(KEYS, OURS, goal=1.1), cost(STRIPPED, ECHO, goal=1.3)),
 )
@@ -165,7 +159,9 @@ def write_arrow(table: pa.Table, file: Any) -> None:
         writer.write_table(table, max_chunksize=65_536)
 
 
+WRITERS = {"CSV": csv.write_csv, "Parquet": parquet.write_table, "Arrow": write_arrow}
 MEDIA_TYPES = {
+    "CSV": "text/csv",
     "JSON": "application/json",
     "Parquet": "application/vnd.apache.parquet",
     "Arrow": "application/vnd.apache.arrow.stream",
@@ -176,8 +172,7 @@ def write_rows(form: str, X: Any, y: Any) -> bytes:
     """Return rows in a form in which they are trained on."""
     if form == "JSON":
         return dump({"X": X, "y": y})
-    write = parquet.write_table if form == "Parquet" else write_arrow
-    write(make_table(X, y), buffer := io.BytesIO())
+    WRITERS[form](make_table(X, y), buffer := io.BytesIO())
     return buffer.getvalue()
 
 
@@ -200,18 +195,16 @@ def train(form: str, n_rows: int) -> Exchange:
 def make_training_work(form: str, n_rows: int, times: int, goal: float, *others: str) -> Work:
     """Return the work of trainings in a form; the goal is the most over the arithmetic."""
     exchange = partial(train, form, n_rows)
-    contenders: dict[str, Measurement] = {
-        OURS: Served("default", exchange, times=times),
-        SHORT_LEASE: Served("short lease", exchange, times=times),
-        **{other: Served("fastapi", exchange, times=times) for other in others},
-        ARITHMETIC: InProcess(
-            lambda _: partial(arithmetic.train, form, exchange().body), None, times
-        ),
-    }
+    solve = InProcess(lambda _: partial(arithmetic.train, form, exchange().body), times=times)
     return Work(
         f"train-{form.lower()}",
         f"train {n_rows:,} × 10, {form}",
-        contenders,
+        {
+            OURS: Served("default", exchange, times=times),
+            SHORT_LEASE: Served("short lease", exchange, times=times),
+            **{other: Served("fastapi", exchange, times=times) for other in others},
+            ARITHMETIC: solve,
+        },
         (
             *(speed(OURS, other, goal=2.5) for other in others),
             cost(OURS, ARITHMETIC),
@@ -222,70 +215,67 @@ def make_training_work(form: str, n_rows: int, times: int, goal: float, *others:
 
 # Items
 
-ITEMS, MIDDLE = "/api/v1/items", N_ITEMS // 2
+ITEMS = "/api/v1/items"
 NEW_ITEM = {"name": "New item", "description": "Made to be counted."}
-ITEM_EXCHANGES = {
-    "create": Exchange("POST", ITEMS, 201, itemgetter("name"), NEW_ITEM["name"], dump(NEW_ITEM)),
-    "read": Exchange("GET", f"{ITEMS}/{MIDDLE}", 200, itemgetter("name"), f"Item {MIDDLE}"),
-    "list": Exchange(
-        "GET",
-        f"{ITEMS}?page=2&page_size=20",
-        200,
-        lambda body: [item["name"] for item in body],
-        [f"Item {number}" for number in range(21, 41)],
-    ),
-}
+CREATE = Exchange("POST", ITEMS, 201, itemgetter("name"), NEW_ITEM["name"], dump(NEW_ITEM))
+READ = Exchange("GET", f"{ITEMS}/500", 200, itemgetter("name"), "Item 500")
+LIST = Exchange(
+    "GET",
+    f"{ITEMS}?page=2&page_size=20",
+    200,
+    lambda body: [item["name"] for item in body],
+    [f"Item {number}" for number in range(21, 41)],
+)
 
 
-def make_item_work(name: str, title: str) -> Work:
+def make_item_work(name: str, title: str, exchange: Exchange) -> Work:
     """Return the work of an operation on items."""
-    exchange = ITEM_EXCHANGES[name]
     return Work(
         f"items-{name}",
-        f"{title}, {ITEM_CONNECTIONS} connections",
-        {
-            name: Served(service, lambda: exchange, ITEM_CONNECTIONS)
-            for name, service in SERVED_ALIKE.items()
-        },
+        f"{title}, 8 connections",
+        {name: Served(service, lambda: exchange, 8) for name, service in SERVED_ALIKE.items()},
         (
             speed(OURS, FASTAPI, goal=1.3),
             speed(OURS, FASTAPI_LOG),
-            speed(STRIPPED, FASTAPI),
-            speed(GTHREAD, FASTAPI),
+            *(speed(other, FASTAPI) for other in (STRIPPED, GTHREAD)),
         ),
         by_rate=True,
     )
 
 
-# Trees
+# Compiled scorers
 
 
-def prepare_trees(estimator: Any, compiled: bool, _: None) -> Callable[[], object]:
-    """Return the prediction for one row by an ensemble, compiled or its own."""
+@cache
+def fit_on_rows(estimator: Any) -> tuple[Any, Any]:
+    """Return an estimator fitted on rows of ten features, and one row to predict for."""
     X, y = sample.make_rows()
-    row = X[:1].copy()
-    if not hasattr(estimator, "n_features_in_"):
-        estimator.fit(X, y)
+    return estimator.fit(X, y), X[:1].copy()
+
+
+def prepare_scoring(fit: Callable[[], Any], compiled: bool, _: None) -> Callable[[], object]:
+    """Return the prediction by a fitted estimator for its rows, compiled or its own."""
+    estimator, rows = fit()
     scorer = compile_scorer(estimator)
-    check_same(score(scorer, row).values, estimator.predict(row))
-    return partial(score, scorer, row) if compiled else partial(estimator.predict, row)
+    check_same(score(scorer, rows).values, estimator.predict(rows))
+    return partial(score, scorer, rows) if compiled else partial(estimator.predict, rows)
 
 
-def make_tree_work(name: str, title: str, estimator: Any, goal: float) -> Work:
-    """Return the work of an ensemble of trees."""
+def make_scoring_work(name: str, title: str, fit: Callable[[], Any], goal: float) -> Work:
+    """Return the work of predicting in this process; ``fit`` returns an estimator and rows."""
     return Work(
         name,
-        f"{title}, 1 row, in process",
+        f"{title}, in process",
         {
-            COMPILED: InProcess(partial(prepare_trees, estimator, True)),
-            SKLEARN: InProcess(partial(prepare_trees, estimator, False)),
+            COMPILED: InProcess(partial(prepare_scoring, fit, True)),
+            SKLEARN: InProcess(partial(prepare_scoring, fit, False)),
         },
         (speed(COMPILED, SKLEARN, goal=goal),),
     )
 
 
-FOREST = RandomForestRegressor(n_estimators=100, random_state=0)
-BOOSTING = HistGradientBoostingRegressor(max_iter=100, random_state=0)
+fit_forest = partial(fit_on_rows, RandomForestRegressor(n_estimators=100, random_state=0))
+fit_boosting = partial(fit_on_rows, HistGradientBoostingRegressor(max_iter=100, random_state=0))
 
 WORKS = (
     make_prediction_work(1),
@@ -295,9 +285,9 @@ WORKS = (
     make_training_work("JSON", 100_000, 3, 1.6, FASTAPI),
     make_training_work("Parquet", 1_000_000, 1, 2.5),
     make_training_work("Arrow", 1_000_000, 1, 2.5),
-    make_item_work("read", "read an item"),
-    make_item_work("list", "list 20 items"),
-    make_item_work("create", "create an item"),  # last: it makes the table larger
-    make_tree_work("forest", "random forest, 100 trees", FOREST, goal=50),
-    make_tree_work("boosting", "gradient boosting, 100 trees", BOOSTING, goal=8),
+    make_item_work("read", "read an item", READ),
+    make_item_work("list", "list 20 items", LIST),
+    make_item_work("create", "create an item", CREATE),
+    make_scoring_work("forest", "random forest, 100 trees, 1 row", fit_forest, goal=50),
+    make_scoring_work("boosting", "gradient boosting, 100 trees, 1 row", fit_boosting, goal=8),
 )

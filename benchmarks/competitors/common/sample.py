@@ -9,7 +9,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import train_test_split
 
 N_FEATURES = 10
-N_ROWS = 1_000
 
 
 def make_sample() -> tuple[Any, Any]:
@@ -19,7 +18,7 @@ def make_sample() -> tuple[Any, Any]:
     return X, 2 * X[:, 0] + 3 * X[:, 1] - X[:, 2] + random.randn(100) * 0.1
 
 
-def make_rows(n_rows: int = N_ROWS, seed: int = 0) -> tuple[Any, Any]:
+def make_rows(n_rows: int = 1_000, seed: int = 0) -> tuple[Any, Any]:
     """Return X: (n_rows, 10) and y: (n_rows,), a linear function of it with some noise."""
     random = np.random.RandomState(seed)
     X = random.randn(n_rows, N_FEATURES)

@@ -4,6 +4,7 @@ Its models are in the memory of each worker, which trains them when it starts. W
 moment is `async`, which spares it the thread pool; what waits for the database, or computes for
 long, is not.
 """
+# ruff: noqa: D101, D103 (published projects let these names speak)
 
 from __future__ import annotations
 
@@ -32,17 +33,14 @@ models: dict[str, Any] = {
 
 
 def now() -> datetime:
-    """Return the time."""
     return datetime.now(UTC)
 
 
 class Base(DeclarativeBase):
-    """The base of the tables."""
+    pass
 
 
 class Item(Base):
-    """An item."""
-
     __tablename__ = "item"
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -55,15 +53,11 @@ class Item(Base):
 
 
 class NewItem(BaseModel):
-    """What an item is created from."""
-
     name: str = Field(min_length=1, max_length=255)
     description: str = ""
 
 
 class ItemAnswer(NewItem):
-    """An item, as it is answered."""
-
     model_config = ConfigDict(from_attributes=True)
 
     id: int
@@ -72,45 +66,32 @@ class ItemAnswer(NewItem):
 
 
 class TrainingRequest(BaseModel):
-    """Rows to learn from."""
-
     X: list[list[float]]
     y: list[float]
 
 
 class TrainingAnswer(BaseModel):
-    """How well a model has learnt."""
-
     message: str
     metrics: dict[str, float]
 
 
 class PredictionRequest(BaseModel):
-    """A row to predict for."""
-
     features: list[float]
 
 
 class PredictionAnswer(BaseModel):
-    """Its prediction."""
-
     prediction: float
 
 
 class BatchRequest(BaseModel):
-    """Rows to predict for."""
-
     instances: list[list[float]]
 
 
 class BatchAnswer(BaseModel):
-    """Their predictions."""
-
     predictions: list[float]
 
 
 def open_session() -> Iterator[Session]:
-    """Give a request its session."""
     with SessionLocal() as session:
         yield session
 
@@ -119,7 +100,6 @@ OpenSession = Annotated[Session, Depends(open_session)]
 
 
 def find_model(name: str) -> Any:
-    """Return a model that this worker knows."""
     if name not in models:
         raise HTTPException(404, "model not trained")
     return models[name]
@@ -127,21 +107,18 @@ def find_model(name: str) -> Any:
 
 @app.post("/api/v1/ml/predict")
 async def predict(request: PredictionRequest) -> PredictionAnswer:
-    """Predict for one row."""
     prediction = find_model("default").predict(np.array([request.features]))
     return PredictionAnswer(prediction=float(prediction[0]))
 
 
 @app.post("/api/v1/ml/models/{name}/predict/batch")
 async def predict_batch(name: str, request: BatchRequest) -> BatchAnswer:
-    """Predict for many rows."""
     predictions = find_model(name).predict(np.array(request.instances))
     return BatchAnswer(predictions=predictions.tolist())
 
 
 @app.post("/api/v1/ml/models/{name}/train", status_code=201)
 def train(name: str, request: TrainingRequest) -> TrainingAnswer:
-    """Train a model."""
     model, test_X, test_y = sample.fit(np.array(request.X), np.array(request.y))
     predictions = model.predict(test_X)
     models[name] = model
@@ -154,7 +131,6 @@ def train(name: str, request: TrainingRequest) -> TrainingAnswer:
 
 @app.post("/api/v1/items", status_code=201)
 def create_item(new_item: NewItem, session: OpenSession) -> ItemAnswer:
-    """Create an item."""
     item = Item(**new_item.model_dump())
     session.add(item)
     session.commit()
@@ -164,7 +140,6 @@ def create_item(new_item: NewItem, session: OpenSession) -> ItemAnswer:
 
 @app.get("/api/v1/items/{item_id}")
 def read_item(item_id: int, session: OpenSession) -> ItemAnswer:
-    """Read an item."""
     item = session.get(Item, item_id)
     if item is None:
         raise HTTPException(404, "item not found")
@@ -177,7 +152,6 @@ def list_items(
     page: Annotated[int, Query(ge=1)] = 1,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[ItemAnswer]:
-    """List items."""
     offset = (page - 1) * page_size
     items = session.scalars(select(Item).order_by(Item.id).offset(offset).limit(page_size))
     return [ItemAnswer.model_validate(item) for item in items]
@@ -185,7 +159,6 @@ def list_items(
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Answer as long as the worker does."""
     return {"status": "ok"}
 
 
