@@ -1,4 +1,6 @@
-"""What columns a version takes: of those there are, from the names and ranges of their features.
+"""What columns a version takes, and whether its hold-out was stratified.
+
+Of versions that there are, the columns come from the names and ranges of their features.
 
 Revision ID: 7c1e94d2ab60
 Revises: e1f8a3c65b20
@@ -29,6 +31,7 @@ version = sa.table(
 def upgrade():
     # Workers of the release before go on inserting while they are replaced: it may be null.
     op.add_column("model_version", sa.Column("signature", Json, nullable=True))
+    op.add_column("model_version", sa.Column("stratify", sa.Boolean, nullable=True))
     connection, last = op.get_bind(), 0
     query = sa.select(version.c.id, version.c.task, version.c.feature_names, version.c.profile)
     while rows := connection.execute(
@@ -53,4 +56,5 @@ def describe(task, names, profile):
 
 
 def downgrade():
+    op.drop_column("model_version", "stratify")
     op.drop_column("model_version", "signature")

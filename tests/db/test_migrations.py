@@ -20,6 +20,7 @@ from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
 
 REVISIONS = sorted(ROOT.glob("migrations/versions/*.py"))
+BEFORE_SIGNATURES = "e1f8a3c65b20"
 BEFORE_TEXT_INDEX = "6c0f4e7a91d2"
 
 
@@ -64,6 +65,21 @@ def test_every_revision_goes_down_and_up_again_to_what_the_models_say(fresh_app:
 
     assert table_names() == set(Base.metadata.tables)
     check()  # exits, naming what differs
+
+
+def test_versions_of_before_get_the_signature_that_they_would_have_now(fresh_app: Flask) -> None:
+    upgrade()
+    body = {"X": [[1.5, 2], [3, 4.5]], "y": [1, 2], "feature_names": ["a", "b"]}
+    trained = fresh_app.test_client().post("/api/v1/ml/train", json=body).json["model"]
+    db.session.remove()
+
+    downgrade(revision=BEFORE_SIGNATURES)
+    upgrade()
+
+    shown = fresh_app.test_client().get("/api/v1/ml/models/default/versions/1").json
+    db.session.remove()
+    assert shown["signature"] == {**trained["signature"], "target": None}
+    assert shown["signature"]["columns"][1]["maximum"] == 4.5
 
 
 def test_items_are_kept_counted_and_found_after_going_up_and_down(fresh_app: Flask) -> None:

@@ -82,6 +82,7 @@ class ModelVersion(Base):
     test_size: Mapped[float | None]
     random_state: Mapped[int | None] = mapped_column(BigInt)
     refit: Mapped[bool | None]
+    stratify: Mapped[bool | None]
     fit_seconds: Mapped[float | None]
     converged: Mapped[bool | None]
     data_digest: Mapped[str | None] = mapped_column(sa.String(64))

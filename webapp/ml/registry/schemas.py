@@ -65,6 +65,9 @@ class VersionSummarySchema(StrictSchema):
     test_size = fields.Float(**NULLABLE)
     random_state = fields.Integer(**NULLABLE)
     refit = fields.Boolean(**NULLABLE)
+    stratify = fields.Boolean(
+        **NULLABLE, metadata=about("Whether each class was to be held out in its share.")
+    )
     converged = fields.Boolean(
         **NULLABLE,
         metadata=about(

@@ -133,6 +133,7 @@ def _describe_training(
         test_size=spec.test_size,
         random_state=spec.random_state,
         refit=spec.refit,
+        stratify=spec.stratify if trained.signature.task == "classification" else None,
         fit_seconds=trained.fit_seconds,
         converged=trained.converged,
         data_digest=trained.data_digest,
