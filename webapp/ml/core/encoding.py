@@ -14,7 +14,7 @@ import numpy as np
 
 from webapp.errors import MOST_FAULTS, InvalidInput
 from webapp.ml.core import datasets
-from webapp.ml.core.datasets import Features, Matrix, Unseen
+from webapp.ml.core.datasets import Features, Matrix, Unseen, Vector
 from webapp.ml.core.kinds import take_as
 from webapp.ml.core.signature import DATE_PARTS, Column, Signature
 from webapp.ml.core.tables.shapes import BOOLEANS, Columns
@@ -132,7 +132,7 @@ def _encode_json(
     import pyarrow as pa
 
     if column.kind == "number":
-        return np.array([_read_number(v, r) for r, v in enumerate(values)])[:, np.newaxis], None
+        return _encode_numbers(values)[:, np.newaxis], None
     if column.kind == "boolean":
         return np.array([_read_boolean(v, r) for r, v in enumerate(values)])[:, np.newaxis], None
     if column.kind == "datetime":
@@ -142,16 +142,28 @@ def _encode_json(
         texts = pa.chunked_array([pa.array(values, pa.string())])
         moments = take_as(texts, "datetime", Columns(None))
         return _expand_dates(moments, column), None
-    encoded, foreign = np.empty(len(values)), []
-    for row, value in enumerate(values):
-        code = lookup.get(value) if type(value) in (str, int, float) else None
+    if set(map(type, values)) <= {str, int, float, type(None)}:
+        codes: list[float | None] = list(map(lookup.get, values))
+    else:
+        codes = [None] * len(values)
+    foreign = []
+    for row, code in enumerate(codes):
         if code is None:
-            code = _read_category(row, value, column, lookup)
-            if code == UNSEEN:
+            codes[row] = _read_category(row, values[row], column, lookup)
+            if codes[row] == UNSEEN:
                 foreign.append(row)
-        encoded[row] = code
+    encoded = np.array(codes, dtype=np.float64)
     found = Unseen(np.array(foreign), [values[row] for row in foreign]) if foreign else None
     return encoded[:, np.newaxis], found
+
+
+def _encode_numbers(values: list[Any]) -> Vector:
+    if set(map(type, values)) <= {int, float, type(None)}:
+        try:
+            return np.array(values, dtype=np.float64)  # None becomes NaN
+        except OverflowError:  # a whole number beyond float64, which is named below
+            pass
+    return np.array([_read_number(value, row) for row, value in enumerate(values)])
 
 
 def _read_category(row: int, value: Any, column: Column, lookup: Mapping[Any, float]) -> float:
@@ -161,8 +173,7 @@ def _read_category(row: int, value: Any, column: Column, lookup: Mapping[Any, fl
     if of_text != isinstance(value, str) or isinstance(value, bool | list | dict):
         raise _unfit(row, value, "a string" if of_text else "a number")
     if not of_text:
-        _read_number(value, row)
-        return UNSEEN
+        return lookup.get(_read_number(value, row), UNSEEN)
     return lookup.get(value.strip(), UNSEEN) if value.strip() else np.nan
 
 
