@@ -26,6 +26,7 @@ from webapp.ml.core.estimators import (
     Estimator,
     Parameter,
     build_estimator,
+    check_range,
     describe_estimator,
     find_by_type,
     load_class,
@@ -51,6 +52,7 @@ COMPANIONS: Mapping[tuple[str, object], dict[str, object]] = {
 FEW_TREES: dict[str, object] = {"n_estimators": 3}
 FEW_STEPS: dict[str, object] = {"max_iter": 3}  # of boosting; those of linear models cost nothing
 OWN_SCORERS = {type(own) for own in (*OWN_REGRESSORS, *OWN_CLASSIFIERS)}
+NO_LIMIT = -1  # scikit-learn's default for the iterations of libsvm; ours is in the catalogue
 MORE_NEIGHBORS_THAN_ROWS = ("n_neighbors", 1000)
 
 
@@ -107,6 +109,8 @@ def test_every_row_describes_its_class_as_scikit_learn_and_skops_do(row: Estimat
     assert not {"n_jobs", "random_state", "verbose", "warm_start"} & set(names)
     for parameter in row.parameters:
         assert parameter.help.endswith(".")
+        if theirs[parameter.name].default == NO_LIMIT:
+            continue
         assert parameter.default == theirs[parameter.name].default, parameter.name
         assert type(parameter.default) is type(theirs[parameter.name].default), parameter.name
         if parameter.type in ("integer", "integers", "number"):
@@ -187,6 +191,21 @@ def test_parameters_that_make_no_sense_are_refused_by_name(
     name: str, given: Mapping[str, object], faults: Mapping[str, str]
 ) -> None:
     assert refuse(CATALOGUE[name], given) == {key: [words] for key, words in faults.items()}
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300, 5e-323, np.nan])
+def test_rows_that_a_solver_never_ends_on_are_refused(scale: float) -> None:
+    X = make_rows("classification")[0]
+    row = CATALOGUE["linear_svm_classifier"]
+
+    check_range(row, X)
+    check_range(row, X * 0)
+    check_range(CATALOGUE["ridge"], X * scale)
+    if np.isnan(scale):  # what is missing is imputed
+        check_range(row, np.where(X > 3, X, scale))
+        return
+    with pytest.raises(InvalidInput, match="which linear_svm_classifier cannot fit"):
+        check_range(row, X * scale)
 
 
 def beyond(parameter: Parameter) -> Iterator[object]:

@@ -21,6 +21,7 @@ import numpy as np
 from webapp.errors import MOST_FAULTS, InvalidInput
 from webapp.ml.core import costs
 from webapp.ml.core.costs import Cost, Size
+from webapp.ml.core.datasets import Matrix
 from webapp.ml.errors import ArtifactUnusable
 
 Task: TypeAlias = Literal["regression", "classification"]
@@ -63,7 +64,8 @@ class Estimator:
     names it. ``estimate_cost`` says what a fit takes, and ``lighter`` what to change where that
     is too much. ``conflict``, of values that are fine alone and not together: which parameter to
     change, how, and whether it is met. ``seeded``: takes a ``random_state``. ``scaled``: its fits
-    depend on the scales of the features, so that standardising them is the default.
+    depend on the scales of the features, so that standardising them is the default. ``within``:
+    bounds of the largest absolute value of the rows, beyond which its solver never ends.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Estimator:
     conflict: tuple[str, str, Callable[[Params], bool]] | None = None
     seeded: bool = True
     scaled: bool = False
+    within: tuple[float, float] | None = None
 
     @property
     def is_linear(self) -> bool:
@@ -192,7 +195,8 @@ _KERNEL = (
     Parameter("coef0", 0.0, 'Constant term of the kernels "poly" and "sigmoid".', -1e6, 1e6),
     Parameter("tol", 1e-3, "Precision at which iterations end.", 1e-8, 1),
     _boolean("shrinking", True, "Whether to leave out rows that are settled."),
-    _integer("max_iter", -1, "Iterations at most; -1: no limit.", -1, 10_000_000),
+    # scikit-learn's default is no limit: of 12 rows in the millions, libsvm never ends.
+    _integer("max_iter", 1_000_000, "Iterations at most.", 1, 10_000_000),
 )
 _LINEAR_SVM = (
     _C,
@@ -200,6 +204,7 @@ _LINEAR_SVM = (
     _FIT_INTERCEPT,
     _ITERATIONS,
 )
+_LIBLINEAR = (1e-100, 1e100)  # squares must neither overflow nor vanish
 _NEIGHBORS = (
     _integer("n_neighbors", 5, "Neighbors that are asked.", 1, 1000),
     _choice("weights", "Whether nearer neighbors count for more.", "uniform", "distance"),
@@ -233,7 +238,7 @@ _LIGHTER_TREE = "a smaller max_leaf_nodes, or a larger min_samples_leaf"
 _LIGHTER_FOREST = "fewer trees (n_estimators), or smaller ones (max_leaf_nodes, min_samples_leaf)"
 _LIGHTER_BOOSTING = "a smaller max_iter or max_leaf_nodes"
 _LIGHTER_STAGES = "a smaller n_estimators or max_depth, or hist_gradient_boosting"
-_LIGHTER_SVM = "a smaller C or max_iter, or linear_svm"
+_LIGHTER_SVM = "a smaller max_iter, or linear_svm"
 _LIGHTER_NETWORK = "smaller hidden_layer_sizes"
 
 DEFAULT_ESTIMATOR = "linear_regression"
@@ -375,6 +380,7 @@ _ROWS = (
         costs.linear_svm_cost,
         "a smaller max_iter",
         scaled=True,
+        within=_LIBLINEAR,
     ),
     Estimator(
         "k_neighbors",
@@ -522,6 +528,7 @@ _ROWS = (
             lambda params: params["penalty"] == "l1" and params["loss"] == "hinge",
         ),
         scaled=True,
+        within=_LIBLINEAR,
     ),
     Estimator(
         "k_neighbors_classifier",
@@ -592,6 +599,20 @@ def resolve_params(estimator: Estimator, given: Params) -> dict[str, Any]:
     if faults:
         raise InvalidInput({"params": faults})
     return params
+
+
+def check_range(estimator: Estimator, X: Matrix) -> None:
+    """Raise InvalidInput where the solver of an estimator would never end.
+
+    X: (n_rows, n_features); missing values are NaN.
+    """
+    if estimator.within is None:
+        return
+    low, high = estimator.within
+    largest = np.nanmax(np.abs(X), initial=0.0)
+    if largest > high or 0 < largest < low:
+        message = f"holds values beyond {low:g} to {high:g}, which {estimator.name} cannot fit"
+        raise InvalidInput({"X": [message]})
 
 
 _TYPE_WORDS = {
