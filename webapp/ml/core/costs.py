@@ -116,7 +116,7 @@ def coordinate_descent_cost(params: Mapping[str, Any], size: Size) -> Cost:
 
 
 def logistic_cost(params: Mapping[str, Any], size: Size) -> Cost:
-    """Return the cost of a LogisticRegression."""
+    """Return the cost of a LogisticRegression or a PoissonRegressor."""
     solver, n_functions = params["solver"], size.functions
     if solver in ("sag", "saga"):
         seconds = _sag_seconds(size, params["max_iter"])
@@ -220,11 +220,6 @@ def network_cost(params: Mapping[str, Any], size: Size) -> Cost:
         by_row=2 * size.classes + 4,
         further=activations + copies * FLOAT * weights,
     )
-
-
-def poisson_cost(params: Mapping[str, Any], size: Size) -> Cost:
-    """Return the cost of a PoissonRegressor, which is that of a logistic regression."""
-    return logistic_cost(params, size)
 
 
 def quantile_cost(_params: Mapping[str, Any], size: Size) -> Cost:

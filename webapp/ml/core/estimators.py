@@ -414,7 +414,7 @@ _ROWS = (
             replace(_ITERATIONS, default=100),
             replace(_TOLERANCE, exclusive_minimum=True),
         ),
-        costs.poisson_cost,
+        costs.logistic_cost,
         'the solver "lbfgs"',
         seeded=False,
     ),
