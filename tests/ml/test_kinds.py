@@ -20,6 +20,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from tests.faults import on_sqlite
 from tests.ml.calls import ARROW, CSV, ML
 from tests.tables import WRITERS
 from webapp.ml.core.estimators import CATALOGUE, load_class
@@ -329,6 +330,7 @@ REVIEWS = ["The room was clean and the staff were friendly to us",
            "Never again will we stay in such a dirty old room"]  # fmt: skip
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "estimator", ["logistic_regression", "random_forest_classifier",
                   "hist_gradient_boosting_classifier"]
@@ -447,3 +449,46 @@ def test_the_signature_is_shown_wherever_a_version_is(client: FlaskClient) -> No
     assert matrix.json["model"]["signature"]["columns"] == [
         {"name": "x1", "kind": "number", "missing": False, "minimum": 1.0, "maximum": 2.0}
     ]
+
+
+@on_sqlite
+@pytest.mark.parametrize(("name", "target"), [("titanic", "survived"), ("tips", "tip")])
+def test_auto_keeps_the_best_of_some_estimators_and_shows_the_ranking(
+    client: FlaskClient, name: str, target: str
+) -> None:
+    answer = train_table(client, body_of(name, "csv"), target=target, estimator="auto")
+
+    made = answer.json["model"]
+    candidates = made["metrics"]["candidates"]
+    assert made["estimator"] == candidates[0]["estimator"]
+    assert len(candidates) == 5
+    means = [candidate["mean"] for candidate in candidates]
+    assert means == sorted(means, reverse=True)
+    rows = pd.read_csv(DATA / f"{name}.csv").drop(columns=target)[:3]
+    records = json.loads(rows.to_json(orient="records"))
+    assert len(predict_records(client, records, extra="ignore")["predictions"]) == 3
+    refused = train_table(
+        client, body_of(name, "csv"), target=target, estimator="auto", params={"alpha": 1}
+    )
+    assert "Needs another estimator than auto." in refused.text
+
+
+@on_sqlite
+@pytest.mark.parametrize("estimator", list(CATALOGUE))
+def test_every_estimator_takes_kinds_and_missing_values(
+    client: FlaskClient, estimator: str
+) -> None:
+    classes = CATALOGUE[estimator].task == "classification"
+    target = "species" if classes else "body_mass_g"
+    answer = train_table(client, body_of("penguins", "csv"), target=target, estimator=estimator)
+    assert answer.status_code == 201, answer.text
+    frame = pd.read_csv(DATA / "penguins.csv")
+    records = json.loads(frame.drop(columns=target).to_json(orient="records"))
+    expected = load_artifact(client).predict(frame).tolist()
+
+    for size in (1, 2, 7, 12, 13, 100):
+        found = predict_records(client, records[:size])["predictions"]
+        if classes:
+            assert found == expected[:size]
+        else:
+            assert np.allclose(found, expected[:size], rtol=1e-12)

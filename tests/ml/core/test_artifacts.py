@@ -22,7 +22,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegresso
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
-from sklearn.svm import SVR
+from sklearn.svm import NuSVR
 
 import config
 from webapp.ml.core import artifacts
@@ -40,10 +40,19 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "hist_gradient_boosting": {"max_iter": 3},
     "hist_gradient_boosting_classifier": {"max_iter": 3},
     "logistic_regression": {"max_iter": 1000},
+    "decision_tree": {"max_depth": 4},
+    "decision_tree_classifier": {"max_depth": 4},
+    "extra_trees": {"n_estimators": 3},
+    "extra_trees_classifier": {"n_estimators": 3},
+    "gradient_boosting": {"n_estimators": 3},
+    "gradient_boosting_classifier": {"n_estimators": 3},
+    "mlp": {"max_iter": 20, "hidden_layer_sizes": [8, 4]},
+    "mlp_classifier": {"max_iter": 20, "hidden_layer_sizes": [8, 4]},
 }
 
 Schema = dict[str, Any]
 LINEAR, FOREST, BOOSTING = "linear_regression", "random_forest", "hist_gradient_boosting"
+STAGES, NEIGHBORS, SVM = (f"{n}_classifier" for n in ("gradient_boosting", "k_neighbors", "svm"))
 TREE = ("estimators_", 0, "tree_")
 NODES = (*TREE, "nodes")
 
@@ -160,6 +169,15 @@ MODELS = [
     *((CATALOGUE[BOOSTING], False, {"loss": x}) for x in ("poisson", "gamma", "absolute_error")),
     (CATALOGUE[BOOSTING], False, {"loss": "quantile", "quantile": 0.9}),
     (CATALOGUE[BOOSTING], False, {"early_stopping": True, "max_features": 0.5}),
+    *((CATALOGUE["mlp"], False, {"solver": x}) for x in ("lbfgs", "sgd")),
+    *(
+        (CATALOGUE["gradient_boosting"], False, {"loss": x})
+        for x in ("absolute_error", "huber", "quantile")
+    ),
+    (CATALOGUE[STAGES], False, {"n_iter_no_change": 2, "subsample": 0.5}),
+    *((CATALOGUE[NEIGHBORS], False, x) for x in ({"p": 1}, {"weights": "distance"})),
+    (CATALOGUE[NEIGHBORS], False, {"n_neighbors": 80}),
+    *((CATALOGUE[SVM], False, {"kernel": x}) for x in ("linear", "poly", "sigmoid")),
 ]
 
 
@@ -328,6 +346,24 @@ def hidden_model() -> bytes:
     return set_attribute(f"{BOOSTING}_classifier", "_loss", other)
 
 
+def other_part(name: str, attribute: str, other: str) -> bytes:
+    """Return a file with another model, of arrays that are its own, for a part of a model."""
+    members = read_zip(plain(other))
+    part = json.loads(members.pop("schema.json"))
+    return write_zip(read_zip(set_attribute(name, attribute, part)) | members)
+
+
+def trees_of_classes() -> bytes:
+    """Return boosting with trees that have a value for each class, where one is expected."""
+    members = read_zip(plain("decision_tree_classifier"))
+    tree = json.loads(members.pop("schema.json"))
+
+    def change(schema: Schema) -> None:
+        find(schema, "estimators_")["content"][0]["content"][0] = tree
+
+    return write_zip(read_zip(edit_schema(plain(STAGES), change)) | members)
+
+
 def repeated_array() -> bytes:
     coefficients = find(json.loads(read_zip(plain(LINEAR))["schema.json"]), "coef_")
     return set_attribute(LINEAR, "rank_", list_node([coefficients] * 40_000))
@@ -346,6 +382,7 @@ def header(text: str) -> Make:
 COEFFICIENTS = ("coef_",)
 VALUES = (*TREE, "values")
 BOOSTED = ("_predictors", 0, 0, "nodes")
+STAGE = ("estimators_", 0, 0, "tree_")
 SCALER = StandardScaler()
 # Fields of the root of a tree, and values that lead out of it.
 BAD_NODES = {
@@ -392,6 +429,26 @@ BAD_ATTRIBUTES = (
     (FOREST, "n_features_in_", 11, "do not fit"),
     (FOREST, "n_outputs_", 10**9, "more than one target"),
     (FOREST, "n_estimators", "many", "predict fails"),
+    *((SVM, "kernel", value, "do not fit") for value in ("precomputed", "no such", None)),
+    *((SVM, name, True, "do not fit") for name in ("_sparse", "_effective_probability")),
+    *((SVM, "_n_support", value, "do not fit") for value in (None, [7, 29, 24])),
+    *((SVM, "n_features_in_", n, "do not fit") for n in (3, 5)),
+    *((name, "_impl", "one_class", "name of a method") for name in ("svm", SVM)),
+    (SVM, "degree", 2**40, "predict fails"),
+    *((NEIGHBORS, "n_samples_fit_", n, "do not fit") for n in (149, 10**9, None)),
+    *((NEIGHBORS, "p", value, "do not fit") for value in (3, 1, None, "2")),
+    *((NEIGHBORS, "metric", value, "do not fit") for value in ("precomputed", "hamming")),
+    (NEIGHBORS, "effective_metric_", "manhattan", "do not fit"),
+    (NEIGHBORS, "_fit_method", "ball_tree", "do not fit"),
+    (NEIGHBORS, "outputs_2d_", True, "do not fit"),
+    *((NEIGHBORS, "leaf_size", n, "") for n in (0, -1, "many", None)),
+    *((STAGES, "n_trees_per_iteration_", n, "do not fit") for n in (1, 10**9, True)),
+    *((STAGES, name, None, "do not fit") for name in ("init_", "_loss", "estimators_")),
+    ("mlp_classifier", "_label_binarizer", None, "do not fit"),
+    ("mlp", "n_layers_", 10**6, "predict fails"),
+    ("mlp", "activation", "no such", "predict fails"),
+    ("naive_bayes", "var_", None, "predict fails"),
+    ("poisson", "_base_loss", None, "predict fails"),
     (FOREST, "estimators_", [], "predict fails"),
     (f"{FOREST}_classifier", "n_classes_", 10**9, "number of classes"),
     (BOOSTING, "_in_fit", True, "predict fails"),
@@ -408,7 +465,42 @@ TREES = (
     (f"{FOREST}_classifier", NODES, BAD_NODES),
     (BOOSTING, BOOSTED, BAD_BOOSTED),
     (f"{BOOSTING}_classifier", BOOSTED, BAD_BOOSTED),
+    ("decision_tree", ("tree_", "nodes"), BAD_NODES),
+    ("extra_trees", NODES, BAD_NODES),
+    ("gradient_boosting", (*STAGE, "nodes"), BAD_NODES),
 )
+BAD_ARRAYS = [
+    *(
+        (SVM, name, edit)
+        for name in ("support_vectors_", "_dual_coef_", "_n_support")
+        for edit in (
+            lambda a: a[:-1],
+            lambda a: a[..., :-1],
+            lambda a: a[:0],
+            lambda a: -a.astype(int),
+            lambda a: a.astype("U5"),
+            lambda a: a.reshape(1, 1, -1),
+        )
+    ),
+    *(
+        ("svm", name, edit)
+        for name in ("support_", "_intercept_", "support_vectors_")
+        for edit in (lambda a: a[:-1], lambda a: a[:0], lambda a: a.astype("U5"))
+    ),
+    *(("svm", name, lambda a: np.zeros(1)) for name in ("_probA", "_probB")),
+    *(
+        (NEIGHBORS, name, edit)
+        for name in ("_y", "_fit_X")
+        for edit in (
+            lambda a: a[:-1],
+            lambda a: a[:0],
+            lambda a: a * np.nan,
+            lambda a: a.astype("U5"),
+            lambda a: a.reshape(1, -1),
+        )
+    ),
+    *((NEIGHBORS, "_y", lambda y, by=by: y + by) for by in (-1, 1, 2**40)),
+]
 # Words of the reason → kinds of files → what makes one.
 REFUSED: dict[str, dict[str, Make]] = {
     "not a skops file": {
@@ -437,7 +529,7 @@ REFUSED: dict[str, dict[str, Make]] = {
     "too many nodes": {"schema": schema_text("[" + "{}," * 100_001 + "{}]")},
     "too many bytes or arrays": {"one array used often": repeated_array},
     "not an estimator of the catalogue": {
-        "support vectors": fitted(SVR()),
+        "support vectors": fitted(NuSVR()),
         "unknown loader": root(__loader__="NoSuchNode"),
         "function": root(__module__="os", __class__="system", __loader__="FunctionNode"),
         "name that is not shown": root(__class__="<b>secret</b>"),
@@ -449,7 +541,7 @@ REFUSED: dict[str, dict[str, Make]] = {
     "not allowed: sklearn.": {
         "other scaler": fitted(MinMaxScaler(), Ridge()),
         "function": fitted(FunctionTransformer(np.abs), Ridge()),
-        "scaled support vectors": fitted(SCALER, SVR()),
+        "scaled support vectors": fitted(SCALER, NuSVR()),
     },
     "pipeline is not a StandardScaler and an estimator": {
         "no scaler": fitted(Pipeline([("estimator", Ridge())])),
@@ -484,6 +576,14 @@ REFUSED: dict[str, dict[str, Make]] = {
             for place in (0, 2)
             for value in (0, -1, 3, 10**12, "1", None)
         },
+        **{
+            f"array {number}: {name}.{attribute}": array(name, (attribute,), edit)
+            for number, (name, attribute, edit) in enumerate(BAD_ARRAYS)
+        },
+        "trees that are classifiers": trees_of_classes,
+        "constant of another model": lambda: other_part(STAGES, "init_", LINEAR),
+        "loss of another model": lambda: other_part(STAGES, "_loss", FOREST),
+        "labels by another model": lambda: other_part("mlp_classifier", "_label_binarizer", SVM),
         "no leaf at the end": array(BOOSTING, BOOSTED, end_without_leaf),
         "infinite coefficients": array(LINEAR, COEFFICIENTS, lambda coef: coef * np.inf),
         **{
@@ -537,6 +637,20 @@ def test_an_id_cannot_put_one_object_in_the_place_of_another() -> None:
     data = edit_schema(plain(FOREST), swap)
 
     assert artifacts.read_upload(data)[0].estimators_[0].tree_.node_count > 3
+
+
+def test_the_search_tree_of_neighbors_is_grown_again() -> None:
+    # Nothing in it is checked: indices that lead out of its rows must not be followed.
+    def mix_up(schema: Schema) -> None:
+        state = find(schema, "_tree")["content"]["content"]
+        state[1]["file"] = find(schema, "_y")["file"]  # codes of classes for indices of rows
+
+    expected = fit(CATALOGUE[NEIGHBORS])
+
+    loaded = artifacts.read_upload(edit_schema(plain(NEIGHBORS), mix_up))[0]
+
+    assert_predicts_as(loaded, expected, IRIS_X)
+    assert artifacts.dumps(loaded) == artifacts.dumps(expected)
 
 
 FUZZ = """

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +39,23 @@ QUICK: list[Case] = [
     ("logistic_regression", 100, 200, 8, {"solver": "newton-cholesky", "max_iter": 2}, {}),
     ("random_forest_classifier", 1500, 4, 50, {"n_estimators": 5}, {"refit": True}),
     ("hist_gradient_boosting_classifier", 5000, 10, 30, {"max_iter": 2}, {}),
+    ("decision_tree", 50_000, 5, 1, {}, {}),
+    ("extra_trees", 10_000, 5, 1, {"n_estimators": 3}, {}),
+    ("gradient_boosting", 20_000, 10, 1, {"n_estimators": 20}, {}),
+    ("svm", 5000, 20, 1, {"max_iter": 2000}, {}),
+    ("linear_svm", 50_000, 20, 1, {"max_iter": 10}, {"scale": True}),
+    ("k_neighbors", 50_000, 10, 1, {}, {}),
+    ("mlp", 5000, 100, 1, {"hidden_layer_sizes": [1000, 500], "max_iter": 2}, {}),
+    ("poisson", 50_000, 20, 1, {}, {}),
+    ("quantile", 5000, 20, 1, {"alpha": 0.0}, {}),
+    ("decision_tree_classifier", 20_000, 5, 20, {}, {}),
+    ("extra_trees_classifier", 3000, 5, 20, {"n_estimators": 5}, {}),
+    ("gradient_boosting_classifier", 3000, 10, 20, {"n_estimators": 10}, {}),
+    ("svm_classifier", 3000, 50, 10, {}, {}),
+    ("linear_svm_classifier", 50_000, 20, 3, {"max_iter": 10}, {}),
+    ("k_neighbors_classifier", 20_000, 20, 30, {}, {}),
+    ("mlp_classifier", 2000, 10, 100, {"solver": "lbfgs", "max_iter": 5}, {}),
+    ("naive_bayes", 100_000, 20, 10, {}, {}),
 ]
 THOROUGH: list[Case] = [
     ("linear_regression", 5000, 500, 1, {}, {"refit": True, "cv": 3}),
@@ -63,6 +81,23 @@ THOROUGH: list[Case] = [
     ("logistic_regression", 5000, 100, 20, NEWTON, {}),
     ("logistic_regression", 100_000, 20, 5, {"solver": "sag", "max_iter": 5}, {}),
     ("logistic_regression", 2000, 20, 500, {"solver": "saga", "max_iter": 5}, {}),
+    ("decision_tree", 200_000, 20, 1, {"splitter": "random"}, {}),
+    ("extra_trees", 5000, 5, 1, {"n_estimators": 50}, {"refit": True}),
+    ("gradient_boosting", 100_000, 5, 1, {"n_estimators": 5, "max_depth": None}, {}),
+    ("svm", 10_000, 5, 1, {"max_iter": 10_000}, {}),
+    ("linear_svm", 200_000, 20, 1, {"max_iter": 5}, {}),
+    ("k_neighbors", 200_000, 20, 1, {"n_neighbors": 50}, {"test_size": 0.01}),
+    ("mlp", 50_000, 20, 1, {"solver": "lbfgs", "max_iter": 2}, {}),
+    ("poisson", 200_000, 20, 1, {"solver": "newton-cholesky"}, {"scale": True}),
+    ("quantile", 10_000, 5, 1, {"quantile": 0.9}, {}),
+    ("decision_tree_classifier", 5000, 10, 300, {}, {}),
+    ("extra_trees_classifier", 20_000, 10, 2, {"n_estimators": 10}, {}),
+    ("gradient_boosting_classifier", 20_000, 10, 2, {"n_iter_no_change": 5}, {}),
+    ("svm_classifier", 4000, 10, 100, {}, {"scale": True}),
+    ("linear_svm_classifier", 20_000, 50, 100, {"max_iter": 3}, {}),
+    ("k_neighbors_classifier", 20_000, 100, 2, {"weights": "distance"}, {}),
+    ("mlp_classifier", 20_000, 20, 5, {"early_stopping": True, "max_iter": 5}, {}),
+    ("naive_bayes", 20_000, 200, 100, {}, {}),
 ]
 
 
@@ -79,6 +114,8 @@ def measure(case: Case) -> int:
     estimator, n_rows, n_columns, n_classes, params, options = case
     warnings.simplefilter("ignore")
     dataset = make_rows(n_rows, n_columns, n_classes)
+    if estimator == "poisson":
+        dataset = replace(dataset, y=np.abs(dataset.y))
     before = psutil.Process().memory_info().rss
     spec = TrainingSpec(estimator=estimator, params=params, **options)
     artifacts.dumps(training.train(dataset, spec, clock=time.perf_counter).estimator)
@@ -156,6 +193,15 @@ MEMORY, SECONDS = "MB of memory, MAX_FIT_MEMORY allows 2048", "seconds, MAX_FIT_
         (("ridge", 100_000, 50, 1, {"solver": "sag", **SAG}), SECONDS, "max_iter"),
         (("logistic_regression", 100_000, 50, 3, {"solver": "saga", **SAG}), SECONDS, "max_iter"),
         (("lasso", 100_000, 50, 1, SAG), SECONDS, "max_iter"),
+        (("decision_tree_classifier", 50_000, 1, 1000, {}), MEMORY, "min_samples_leaf"),
+        (("extra_trees", 100_000, 1, 1, {}), MEMORY, "n_estimators"),
+        (("gradient_boosting", 100_000, 2, 1, {"max_depth": None}), MEMORY, "max_depth"),
+        (("svm", 20_000, 2, 1, {"max_iter": 10_000_000}), SECONDS, "smaller max_iter"),
+        (("svm_classifier", 300_000, 2, 2, {}), SECONDS, "linear_svm"),
+        (("linear_svm", 100_000, 50, 1, {"max_iter": 100_000}), SECONDS, "max_iter"),
+        (("k_neighbors", 10**6, 20, 1, {}), SECONDS, "fewer rows"),
+        (("mlp", 10**6, 1, 1, {"hidden_layer_sizes": [1000]}), MEMORY, "hidden_layer_sizes"),
+        (("quantile", 100_000, 50, 1, {}), SECONDS, "fewer rows"),
     ],
 )
 def test_a_training_that_takes_too_much_is_refused(

@@ -18,13 +18,15 @@ from jsonschema import Draft202012Validator
 from sklearn.datasets import load_diabetes, load_iris
 
 import config
-from tests.ml.core.test_scoring import assert_equal
+from tests.ml.core.test_scoring import OWN_CLASSIFIERS, OWN_REGRESSORS, assert_equal
 from webapp.errors import Faults, InvalidInput
 from webapp.ml.core.estimators import (
     CATALOGUE,
+    MOST_INTEGERS,
     Estimator,
     Parameter,
     build_estimator,
+    check_range,
     describe_estimator,
     find_by_type,
     load_class,
@@ -40,12 +42,18 @@ ROWS = pytest.mark.parametrize("row", CATALOGUE.values(), ids=CATALOGUE)
 # What a value asks of the other parameters: see `Conflict`.
 COMPANIONS: Mapping[tuple[str, object], dict[str, object]] = {
     ("l1_ratio", 1): {"solver": "saga"},
+    ("max_samples", math.ulp(0)): {"bootstrap": True},
+    ("max_samples", 1): {"bootstrap": True},
     ("loss", "quantile"): {"quantile": 0.5},
     ("quantile", 0.001): {"loss": "quantile"},
     ("quantile", 0.999): {"loss": "quantile"},
+    ("penalty", "l1"): {"loss": "squared_hinge"},
 }
 FEW_TREES: dict[str, object] = {"n_estimators": 3}
 FEW_STEPS: dict[str, object] = {"max_iter": 3}  # of boosting; those of linear models cost nothing
+OWN_SCORERS = {type(own) for own in (*OWN_REGRESSORS, *OWN_CLASSIFIERS)}
+NO_LIMIT = -1  # scikit-learn's default for the iterations of libsvm; ours is in the catalogue
+MORE_NEIGHBORS_THAN_ROWS = ("n_neighbors", 1000)
 
 
 def make_rows(task: str, count: int = 24) -> tuple[Any, Any]:
@@ -62,9 +70,11 @@ def edge_values(parameter: Parameter) -> Iterator[object]:
         yield None
     if parameter.type == "boolean":
         yield from (False, True)
-    if parameter.minimum is not None:
+    if parameter.minimum is not None and parameter.type != "integers":
         yield math.ulp(0) if parameter.exclusive_minimum else parameter.minimum
         yield parameter.maximum
+    if parameter.type == "integers":
+        yield from ([parameter.minimum], [parameter.minimum] * MOST_INTEGERS, [parameter.maximum])
 
 
 EDGES = [
@@ -72,6 +82,7 @@ EDGES = [
     for row in CATALOGUE.values()
     for parameter in row.parameters
     for value in edge_values(parameter)
+    if (parameter.name, value) != MORE_NEIGHBORS_THAN_ROWS
 ]
 
 
@@ -98,9 +109,11 @@ def test_every_row_describes_its_class_as_scikit_learn_and_skops_do(row: Estimat
     assert not {"n_jobs", "random_state", "verbose", "warm_start"} & set(names)
     for parameter in row.parameters:
         assert parameter.help.endswith(".")
+        if theirs[parameter.name].default == NO_LIMIT:
+            continue
         assert parameter.default == theirs[parameter.name].default, parameter.name
         assert type(parameter.default) is type(theirs[parameter.name].default), parameter.name
-        if parameter.type in ("integer", "number"):
+        if parameter.type in ("integer", "integers", "number"):
             assert parameter.minimum is not None, parameter.name
             assert parameter.maximum is not None, parameter.name
 
@@ -115,7 +128,8 @@ def test_every_row_fits_and_scores_at_each_limit(
 ) -> None:
     known = {known.name for known in row.parameters}
     few = FEW_TREES | (FEW_STEPS if "boosting" in row.name else {})
-    companions = few | COMPANIONS.get((parameter.name, value), {}) | {parameter.name: value}
+    needed = {} if parameter.type == "integers" else COMPANIONS.get((parameter.name, value), {})
+    companions = few | needed | {parameter.name: value}
     given = {name: companions[name] for name in companions if name in known}
     X, y = make_rows(row.task)
 
@@ -127,7 +141,7 @@ def test_every_row_fits_and_scores_at_each_limit(
 
     assert model.get_params()[parameter.name] == value
     scorer = make_scorer(model, profile_features(X))
-    assert scorer.func is not score_by_estimator
+    assert (scorer.func is score_by_estimator) == (type(model) in OWN_SCORERS)
     for n_rows in (1, 5, len(X)):
         assert_equal(scorer(X[:n_rows]), model, X[:n_rows])
 
@@ -148,6 +162,7 @@ FOREST = {
     "max_features": 'must be a number above 0 and up to 1 or one of "sqrt", "log2"',
 }
 SAMPLES = {"max_samples": "must be null when bootstrap is false"}
+LAYERS = {"hidden_layer_sizes": "must be a list of 1 to 5 integers from 1 to 1000"}
 QUANTILE = {"quantile": 'must be given when loss is "quantile", and only then'}
 
 
@@ -165,6 +180,10 @@ QUANTILE = {"quantile": 'must be given when loss is "quantile", and only then'}
         ("random_forest", {"bootstrap": False, "max_samples": 0.5}, SAMPLES),
         (BOOSTING, {"loss": "quantile"}, QUANTILE),
         (BOOSTING, {"quantile": 0.5}, QUANTILE),
+        *(
+            ("mlp", {"hidden_layer_sizes": value}, LAYERS)
+            for value in (100, [], [1] * 6, [0], [1001], [1.5], [True], ["9"], [[9]], None)
+        ),
         (LOGISTIC, {"l1_ratio": 0.5}, {"l1_ratio": 'must be 0 unless solver is "saga"'}),
     ],
 )
@@ -174,10 +193,28 @@ def test_parameters_that_make_no_sense_are_refused_by_name(
     assert refuse(CATALOGUE[name], given) == {key: [words] for key, words in faults.items()}
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e-300, 5e-323, np.nan])
+def test_rows_that_a_solver_never_ends_on_are_refused(scale: float) -> None:
+    X = make_rows("classification")[0]
+    row = CATALOGUE["linear_svm_classifier"]
+
+    check_range(row, X)
+    check_range(row, X * 0)
+    check_range(CATALOGUE["ridge"], X * scale)
+    if np.isnan(scale):  # what is missing is imputed
+        check_range(row, np.where(X > 3, X, scale))
+        return
+    with pytest.raises(InvalidInput, match="which linear_svm_classifier cannot fit"):
+        check_range(row, X * scale)
+
+
 def beyond(parameter: Parameter) -> Iterator[object]:
     """Yield values just beyond the limits of a parameter, and others that it does not take."""
     yield from ("no such word", [], {}, -1e300, 1e300)
     if parameter.minimum is None:
+        return
+    if parameter.type == "integers":
+        yield from ([0], [1001], [1] * (MOST_INTEGERS + 1), [1, "2"], 3)
         return
     low, high = parameter.minimum, parameter.maximum
     if parameter.type == "integer":
@@ -203,8 +240,9 @@ def test_check_and_schema_accept_what_is_within_the_limits_only(row: Estimator) 
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert (described["name"], described["task"]) == (row.name, row.task)
     for known in row.parameters:
-        assert described["parameters"][known.name]["default"] == known.default
-        for value in (known.default, *edge_values(known)):
+        default = list(known.default) if known.type == "integers" else known.default
+        assert described["parameters"][known.name]["default"] == default
+        for value in (default, *edge_values(known)):
             assert is_accepted(known.name, value), (known.name, value)
         for value in beyond(known):
             assert not is_accepted(known.name, value), (known.name, value)
@@ -218,7 +256,7 @@ def test_the_schema_of_all_parameters_takes_those_of_any_one_estimator() -> None
 
     for given in ({}, {"n_estimators": 10, "max_features": "sqrt"}, {"early_stopping": "auto"}):
         assert validator.is_valid(given)
-    for given in ({"n_estimators": 0}, {"n_estimators": 9, "learning_rate": 0.1}, {"n_jobs": 2}):
+    for given in ({"n_estimators": 0}, {"n_estimators": 9, "max_bins": 9}, {"n_jobs": 2}):
         assert not validator.is_valid(given)
 
 

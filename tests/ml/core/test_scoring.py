@@ -12,15 +12,33 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
 )
-from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import (
+    ElasticNet,
+    Lasso,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    QuantileRegressor,
+    Ridge,
+)
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+from webapp.errors import InvalidInput
 from webapp.ml.core import validation
 from webapp.ml.core.metrics import profile_features
 from webapp.ml.core.scoring import (
@@ -50,18 +68,36 @@ REGRESSORS = [
     # A tree that is one leaf, and trees that have very few.
     *(RandomForestRegressor(3, ccp_alpha=1e12), RandomForestRegressor(1, max_depth=1)),
     HistGradientBoostingRegressor(max_iter=1, min_samples_leaf=10**6),
+    *(DecisionTreeRegressor(), DecisionTreeRegressor(max_depth=1), ExtraTreesRegressor(20)),
+    *(GradientBoostingRegressor(n_estimators=20), GradientBoostingRegressor(loss="huber")),
+    *(LinearSVR(), LinearSVR(fit_intercept=False), QuantileRegressor(alpha=0)),
+    *(PoissonRegressor(), PoissonRegressor(fit_intercept=False, alpha=100)),
 ]
 CLASSIFIERS = [
     *(LogisticRegression(), LogisticRegression(fit_intercept=False), RandomForestClassifier(20)),
     *(HistGradientBoostingClassifier(max_iter=20), RandomForestClassifier(3, ccp_alpha=1e12)),
+    *(DecisionTreeClassifier(), ExtraTreesClassifier(20), LinearSVC()),
+    *(LinearSVC(fit_intercept=False), GradientBoostingClassifier(n_estimators=20)),
 ]
+# These score for themselves.
+OWN_REGRESSORS = [SVR(), KNeighborsRegressor(), MLPRegressor(max_iter=20)]
+OWN_CLASSIFIERS = [SVC(), KNeighborsClassifier(), MLPClassifier(max_iter=20), GaussianNB()]
 LARGE = [RandomForestClassifier(100), HistGradientBoostingClassifier(max_iter=100)]
 KINDS = [
-    *(pytest.param(kind, X[:200, :4], Y[:200], id=str(kind)) for kind in REGRESSORS),
-    *(pytest.param(kind, IRIS_X, LABELS, id=str(kind)) for kind in CLASSIFIERS),
+    *(
+        pytest.param(kind, X[:200, :4], Y[:200], id=str(kind))
+        for kind in (*REGRESSORS, *OWN_REGRESSORS)
+    ),
+    *(
+        pytest.param(kind, IRIS_X, LABELS, id=str(kind))
+        for kind in (*CLASSIFIERS, *OWN_CLASSIFIERS)
+    ),
     *(
         pytest.param(kind, IRIS_X[TWO], LABELS[TWO], id=f"two classes: {kind}")
-        for kind in (*CLASSIFIERS, LogisticRegression(solver="liblinear"))
+        for kind in (*CLASSIFIERS, *OWN_CLASSIFIERS, LogisticRegression(solver="liblinear"))
+    ),
+    pytest.param(
+        GradientBoostingClassifier(loss="exponential"), IRIS_X[TWO], LABELS[TWO], id="exponential"
     ),
     *(pytest.param(kind, *BREAST_CANCER, id=f"large: {kind}") for kind in LARGE),
     pytest.param(RandomForestRegressor(100), X, Y, id="large regression"),
@@ -70,12 +106,15 @@ KINDS = [
 
 def assert_equal(scores: Scores, model: Any, rows: Any) -> None:
     """Hold scores against the model's own predictions, to 1e-9 of the largest."""
-    if scores.probabilities is None:
+    if not scores.are_labels:
         expected = model.predict(rows).ravel()
         limit = 1e-9 * np.abs(expected).max()
         np.testing.assert_allclose(scores.values, expected, rtol=0, atol=limit)
         return
     assert scores.values.tolist() == model.predict(rows).tolist()
+    if scores.probabilities is None:
+        assert not hasattr(model, "predict_proba")
+        return
     np.testing.assert_allclose(scores.probabilities, model.predict_proba(rows), rtol=0, atol=1e-9)
 
 
@@ -87,8 +126,9 @@ def test_every_estimator_gives_scikit_learns_numbers(
     model = make_pipeline(StandardScaler(), estimator) if scale else clone(estimator)
     model.fit(rows, y)
 
+    own = estimator in (*OWN_REGRESSORS, *OWN_CLASSIFIERS)
     for scorer in (compile_scorer(model), make_scorer(model, profile_features(rows))):
-        assert scorer.func is not score_by_estimator
+        assert (scorer.func is score_by_estimator) == own
         for size in SIZES:
             drawn = rows[np.random.RandomState(size).randint(0, len(rows), size)]
             given = drawn.copy()
@@ -113,6 +153,13 @@ def test_a_row_at_a_threshold_goes_where_scikit_learn_sends_it() -> None:
     at = np.array([[as_(t)] for t in thresholds for as_ in (float, np.float32)])
 
     assert_equal(score(compile_scorer(forest), at), forest, at)
+
+
+def test_a_linear_support_vector_machine_says_which_row_is_beyond_its_range() -> None:
+    model = LinearSVC().fit(IRIS_X, LABELS)
+
+    with pytest.raises(InvalidInput, match="beyond the range"):
+        score(compile_scorer(model), np.array([[1.7e308] * 4]))
 
 
 def test_a_tree_that_is_a_long_chain_is_left_to_scikit_learn() -> None:

@@ -57,12 +57,25 @@ _ESTIMATORS = _ROOTS | {
     SCALER,
     "sklearn.tree._classes.DecisionTreeRegressor",
     "sklearn.tree._classes.DecisionTreeClassifier",
+    "sklearn.tree._classes.ExtraTreeRegressor",
+    "sklearn.tree._classes.ExtraTreeClassifier",
+    "sklearn.dummy.DummyRegressor",
+    "sklearn.dummy.DummyClassifier",
+    "sklearn.preprocessing._label.LabelBinarizer",
     "sklearn.preprocessing._label.LabelEncoder",
     f"{_BOOSTING}.binning._BinMapper",
 }
-# skops leaves these two to its caller, because compiled code follows the indices in them:
-# check_estimator checks those.
-_TREES = ["sklearn.tree._tree.Tree", f"{_BOOSTING}.predictor.TreePredictor"]
+# skops leaves these to its caller, because compiled code follows the indices in them:
+# check_estimator checks those of decision trees, and grows search trees again.
+_SEARCH_TREE = "sklearn.neighbors._kd_tree.KDTree"
+_COUNTERS = slice(7, 11)  # of the state of a search tree: what its queries have done
+_TREES = [
+    "sklearn.tree._tree.Tree",
+    f"{_BOOSTING}.predictor.TreePredictor",
+    _SEARCH_TREE,
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.metrics._dist_metrics.ManhattanDistance64",
+]
 _SCALARS = "bool str_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 _UPLOADED = _ESTIMATORS | {
     *_TREES,
@@ -100,6 +113,8 @@ _LOADERS = {
 # Attributes that predictions do not need, and what they are set to.
 _RESET = {
     **dict.fromkeys(("n_jobs", "n_threads", "memory", "_feature_subsample_rng", "_scorer")),
+    # Of gradient boosting and networks: what would go on with a fit.
+    **dict.fromkeys(("_rng", "_random_state", "_optimizer", "_best_coefs", "_best_intercepts")),
     "verbose": 0,
 }
 # Parameters of fits: kept as numbers and words; generators, functions and sets become null.
@@ -264,6 +279,9 @@ def _check_node(node: dict[str, Any], arrays: _Arrays) -> dict[str, Any]:
         raise ArtifactUnusable("it holds a string that is too long")
     if loader == "NdArrayNode" and node["type"] == "numpy":
         node["file"] = arrays.copy(node["file"], type_name)
+    if type_name == _SEARCH_TREE:
+        state = node["content"]["content"]
+        state[_COUNTERS] = [_json_node(0)] * 4
     if loader == "ObjectNode" and node["content"]["__loader__"] == "DictNode":
         attributes = node["content"]["content"]
         for name, value in attributes.items():
@@ -346,9 +364,11 @@ def _check_array(content: bytes, type_name: str) -> bytes:
 def _node_types() -> dict[str, np.dtype[Any]]:
     """Return the types of a tree's nodes, by their description in a .npy file."""
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+    from sklearn.neighbors import KDTree
     from sklearn.tree._tree import NODE_DTYPE
 
-    types = (NODE_DTYPE, PREDICTOR_RECORD_DTYPE)
+    search_nodes = KDTree([[0.0]]).get_arrays()[2]
+    types = (NODE_DTYPE, PREDICTOR_RECORD_DTYPE, search_nodes.dtype)
     return {repr(np.lib.format.dtype_to_descr(dtype)): dtype for dtype in types}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 FLOAT = 8  # bytes
@@ -20,6 +21,7 @@ FOREST_TREE = 150e3  # bytes of a tree in the description that its artifact is m
 BOOSTED_TREE = 60e3
 HISTOGRAM_BIN = 20  # bytes
 BOOSTED_NODE = 64
+KERNEL_CACHE = 200e6  # bytes at most, scikit-learn's default
 EARLY_STOPPING_ROWS = 10_000  # from there on, "auto" holds rows out
 
 
@@ -114,7 +116,7 @@ def coordinate_descent_cost(params: Mapping[str, Any], size: Size) -> Cost:
 
 
 def logistic_cost(params: Mapping[str, Any], size: Size) -> Cost:
-    """Return the cost of a LogisticRegression."""
+    """Return the cost of a LogisticRegression or a PoissonRegressor."""
     solver, n_functions = params["solver"], size.functions
     if solver in ("sag", "saga"):
         seconds = _sag_seconds(size, params["max_iter"])
@@ -151,6 +153,84 @@ def forest_cost(params: Mapping[str, Any], size: Size) -> Cost:
         model=tree * n_trees,
         seconds=compared * slower * 1e-7,
     )
+
+
+def tree_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a single decision tree."""
+    return forest_cost({**params, "n_estimators": 1, "bootstrap": False, "max_samples": 0}, size)
+
+
+def stages_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of gradient boosting on exact thresholds: its trees are grown one by one."""
+    levels = min(params["max_depth"] or 64, math.log2(size.rows + 1))
+    leaves = min(
+        size.rows / params["min_samples_leaf"],
+        params["max_leaf_nodes"] or math.inf,
+        2.0 ** (params["max_depth"] or 64),
+    )
+    n_trees = params["n_estimators"] * size.functions
+    return _cost(
+        size,
+        copies=1 + bool(params["n_iter_no_change"]),
+        by_row=5 * size.classes + 8,
+        further=FOREST_TREE * n_trees,
+        model=2 * leaves * (NODE + FLOAT) * n_trees,
+        seconds=size.rows * levels * size.columns * 1e-7,
+    )
+
+
+def kernel_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of an SVR or SVC, whose iterations are one call.
+
+    With C=1, rows need 1.4 iterations each; with C=1000, 4,000 rows took 1.4 million.
+    """
+    seconds = params["max_iter"] * size.rows * (6e-9 + 3e-10 * size.columns)
+    return _cost(
+        size,
+        copies=4,
+        by_row=2 * size.classes + 8,
+        further=min(KERNEL_CACHE, 4.0 * size.rows**2),
+        seconds=seconds,
+    )
+
+
+def linear_svm_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a LinearSVR or LinearSVC: all iterations are one call."""
+    seconds = params["max_iter"] * size.rows * size.columns * size.functions * 1e-8
+    return _cost(size, copies=2.5, by_row=8, seconds=seconds)
+
+
+def neighbors_cost(_params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of neighbors: the rows are the model, and evaluation compares with all."""
+    seconds = size.judged * size.rows * size.columns * 2e-10
+    return _cost(size, copies=5, by_row=8, seconds=seconds)
+
+
+def network_cost(params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a network, which looks up between all its steps."""
+    layers = [size.columns, *params["hidden_layer_sizes"], size.functions]
+    weights = sum(a * b for a, b in pairwise(layers))
+    # Of a step, and of the evaluation: activations and their gradients.
+    at_once = size.rows if params["solver"] == "lbfgs" else 0
+    activations = FLOAT * sum(layers) * (2 * at_once + 2 * size.judged)
+    copies = 25 if params["solver"] == "lbfgs" else 8  # it remembers 10 steps, and their slopes
+    return _cost(
+        size,
+        copies=1,
+        by_row=2 * size.classes + 4,
+        further=activations + copies * FLOAT * weights,
+    )
+
+
+def quantile_cost(_params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a QuantileRegressor: a linear program, solved in one call."""
+    seconds = size.rows**2 * size.columns * 3e-9
+    return _cost(size, copies=40, by_row=40, seconds=seconds)
+
+
+def naive_bayes_cost(_params: Mapping[str, Any], size: Size) -> Cost:
+    """Return the cost of a GaussianNB."""
+    return _cost(size, copies=1.5, by_row=4)
 
 
 def boosting_cost(params: Mapping[str, Any], size: Size) -> Cost:

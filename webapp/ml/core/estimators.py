@@ -21,6 +21,7 @@ import numpy as np
 from webapp.errors import MOST_FAULTS, InvalidInput
 from webapp.ml.core import costs
 from webapp.ml.core.costs import Cost, Size
+from webapp.ml.core.datasets import Matrix
 from webapp.ml.errors import ArtifactUnusable
 
 Task: TypeAlias = Literal["regression", "classification"]
@@ -29,15 +30,19 @@ Schema: TypeAlias = dict[str, Any]
 """A JSON Schema, or a part of one (draft 2020-12, as OpenAPI 3.1 uses it)."""
 
 LONGEST_VALUE = 1000  # characters or values of an uploaded model's parameter: class weights, say
+MOST_INTEGERS = 5  # of a parameter that is a list: the layers of a network
+LINEAR_TYPES = ("sklearn.linear_model.", "sklearn.svm._classes.LinearSV")
+"""What the full names of estimators that have an intercept and coefficients begin with."""
 
 
 @dataclass(frozen=True)
 class Parameter:
     """A parameter that a client may set.
 
-    Its values are those of ``type``, from ``minimum`` to ``maximum`` (integers and numbers have
-    both), and null where ``nullable``. A string is one of ``choices``; for any other type,
-    ``choices`` are words accepted beside it, such as ``"sqrt"`` beside a number.
+    Its values are those of ``type``, from ``minimum`` to ``maximum`` (all numbers have both), and
+    null where ``nullable``. "integers" is a list of 1 to 5 of them. A string is one of
+    ``choices``; for any other type, ``choices`` are words accepted beside it, such as ``"sqrt"``
+    beside a number.
     """
 
     name: str
@@ -45,7 +50,7 @@ class Parameter:
     help: str
     minimum: float | None = None
     maximum: float | None = None
-    type: Literal["boolean", "integer", "number", "string"] = "number"
+    type: Literal["boolean", "integer", "integers", "number", "string"] = "number"
     exclusive_minimum: bool = False
     choices: tuple[str, ...] = ()
     nullable: bool = False
@@ -58,7 +63,9 @@ class Estimator:
     ``type_name`` is the full name of the class where scikit-learn defines it, which is how skops
     names it. ``estimate_cost`` says what a fit takes, and ``lighter`` what to change where that
     is too much. ``conflict``, of values that are fine alone and not together: which parameter to
-    change, how, and whether it is met. ``seeded``: takes a ``random_state``.
+    change, how, and whether it is met. ``seeded``: takes a ``random_state``. ``scaled``: its fits
+    depend on the scales of the features, so that standardising them is the default. ``within``:
+    bounds of the largest absolute value of the rows, beyond which its solver never ends.
     """
 
     name: str
@@ -71,11 +78,12 @@ class Estimator:
     conflict: tuple[str, str, Callable[[Params], bool]] | None = None
     seeded: bool = True
     scaled: bool = False
+    within: tuple[float, float] | None = None
 
     @property
     def is_linear(self) -> bool:
         """Return whether a fitted one has an intercept and coefficients."""
-        return self.type_name.startswith("sklearn.linear_model.")
+        return self.type_name.startswith(LINEAR_TYPES)
 
 
 _boolean = partial(Parameter, type="boolean")
@@ -110,17 +118,33 @@ _SHARE = Parameter(
 _MAX_FEATURES = replace(
     _SHARE, help="Features tried at each split: their share, or a rule.", choices=("sqrt", "log2")
 )
-_MAX_SAMPLES = "Share of the rows drawn for each tree; null: as many as there are."
-_FOREST = (
-    _integer("n_estimators", 100, "Number of trees.", 1, 1000),
+_ALL_FEATURES = replace(
+    _MAX_FEATURES, default=None, help=f"{_MAX_FEATURES.help} Null: all.", nullable=True
+)
+_GROWTH = (
     _MAX_DEPTH,
     _integer("min_samples_split", 2, "Rows that a split needs at least.", 2, 1_000_000),
     _MIN_LEAF,
     _MAX_LEAVES,
     Parameter("min_impurity_decrease", 0.0, "What a split must gain at least.", 0, 1e12),
     Parameter("ccp_alpha", 0.0, "Strength of cost-complexity pruning.", 0, 1e12),
-    _boolean("bootstrap", True, "Whether each tree sees a random sample of rows."),
-    Parameter("max_samples", None, _MAX_SAMPLES, 0, 1, exclusive_minimum=True, nullable=True),
+)
+_SPLIT = "What a split is judged by."
+_REGRESSION_CRITERION = _choice("criterion", _SPLIT, "squared_error", "absolute_error", "poisson")
+_CLASS_CRITERION = _choice("criterion", _SPLIT, "gini", "entropy", "log_loss")
+_SPLITTER = _choice("splitter", "How the threshold of a split is chosen.", "best", "random")
+_N_TREES = _integer("n_estimators", 100, "Number of trees.", 1, 1000)
+_MAX_SAMPLES = "Share of the rows drawn for each tree; null: as many as there are."
+_BOOTSTRAP = _boolean("bootstrap", True, "Whether each tree sees a random sample of rows.")
+_SAMPLES = Parameter(
+    "max_samples", None, _MAX_SAMPLES, 0, 1, exclusive_minimum=True, nullable=True
+)
+_FOREST = (_N_TREES, *_GROWTH, _BOOTSTRAP, _SAMPLES)
+_EXTRA_TREES = (_N_TREES, *_GROWTH, replace(_BOOTSTRAP, default=False), _SAMPLES)
+_FOREST_CLASSES = (
+    _CLASS_CRITERION,
+    replace(_MAX_FEATURES, default="sqrt"),
+    replace(_CLASS_WEIGHT, choices=("balanced", "balanced_subsample")),
 )
 _FOREST_CONFLICT = (
     "max_samples",
@@ -143,14 +167,79 @@ _BOOSTING = (
     _integer("n_iter_no_change", 10, "Rounds without gain that early stopping takes.", 1, 2000),
     Parameter("tol", 1e-7, "What counts as a gain for early stopping.", 0, 1),
 )
+_STAGES = (
+    Parameter("learning_rate", 0.1, _RATE, 0, 10, exclusive_minimum=True),
+    replace(_N_TREES, help="Rounds of boosting at most."),
+    Parameter("subsample", 1.0, "Share of the rows drawn for each tree.", 0.01, 1),
+    replace(_MAX_DEPTH, default=3),
+    *_GROWTH[1:],
+    _ALL_FEATURES,
+    _integer(
+        "n_iter_no_change",
+        None,
+        "Rounds without gain on rows held out after which to stop; null: never.",
+        *(1, 1000),
+        nullable=True,
+    ),
+    Parameter("validation_fraction", 0.1, "Share of rows held out for that.", 0.01, 0.9),
+    Parameter("tol", 1e-4, "What counts as a gain.", 0, 1),
+)
+_C = Parameter("C", 1.0, "Inverse strength of the penalty.", 1e-6, 1e6)
+_EPSILON = Parameter("epsilon", 0.1, "Errors up to this size cost nothing.", 0, 1e12)
+_GAMMA = 'Inverse reach of a row, or a rule; not for the kernel "linear".'
+_KERNEL = (
+    _choice("kernel", "How rows are compared.", "rbf", "linear", "poly", "sigmoid"),
+    _C,
+    Parameter("gamma", "scale", _GAMMA, 0, 1e6, choices=("scale", "auto")),
+    _integer("degree", 3, 'Degree of the kernel "poly".', 0, 10),
+    Parameter("coef0", 0.0, 'Constant term of the kernels "poly" and "sigmoid".', -1e6, 1e6),
+    Parameter("tol", 1e-3, "Precision at which iterations end.", 1e-8, 1),
+    _boolean("shrinking", True, "Whether to leave out rows that are settled."),
+    # scikit-learn's default is no limit: of 12 rows in the millions, libsvm never ends.
+    _integer("max_iter", 1_000_000, "Iterations at most.", 1, 10_000_000),
+)
+_LINEAR_SVM = (
+    _C,
+    replace(_TOLERANCE, minimum=1e-12),
+    _FIT_INTERCEPT,
+    _ITERATIONS,
+)
+_LIBLINEAR = (1e-100, 1e100)  # squares must neither overflow nor vanish
+_NEIGHBORS = (
+    _integer("n_neighbors", 5, "Neighbors that are asked.", 1, 1000),
+    _choice("weights", "Whether nearer neighbors count for more.", "uniform", "distance"),
+    _integer("p", 2, "Distance: 1 is Manhattan, 2 is Euclidean.", 1, 2),
+)
+_NETWORK = (
+    Parameter("hidden_layer_sizes", (100,), "Neurons of each layer.", 1, 1000, type="integers"),
+    _choice("activation", "Function of a neuron.", "relu", "tanh", "logistic", "identity"),
+    _choice("solver", "How weights are found.", "adam", "lbfgs", "sgd"),
+    Parameter("alpha", 1e-4, "Strength of the penalty on squared weights.", 0, 1e6),
+    _integer("batch_size", "auto", "Rows of a step; auto: 200.", 1, 100_000, choices=("auto",)),
+    _choice("learning_rate", 'Of "sgd": how it changes.', "constant", "invscaling", "adaptive"),
+    Parameter(
+        "learning_rate_init", 1e-3, "Size of the first steps.", 0, 1, exclusive_minimum=True
+    ),
+    Parameter("momentum", 0.9, 'Of "sgd": share of the last step that is kept.', 0, 1),
+    _integer("max_iter", 200, "Passes over the rows at most.", 1, 10_000),
+    replace(_TOLERANCE, help="What counts as a gain."),
+    _integer("n_iter_no_change", 10, "Passes without gain after which to stop.", 1, 10_000),
+    _boolean("early_stopping", False, "Whether rows held out judge the gain."),
+    Parameter("validation_fraction", 0.1, "Share of rows held out for that.", 0.01, 0.9),
+)
 _RIDGE_SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sag", "saga")
 _LOGISTIC_SOLVERS = ("lbfgs", "newton-cg", "newton-cholesky", "sag", "saga")
 _LOSSES = ("squared_error", "absolute_error", "poisson", "gamma", "quantile")
+_STAGE_LOSSES = ("squared_error", "absolute_error", "huber", "quantile")
 _QUANTILE = 'The quantile to predict when loss is "quantile".'
+_STAGE_QUANTILE = 'The quantile of the loss "quantile"; for "huber", where large errors begin.'
 _TREES = "sklearn.ensemble._hist_gradient_boosting.gradient_boosting"
+_LIGHTER_TREE = "a smaller max_leaf_nodes, or a larger min_samples_leaf"
 _LIGHTER_FOREST = "fewer trees (n_estimators), or smaller ones (max_leaf_nodes, min_samples_leaf)"
 _LIGHTER_BOOSTING = "a smaller max_iter or max_leaf_nodes"
-_SPLIT = "What a split is judged by."
+_LIGHTER_STAGES = "a smaller n_estimators or max_depth, or hist_gradient_boosting"
+_LIGHTER_SVM = "a smaller max_iter, or linear_svm"
+_LIGHTER_NETWORK = "smaller hidden_layer_sizes"
 
 DEFAULT_ESTIMATOR = "linear_regression"
 
@@ -208,7 +297,7 @@ _ROWS = (
         "sklearn.ensemble._forest.RandomForestRegressor",
         (
             *_FOREST,
-            _choice("criterion", _SPLIT, "squared_error", "absolute_error", "poisson"),
+            _REGRESSION_CRITERION,
             _MAX_FEATURES,
         ),
         costs.forest_cost,
@@ -232,6 +321,115 @@ _ROWS = (
             'must be given when loss is "quantile", and only then',
             lambda params: (params["loss"] == "quantile") != (params["quantile"] is not None),
         ),
+    ),
+    Estimator(
+        "decision_tree",
+        "regression",
+        "A tree of questions, each about one feature, that can be read.",
+        "sklearn.tree._classes.DecisionTreeRegressor",
+        (*_GROWTH, _REGRESSION_CRITERION, _SPLITTER, _ALL_FEATURES),
+        costs.tree_cost,
+        _LIGHTER_TREE,
+    ),
+    Estimator(
+        "extra_trees",
+        "regression",
+        "The mean of decision trees whose thresholds are drawn at random.",
+        "sklearn.ensemble._forest.ExtraTreesRegressor",
+        (*_EXTRA_TREES, _REGRESSION_CRITERION, _MAX_FEATURES),
+        costs.forest_cost,
+        _LIGHTER_FOREST,
+        _FOREST_CONFLICT,
+    ),
+    Estimator(
+        "gradient_boosting",
+        "regression",
+        "Boosted decision trees on exact thresholds, for few rows.",
+        "sklearn.ensemble._gb.GradientBoostingRegressor",
+        (
+            _choice("loss", "What is minimised.", *_STAGE_LOSSES),
+            Parameter("alpha", 0.9, _STAGE_QUANTILE, 0.001, 0.999),
+            *_STAGES,
+        ),
+        costs.stages_cost,
+        _LIGHTER_STAGES,
+    ),
+    Estimator(
+        "svm",
+        "regression",
+        "Support vectors: rows compared by a kernel, for up to some thousand rows.",
+        "sklearn.svm._classes.SVR",
+        (*_KERNEL, _EPSILON),
+        costs.kernel_cost,
+        _LIGHTER_SVM,
+        seeded=False,
+        scaled=True,
+    ),
+    Estimator(
+        "linear_svm",
+        "regression",
+        "A linear model that small errors cost nothing.",
+        "sklearn.svm._classes.LinearSVR",
+        (
+            _choice(
+                "loss", "How errors cost.", "epsilon_insensitive", "squared_epsilon_insensitive"
+            ),
+            replace(_EPSILON, default=0.0),
+            *_LINEAR_SVM,
+        ),
+        costs.linear_svm_cost,
+        "a smaller max_iter",
+        scaled=True,
+        within=_LIBLINEAR,
+    ),
+    Estimator(
+        "k_neighbors",
+        "regression",
+        "The mean of the most similar rows.",
+        "sklearn.neighbors._regression.KNeighborsRegressor",
+        _NEIGHBORS,
+        costs.neighbors_cost,
+        seeded=False,
+        scaled=True,
+    ),
+    Estimator(
+        "mlp",
+        "regression",
+        "A neural network of fully connected layers.",
+        "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
+        _NETWORK,
+        costs.network_cost,
+        _LIGHTER_NETWORK,
+        scaled=True,
+    ),
+    Estimator(
+        "poisson",
+        "regression",
+        "A linear model of the logarithm of counts; y from 0.",
+        "sklearn.linear_model._glm.glm.PoissonRegressor",
+        (
+            _ALPHA,
+            _FIT_INTERCEPT,
+            _choice("solver", "How the likelihood is maximised.", "lbfgs", "newton-cholesky"),
+            replace(_ITERATIONS, default=100),
+            replace(_TOLERANCE, exclusive_minimum=True),
+        ),
+        costs.logistic_cost,
+        'the solver "lbfgs"',
+        seeded=False,
+    ),
+    Estimator(
+        "quantile",
+        "regression",
+        "A linear model of a quantile: the median, say.",
+        "sklearn.linear_model._quantile.QuantileRegressor",
+        (
+            Parameter("quantile", 0.5, "The quantile to predict.", 0.001, 0.999),
+            replace(_ALPHA, help="Strength of the penalty on absolute coefficients; 0 is none."),
+            _FIT_INTERCEPT,
+        ),
+        costs.quantile_cost,
+        seeded=False,
     ),
     Estimator(
         "logistic_regression",
@@ -259,12 +457,7 @@ _ROWS = (
         "classification",
         "The vote of decision trees grown on random samples.",
         "sklearn.ensemble._forest.RandomForestClassifier",
-        (
-            *_FOREST,
-            _choice("criterion", _SPLIT, "gini", "entropy", "log_loss"),
-            replace(_MAX_FEATURES, default="sqrt"),
-            replace(_CLASS_WEIGHT, choices=("balanced", "balanced_subsample")),
-        ),
+        (*_FOREST, *_FOREST_CLASSES),
         costs.forest_cost,
         _LIGHTER_FOREST,
         _FOREST_CONFLICT,
@@ -277,6 +470,98 @@ _ROWS = (
         (*_BOOSTING, _CLASS_WEIGHT),
         costs.boosting_cost,
         _LIGHTER_BOOSTING,
+    ),
+    Estimator(
+        "decision_tree_classifier",
+        "classification",
+        "A tree of questions, each about one feature, that can be read.",
+        "sklearn.tree._classes.DecisionTreeClassifier",
+        (*_GROWTH, _CLASS_CRITERION, _SPLITTER, _ALL_FEATURES, _CLASS_WEIGHT),
+        costs.tree_cost,
+        _LIGHTER_TREE,
+    ),
+    Estimator(
+        "extra_trees_classifier",
+        "classification",
+        "The vote of decision trees whose thresholds are drawn at random.",
+        "sklearn.ensemble._forest.ExtraTreesClassifier",
+        (*_EXTRA_TREES, *_FOREST_CLASSES),
+        costs.forest_cost,
+        _LIGHTER_FOREST,
+        _FOREST_CONFLICT,
+    ),
+    Estimator(
+        "gradient_boosting_classifier",
+        "classification",
+        "Boosted decision trees on exact thresholds, for few rows.",
+        "sklearn.ensemble._gb.GradientBoostingClassifier",
+        _STAGES,
+        costs.stages_cost,
+        _LIGHTER_STAGES,
+    ),
+    Estimator(
+        "svm_classifier",
+        "classification",
+        "Support vectors: rows compared by a kernel; labels without probabilities.",
+        "sklearn.svm._classes.SVC",
+        (*_KERNEL, _CLASS_WEIGHT),
+        costs.kernel_cost,
+        _LIGHTER_SVM,
+        scaled=True,
+    ),
+    Estimator(
+        "linear_svm_classifier",
+        "classification",
+        "A linear model of the border between classes; labels without probabilities.",
+        "sklearn.svm._classes.LinearSVC",
+        (
+            _choice("penalty", "Of squared coefficients, or absolute ones.", "l2", "l1"),
+            _choice("loss", "How errors cost.", "squared_hinge", "hinge"),
+            *_LINEAR_SVM,
+            _CLASS_WEIGHT,
+        ),
+        costs.linear_svm_cost,
+        "a smaller max_iter",
+        (
+            "penalty",
+            'must be "l2" when loss is "hinge"',
+            lambda params: params["penalty"] == "l1" and params["loss"] == "hinge",
+        ),
+        scaled=True,
+        within=_LIBLINEAR,
+    ),
+    Estimator(
+        "k_neighbors_classifier",
+        "classification",
+        "The vote of the most similar rows.",
+        "sklearn.neighbors._classification.KNeighborsClassifier",
+        _NEIGHBORS,
+        costs.neighbors_cost,
+        seeded=False,
+        scaled=True,
+    ),
+    Estimator(
+        "mlp_classifier",
+        "classification",
+        "A neural network of fully connected layers.",
+        "sklearn.neural_network._multilayer_perceptron.MLPClassifier",
+        _NETWORK,
+        costs.network_cost,
+        _LIGHTER_NETWORK,
+        scaled=True,
+    ),
+    Estimator(
+        "naive_bayes",
+        "classification",
+        "Each feature has a normal distribution in each class, independent of the others.",
+        "sklearn.naive_bayes.GaussianNB",
+        (
+            Parameter(
+                "var_smoothing", 1e-9, "Share of the largest variance added to all.", 1e-15, 1
+            ),
+        ),
+        costs.naive_bayes_cost,
+        seeded=False,
     ),
 )
 CATALOGUE: Mapping[str, Estimator] = {row.name: row for row in _ROWS}
@@ -316,6 +601,28 @@ def resolve_params(estimator: Estimator, given: Params) -> dict[str, Any]:
     return params
 
 
+def check_range(estimator: Estimator, X: Matrix) -> None:
+    """Raise InvalidInput where the solver of an estimator would never end.
+
+    X: (n_rows, n_features); missing values are NaN.
+    """
+    if estimator.within is None:
+        return
+    low, high = estimator.within
+    largest = np.nanmax(np.abs(X), initial=0.0)
+    if largest > high or 0 < largest < low:
+        message = f"holds values beyond {low:g} to {high:g}, which {estimator.name} cannot fit"
+        raise InvalidInput({"X": [message]})
+
+
+_TYPE_WORDS = {
+    "boolean": "a boolean",
+    "integer": "an integer",
+    "integers": f"a list of 1 to {MOST_INTEGERS} integers",
+    "number": "a number",
+}
+
+
 def _accepts(parameter: Parameter, value: Any) -> bool:
     # The type is compared, not isinstance: a boolean is an int to Python, not to JSON.
     if value is None:
@@ -324,6 +631,10 @@ def _accepts(parameter: Parameter, value: Any) -> bool:
         return value in parameter.choices
     if type(value) is bool:
         return parameter.type == "boolean"
+    if parameter.type == "integers":
+        one = replace(parameter, type="integer", nullable=False)
+        is_list = type(value) in (list, tuple) and 1 <= len(value) <= MOST_INTEGERS
+        return is_list and all(_accepts(one, item) for item in value)
     low, high = parameter.minimum, parameter.maximum
     kinds = (int,) if parameter.type == "integer" else (int, float)
     if type(value) not in kinds or low is None or high is None:
@@ -333,8 +644,8 @@ def _accepts(parameter: Parameter, value: Any) -> bool:
 
 def _describe_values(parameter: Parameter) -> str:
     kinds = []
-    if parameter.type != "string":
-        kinds.append("an integer" if parameter.type == "integer" else f"a {parameter.type}")
+    if parameter.type in _TYPE_WORDS:
+        kinds.append(_TYPE_WORDS[parameter.type])
     if parameter.maximum is not None:
         low = f"{parameter.minimum:.15g}"
         start = f"above {low} and up to" if parameter.exclusive_minimum else f"from {low} to"
@@ -381,7 +692,14 @@ def is_classifier(estimator: Any) -> bool:
 
     Its class decides: a file can put ``classes_`` into a regressor.
     """
-    return hasattr(type(split_pipeline(estimator)[1]), "predict_proba")
+    from sklearn.base import ClassifierMixin
+
+    return issubclass(type(split_pipeline(estimator)[1]), ClassifierMixin)
+
+
+def has_probabilities(classifier: Any) -> bool:
+    """Return whether a fitted classifier, scaled or not, gives the probability of each class."""
+    return hasattr(split_pipeline(classifier)[1], "predict_proba")
 
 
 def read_params(estimator: Estimator, fitted: Any) -> dict[str, Any]:
@@ -444,6 +762,10 @@ def _describe_parameter(parameter: Parameter) -> Schema:
     if parameter.minimum is not None:
         key = "exclusiveMinimum" if parameter.exclusive_minimum else "minimum"
         values |= {key: parameter.minimum, "maximum": parameter.maximum}
+    if parameter.type == "integers":
+        lengths = {"minItems": 1, "maxItems": MOST_INTEGERS}
+        values = {"type": "array", "items": values | {"type": "integer"}, **lengths}
+        described["default"] = list(parameter.default)
     if parameter.choices:
         return described | {"anyOf": [values, {"enum": list(parameter.choices)}]}
     return described | values

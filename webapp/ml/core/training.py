@@ -21,6 +21,7 @@ from webapp.ml.core.estimators import (
     DEFAULT_ESTIMATOR,
     Estimator,
     build_estimator,
+    check_range,
     is_classifier,
     resolve_params,
     split_pipeline,
@@ -43,11 +44,13 @@ from webapp.ml.core.metrics import (
 from webapp.ml.core.pipelines import describe_linear, make_typed_scorer
 from webapp.ml.core.preprocessing import build_pipeline, count_outputs, is_typed, make_frame
 from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_functions
+from webapp.ml.core.selection import Ranked, rank_candidates
 from webapp.ml.core.signature import Signature, matrix_signature
 
 FEWEST_ROWS_TO_SPLIT = 10
 FEWEST_ROWS_TO_JUDGE = 2  # R² of a single row is undefined
 MOST_FOLDS = 20
+AUTO = "auto"
 DEFAULT_ESTIMATORS = {"regression": DEFAULT_ESTIMATOR, "classification": "logistic_regression"}
 MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
@@ -65,6 +68,7 @@ class TrainingSpec:
     ``refit`` fits the served model on all rows once the hold-out has judged it; ``scale``
     standardises the numbers first, None where the estimator needs it; ``cv`` is the number of
     folds of a cross-validation, or 0; ``stratify`` holds out each class in its share.
+    The estimator "auto" is the best of some that are tried within ``time_budget`` seconds.
     """
 
     estimator: str | None = None
@@ -75,6 +79,7 @@ class TrainingSpec:
     scale: bool | None = None
     cv: int = 0
     stratify: bool = True
+    time_budget: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,11 @@ def train(
 
     Raises InvalidInput where the rows cannot be fitted as asked, or not within ``limits``.
     """
+    candidates = None
+    if spec.estimator == AUTO:
+        spec, candidates = _choose_best(dataset, spec, clock, limits)
     entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATORS[dataset.task]]
+    check_range(entry, dataset.X)
     if spec.scale is None:
         # With kinds, numbers stand beside categories of 0 and 1.
         scaled = entry.scaled or (dataset.signature is not None and entry.is_linear)
@@ -164,6 +173,8 @@ def train(
         if spec.cv:
             metrics["cross_validation"], further = _cross_validate(plan, dataset)
             doubts += further
+        if candidates is not None:
+            metrics["candidates"] = candidates
         if test_rows is not None and spec.refit:
             estimator, fit_seconds, profile, basis = _fit(plan, Subset(dataset))
     signature = dataset.signature or matrix_signature(
@@ -190,6 +201,34 @@ def train(
     )
 
 
+def _choose_best(
+    dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float], limits: FitLimits | None
+) -> tuple[TrainingSpec, list[Ranked]]:
+    """Return how to train the best of some candidates, judged on the rows to fit, and all."""
+    fitted = _hold_out(dataset, spec)[0].take()
+
+    def describe(name: str) -> TrainingSpec:
+        scaled = CATALOGUE[name].is_linear or CATALOGUE[name].scaled
+        return replace(spec, estimator=name, scale=scaled if spec.scale is None else spec.scale)
+
+    def build(name: str) -> Any:
+        entry = CATALOGUE[name]
+        params = resolve_params(entry, {})
+        return _Plan(entry, params, describe(name), clock, dataset.signature).build()
+
+    candidates = rank_candidates(
+        build,
+        _as_input(fitted),
+        fitted.y,
+        task=dataset.task,
+        seconds=spec.time_budget,
+        clock=clock,
+        random_state=spec.random_state,
+        limits=limits,
+    )
+    return describe(candidates[0]["estimator"]), candidates
+
+
 def _check_cost(plan: _Plan, fitted_rows: Subset, n_classes: int, limits: FitLimits) -> None:
     """Raise InvalidInput where fitting would take more than the limits allow."""
     entry, params, spec = plan.entry, plan.params, plan.spec
@@ -204,7 +243,7 @@ def _check_cost(plan: _Plan, fitted_rows: Subset, n_classes: int, limits: FitLim
         scale=bool(spec.scale),
     )
     cost = entry.estimate_cost(params, size)
-    if cost.memory > limits.memory and "n_estimators" in params:
+    if cost.memory > limits.memory and "bootstrap" in params:  # a forest
         # No bound from the number of rows is sharp: trees that tell the rows apart easily stay
         # small. One tree shows it, where growing that is within limits.
         one = replace(plan, params={**params, "n_estimators": 1}, spec=replace(spec, scale=False))
@@ -392,6 +431,9 @@ def _faults_as(place: str, message: str) -> Iterator[None]:
     try:
         with np.errstate(all="ignore"):
             yield
+    except TypeError:  # QuantileRegressor reads a solution that there is not
+        reason = "the solver finds no solution"
+        raise InvalidInput({place: [message.format(reason=reason)]}) from None
     except (ValueError, np.linalg.LinAlgError) as error:
         reason = next(iter(str(error).splitlines()), "")[:LONGEST_REASON]
         raise InvalidInput({place: [message.format(reason=reason)]}) from None

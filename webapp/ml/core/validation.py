@@ -8,14 +8,19 @@ predictions in another way than the estimator: both are tried on probe rows befo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from webapp.ml.core.datasets import LONGEST_LABEL, Matrix, describe_label
-from webapp.ml.core.estimators import find_by_type, is_classifier, split_pipeline
+from webapp.ml.core.estimators import (
+    find_by_type,
+    has_probabilities,
+    is_classifier,
+    split_pipeline,
+)
 from webapp.ml.core.preprocessing import ESTIMATOR, is_typed
 from webapp.ml.core.scoring import Scorer, Scores, compile_scorer, score_by_estimator
 from webapp.ml.errors import ArtifactUnusable
@@ -57,7 +62,8 @@ def check_estimator(model: Any) -> None:
             )
     scaler, estimator = split_pipeline(model)
     for part in [model, estimator] if scaler is None else [model, scaler, estimator]:
-        if any(callable(getattr(type(part), name, None)) for name in vars(part)):
+        # A method, or what libsvm is told to compute: see SVC._impl.
+        if any(hasattr(type(part), name) for name in vars(part)):
             raise ArtifactUnusable("it holds an attribute with the name of a method")
     model.get_params()  # each is there
     check_is_fitted(model)
@@ -66,10 +72,11 @@ def check_estimator(model: Any) -> None:
         raise ArtifactUnusable("its number of features is out of range")
     if estimator.n_features_in_ != n_features:
         raise ArtifactUnusable("its steps have different numbers of features")
-    if hasattr(estimator, "estimators_"):
-        _check_forest(estimator)
-    if hasattr(estimator, "_predictors"):
-        _check_boosting(estimator, categories=typed)
+    check = _CHECKS.get(type(estimator).__module__)
+    if check is not None:
+        check(estimator)
+    if not typed and hasattr(estimator, "_predictors"):
+        _refuse_categories(estimator)
 
 
 def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None = None) -> Scorer:
@@ -91,8 +98,11 @@ def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None
             expected = _predict(model, X)
     except MALFORMED as error:
         raise ArtifactUnusable(f"its own predict fails with {type(error).__name__}") from None
-    # Between the extremes of its training rows, a model that was trained here may overflow.
-    if profile is None and not np.isfinite(expected.numbers).all():
+    kind = type(split_pipeline(model)[1]).__name__
+    # Between the extremes of its training rows, a model that was trained here may overflow, and
+    # an exponential does for all probe rows but the smallest, which come first.
+    numbers = expected.numbers[:1] if kind == "PoissonRegressor" else expected.numbers
+    if profile is None and not np.isfinite(numbers).all():
         raise ArtifactUnusable("it holds numbers that are not finite")
     try:
         with np.errstate(all="ignore"):
@@ -101,7 +111,6 @@ def make_scorer(model: Any, profile: Mapping[str, Sequence[float | None]] | None
                 return compiled
     except MALFORMED:
         pass
-    kind = type(split_pipeline(model)[1]).__name__
     log.warning("A compiled %s differs from its own predict, which serves instead.", kind)
     return partial(score_by_estimator, model)
 
@@ -147,17 +156,17 @@ def _predict(model: Any, X: Matrix) -> Scores:
         return Scores(values)
     if not set(values.tolist()) <= set(model.classes_.tolist()):
         raise ArtifactUnusable("it predicts other labels than its classes")
+    if not has_probabilities(model):
+        return Scores(values, are_labels=True)
     probabilities = np.asarray(model.predict_proba(X))
     if probabilities.shape != (len(X), len(model.classes_)) or probabilities.dtype.kind != "f":
         raise ArtifactUnusable("it does not give a probability for each class")
-    return Scores(values, probabilities)
+    return Scores(values, probabilities, are_labels=True)
 
 
 def agree(found: Scores, expected: Scores, n_rows: int) -> bool:
     """Return whether scores are those that are expected of the first rows."""
-    if expected.probabilities is not None and not np.array_equal(
-        found.values, expected.values[:n_rows]
-    ):
+    if expected.are_labels and not np.array_equal(found.values, expected.values[:n_rows]):
         return False
     numbers = expected.numbers[:n_rows]
     limit = TOLERANCE * np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0)
@@ -170,41 +179,143 @@ def _name_type(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _check_forest(forest: Any) -> None:
-    if forest.n_outputs_ != 1:
+def _check_forest(model: Any) -> None:
+    """Check a decision tree, or the trees of a forest."""
+    if model.n_outputs_ != 1:
         raise ArtifactUnusable("it predicts more than one target")
-    if is_classifier(forest) and forest.n_classes_ != len(forest.classes_):
+    if is_classifier(model) and model.n_classes_ != len(model.classes_):
         raise ArtifactUnusable("its number of classes is not that of its labels")
+    alone = type(model).__module__ == "sklearn.tree._classes"
+    for member in [model] if alone else model.estimators_:
+        _check_tree(member, model.n_features_in_)
+
+
+def _check_tree(member: Any, n_features: int) -> None:
+    tree = member.tree_
+    # node_count comes from the file, capacity from the array of nodes that was copied: the
+    # state may be read only where they agree.
+    if not (
+        type(member).__module__ == "sklearn.tree._classes"
+        and member.n_outputs_ == tree.n_outputs == 1
+        and tree.n_features == n_features
+        and tree.node_count == tree.capacity >= 1
+    ):
+        raise ArtifactUnusable(_BAD_PARTS)
+    state = tree.__getstate__()
+    nodes = state["nodes"]
+    inner = nodes["left_child"] != -1
     fields = ("left_child", "right_child", "feature", "threshold")
-    for member in forest.estimators_:
-        tree = member.tree_
-        # node_count comes from the file, capacity from the array of nodes that was copied: the
-        # state may be read only where they agree.
-        if not (
-            type(member).__module__ == "sklearn.tree._classes"
-            and member.n_outputs_ == tree.n_outputs == 1
-            and tree.n_features == forest.n_features_in_
-            and tree.node_count == tree.capacity >= 1
+    if not (
+        np.array_equal(nodes["right_child"] != -1, inner)
+        and np.isfinite(state["values"]).all()
+        and _are_within(nodes, inner, fields, n_features)
+    ):
+        raise ArtifactUnusable(_BAD_TREE)
+
+
+def _check_stages(model: Any) -> None:
+    """Check gradient boosting: (n_stages, n_outputs) trees, and a constant that they start from.
+
+    Its compiled code trusts that each is a tree of one value per node, and writes as many
+    outputs as there are trees in a stage.
+    """
+    width, members, first = model.n_trees_per_iteration_, model.estimators_, model.init_
+    n_classes = len(model.classes_) if is_classifier(model) else 1
+    expected = "DummyClassifier" if is_classifier(model) else "DummyRegressor"
+    if (
+        _name_type(first) != f"sklearn.dummy.{expected}"
+        or any(hasattr(type(first), name) for name in vars(first))
+        or (is_classifier(model) and (first.strategy != "prior" or first.n_classes_ != n_classes))
+        or first.n_outputs_ != 1
+        or np.size(first.class_prior_ if is_classifier(model) else first.constant_) != n_classes
+        or type(model._loss).__module__ != "sklearn._loss.loss"
+        or type(width) is not int
+        or width != (n_classes if n_classes > 2 else 1)
+        or members.shape != (len(members), width)
+        or len(members) < 1
+    ):
+        raise ArtifactUnusable(_BAD_PARTS)
+    for member in members.ravel():
+        _check_tree(member, model.n_features_in_)
+        if member.tree_.max_n_classes != 1:
+            raise ArtifactUnusable(_BAD_PARTS)
+    if model._raw_predict_init(np.zeros((1, model.n_features_in_))).shape != (1, width):
+        raise ArtifactUnusable(_BAD_PARTS)
+
+
+def _check_support_vectors(model: Any) -> None:
+    """Check the arrays that libsvm reads as far as their number of classes and vectors say."""
+    if hasattr(model, "support_vectors_"):
+        vectors, n_support = model.support_vectors_, model._n_support
+        n_classes = len(model.classes_) if is_classifier(model) else 2
+        n_vectors = len(vectors)
+        if (
+            model.kernel not in ("linear", "poly", "rbf", "sigmoid")
+            or model._sparse is not False
+            or model._effective_probability is not False
+            or vectors.shape != (n_vectors, model.n_features_in_)
+            or model.support_.shape != (n_vectors,)
+            or n_support.shape != (n_classes,)
+            or (n_support < 0).any()
+            or (is_classifier(model) and n_support.sum() != n_vectors)
+            or model._dual_coef_.shape != (n_classes - 1, n_vectors)
+            or model._intercept_.shape != (n_classes * (n_classes - 1) // 2,)
+            or model._probA.size != 0
+            or model._probB.size != 0
         ):
             raise ArtifactUnusable(_BAD_PARTS)
-        state = tree.__getstate__()
-        nodes = state["nodes"]
-        inner = nodes["left_child"] != -1
-        if not (
-            np.array_equal(nodes["right_child"] != -1, inner)
-            and np.isfinite(state["values"]).all()
-            and _are_within(nodes, inner, fields, tree.n_features)
+
+
+def _check_neighbors(model: Any) -> None:
+    """Check the rows of neighbors, and grow their search tree again: nothing in it is checked."""
+    from sklearn.neighbors import KDTree
+
+    rows, target = model._fit_X, model._y
+    n_rows = len(rows)
+    metric = {1: "manhattan", 2: "euclidean"}.get(model.p)
+    if (
+        (model.metric, model.metric_params, model.effective_metric_params_)
+        != ("minkowski", None, {})
+        or model.effective_metric_ != metric
+        or model.weights not in ("uniform", "distance")
+        or model._fit_method not in ("brute", "kd_tree")
+        or rows.dtype != np.float64
+        or not rows.flags.c_contiguous
+        or rows.shape != (n_rows, model.n_features_in_)
+        or model.n_samples_fit_ != n_rows
+        or not np.isfinite(rows).all()
+        or target.shape not in ((n_rows,), (n_rows, 1))
+    ):
+        raise ArtifactUnusable(_BAD_PARTS)
+    if is_classifier(model) and (
+        model.outputs_2d_ is not False
+        or target.shape != (n_rows,)
+        or target.dtype.kind != "i"
+        or (target < 0).any()
+        or (target >= len(model.classes_)).any()
+    ):
+        raise ArtifactUnusable(_BAD_PARTS)
+    if model._fit_method == "brute":
+        model._tree = None
+    else:
+        model._tree = KDTree(rows, leaf_size=model.leaf_size, metric=metric)
+
+
+def _check_network(model: Any) -> None:
+    # What another object's inverse_transform would do, nobody has checked.
+    if is_classifier(model):
+        binarizer = model._label_binarizer
+        if _name_type(binarizer) != "sklearn.preprocessing._label.LabelBinarizer" or any(
+            hasattr(type(binarizer), name) for name in vars(binarizer)
         ):
-            raise ArtifactUnusable(_BAD_TREE)
+            raise ArtifactUnusable(_BAD_PARTS)
 
 
-def _check_boosting(model: Any, *, categories: bool) -> None:
+def _check_boosting(model: Any) -> None:
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
 
     n_features, width = model.n_features_in_, model.n_trees_per_iteration_
     is_categorical = model._bin_mapper.is_categorical_
-    if not categories and (model._preprocessor is not None or is_categorical.any()):
-        raise ArtifactUnusable("it has categorical features, which are not supported")
     if (
         is_categorical.shape != (n_features,)
         or type(width) is not int
@@ -220,7 +331,6 @@ def _check_boosting(model: Any, *, categories: bool) -> None:
             nodes.dtype == PREDICTOR_RECORD_DTYPE
             and nodes.ndim == 1
             and len(nodes) >= 1
-            and (categories or not nodes["is_categorical"].any())
             and np.isfinite(nodes["value"]).all()
             and _are_within(nodes, nodes["is_leaf"] == 0, fields, n_features)
         ):
@@ -244,3 +354,26 @@ def _are_within(nodes: Any, inner: Any, fields: tuple[str, ...], n_features: int
         and (feature < n_features).all()
         and not np.isnan(threshold).any()  # infinite where missing values go their own way
     )
+
+
+def _refuse_categories(model: Any) -> None:
+    trees = [predictor for iteration in model._predictors for predictor in iteration]
+    if (
+        model._preprocessor is not None
+        or model._bin_mapper.is_categorical_.any()
+        or any(tree.nodes["is_categorical"].any() for tree in trees)
+    ):
+        raise ArtifactUnusable("it has categorical features, which are not supported")
+
+
+_CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "sklearn.tree._classes": _check_forest,
+    "sklearn.ensemble._forest": _check_forest,
+    "sklearn.ensemble._gb": _check_stages,
+    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting": _check_boosting,
+    "sklearn.svm._classes": _check_support_vectors,
+    "sklearn.neighbors._regression": _check_neighbors,
+    "sklearn.neighbors._classification": _check_neighbors,
+    "sklearn.neural_network._multilayer_perceptron": _check_network,
+}
+"""By the module of an estimator, what checks what compiled code would trust."""

@@ -22,7 +22,7 @@ from webapp.ml.core.learning import (
 from webapp.ml.core.signature import KINDS, Task
 from webapp.ml.core.tables import reading
 from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
-from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
+from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
     NUMBERS,
     ROWS,
@@ -101,10 +101,11 @@ class TrainingOptions(StrictSchema):
     estimator = fields.String(
         load_default=None,
         allow_none=True,
-        validate=validate.OneOf(list(CATALOGUE)),
+        validate=validate.OneOf([*CATALOGUE, AUTO]),
         metadata=about(
             "Which estimator of the catalogue to fit; where not given, linear_regression for "
-            "numbers and logistic_regression for classes."
+            "numbers and logistic_regression for classes. `auto` cross-validates some, fits the "
+            "best, and shows the ranking in `candidates` of the metrics."
         ),
     )
     task = fields.String(
@@ -124,6 +125,12 @@ class TrainingOptions(StrictSchema):
             example={"fit_intercept": True},
             **params_schema(),
         ),
+    )
+    time_budget = JSONInteger(
+        minimum=1,
+        maximum=3600,
+        load_default=60,
+        metadata=about("Seconds after which `auto` tries no further estimator."),
     )
     scale = JSONBoolean(
         load_default=None,
@@ -186,6 +193,8 @@ class TrainingOptions(StrictSchema):
     def check_task(self, data: dict[str, Any], **_: Any) -> None:
         """Raise ValidationError for a task that is not the estimator's."""
         entry = CATALOGUE.get(data["estimator"] or "")
+        if data["params"] and data["estimator"] == AUTO:
+            raise ma.ValidationError("Needs another estimator than auto.", "params")
         if entry is not None and data["task"] not in (None, entry.task):
             message = f"Is {data['task']}, but {entry.name} is for {entry.task}."
             raise ma.ValidationError(message, "task")

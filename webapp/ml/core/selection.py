@@ -1,0 +1,173 @@
+"""Which estimator suits a table: a few candidates, cross-validated within a time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from webapp.errors import InvalidInput
+from webapp.ml.core.costs import FitLimits, Size
+from webapp.ml.core.estimators import CATALOGUE, Task, resolve_params
+
+CANDIDATES: dict[Task, tuple[str, ...]] = {
+    "regression": (
+        "ridge",
+        "hist_gradient_boosting",
+        "extra_trees",
+        "random_forest",
+        "gradient_boosting",
+    ),
+    "classification": (
+        "logistic_regression",
+        "hist_gradient_boosting_classifier",
+        "extra_trees_classifier",
+        "random_forest_classifier",
+        "gradient_boosting_classifier",
+    ),
+}
+"""What is tried for each task, with the default parameters, from the cheapest on."""
+
+LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed on
+NOT_TRIED = "not tried: the time budget was used up"
+
+Ranked: TypeAlias = dict[str, Any]
+"""A candidate: estimator, metric, mean and std over folds, seconds, and the reason for no mean."""
+
+
+def rank_candidates(
+    build: Callable[[str], Any],
+    X: Any,
+    y: Any,
+    *,
+    task: Task,
+    seconds: float,
+    clock: Callable[[], float],
+    folds: int = 3,
+    random_state: int = 42,
+    limits: FitLimits | None = None,
+    columns: int | None = None,
+) -> list[Ranked]:
+    """Return all candidates for a task, best first: by R² or accuracy, the mean over folds.
+
+    ``build`` returns the unfitted estimator, or pipeline, of a name in the catalogue; it should
+    standardise the features of the linear ones. X: (n_rows, n_features), an array or a data
+    frame; y: (n_rows,). Folds are shuffled, and
+    stratified where each class has a row for each fold. ``columns`` are those that the
+    estimator is fitted on, where preprocessing makes another number of them.
+
+    No fit begins after ``seconds``, but for one candidate, which is always fitted on all folds.
+    Those that were not, that failed, or that would take more than ``limits`` come last: their
+    mean is None, and ``reason`` says why.
+
+    Raises InvalidInput where there are too few rows, or no candidate can be fitted.
+    """
+    n_rows = len(y)
+    # R² needs two rows to judge.
+    fewest = folds * (2 if task == "regression" else 1)
+    if n_rows < fewest:
+        message = f"needs at least {fewest} rows to compare estimators, and there are {n_rows}"
+        raise InvalidInput({"estimator": [f'"auto" {message}']})
+    splits = _split(X, y, task, folds, random_state)
+    size = Size(
+        rows=n_rows - n_rows // folds,
+        judged=n_rows // folds + 1,
+        columns=columns or X.shape[1],
+        classes=1 if task == "regression" else len(np.unique(y)),
+        scale=True,
+    )
+    started = clock()
+    scored: list[Ranked] = []
+    others: list[Ranked] = []
+    for name in CANDIDATES[task]:
+        reason = _exceeds(name, size, limits)
+        if reason is None:
+            deadline = started + seconds if scored else float("inf")
+            ranked = _cross_validate(build, name, X, y, task, splits, deadline, clock)
+        else:
+            ranked = _describe(name, task, reason=reason)
+        (others if ranked["mean"] is None else scored).append(ranked)
+    if not scored:
+        reasons = "; ".join(f"{ranked['estimator']}: {ranked['reason']}" for ranked in others)
+        raise InvalidInput({"estimator": [f'"auto" finds none that can be fitted: {reasons}']})
+    scored.sort(key=lambda ranked: ranked["mean"], reverse=True)  # stable: the cheaper first
+    return scored + others
+
+
+def _split(X: Any, y: Any, task: Task, folds: int, random_state: int) -> list[Any]:
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    stratified = task == "classification" and np.unique(y, return_counts=True)[1].min() >= folds
+    kind = StratifiedKFold if stratified else KFold
+    return list(kind(folds, shuffle=True, random_state=random_state).split(X, y))
+
+
+def _exceeds(name: str, size: Size, limits: FitLimits | None) -> str | None:
+    """Return why a candidate is not fitted: what it would take more than the limits."""
+    if limits is None:
+        return None
+    entry = CATALOGUE[name]
+    cost = entry.estimate_cost(resolve_params(entry, {}), size)
+    if cost.memory > limits.memory:
+        return f"needs about {cost.memory / 1e6:.0f} MB of memory, which is beyond the limit"
+    if cost.seconds > limits.seconds:
+        return f"may take {cost.seconds:.0f} seconds, which is beyond the limit"
+    return None
+
+
+def _cross_validate(
+    build: Callable[[str], Any],
+    name: str,
+    X: Any,
+    y: Any,
+    task: Task,
+    splits: list[Any],
+    deadline: float,
+    clock: Callable[[], float],
+) -> Ranked:
+    """Return a candidate with its scores on all folds, or the reason why there are none."""
+    from sklearn.model_selection import cross_val_score
+
+    metric = "r2" if task == "regression" else "accuracy"
+    started, scores = clock(), []
+    try:
+        for done, split in enumerate(splits):
+            if clock() >= deadline:
+                stopped = (
+                    f"stopped after {done} of {len(splits)} folds: the time budget was used up"
+                )
+                return _describe(name, task, reason=stopped if done else NOT_TRIED)
+            with np.errstate(all="ignore"):
+                scores += cross_val_score(
+                    build(name), X, y, cv=[split], scoring=metric, error_score="raise"
+                ).tolist()
+    except (ValueError, np.linalg.LinAlgError) as error:
+        reason = next(iter(str(error).splitlines()), "")[:LONGEST_REASON]
+        return _describe(name, task, reason=f"cannot be fitted: {reason}")
+    except MemoryError:
+        return _describe(name, task, reason="needs more memory than there is")
+    if not np.isfinite(scores).all():
+        return _describe(name, task, reason=f"its {metric} is not finite")
+    mean, std = float(np.mean(scores)), float(np.std(scores))
+    return _describe(name, task, mean=mean, std=std, seconds=clock() - started)
+
+
+def _describe(
+    name: str,
+    task: Task,
+    *,
+    mean: float | None = None,
+    std: float | None = None,
+    seconds: float | None = None,
+    reason: str | None = None,
+) -> Ranked:
+    metric = "r2_score" if task == "regression" else "accuracy"
+    return {
+        "estimator": name,
+        "metric": metric,
+        "mean": mean,
+        "std": std,
+        "seconds": seconds,
+        "reason": reason,
+    }
