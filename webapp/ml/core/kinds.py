@@ -17,6 +17,7 @@ MOST_CATEGORIES = 1000
 LEAST_ID_ROWS = 20  # among fewer rows, values may all differ, or be the same, by chance
 ID_SHARE = 0.9  # of different values, from which on text names the rows
 TEXT_LENGTH, TEXT_WORDS = 30, 5  # of free text, in the mean
+FEW_ROWS = 100
 FEW_NUMBERS = 10  # whole numbers of a target that may be the codes of classes
 FEW_WHOLE_NUMBERS = (
     "has few whole numbers, which may be the codes of classes: task=classification takes them so"
@@ -263,6 +264,7 @@ def _try_cast(values: Any, to: Any) -> Any:
     import pyarrow as pa
 
     try:
+        values[:FEW_ROWS].cast(to)  # mostly enough to tell, and in 0.1 instead of 100 ms
         return values.cast(to)
     except pa.ArrowInvalid:
         return None
