@@ -373,7 +373,9 @@ def _compile_boosting(model: Any) -> Scorer | None:
 
     def score(Z: Matrix) -> Scores:
         if len(Z) > FEW_BOOSTING_ROWS:
-            raw = model._raw_predict(Z)
+            raw = np.asfortranarray(np.tile(baseline, (len(Z), 1)))
+            # Its _raw_predict would encode the categories anew: 2 of 10 ms for 1,000 rows.
+            model._predict_iterations(Z, model._predictors, raw, False, 1)
         else:
             missing = np.isnan(Z)
             blocks = [np.where(missing, -np.inf, Z), np.where(missing, np.inf, Z)]
