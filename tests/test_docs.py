@@ -12,6 +12,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from config import SETTINGS
 from tests.faults import on_sqlite
+from webapp.ml.core import kinds, preprocessing, training
+from webapp.ml.core.signature import DATE_PARTS, KINDS
+from webapp.ml.inference.schemas import PredictionTableOptions
 
 pytestmark = on_sqlite
 
@@ -108,6 +111,23 @@ def test_the_docs_leave_nothing_out(app: Flask, document: dict) -> None:
         assert f"`{method.upper()} {path}`" in (DOCS / "api.md").read_text()
     for target in re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M):
         assert f"`make {target}`" in (DOCS / "contributing.md").read_text(), target
+
+
+def test_your_data_has_every_kind_limit_and_option() -> None:
+    page = (DOCS / "your-data.md").read_text()
+    for kind in KINDS:
+        assert f"| `{kind}` |" in page
+    limits = (kinds.MOST_CATEGORIES, training.MOST_CLASSES, preprocessing.MOST_ONE_HOT)
+    for limit in (*limits, preprocessing.MOST_NATIVE, preprocessing.MOST_WORDS):
+        assert re.search(rf"^\|.*\| {limit:,}\b", page, re.M), limit
+    assert f"{preprocessing.TEXT_COMPONENTS} components" in page
+    assert f"{kinds.ID_SHARE:.0%}" in page.replace(" %", "%")
+    assert f"Below {kinds.LEAST_ID_ROWS} rows" in page
+    assert f"text of {kinds.TEXT_LENGTH} characters" in page
+    for option in ("columns", "exclude", "task", *PredictionTableOptions().fields):
+        assert f"`{option}" in page, option
+    for part in DATE_PARTS:
+        assert f'"{part}":' in page, part
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=str)

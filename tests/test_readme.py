@@ -95,8 +95,12 @@ def test_the_tour_answers_as_the_readme_says(answers: Answers) -> None:
 def test_the_calls_of_the_api_page_work(answers: Answers) -> None:
     statuses, said = zip(*answers["docs/api.md"], strict=True)
 
-    assert statuses == (200, 201, 200, 200, 201, 200, 200, 201)
+    assert statuses == (200, 201, 200, 200, 200, 201, 201, 200, 201, 200, 200, 201)
     assert said[2]["prediction"] == pytest.approx(10)
+    assert said[4]["task"] == "classification"
+    columns = [said[n]["model"]["signature"]["columns"] for n in (5, 6)]
+    assert columns[0] == columns[1]
+    assert said[7]["passthrough"] == {"table": [7]}
 
 
 def is_part(shown: Any, said: Any) -> bool:
