@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_your_data_has_every_kind_limit_and_option() -> None:
         assert f"`{option}" in page, option
     for part in DATE_PARTS:
         assert f'"{part}":' in page, part
+
+
+def test_every_private_attribute_of_a_library_has_its_reason() -> None:
+    page = (DOCS / "contributing.md").read_text()
+    listed = page.partition("## Private attributes")[2].partition("## ")[0]
+    for path in (ROOT / "webapp").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                assert own or f"`{node.attr}`" in listed, (path.name, node.lineno, node.attr)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=str)
