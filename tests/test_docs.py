@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from config import SETTINGS
 from tests.faults import on_sqlite
+from webapp.ml.core import kinds, preprocessing, training
+from webapp.ml.core.signature import DATE_PARTS, KINDS
+from webapp.ml.inference.schemas import PredictionTableOptions
 
 pytestmark = on_sqlite
 
@@ -108,6 +112,33 @@ def test_the_docs_leave_nothing_out(app: Flask, document: dict) -> None:
         assert f"`{method.upper()} {path}`" in (DOCS / "api.md").read_text()
     for target in re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M):
         assert f"`make {target}`" in (DOCS / "contributing.md").read_text(), target
+
+
+def test_your_data_has_every_kind_limit_and_option() -> None:
+    page = (DOCS / "your-data.md").read_text()
+    for kind in KINDS:
+        assert f"| `{kind}` |" in page
+    limits = (kinds.MOST_CATEGORIES, training.MOST_CLASSES, preprocessing.MOST_ONE_HOT)
+    for limit in (*limits, preprocessing.MOST_NATIVE, preprocessing.MOST_WORDS):
+        assert re.search(rf"^\|.*\| {limit:,}\b", page, re.M), limit
+    assert f"{preprocessing.TEXT_COMPONENTS} components" in page
+    assert f"{kinds.ID_SHARE:.0%}" in page.replace(" %", "%")
+    assert f"Below {kinds.LEAST_ID_ROWS} rows" in page
+    assert f"text of {kinds.TEXT_LENGTH} characters" in page
+    for option in ("columns", "exclude", "task", *PredictionTableOptions().fields):
+        assert f"`{option}" in page, option
+    for part in DATE_PARTS:
+        assert f'"{part}":' in page, part
+
+
+def test_every_private_attribute_of_a_library_has_its_reason() -> None:
+    page = (DOCS / "contributing.md").read_text()
+    listed = page.partition("## Private attributes")[2].partition("## ")[0]
+    for path in (ROOT / "webapp").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                assert own or f"`{node.attr}`" in listed, (path.name, node.lineno, node.attr)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=str)
