@@ -23,10 +23,12 @@ from webapp.ml.core.scoring import (
     Scores,
     compile_scorer,
     find_linear_functions,
+    finish_boosting,
     score_by_estimator,
+    sum_trees,
 )
 from webapp.ml.core.signature import Signature
-from webapp.ml.core.trees import Tree, flatten_trees, sum_in_order
+from webapp.ml.core.trees import Tree, flatten_trees
 from webapp.ml.core.validation import MALFORMED, PROBE_ROWS, agree
 from webapp.ml.errors import ArtifactUnusable
 
@@ -185,10 +187,15 @@ def describe_linear(
         }
         for place, start in zip(model.coded.inputs, model.coded.starts, strict=True):
             column = known[place]
-            values = [*column.categories, "missing"]
+            values = [*map(_show, column.categories), "missing"]
             names += [f"{column.name}={value}" for value in values]
             columns += list(model.coded.table[int(start) : int(start) + len(values)])
     return names, np.array(columns).T, intercepts
+
+
+def _show(category: Any) -> str:
+    whole = isinstance(category, float) and category.is_integer()
+    return str(int(category) if whole else category)
 
 
 def _read_parts(pipeline: Any, signature: Signature) -> tuple[list[Any], Numbers | None]:
@@ -382,13 +389,7 @@ def _compile_boosting(model: Any) -> Scorer | None:
             if len(asked):
                 codes = np.where(missing, 256, Z)[:, places].astype(np.intp)
                 blocks.append(goes_right[numbers, codes])
-            wide = np.concatenate(blocks, axis=1)
-            values = flat.find_values(wide).reshape(len(Z), -1, baseline.shape[1])
-            first = np.broadcast_to(baseline, (len(Z), 1, baseline.shape[1]))
-            raw = sum_in_order(np.concatenate([first, values], axis=1))
-        if classes is None:
-            return Scores(model._loss.link.inverse(raw.ravel()))
-        code = (raw[:, 0] > 0).astype(np.intp) if raw.shape[1] == 1 else raw.argmax(axis=1)
-        return Scores(classes.take(code), model._loss.predict_proba(raw))
+            raw = sum_trees(baseline, flat, np.concatenate(blocks, axis=1))
+        return finish_boosting(model, classes, raw)
 
     return score

@@ -276,23 +276,30 @@ def _score_stages(
     return Scores(classes.take(code), estimator._loss.predict_proba(raw), are_labels=True)
 
 
-def _score_boosting(estimator: Any, trees: FlatTrees, classes: Any, X: Matrix) -> Scores:
-    """Return a baseline plus the sum of all trees, through the link of the loss.
+def _score_boosting(model: Any, trees: FlatTrees, classes: Any, X: Matrix) -> Scores:
+    """Return the scores of histogram boosting.
 
-    A few rows walk through all trees at once; many are left to the estimator.
+    A few rows walk through all trees at once; many are left to the model.
     """
-    if len(X) <= FEW_BOOSTING_ROWS:
-        baseline = estimator._baseline_prediction
-        n_outputs = baseline.shape[1]
-        values = trees.find_values(X).reshape(len(X), -1, n_outputs)
-        first = np.broadcast_to(baseline, (len(X), 1, n_outputs))
-        raw = sum_in_order(np.concatenate([first, values], axis=1))
-    else:
-        raw = estimator._raw_predict(X)
+    few = len(X) <= FEW_BOOSTING_ROWS
+    raw = sum_trees(model._baseline_prediction, trees, X) if few else model._raw_predict(X)
+    return finish_boosting(model, classes, raw)
+
+
+def sum_trees(baseline: Matrix, trees: FlatTrees, X: Matrix) -> Matrix:
+    """Return a baseline, (1, n_outputs), plus the trees' values: (n_rows, n_outputs)."""
+    n_outputs = baseline.shape[1]
+    values = trees.find_values(X).reshape(len(X), -1, n_outputs)
+    first = np.broadcast_to(baseline, (len(X), 1, n_outputs))
+    return sum_in_order(np.concatenate([first, values], axis=1))
+
+
+def finish_boosting(model: Any, classes: Any, raw: Matrix) -> Scores:
+    """Return what the sums of histogram boosting, (n_rows, n_outputs), stand for by its loss."""
     if classes is None:
-        return Scores(estimator._loss.link.inverse(raw.ravel()))
+        return Scores(model._loss.link.inverse(raw.ravel()))
     code = (raw[:, 0] > 0).astype(np.intp) if raw.shape[1] == 1 else raw.argmax(axis=1)
-    return Scores(classes.take(code), estimator._loss.predict_proba(raw), are_labels=True)
+    return Scores(classes.take(code), model._loss.predict_proba(raw), are_labels=True)
 
 
 def _score_scaled(mean: Vector, scale: Vector, scorer: Scorer, X: Matrix) -> Scores:

@@ -205,7 +205,7 @@ def _choose_best(
     dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float], limits: FitLimits | None
 ) -> tuple[TrainingSpec, list[Ranked]]:
     """Return how to train the best of some candidates, judged on the rows to fit, and all."""
-    fitted = _hold_out(dataset, spec)[0].take()
+    fitted, signature = _hold_out(dataset, spec)[0].take(), dataset.signature
 
     def describe(name: str) -> TrainingSpec:
         scaled = CATALOGUE[name].is_linear or CATALOGUE[name].scaled
@@ -214,17 +214,19 @@ def _choose_best(
     def build(name: str) -> Any:
         entry = CATALOGUE[name]
         params = resolve_params(entry, {})
-        return _Plan(entry, params, describe(name), clock, dataset.signature).build()
+        return _Plan(entry, params, describe(name), clock, signature).build()
 
     candidates = rank_candidates(
         build,
         _as_input(fitted),
         fitted.y,
         task=dataset.task,
-        seconds=spec.time_budget,
+        # What is left of the time limit is for the training itself.
+        seconds=min(spec.time_budget, math.inf if limits is None else limits.seconds / 2),
         clock=clock,
         random_state=spec.random_state,
         limits=limits,
+        columns=None if signature is None else count_outputs(signature, CATALOGUE["ridge"]),
     )
     return describe(candidates[0]["estimator"]), candidates
 

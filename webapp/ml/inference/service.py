@@ -125,7 +125,10 @@ def predict(
     version, stale = server.get_version(name, number)
     basis, bounds = version.interval_basis, None
     if intervals and basis is None:
-        message = "needs a linear regression with more rows than independent features"
+        message = (
+            "needs a linear regression of numbers without missing values, with more rows than "
+            "independent features"
+        )
         raise InvalidInput({"intervals": [message]})
     signature = version.signature
     if batch.passthrough and not callable(rows):
