@@ -492,3 +492,19 @@ def test_every_estimator_takes_kinds_and_missing_values(
             assert found == expected[:size]
         else:
             assert np.allclose(found, expected[:size], rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_categorical_of_pandas_is_a_category_even_of_numbers(
+    client: FlaskClient, form: str
+) -> None:
+    codes = pa.array([n % 3 + 1 for n in range(30)]).dictionary_encode()
+    table = pa.table({"grade": codes, "y": [n % 3 * 5 for n in range(30)]})
+
+    answer = train_table(client, bytes(WRITERS[form](table)), form, target="y")
+
+    (column,) = answer.json["model"]["signature"]["columns"]
+    assert (column["kind"], column["categories"]) == ("category", [1, 2, 3])
+    found = predict_records(client, [[1], [3], [4]])
+    assert np.allclose(found["predictions"][:2], [0, 10])
+    assert found["unseen"] == {"2": {"grade": 4}}

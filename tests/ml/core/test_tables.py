@@ -140,7 +140,7 @@ NUMBERS = {
     "decimal32": pa.array([Decimal("0.10"), Decimal("-1.25")], pa.decimal32(5, 2)),
     "decimal128": pa.array(DECIMALS, pa.decimal128(30, 9)),
     "decimal256": pa.array([Decimal("0.3"), Decimal("-1e40")], pa.decimal256(70, 2)),
-    "dictionary": pa.array([7, 8]).dictionary_encode(),
+    "dictionary": pa.array([7.0, 8.0]).dictionary_encode(),
 }
 TEXTS = pa.array(["b", "a", "b"])
 LABELS = [

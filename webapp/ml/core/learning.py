@@ -98,8 +98,9 @@ def make_dataset_of(
     check_kinds(kinds, given)
     names = [name for name in given if kinds.get(name) != EXCLUDE]
     rows = found.rows
-    numeric = all(kind_of(rows.schema.field(name).type) in NUMERIC for name in names)
-    if numeric and not set(kinds.values()) - {EXCLUDE}:
+    if _are_numbers([rows.schema.field(name).type for name in names]) and not set(
+        kinds.values()
+    ) - {EXCLUDE}:
         try:
             return make_dataset(make_matrix(rows, names), y, names, found.warnings, target=target)
         except InvalidInput:
@@ -126,6 +127,16 @@ def make_dataset_of(
     signature = Signature(tuple(columns), task, target)
     text = np.stack(texts, axis=1) if texts else None
     return Dataset(X, y, signature.names, tuple(warnings), signature, text)
+
+
+def _are_numbers(types: Sequence[Any]) -> bool:
+    from pyarrow.types import is_dictionary
+
+    # What pandas calls a categorical is a category, even of whole numbers.
+    return all(
+        kind_of(one) in NUMERIC and not (is_dictionary(one) and kind_of(one) == "integer")
+        for one in types
+    )
 
 
 @dataclass(frozen=True)
