@@ -498,8 +498,9 @@ def test_every_estimator_takes_kinds_and_missing_values(
 def test_a_categorical_of_pandas_is_a_category_even_of_numbers(
     client: FlaskClient, form: str
 ) -> None:
-    codes = pa.array([n % 3 + 1 for n in range(30)]).dictionary_encode()
-    table = pa.table({"grade": codes, "y": [n % 3 * 5 for n in range(30)]})
+    grades = pd.Categorical([n % 3 + 1 for n in range(30)])
+    frame = pd.DataFrame({"grade": grades, "y": [n % 3 * 5 for n in range(30)]})
+    table = pa.Table.from_pandas(frame)
 
     answer = train_table(client, bytes(WRITERS[form](table)), form, target="y")
 

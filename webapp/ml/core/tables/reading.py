@@ -115,6 +115,7 @@ def _read(source: Source, is_text: IsText, target: str | None) -> Columns:
         if hint := suggest_delimiter(names):
             raise InvalidInput([f"has one column, {list_names(names)}; {hint}"])
         rows = _collect(table, source.limits, target)
+        rows = _encode_categoricals(rows, table.schema.metadata)
     return Columns(rows, table.untyped, source.dialect.decimal, table.warnings)
 
 
@@ -240,7 +241,10 @@ def _open(source: Source, wanted: Collection[str], is_text: IsText) -> Table:
         raise InvalidInput([f"has more than {MOST_INDEX_COLUMNS} columns of a pandas index"])
     message = "is the index of a pandas data frame; it was left out"
     left_out = (DataWarning(name, message) for name in names if name in index)
-    schema = pa.schema([table.schema.field(place).with_name(names[place]) for place in kept])
+    schema = pa.schema(
+        [table.schema.field(place).with_name(names[place]) for place in kept],
+        table.schema.metadata,
+    )
     batches = _read_batches(table.batches, kept, schema.names)
     return replace(table, schema=schema, batches=batches, warnings=(*table.warnings, *left_out))
 
@@ -251,18 +255,36 @@ def _read_batches(batches: Iterable[Any], kept: Sequence[int], names: list[str])
         yield batch.select(kept).rename_columns(names)
 
 
-def _find_index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
-    """Return the columns that pandas' metadata, if there are any, call an index of the rows.
+def _read_pandas(metadata: Mapping[bytes, bytes] | None, key: str) -> list[Any]:
+    """Return a list in pandas' metadata; an empty one where there are none.
 
-    An index of consecutive numbers is described there, and no column. What is not as pandas
-    writes it (https://pandas.pydata.org/docs/development/developer.html) names no column.
+    They are as https://pandas.pydata.org/docs/development/developer.html says.
     """
     try:
-        found = orjson.loads((metadata or {})[b"pandas"])["index_columns"]
+        found = orjson.loads((metadata or {})[b"pandas"])[key]
     except (LookupError, TypeError, orjson.JSONDecodeError):
-        return set()
-    names = found if isinstance(found, list) else []
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _find_index_columns(metadata: Mapping[bytes, bytes] | None) -> set[str]:
+    """Return the columns that pandas calls an index of the rows.
+
+    An index of consecutive numbers is described there, and no column.
+    """
+    names = _read_pandas(metadata, "index_columns")
     return {name.strip(BLANKS) for name in names if isinstance(name, str)}
+
+
+def _encode_categoricals(rows: Any, metadata: Mapping[bytes, bytes] | None) -> Any:
+    """Return rows with what pandas calls a categorical as a dictionary, which Parquet loses."""
+    for column in _read_pandas(metadata, "columns"):
+        name = column.get("name") if isinstance(column, dict) else None
+        if name in rows.column_names and column.get("pandas_type") == "categorical":
+            place = rows.column_names.index(name)
+            if kind_of(rows[name].type) == "integer":
+                rows = rows.set_column(place, name, rows[name].dictionary_encode())
+    return rows
 
 
 def _collect(table: Table, limits: Limits, target: str | None) -> Any:
