@@ -509,3 +509,17 @@ def test_a_categorical_of_pandas_is_a_category_even_of_numbers(
     found = predict_records(client, [[1], [3], [4]])
     assert np.allclose(found["predictions"][:2], [0, 10])
     assert found["unseen"] == {"2": {"grade": 4}}
+
+
+@on_sqlite
+@pytest.mark.parametrize("estimator", ["random_forest", "k_neighbors"])
+def test_many_rows_are_scored_in_blocks_as_few_are(client: FlaskClient, estimator: str) -> None:
+    params = {"n_estimators": 3} if estimator == "random_forest" else {}
+    train_csv(client, MIXED, target="y", estimator=estimator, params=params)
+    frame = pd.read_csv(io.StringIO(MIXED)).drop(columns="y")
+    expected = predict_records(client, json.loads(frame.to_json(orient="records")))["predictions"]
+    many = pd.concat([frame] * 300).to_csv(index=False)  # 18,000 rows
+
+    found = client.post(f"{ML}/predict/batch", data=many, content_type=CSV).json["predictions"]
+
+    assert np.allclose(found, expected * 300, rtol=1e-12)

@@ -7,7 +7,7 @@ the tables. What has no faster form calls the pipeline itself, with a data frame
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ from webapp.ml.errors import ArtifactUnusable
 
 log = logging.getLogger(__name__)
 
+BLOCK_ROWS = 2**14
 MISSING_SHARE = 0.1  # of the values that a pipeline is tried with
 
 
@@ -108,7 +109,24 @@ class Numbers:
 def make_typed_scorer(pipeline: Any, signature: Signature) -> Scorer:
     """Return a scorer for a fitted pipeline; nothing is checked here."""
     compiled = None if signature.text_names else _compile(pipeline, signature)
-    return compiled or partial(score_by_pipeline, pipeline, signature)
+    return compiled or partial(_score_in_blocks, partial(score_by_pipeline, pipeline, signature))
+
+
+def _score_in_blocks(scorer: Scorer, *columns: Any) -> Scores:
+    """Return the scores of rows, some at a time: one-hot, they take up to 30 times the memory."""
+    n_rows = len(columns[0])
+    if n_rows <= BLOCK_ROWS:
+        return scorer(*columns)
+    blocks = [
+        scorer(*(column[start : start + BLOCK_ROWS] for column in columns))
+        for start in range(0, n_rows, BLOCK_ROWS)
+    ]
+    values = np.concatenate([block.values for block in blocks])
+    first = blocks[0]
+    if first.probabilities is None:
+        return replace(first, values=values)
+    probabilities = np.concatenate([block.probabilities for block in blocks])
+    return replace(first, values=values, probabilities=probabilities)
 
 
 def make_checked_scorer(pipeline: Any, signature: Signature) -> Scorer:
@@ -325,7 +343,7 @@ def _compile(pipeline: Any, signature: Signature) -> Scorer | None:
             blocks.append(numbers.transform(X))
         return np.concatenate(blocks, axis=1)
 
-    return lambda X: score(transform(X))
+    return partial(_score_in_blocks, lambda X: score(transform(X)))
 
 
 def _on_decisions(final: Any, n_functions: int) -> Any:
