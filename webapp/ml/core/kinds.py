@@ -130,9 +130,10 @@ def _find_kind_of_text(values: Any, found: Columns) -> tuple[Any, Kind | None]:
     distinct = pc.unique(present)
     if len(distinct) <= 4 and set(pc.utf8_lower(distinct).to_pylist()) <= BOOLEANS.keys():
         return pc.equal(pc.utf8_lower(values), "true"), "boolean"
-    dated = _with_hyphens(values)
     for moment in _moment_types():
-        if (moments := _try_cast(dated, moment)) is not None:
+        if _try_cast(_with_hyphens(present[:FEW_ROWS]), moment) is None:
+            continue
+        if (moments := _try_cast(_with_hyphens(values), moment)) is not None:
             return moments, "datetime"
     if _is_free_text(distinct):
         return values, "text"
