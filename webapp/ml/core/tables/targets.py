@@ -77,10 +77,11 @@ def _take_whole_numbers(column: Any, name: str) -> tuple[Labels, NDArray[np.bool
 
 
 def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, NDArray[np.bool_]]:
-    """Return the labels in a column of dictionaries, and which rows have one."""
+    """Return the labels in a column of text, and which rows have one."""
     import pyarrow as pa
 
-    encoded = column.unify_dictionaries().combine_chunks()
+    # Files are read with dictionaries, batch by batch; the text of JSON has none.
+    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     codes = np.asarray(encoded.indices.cast(pa.int64()).fill_null(-1))
     texts = {}  # by code: those that are used
     for code in (np.flatnonzero(np.bincount(codes + 1)) - 1).tolist():
