@@ -349,6 +349,24 @@ def test_free_text_trains_and_predicts(client: FlaskClient, estimator: str) -> N
     assert found["missing"] == {"2": ["review", "stars"]}
 
 
+@pytest.mark.parametrize("estimator", ["logistic_regression", "hist_gradient_boosting_classifier"])
+def test_text_of_few_words_or_none_trains(client: FlaskClient, estimator: str) -> None:
+    texts = [("a b c", "", "???", "good room", "bad room")[n % 5] for n in range(40)]
+    text = "review,good\n" + "\n".join(f"{t},{'no' if 'b' in t else 'yes'}" for t in texts)
+
+    train_csv(client, text, target="good", estimator=estimator, columns={"review": "text"})
+
+    assert predict_records(client, [["new words"], [None]])["missing"] == {"1": ["review"]}
+
+
+def test_sentences_that_recur_are_categories(client: FlaskClient) -> None:
+    text = "comment,good\n" + "\n".join(f"{REVIEWS[n % 4]},{n % 2}" for n in range(40))
+
+    made = train_csv(client, text, target="good")
+
+    assert made["model"]["signature"]["columns"][0]["categories"] == sorted(REVIEWS)
+
+
 @pytest.mark.parametrize(
     ("text", "faults"),
     [

@@ -133,7 +133,8 @@ def _find_kind_of_text(values: Any, found: Columns) -> tuple[Any, Kind | None]:
     for moment in _moment_types():
         if (moments := _try_cast(dated, moment)) is not None:
             return moments, "datetime"
-    if _is_free_text(distinct):
+    many = len(distinct) > min(len(present) / 2, MOST_CATEGORIES)
+    if many and _is_free_text(distinct):
         return values, "text"
     useless = is_id_like(len(distinct), len(present)) or len(distinct) > MOST_CATEGORIES
     return values, None if useless else "category"
