@@ -204,6 +204,8 @@ def test_missing_and_unseen_values_are_answered_and_reported(client: FlaskClient
     assert one["unseen"] == {"town": "Oslo"}
     assert one["missing"] == ["sex", "age", "member"]
     assert one["prediction"] == pytest.approx(batch["predictions"][1], rel=1e-12)
+    blanked = predict_records(client, [rows[1] | {"town": " Oslo "}])
+    assert blanked["unseen"] == {"0": {"town": "Oslo"}}
     many = predict_records(client, rows * 600)
     assert many["missing_counts"] == {"sex": 600, "age": 600, "member": 600}
     assert many["unseen"]["1199"] == {"town": "Oslo"}
