@@ -361,6 +361,14 @@ def test_text_of_few_words_or_none_trains(client: FlaskClient, estimator: str) -
     assert predict_records(client, [["new words"], [None]])["missing"] == {"1": ["review"]}
 
 
+def test_boosting_learns_many_categories_from_the_mean_of_the_target(client: FlaskClient) -> None:
+    text = "model,seats\n" + "\n".join(f"m{n % 100},{n % 100 * 3 % 17}" for n in range(600))
+
+    made = train_csv(client, text, target="seats", estimator="hist_gradient_boosting")
+
+    assert made["metrics"]["r2_score"] > 0.95
+
+
 def test_sentences_that_recur_are_categories(client: FlaskClient) -> None:
     text = "comment,good\n" + "\n".join(f"{REVIEWS[n % 4]},{n % 2}" for n in range(40))
 
