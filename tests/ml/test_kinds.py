@@ -396,6 +396,12 @@ def test_a_table_that_nothing_can_be_learnt_from_is_refused_in_words(
     assert faults in answer.text
 
 
+def test_a_refusal_names_the_features_alone(client: FlaskClient) -> None:
+    answer = train_table(client, b"a,y\n" + b",1\n" * 5 + b",\n", target="y")
+
+    assert answer.json["errors"] == {"csv": {"a": ["has no values; it was left out"]}}
+
+
 def test_more_categories_than_allowed_are_refused(client: FlaskClient) -> None:
     text = "a,y\n" + "\n".join(f"{n},{n}" for n in range(1001))
 

@@ -104,7 +104,7 @@ def make_dataset_of(
             return make_dataset(make_matrix(rows, names), y, names, found.warnings, target=target)
         except InvalidInput:
             pass  # values are missing
-    columns, blocks, texts, warnings = [], [], [], list(found.warnings)
+    columns, blocks, texts, warnings = [], [], [], []
     for name in names:
         read = _read_column(name, found, kinds.get(name))
         warnings += read.warnings
@@ -118,6 +118,7 @@ def make_dataset_of(
     if not columns:
         why = {warning.column: [warning.message] for warning in warnings[:MOST_FAULTS]}
         raise InvalidInput(why)
+    warnings = [*found.warnings, *warnings]
     X = np.concatenate(blocks, axis=1) if blocks else np.empty((len(y), 0))
     if all(column.kind == "number" for column in columns) and np.isfinite(X).all():
         kept = [column.name for column in columns]
