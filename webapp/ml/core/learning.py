@@ -94,11 +94,14 @@ def make_dataset_of(
     found: Columns, y: Vector | Labels, *, target: str, kinds: Mapping[str, str]
 ) -> Dataset:
     """Return the dataset of columns that are all features, and their target: (n_rows,)."""
+    import pyarrow as pa
+
     given = found.rows.column_names
     check_kinds(kinds, given)
     names = [name for name in given if kinds.get(name) != EXCLUDE]
     rows = found.rows
-    numeric = all(kind_of(rows.schema.field(name).type) in NUMERIC for name in names)
+    types = [rows.schema.field(name).type for name in names]
+    numeric = all(kind_of(one) in NUMERIC and not pa.types.is_dictionary(one) for one in types)
     if numeric and not set(kinds.values()) - {EXCLUDE}:
         try:
             return make_dataset(make_matrix(rows, names), y, names, found.warnings, target=target)
