@@ -402,6 +402,59 @@ def test_a_refusal_names_the_features_alone(client: FlaskClient) -> None:
     assert answer.json["errors"] == {"csv": {"a": ["has no values; it was left out"]}}
 
 
+@pytest.mark.parametrize("values", [["1,5", "2"], ["1,234", "56"], ["56", "7,890,123.5"]])
+def test_numbers_with_commas_are_refused_with_what_to_do(
+    client: FlaskClient, values: list[str]
+) -> None:
+    text = "a,y\n" + "\n".join(f'"{values[n % 2]}",{n}' for n in range(30))
+
+    answer = train_table(client, text.encode(), target="y")
+
+    (fault,) = answer.json["errors"]["csv"]["a"].values()
+    assert fault == [
+        "is not a number; for decimal commas, give the option decimal=,; from thousands, leave "
+        "the commas out"
+    ]
+
+
+@pytest.mark.parametrize("text", ["01/31/2026", "31.1.26", "31-12-2026 10:30"])
+def test_dates_that_are_not_read_are_warned_of(client: FlaskClient, text: str) -> None:
+    made = train_csv(
+        client, "a,k,y\n" + "\n".join(f"{text},{n},{n}" for n in range(10)), target="y"
+    )
+
+    assert "only those in ISO 8601 are read" in made["warnings"][0]["message"]
+
+
+def test_text_with_nanoseconds_is_a_date(client: FlaskClient) -> None:
+    text = "at,y\n" + "\n".join(f"2026-01-{n + 1:02}T10:00:00.123456789Z,{n}" for n in range(28))
+
+    (column,) = train_csv(client, text, target="y")["model"]["signature"]["columns"]
+
+    assert column["kind"] == "datetime"
+    assert "extrapolated" not in predict_records(client, [["2026-01-02T10:00:00.123456789Z"]])
+
+
+@pytest.mark.parametrize("form", TYPES)
+def test_dates_are_no_target_unless_asked_for(client: FlaskClient, form: str) -> None:
+    table = pa.table({"a": range(20), "y": [f"2026-01-{n % 5 + 1:02}" for n in range(20)]})
+    data = bytes(WRITERS[form](table))
+
+    refused = train_table(client, data, form, target="y")
+    asked = train_table(client, data, form, target="y", task="classification")
+
+    assert "holds dates, expected numbers" in refused.json["errors"][form]["y"][0]
+    assert asked.status_code == 201, asked.text
+
+
+def test_a_column_called_as_a_part_of_a_date_is_named(client: FlaskClient) -> None:
+    text = "d,d.year,y\n" + "\n".join(f"2026-01-{n + 1:02},{n},{n}" for n in range(20))
+
+    answer = train_table(client, text.encode(), target="y")
+
+    assert "part of the dates in d" in answer.json["errors"]["csv"]["d.year"][0]
+
+
 def test_more_categories_than_allowed_are_refused(client: FlaskClient) -> None:
     text = "a,y\n" + "\n".join(f"{n},{n}" for n in range(1001))
 

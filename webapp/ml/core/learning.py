@@ -26,10 +26,11 @@ from webapp.ml.core.kinds import (
     LEAST_ID_ROWS,
     MOST_CATEGORIES,
     clean_text,
-    find_decimal_comma,
+    find_comma,
     find_kind,
     find_unlike_numbers,
     has_leading_zeros,
+    holds_local_dates,
     take_as,
 )
 from webapp.ml.core.signature import Column, Kind, Signature, Task
@@ -122,6 +123,7 @@ def make_dataset_of(
         why = {warning.column: [warning.message] for warning in warnings[:MOST_FAULTS]}
         raise InvalidInput(why)
     warnings = [*found.warnings, *warnings]
+    _check_parts_of_dates(columns)
     X = np.concatenate(blocks, axis=1) if blocks else np.empty((len(y), 0))
     if all(column.kind == "number" for column in columns) and np.isfinite(X).all():
         kept = [column.name for column in columns]
@@ -130,6 +132,15 @@ def make_dataset_of(
     signature = Signature(tuple(columns), task, target)
     text = np.stack(texts, axis=1) if texts else None
     return Dataset(X, y, signature.names, tuple(warnings), signature, text)
+
+
+def _check_parts_of_dates(columns: Sequence[Column]) -> None:
+    """Raise InvalidInput where a column is called as a part of a date is."""
+    names = {column.name for column in columns}
+    for column in columns:
+        for part in names.intersection(column.inputs) - {column.name}:
+            fault = f"is also the name of a part of the dates in {column.name}: rename the column"
+            raise InvalidInput({part: [fault]})
 
 
 @dataclass(frozen=True)
@@ -196,14 +207,22 @@ def _find_changes(
         trimmed = pc.sum(pc.not_equal(texts, pc.utf8_trim_whitespace(texts))).as_py()
         if trimmed:
             yield f"has blanks around {trimmed} of its values, which were removed"
-    if not found.untyped or chosen is not None or kind not in ("category", "text", None):
+    if chosen is not None or kind not in ("category", "text", None):
         return
     texts = clean_text(given)
+    first = texts.drop_null()[:1000]
+    if len(first) and holds_local_dates(first):
+        yield "seems to hold dates; only those in ISO 8601 are read, such as 2026-01-31"
+    if not found.untyped:
+        return
     if has_leading_zeros(texts):
         yield "has numbers with leading zeros, as codes have: it is taken as a category"
         return
-    if (row := find_decimal_comma(texts, found)) is not None:
-        fault = ["is not a number; for decimal commas, give the option decimal=,"]
+    if (row := find_comma(texts, found)) is not None:
+        fault = [
+            "is not a number; for decimal commas, give the option decimal=,; from thousands, "
+            "leave the commas out"
+        ]
         raise InvalidInput({name: {str(row): fault}})
     others = find_unlike_numbers(texts, found)
     n_present = len(texts) - texts.null_count
