@@ -204,6 +204,8 @@ def test_missing_and_unseen_values_are_answered_and_reported(client: FlaskClient
     assert one["unseen"] == {"town": "Oslo"}
     assert one["missing"] == ["sex", "age", "member"]
     assert one["prediction"] == pytest.approx(batch["predictions"][1], rel=1e-12)
+    blanked = predict_records(client, [rows[1] | {"town": " Oslo "}])
+    assert blanked["unseen"] == {"0": {"town": "Oslo"}}
     many = predict_records(client, rows * 600)
     assert many["missing_counts"] == {"sex": 600, "age": 600, "member": 600}
     assert many["unseen"]["1199"] == {"town": "Oslo"}
@@ -349,6 +351,32 @@ def test_free_text_trains_and_predicts(client: FlaskClient, estimator: str) -> N
     assert found["missing"] == {"2": ["review", "stars"]}
 
 
+@pytest.mark.parametrize("estimator", ["logistic_regression", "hist_gradient_boosting_classifier"])
+def test_text_of_few_words_or_none_trains(client: FlaskClient, estimator: str) -> None:
+    texts = [("a b c", "", "???", "good room", "bad room")[n % 5] for n in range(40)]
+    text = "review,good\n" + "\n".join(f"{t},{'no' if 'b' in t else 'yes'}" for t in texts)
+
+    train_csv(client, text, target="good", estimator=estimator, columns={"review": "text"})
+
+    assert predict_records(client, [["new words"], [None]])["missing"] == {"1": ["review"]}
+
+
+def test_boosting_learns_many_categories_from_the_mean_of_the_target(client: FlaskClient) -> None:
+    text = "model,seats\n" + "\n".join(f"m{n % 100},{n % 100 * 3 % 17}" for n in range(600))
+
+    made = train_csv(client, text, target="seats", estimator="hist_gradient_boosting")
+
+    assert made["metrics"]["r2_score"] > 0.95
+
+
+def test_sentences_that_recur_are_categories(client: FlaskClient) -> None:
+    text = "comment,good\n" + "\n".join(f"{REVIEWS[n % 4]},{n % 2}" for n in range(40))
+
+    made = train_csv(client, text, target="good")
+
+    assert made["model"]["signature"]["columns"][0]["categories"] == sorted(REVIEWS)
+
+
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
@@ -366,6 +394,65 @@ def test_a_table_that_nothing_can_be_learnt_from_is_refused_in_words(
 
     assert answer.status_code == 422
     assert faults in answer.text
+
+
+def test_a_refusal_names_the_features_alone(client: FlaskClient) -> None:
+    answer = train_table(client, b"a,y\n" + b",1\n" * 5 + b",\n", target="y")
+
+    assert answer.json["errors"] == {"csv": {"a": ["has no values; it was left out"]}}
+
+
+@pytest.mark.parametrize("values", [["1,5", "2"], ["1,234", "56"], ["56", "7,890,123.5"]])
+def test_numbers_with_commas_are_refused_with_what_to_do(
+    client: FlaskClient, values: list[str]
+) -> None:
+    text = "a,y\n" + "\n".join(f'"{values[n % 2]}",{n}' for n in range(30))
+
+    answer = train_table(client, text.encode(), target="y")
+
+    (fault,) = answer.json["errors"]["csv"]["a"].values()
+    assert fault == [
+        "is not a number; for decimal commas, give the option decimal=,; from thousands, leave "
+        "the commas out"
+    ]
+
+
+@pytest.mark.parametrize("text", ["01/31/2026", "31.1.26", "31-12-2026 10:30"])
+def test_dates_that_are_not_read_are_warned_of(client: FlaskClient, text: str) -> None:
+    made = train_csv(
+        client, "a,k,y\n" + "\n".join(f"{text},{n},{n}" for n in range(10)), target="y"
+    )
+
+    assert "only those in ISO 8601 are read" in made["warnings"][0]["message"]
+
+
+def test_text_with_nanoseconds_is_a_date(client: FlaskClient) -> None:
+    text = "at,y\n" + "\n".join(f"2026-01-{n + 1:02}T10:00:00.123456789Z,{n}" for n in range(28))
+
+    (column,) = train_csv(client, text, target="y")["model"]["signature"]["columns"]
+
+    assert column["kind"] == "datetime"
+    assert "extrapolated" not in predict_records(client, [["2026-01-02T10:00:00.123456789Z"]])
+
+
+@pytest.mark.parametrize("form", TYPES)
+def test_dates_are_no_target_unless_asked_for(client: FlaskClient, form: str) -> None:
+    table = pa.table({"a": range(20), "y": [f"2026-01-{n % 5 + 1:02}" for n in range(20)]})
+    data = bytes(WRITERS[form](table))
+
+    refused = train_table(client, data, form, target="y")
+    asked = train_table(client, data, form, target="y", task="classification")
+
+    assert "holds dates, expected numbers" in refused.json["errors"][form]["y"][0]
+    assert asked.status_code == 201, asked.text
+
+
+def test_a_column_called_as_a_part_of_a_date_is_named(client: FlaskClient) -> None:
+    text = "d,d.year,y\n" + "\n".join(f"2026-01-{n + 1:02},{n},{n}" for n in range(20))
+
+    answer = train_table(client, text.encode(), target="y")
+
+    assert "part of the dates in d" in answer.json["errors"]["csv"]["d.year"][0]
 
 
 def test_more_categories_than_allowed_are_refused(client: FlaskClient) -> None:

@@ -86,6 +86,7 @@ _UPLOADED = _ESTIMATORS | {
 _PREPROCESSING = {
     "sklearn.compose._column_transformer.ColumnTransformer",
     "sklearn.decomposition._truncated_svd.TruncatedSVD",
+    "sklearn.feature_extraction.text.HashingVectorizer",
     "sklearn.feature_extraction.text.TfidfTransformer",
     "sklearn.feature_extraction.text.TfidfVectorizer",
     "sklearn.impute._base.MissingIndicator",

@@ -149,8 +149,11 @@ def _encode_json(
             if codes[row] == UNSEEN:
                 foreign.append(row)
     encoded = np.array(codes, dtype=np.float64)
-    found = Unseen(np.array(foreign), [values[row] for row in foreign]) if foreign else None
-    return encoded[:, np.newaxis], found
+    if not foreign:
+        return encoded[:, np.newaxis], None
+    named = [values[row] for row in foreign]
+    named = [value.strip() if isinstance(value, str) else value for value in named]
+    return encoded[:, np.newaxis], Unseen(np.array(foreign), named)
 
 
 def _encode_numbers(values: list[Any]) -> Vector:

@@ -130,12 +130,14 @@ def _find_kind_of_text(values: Any, found: Columns) -> tuple[Any, Kind | None]:
     distinct = pc.unique(present)
     if len(distinct) <= 4 and set(pc.utf8_lower(distinct).to_pylist()) <= BOOLEANS.keys():
         return pc.equal(pc.utf8_lower(values), "true"), "boolean"
-    for moment in _moment_types():
-        if _try_cast(_with_hyphens(present[:FEW_ROWS]), moment) is None:
-            continue
-        if (moments := _try_cast(_with_hyphens(values), moment)) is not None:
-            return moments, "datetime"
-    if _is_free_text(distinct):
+    # The first value tells most columns: dates or not takes 0.1 ms, not 30 for 300,000 rows.
+    if holds_dates(present[:1]):
+        dated = _with_hyphens(values)
+        for moment in _moment_types():
+            if (moments := _try_cast(dated, moment)) is not None:
+                return _as_moments(moments), "datetime"
+    many = len(distinct) > min(len(present) / 2, MOST_CATEGORIES)
+    if many and _is_free_text(distinct):
         return values, "text"
     useless = is_id_like(len(distinct), len(present)) or len(distinct) > MOST_CATEGORIES
     return values, None if useless else "category"
@@ -148,6 +150,12 @@ def has_leading_zeros(texts: Any) -> bool:
     return bool(pc.any(pc.match_substring_regex(texts, r"^-?0\d+$")).as_py())
 
 
+def holds_dates(texts: Any) -> bool:
+    """Return whether all text is a date or time in ISO 8601, without or all with a zone."""
+    dated = _with_hyphens(texts)
+    return any(_try_cast(dated, moment) is not None for moment in _moment_types())
+
+
 def find_unlike_numbers(texts: Any, found: Columns) -> Any:
     """Return the rows whose text is no number: (n,); missing ones are none of them."""
     import numpy as np
@@ -158,15 +166,23 @@ def find_unlike_numbers(texts: Any, found: Columns) -> Any:
     return np.flatnonzero(~np.asarray(matched.fill_null(True)))
 
 
-def find_decimal_comma(texts: Any, found: Columns) -> int | None:
-    """Return the first row of a column whose numbers seem to have a decimal comma, or None."""
+def holds_local_dates(texts: Any) -> bool:
+    """Return whether text holds dates as countries write them: 1/31/2026 or 31.01.26."""
+    import pyarrow.compute as pc
+
+    pattern = r"^\d{1,2}([./-])\d{1,2}[./-](\d{4}|\d{2})\b"
+    return bool(pc.all(pc.match_substring_regex(texts, pattern)).as_py())
+
+
+def find_comma(texts: Any, found: Columns) -> int | None:
+    """Return the first row with a comma of a column of numbers but for commas, or None."""
     import numpy as np
     import pyarrow.compute as pc
 
     if found.decimal == ",":
         return None
-    commas = pc.match_substring_regex(texts, r"^[+-]?\d+,\d+$").fill_null(False)
-    numbers = pc.match_substring_regex(texts, r"^[+-]?\d+(,\d+)?$").fill_null(True)
+    commas = pc.match_substring_regex(texts, r"^[+-]?\d+(,\d+)+").fill_null(False)
+    numbers = pc.match_substring_regex(texts, r"^[+-]?\d+(,\d+)*(\.\d+)?$").fill_null(True)
     if not pc.all(numbers).as_py() or not pc.any(commas).as_py():
         return None
     return int(np.argmax(np.asarray(commas)))
@@ -193,7 +209,8 @@ def _as_numbers(values: Any) -> Any:
 def _moment_types() -> list[Any]:
     import pyarrow as pa
 
-    return [pa.timestamp("us"), pa.timestamp("us", "UTC")]
+    units = ("us", "ns")  # text with more than six decimals is of nanoseconds alone
+    return [pa.timestamp(unit, zone) for unit in units for zone in (None, "UTC")]
 
 
 def _as_moments(values: Any) -> Any:
@@ -241,7 +258,7 @@ def _boolean_type() -> Any:
 
 
 def _read_moments(values: Any) -> Any:
-    return _cast_text(_with_hyphens(values), _moment_types(), "datetime")
+    return _as_moments(_cast_text(_with_hyphens(values), _moment_types(), "datetime"))
 
 
 def _cast_text(values: Any, types: list[Any], kind: Kind) -> Any:

@@ -26,10 +26,11 @@ from webapp.ml.core.kinds import (
     LEAST_ID_ROWS,
     MOST_CATEGORIES,
     clean_text,
-    find_decimal_comma,
+    find_comma,
     find_kind,
     find_unlike_numbers,
     has_leading_zeros,
+    holds_local_dates,
     take_as,
 )
 from webapp.ml.core.signature import Column, Kind, Signature, Task
@@ -94,18 +95,20 @@ def make_dataset_of(
     found: Columns, y: Vector | Labels, *, target: str, kinds: Mapping[str, str]
 ) -> Dataset:
     """Return the dataset of columns that are all features, and their target: (n_rows,)."""
+    import pyarrow as pa
+
     given = found.rows.column_names
     check_kinds(kinds, given)
     names = [name for name in given if kinds.get(name) != EXCLUDE]
     rows = found.rows
-    if _are_numbers([rows.schema.field(name).type for name in names]) and not set(
-        kinds.values()
-    ) - {EXCLUDE}:
+    types = [rows.schema.field(name).type for name in names]
+    numeric = all(kind_of(one) in NUMERIC and not pa.types.is_dictionary(one) for one in types)
+    if numeric and not set(kinds.values()) - {EXCLUDE}:
         try:
             return make_dataset(make_matrix(rows, names), y, names, found.warnings, target=target)
         except InvalidInput:
             pass  # values are missing
-    columns, blocks, texts, warnings = [], [], [], list(found.warnings)
+    columns, blocks, texts, warnings = [], [], [], []
     for name in names:
         read = _read_column(name, found, kinds.get(name))
         warnings += read.warnings
@@ -119,6 +122,8 @@ def make_dataset_of(
     if not columns:
         why = {warning.column: [warning.message] for warning in warnings[:MOST_FAULTS]}
         raise InvalidInput(why)
+    warnings = [*found.warnings, *warnings]
+    _check_parts_of_dates(columns)
     X = np.concatenate(blocks, axis=1) if blocks else np.empty((len(y), 0))
     if all(column.kind == "number" for column in columns) and np.isfinite(X).all():
         kept = [column.name for column in columns]
@@ -129,14 +134,13 @@ def make_dataset_of(
     return Dataset(X, y, signature.names, tuple(warnings), signature, text)
 
 
-def _are_numbers(types: Sequence[Any]) -> bool:
-    from pyarrow.types import is_dictionary
-
-    # What pandas calls a categorical is a category, even of whole numbers.
-    return all(
-        kind_of(one) in NUMERIC and not (is_dictionary(one) and kind_of(one) == "integer")
-        for one in types
-    )
+def _check_parts_of_dates(columns: Sequence[Column]) -> None:
+    """Raise InvalidInput where a column is called as a part of a date is."""
+    names = {column.name for column in columns}
+    for column in columns:
+        for part in names.intersection(column.inputs) - {column.name}:
+            fault = f"is also the name of a part of the dates in {column.name}: rename the column"
+            raise InvalidInput({part: [fault]})
 
 
 @dataclass(frozen=True)
@@ -203,14 +207,22 @@ def _find_changes(
         trimmed = pc.sum(pc.not_equal(texts, pc.utf8_trim_whitespace(texts))).as_py()
         if trimmed:
             yield f"has blanks around {trimmed} of its values, which were removed"
-    if not found.untyped or chosen is not None or kind not in ("category", "text", None):
+    if chosen is not None or kind not in ("category", "text", None):
         return
     texts = clean_text(given)
+    first = texts.drop_null()[:1000]
+    if len(first) and holds_local_dates(first):
+        yield "seems to hold dates; only those in ISO 8601 are read, such as 2026-01-31"
+    if not found.untyped:
+        return
     if has_leading_zeros(texts):
         yield "has numbers with leading zeros, as codes have: it is taken as a category"
         return
-    if (row := find_decimal_comma(texts, found)) is not None:
-        fault = ["is not a number; for decimal commas, give the option decimal=,"]
+    if (row := find_comma(texts, found)) is not None:
+        fault = [
+            "is not a number; for decimal commas, give the option decimal=,; from thousands, "
+            "leave the commas out"
+        ]
         raise InvalidInput({name: {str(row): fault}})
     others = find_unlike_numbers(texts, found)
     n_present = len(texts) - texts.null_count

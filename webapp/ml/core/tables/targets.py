@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import Labels, Vector, describe_label
-from webapp.ml.core.kinds import read_numbers
+from webapp.ml.core.kinds import clean_text, holds_dates, read_numbers
 from webapp.ml.core.signature import Task
 from webapp.ml.core.tables.numbers import MISSING, to_numbers
 from webapp.ml.core.tables.shapes import BOOLEANS, NUMERIC, Columns, kind_of
@@ -45,11 +45,23 @@ def take_target(
         words = {"string": "text", "boolean": "booleans"}.get(kind, f"{kind} values")
         raise InvalidInput({target: [f"holds {words}, expected numbers: is it a classification?"]})
     if kind == "string":
+        if task is None:
+            _check_no_dates(column, target)
         return _take_strings(column, target, untyped=found.untyped)
     if kind == "boolean" or kind in NUMERIC:
         return _take_whole_numbers(column, target)
     message = f"holds {kind} values, expected numbers, text or booleans"
     raise InvalidInput({target: [message]})
+
+
+def _check_no_dates(column: Any, name: str) -> None:
+    """Raise InvalidInput where text is dates, which no estimator predicts."""
+    import pyarrow.compute as pc
+
+    texts = clean_text(pc.unique(column)).drop_null()
+    if len(texts) and holds_dates(texts):
+        message = "holds dates, expected numbers, text or booleans"
+        raise InvalidInput({name: [f"{message}: task=classification takes each for a class"]})
 
 
 def _take_numbers(column: Any, name: str) -> tuple[Vector, NDArray[np.bool_]]:
@@ -77,10 +89,11 @@ def _take_whole_numbers(column: Any, name: str) -> tuple[Labels, NDArray[np.bool
 
 
 def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, NDArray[np.bool_]]:
-    """Return the labels in a column of dictionaries, and which rows have one."""
+    """Return the labels in a column of text, and which rows have one."""
     import pyarrow as pa
 
-    encoded = column.unify_dictionaries().combine_chunks()
+    # Files are read with dictionaries, batch by batch; the text of JSON has none.
+    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     codes = np.asarray(encoded.indices.cast(pa.int64()).fill_null(-1))
     texts = {}  # by code: those that are used
     for code in (np.flatnonzero(np.bincount(codes + 1)) - 1).tolist():
