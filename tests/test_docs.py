@@ -119,7 +119,7 @@ def test_your_data_has_every_kind_limit_and_option() -> None:
     for kind in KINDS:
         assert f"| `{kind}` |" in page
     limits = (kinds.MOST_CATEGORIES, training.MOST_CLASSES, preprocessing.MOST_ONE_HOT)
-    for limit in (*limits, preprocessing.MOST_NATIVE, preprocessing.MOST_WORDS):
+    for limit in (*limits, preprocessing.MOST_NATIVE, preprocessing.WORD_PLACES):
         assert re.search(rf"^\|.*\| {limit:,}\b", page, re.M), limit
     assert f"{preprocessing.TEXT_COMPONENTS} components" in page
     assert f"{kinds.ID_SHARE:.0%}" in page.replace(" %", "%")
