@@ -300,6 +300,22 @@ def check_predictions(client: FlaskClient, example: Example, version: dict[str, 
         assert single.status_code == 200, single.text
         agree([single.json["prediction"]], predictions[row : row + 1])
     agree(predict_by_artifact(client, url, features, columns), predictions)
+    check_nothing(client, features)
+
+
+def check_nothing(client: FlaskClient, features: Example) -> None:
+    """Fail unless a row without any value is answered alike in every form and type."""
+    record = dict.fromkeys(features.columns)
+    by_record = client.post(f"{ML}/predict/batch", json={"instances": [record]})
+    typed = pa.table({name: pa.nulls(1, c.type) for name, c in features.columns.items()})
+    untyped = pa.table({name: pa.nulls(1) for name in features.columns})
+    for form, media_type in TYPES.items():
+        for table in (typed, untyped):
+            data = WRITERS[form](table)
+            answer = client.post(f"{ML}/predict/batch", data=data, content_type=media_type)
+            assert answer.status_code == by_record.status_code, (form, answer.text)
+            for name in ("predictions", "missing"):
+                assert answer.json.get(name) == by_record.json.get(name), (form, name)
 
 
 def agree(found: Any, expected: list[Any]) -> None:

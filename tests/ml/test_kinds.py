@@ -474,6 +474,39 @@ def test_codes_with_leading_zeros_stay_text(client: FlaskClient) -> None:
     assert predict_records(client, [["001"]])["predictions"] == [pytest.approx(1, abs=0.2)]
 
 
+def test_a_batch_of_digits_alone_fits_to_categories_of_text(client: FlaskClient) -> None:
+    text = "zip,y\n" + "\n".join(f"{('007', '123', 'x')[n % 3]},{n % 3}" for n in range(39))
+    train_csv(client, text, target="y")
+
+    answer = client.post(f"{ML}/predict/batch", data="zip\n123\n99\n", content_type=CSV)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json["predictions"][0] == pytest.approx(1)
+    assert answer.json["unseen"] == {"1": {"zip": "99"}}
+
+
+def test_numbers_are_booleans_only_if_they_are_0_or_1(client: FlaskClient) -> None:
+    train_csv(client, MIXED, target="y")
+    table = pa.table({"sex": ["f"] * 3, "age": [1] * 3, "member": [1, 0, 5], "town": ["Bern"] * 3})
+
+    good, bad = (
+        client.post(f"{ML}/predict/batch", data=WRITERS["arrow"](rows), content_type=ARROW)
+        for rows in (table[:2], table)
+    )
+
+    assert good.status_code == 200
+    assert bad.json["errors"] == {"arrow": {"member": {"2": ["is neither 0 nor 1"]}}}
+
+
+def test_booleans_are_no_categories(client: FlaskClient) -> None:
+    table = pa.table({"a": [True, False] * 10, "y": [1.0, 2.0] * 10})
+    data = bytes(WRITERS["parquet"](table))
+
+    answer = train_table(client, data, "parquet", target="y", columns={"a": "category"})
+
+    assert answer.json["errors"] == {"parquet": {"a": ["holds boolean values, expected text"]}}
+
+
 def test_a_signature_that_differs_from_the_active_one_is_named(client: FlaskClient) -> None:
     train_csv(client, MIXED, target="y")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -36,7 +37,10 @@ def encode_table(found: Columns, signature: Signature, *, first_row: int = 0) ->
     texts, unseen = [], {}
     for column, place in zip(signature.columns, signature.places, strict=True):
         try:
-            values = take_as(found.rows[column.name], column.kind, found)
+            # Where a model knows text, the text 123 of CSV is no number.
+            is_text = bool(column.categories) and isinstance(column.categories[0], str)
+            read = replace(found, untyped=False) if is_text else found
+            values = take_as(found.rows[column.name], column.kind, read)
             if column.kind == "text":
                 texts.append(np.array(values.to_pylist(), dtype=np.object_))
                 continue
@@ -64,8 +68,6 @@ def encode_column(values: Any, column: Column) -> tuple[Matrix, Unseen | None]:
     if of_text != (not pa.types.is_floating(values.type)):
         if of_text and values.null_count == len(values):
             values = values.cast(pa.large_string())
-        elif pa.types.is_boolean(values.type):
-            raise InvalidInput(["holds boolean values, expected text" if of_text else ""])
         else:
             message = "holds numbers, expected text" if of_text else "holds text, expected numbers"
             raise InvalidInput([message])

@@ -83,9 +83,9 @@ def take_as(values: Any, kind: Kind, found: Columns) -> Any:
         if kind in ("number", "category"):
             return _as_numbers(values)
         if kind == "boolean":
-            return _as_numbers(values)
+            return _check_bits(_as_numbers(values))
     elif given == "boolean":
-        if kind in ("boolean", "category"):
+        if kind == "boolean":
             return values
     elif kind == "datetime" and (
         pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
@@ -241,6 +241,18 @@ def _read_codes(values: Any, found: Columns) -> Any:
     if found.untyped and not has_leading_zeros(values):
         numbers = _try_cast(_with_point(values, found), pa.float64())
         return values if numbers is None else _as_numbers(numbers)
+    return values
+
+
+def _check_bits(values: Any) -> Any:
+    """Return numbers that are 0 or 1; raises InvalidInput by row for others."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    others = pc.invert(pc.is_in(values, value_set=pa.array([0.0, 1.0, None])))
+    if pc.any(others).as_py():
+        raise InvalidInput({str(np.argmax(np.asarray(others))): ["is neither 0 nor 1"]})
     return values
 
 
