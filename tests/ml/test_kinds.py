@@ -507,6 +507,12 @@ def test_booleans_are_no_categories(client: FlaskClient) -> None:
     assert answer.json["errors"] == {"parquet": {"a": ["holds boolean values, expected text"]}}
 
 
+def test_records_of_the_target_alone_are_refused_in_words(client: FlaskClient) -> None:
+    answer = client.post(f"{ML}/train", json={"data": [{"y": 1}] * 3, "target": "y"})
+
+    assert answer.json["errors"] == {"json": {"data": ["has no column beside the target 'y'"]}}
+
+
 def test_a_signature_that_differs_from_the_active_one_is_named(client: FlaskClient) -> None:
     train_csv(client, MIXED, target="y")
 

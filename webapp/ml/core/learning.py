@@ -68,7 +68,7 @@ def check_kinds(kinds: Mapping[str, str], names: Sequence[str]) -> None:
                 for option in set(options.values())
             }
         )
-    if all(kinds.get(name) == EXCLUDE for name in names):
+    if names and all(kinds.get(name) == EXCLUDE for name in names):
         raise InvalidInput({"exclude": ["leaves no column to learn from"]})
 
 
