@@ -50,6 +50,9 @@ BEYOND_SCHEMAS = [
     r".*\.(columns|exclude)\.[^.]*: is no feature of the table",
     r".*\.exclude: leaves no column to learn from",
     r".*: holds .* values, .*",
+    r".*: holds dates, expected .*",
+    r".*: is neither 0 nor 1",
+    r".*: is also the name of a part of the dates in .*",
     r".*: has no values(; it was left out)?",
     r".*: is not (a number|true or false|a date or time|text)\b.*",
     r"json\.(data|target): (Must not be given beside X and y|Is for data alone)\.",
@@ -87,7 +90,7 @@ BEYOND_SCHEMAS = [
     r"query\.after: Is not from a `next` link of a list in this order\.",
     r"query\.page: Page numbers reach the first 10,000 items\. .*",
     # What is in a file.
-    r"(\w+|json\.target): has no column .*",
+    r"(\w+|json\.(data|target)): has no column .*",
     # Of records: their columns, each of which has values of one kind.
     r"json\.data\.\d+: has no values",
     r"json\.data\.\d+\..*: is (.*, but the values before are .*|not a finite number)",
