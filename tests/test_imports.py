@@ -101,6 +101,7 @@ LAYERS = [
     (r"ml\.registry\..+", r"(?!ml\.(training|inference)\.).+", set()),
     (r"ml\.training\..+", r"(?!ml\.inference\.).+", set()),
     (r"ml\.inference\..+", r"(?!ml\.training\.).+", set()),
+    (r"ml\.core\.tables\..+", r"errors|ml\.core\.(datasets|signature|tables\..+)", set()),
     (r"ml\.core\..+", CORE, WEB | {"sqlalchemy", "marshmallow", "config", "time"}),
     (r".+\.models", r"db\.base", WEB),
     (r"db\.leases", "errors", set()),

@@ -24,8 +24,10 @@ from webapp.extensions import db
 from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
+from webapp.ml.core.features import iterate_features
 from webapp.ml.core.inspection import inspect_columns
-from webapp.ml.core.tables import reading, writing
+from webapp.ml.core.tables import writing
+from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
 from webapp.ml.inference import service as inference
 from webapp.ml.inference.schemas import PredictionTableOptions
@@ -124,7 +126,7 @@ def inspect(file: Path, as_json: bool, **options: Any) -> None:
     """
     loaded = _load(InspectionOptions, options)
     with _open_source(file, loaded["dialect"]) as source:
-        columns = reading.read_columns(source, target=loaded["target"])
+        columns = read_columns(source, target=loaded["target"])
         found = inspect_columns(columns, target=loaded["target"])
     shown = InspectionSchema().dump(found)
     if as_json:
@@ -170,7 +172,7 @@ def predict(
         row = io.BytesIO(_write_row(version.signature.names, features or ""))
         found = Source(row, tables.FORMATS["csv"], CsvDialect())
         with faults_in("--features"):
-            blocks = reading.iterate_features(found, version.signature, loaded["batch"])
+            blocks = iterate_features(found, version.signature, loaded["batch"])
             row_features = next(iter(blocks))
         predictions = inference.predict(
             server, name=name, number=version.number, rows=lambda _signature: row_features
@@ -183,7 +185,7 @@ def predict(
         click.progressbar(length=source.stat().st_size, label=source.name, file=sys.stderr) as bar,
     ):
         table = Source(stream, _find_format(source), loaded["dialect"])
-        batches = reading.iterate_features(table, version.signature, loaded["batch"])
+        batches = iterate_features(table, version.signature, loaded["batch"])
         for index, batch in enumerate(batches):
             rows = partial(lambda batch, _signature: batch, batch)
             predictions = inference.predict(server, name=name, number=version.number, rows=rows)

@@ -24,11 +24,11 @@ from webapp.ml.core.datasets import (
     matrix_from_rows,
     vector_from_values,
 )
-from webapp.ml.core.learning import Choices
+from webapp.ml.core.features import BATCH_ROWS, BatchOptions, iterate_features, read_features
+from webapp.ml.core.learning import Choices, read_dataset
 from webapp.ml.core.signature import Signature, Task, matrix_signature
 from webapp.ml.core.tables import FORMATS, reading
 from webapp.ml.core.tables.csv import LONGEST_LINE
-from webapp.ml.core.tables.reading import BatchOptions, iterate_features
 from webapp.ml.core.tables.shapes import UNLIMITED, CsvDialect, Limits, Source
 from webapp.ml.core.tables.writing import write_arrow, write_csv
 
@@ -54,7 +54,7 @@ def parse(
     task: Task = "regression",
     limits: Limits = LIMITS,
 ) -> Dataset:
-    return reading.read_dataset(source_of(data, name, limits), Choices("y", task))
+    return read_dataset(source_of(data, name, limits), Choices("y", task))
 
 
 def faults_of(data: bytes | BinaryIO, name: str = "csv", **options: Any) -> Faults:
@@ -64,7 +64,7 @@ def faults_of(data: bytes | BinaryIO, name: str = "csv", **options: Any) -> Faul
 
 
 def parse_features(data: bytes, *names: str, name: str) -> Any:
-    return reading.read_features(source_of(data, name), numbers(*names), BatchOptions()).X
+    return read_features(source_of(data, name), numbers(*names), BatchOptions()).X
 
 
 def numbers(*names: str) -> Signature:
@@ -296,7 +296,7 @@ def test_a_dictionary_that_grows_is_read() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_columns_are_read_in_the_order_of_the_model_whole_or_in_blocks(name: str) -> None:
-    n_rows = 2 * reading.BATCH_ROWS + 5
+    n_rows = 2 * BATCH_ROWS + 5
     expected = np.stack([np.arange(n_rows) / 8, np.arange(n_rows)], axis=1)
     data = WRITERS[name](pa.table({"b": expected[:, 1], "a": expected[:, 0]}))
 
@@ -306,7 +306,7 @@ def test_columns_are_read_in_the_order_of_the_model_whole_or_in_blocks(name: str
 
     assert X.tobytes() == expected.tobytes()
     assert np.vstack([block.X for block in read]).tobytes() == expected.tobytes()
-    assert max(len(block.X) for block in read) <= reading.BATCH_ROWS
+    assert max(len(block.X) for block in read) <= BATCH_ROWS
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -352,12 +352,12 @@ def test_any_index_of_a_data_frame_is_left_out(name: str, kind: str) -> None:
     data = WRITERS[name](pa.Table.from_pandas(frame))
 
     dataset = parse(data, name)
-    features = reading.read_features(source_of(data, name), numbers("y", "a"), BatchOptions())
+    found = read_features(source_of(data, name), numbers("y", "a"), BatchOptions())
 
     assert dataset.feature_names == ("a",)
-    assert features.X[:, 1].tolist() == frame["a"].tolist()
+    assert found.X[:, 1].tolist() == frame["a"].tolist()
     assert [warning.column for warning in dataset.warnings] == names
-    assert features.warnings == dataset.warnings
+    assert found.warnings == dataset.warnings
 
 
 def test_an_index_that_is_asked_for_by_name_is_read() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
+from webapp.ml.core import features
 from webapp.ml.core.datasets import Features
 from webapp.ml.core.signature import Signature
-from webapp.ml.core.tables import reading
 from webapp.ml.schemas import CsvOptions, RowsSchema, Table, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
@@ -75,7 +75,7 @@ class FurtherColumns(StrictSchema):
         if "prediction" in names or len(set(names)) < len(names):
             message = "Must be different names, none of them prediction."
             raise ma.ValidationError(message, "passthrough")
-        batch = reading.BatchOptions(data.pop("extra") == "ignore", names)
+        batch = features.BatchOptions(data.pop("extra") == "ignore", names)
         return {**data, "batch": batch}
 
 
@@ -123,7 +123,7 @@ class BatchRequest(RowsSchema, BatchOptions):
         batch = options.pop("batch")
 
         def read(signature: Signature) -> Features:
-            return table.read(reading.read_features, signature=signature, options=batch)
+            return table.read(features.read_features, signature=signature, options=batch)
 
         return {**options, "rows": read}
 

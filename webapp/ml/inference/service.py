@@ -18,10 +18,10 @@ from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
 from webapp.ml.core.datasets import DataWarning, Features, Matrix, Vector
 from webapp.ml.core.encoding import encode_rows
+from webapp.ml.core.features import BatchOptions, warn_of_extra
 from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.scoring import Scores, score
 from webapp.ml.core.signature import Signature, read_signature
-from webapp.ml.core.tables.reading import BatchOptions, warn_of_extra
 from webapp.ml.core.training import list_classes
 from webapp.ml.errors import ArtifactUnusable, ModelNotFound, ModelNotTrained, VersionNotFound
 from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef

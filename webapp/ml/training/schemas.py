@@ -18,9 +18,10 @@ from webapp.ml.core.learning import (
     infer_task,
     make_dataset_from,
     make_dataset_of,
+    read_dataset,
 )
 from webapp.ml.core.signature import KINDS, Task
-from webapp.ml.core.tables import reading
+from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
 from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
@@ -284,7 +285,7 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         options = dict(table.options)
         task, kinds = _choose_task(options), _choose_kinds(options)
         choices = Choices(options.pop("target"), task, kinds)
-        return _as_arguments(table.read(reading.read_dataset, choices=choices), options)
+        return _as_arguments(table.read(read_dataset, choices=choices), options)
 
 
 def _read_mixed_rows(
@@ -357,7 +358,7 @@ class InspectionRequest(RowsSchema):
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the columns of a table, and the target."""
         target = table.options["target"]
-        return {"columns": table.read(reading.read_columns, target=target), "target": target}
+        return {"columns": table.read(read_columns, target=target), "target": target}
 
 
 class ColumnSchema(StrictSchema):
