@@ -46,8 +46,8 @@ lease-test: $(VENV)/installed-dev ## Alternate activations under load for two mi
 	LEASE_TEST_SECONDS=120 $(BIN)/python -m pytest tests/test_lease.py -s
 
 .PHONY: fuzz
-fuzz: $(VENV)/installed-dev ## Make up calls from the OpenAPI document for some minutes on each database
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/test_fuzz.py -s
+fuzz: $(VENV)/installed-dev ## Make up calls from the OpenAPI document, and tables, for some minutes on each database
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/test_fuzz.py tests/ml/test_any_table.py -s
 
 .PHONY: faults
 faults: $(VENV)/installed-dev ## Run the slow tests at full scale: faults, attacks, fleets; print what survived

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load_generator import find_load_generator
 from benchmarks.runner import Kind
 
 BEGIN, END = "<!-- begin: make bench -->\n", "<!-- end: make bench -->\n"
@@ -26,7 +25,6 @@ def describe_machine(competitors: Path) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "load_before": round(os.getloadavg()[0], 2),  # of one minute: was it quiet?
-        "load_generator": find_load_generator(),
         "python": platform.python_version(),
         "competitors": [pin[0].replace("==", " ") for pin in pins if pin],
     }
@@ -37,7 +35,7 @@ def format_section(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     return (
         f"Measured on {document['date']}: {machine['cores']} cores, {machine['architecture']}, "
-        f"load {machine['load_before']:g} beforehand, requests by {machine['load_generator']}, "
+        f"load {machine['load_before']:g} beforehand, requests by wrk, "
         f"Python {machine['python']}, {document['rounds']} rounds; "
         f"{', '.join(machine['competitors'])}.\n\n"
         f"{format_table(document['works'])}"

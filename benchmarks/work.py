@@ -15,6 +15,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegresso
 from sklearn.metrics import r2_score
 from werkzeug.test import create_environ, run_wsgi_app
 
+from benchmarks import mixed
 from benchmarks.baselines import arithmetic
 from benchmarks.competitors.common import sample
 from benchmarks.exchange import Exchange, check_same
@@ -243,39 +244,40 @@ def make_item_work(name: str, title: str, exchange: Exchange) -> Work:
     )
 
 
-# Compiled scorers
+# In this process: each ``prepare`` returns the calls of both contenders
 
 
-@cache
-def fit_on_rows(estimator: Any) -> tuple[Any, Any]:
-    """Return an estimator fitted on rows of ten features, and one row to predict for."""
+def prepare_scoring(estimator: Any) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return the prediction of one row of ten features, compiled and the estimator's own."""
     X, y = sample.make_rows()
-    return estimator.fit(X, y), X[:1].copy()
+    fitted, row = estimator.fit(X, y), X[:1].copy()
+    scorer = compile_scorer(fitted)
+    check_same(score(scorer, row).values, fitted.predict(row))
+    return partial(score, scorer, row), partial(fitted.predict, row)
 
 
-def prepare_scoring(fit: Callable[[], Any], compiled: bool, _: None) -> Callable[[], object]:
-    """Return the prediction by a fitted estimator for its rows, compiled or its own."""
-    estimator, rows = fit()
-    scorer = compile_scorer(estimator)
-    check_same(score(scorer, rows).values, estimator.predict(rows))
-    return partial(score, scorer, rows) if compiled else partial(estimator.predict, rows)
+def make_process_work(
+    name: str, title: str, compare: Any, goal: float, prepare: Any, *arguments: Any
+) -> Work:
+    """Return the work of two contenders; a cost takes a second and is measured once a round."""
+    both = cache(partial(prepare, *arguments))
+    comparison = compare(goal=goal)
+    contenders = {
+        contender: InProcess(
+            lambda _, number=number: both()[number],  # type: ignore[misc]
+            times=1 if comparison.kind is Kind.COST else None,
+        )
+        for number, contender in enumerate((comparison.of, comparison.against))
+    }
+    return Work(name, f"{title}, in process", contenders, (comparison,))
 
 
-def make_scoring_work(name: str, title: str, fit: Callable[[], Any], goal: float) -> Work:
-    """Return the work of predicting in this process; ``fit`` returns an estimator and rows."""
-    return Work(
-        name,
-        f"{title}, in process",
-        {
-            COMPILED: InProcess(partial(prepare_scoring, fit, True)),
-            SKLEARN: InProcess(partial(prepare_scoring, fit, False)),
-        },
-        (speed(COMPILED, SKLEARN, goal=goal),),
-    )
-
-
-fit_forest = partial(fit_on_rows, RandomForestRegressor(n_estimators=100, random_state=0))
-fit_boosting = partial(fit_on_rows, HistGradientBoostingRegressor(max_iter=100, random_state=0))
+COMPILE, TRAIN = partial(speed, COMPILED, SKLEARN), partial(cost, OURS, SKLEARN)
+FOREST = RandomForestRegressor(n_estimators=100, random_state=0)
+BOOSTING = HistGradientBoostingRegressor(max_iter=100, random_state=0)
+TREES, MIXED = "gradient boosting, 100 trees", "hist_gradient_boosting"
+ONE, MANY = (COMPILE, 30, mixed.prepare_scoring, 1), (COMPILE, 3, mixed.prepare_scoring, 1_000)
+FLIGHTS = (TRAIN, 1.3, mixed.prepare_training)
 
 WORKS = (
     make_prediction_work(1),
@@ -288,6 +290,18 @@ WORKS = (
     make_item_work("read", "read an item", READ),
     make_item_work("list", "list 20 items", LIST),
     make_item_work("create", "create an item", CREATE),
-    make_scoring_work("forest", "random forest, 100 trees, 1 row", fit_forest, goal=50),
-    make_scoring_work("boosting", "gradient boosting, 100 trees, 1 row", fit_boosting, goal=8),
+    make_process_work(
+        "forest", "random forest, 100 trees, 1 row", COMPILE, 50, prepare_scoring, FOREST
+    ),
+    make_process_work("boosting", f"{TREES}, 1 row", COMPILE, 8, prepare_scoring, BOOSTING),
+    make_process_work("mixed-linear-1", "1 mixed row, ridge", *ONE, "ridge"),
+    make_process_work("mixed-linear-1000", "1,000 mixed rows, ridge", *MANY, "ridge"),
+    make_process_work("mixed-boosting-1", f"1 mixed row, {TREES}", *ONE, MIXED),
+    make_process_work("mixed-boosting-1000", f"1,000 mixed rows, {TREES}", *MANY, MIXED),
+    make_process_work(
+        "mixed-train-linear", "train 337,000 mixed rows, linear", *FLIGHTS, "linear_regression"
+    ),
+    make_process_work(
+        "mixed-train-boosting", f"train 337,000 mixed rows, {TREES}", *FLIGHTS, MIXED
+    ),
 )

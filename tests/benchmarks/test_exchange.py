@@ -9,7 +9,7 @@ from operator import itemgetter
 import pytest
 
 from benchmarks.exchange import Exchange, WrongAnswer
-from benchmarks.load_generator import drive, find_load_generator
+from benchmarks.load_generator import drive
 from tests.echo_server import running_echo_server
 
 
@@ -20,30 +20,22 @@ def url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["wrk", "asyncio"])
-def load_generator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each load generator in turn, wrk where it is installed."""
-    if request.param == "asyncio":
-        monkeypatch.setattr("benchmarks.load_generator.shutil.which", lambda _: None)
-    elif not shutil.which("wrk"):
-        pytest.skip("wrk is not installed")
-    assert find_load_generator() == request.param
-    return request.param
+needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 
 
 def exchange(path: str = "/") -> Exchange:
     return Exchange("POST", path, 200, itemgetter("prediction"), 4.0, b'{"prediction": 4.0}')
 
 
+@needs_wrk
 @pytest.mark.parametrize("connections", [1, 3])
-def test_a_load_of_right_answers_has_a_time_per_answer(
-    url: str, load_generator: str, connections: int
-) -> None:
+def test_a_load_of_right_answers_has_a_time_per_answer(url: str, connections: int) -> None:
     assert exchange().send(url) > 0
     assert 0 < drive(url, exchange(), connections=connections, seconds=1) < 0.1
 
 
-def test_a_load_that_is_refused_is_no_figure(url: str, load_generator: str) -> None:
+@needs_wrk
+def test_a_load_that_is_refused_is_no_figure(url: str) -> None:
     with pytest.raises(WrongAnswer):
         drive(url, exchange("/away"), connections=1, seconds=1)
     with pytest.raises((WrongAnswer, OSError)):

@@ -24,7 +24,7 @@ from webapp.ml.core.tables.shapes import BOOLEANS, Columns
 
 UNSEEN = -1.0
 DAY_US = 86_400_000_000
-_PLAIN_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?")
+_PLAIN_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?")
 
 
 def encode_table(found: Columns, signature: Signature, *, first_row: int = 0) -> Features:
