@@ -533,28 +533,39 @@ def test_what_gives_the_target_away_is_warned_of(client: FlaskClient) -> None:
     assert "noise" not in warnings_of(made)
 
 
-@pytest.mark.parametrize("form", TYPES)
+@on_sqlite
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("penguins", "species"), ("titanic", "survived"), ("tips", "tip"), ("auto", "mpg"),
+     ("seattle", "weather")],
+)  # fmt: skip
 def test_the_command_line_trains_and_predicts_the_same(
-    client: FlaskClient, runner: FlaskCliRunner, tmp_path: Path, form: str
+    client: FlaskClient, runner: FlaskCliRunner, tmp_path: Path, name: str, target: str, form: str
 ) -> None:
-    path = tmp_path / f"titanic.{form}"
-    path.write_bytes(body_of("titanic", form))
-    expected = train_table(client, body_of("titanic", "csv"), target="survived").json["model"]
+    path = tmp_path / f"{name}.{form}"
+    path.write_bytes(body_of(name, form))
+    expected = train_table(client, body_of(name, "csv"), target=target).json["model"]
 
-    arguments = ["ml", "train", str(path), "--target", "survived", "--json"]
+    arguments = ["ml", "train", str(path), "--target", target, "--json"]
     made = json.loads(runner.invoke(args=arguments).stdout)
     shown = runner.invoke(args=["ml", "show", "1"]).stdout
-    row = runner.invoke(args=["ml", "predict", "--features", "female,29,1st"])
-    whole = runner.invoke(
-        args=["ml", "predict", str(path), "--extra", "ignore", "--passthrough", "rownames"]
-    )
+    options = ["--extra", "ignore", "--passthrough", target]
+    whole = runner.invoke(args=["ml", "predict", str(path), *options])
 
     assert made["digest"] == expected["digest"]
-    assert "sex" in shown
-    assert row.stdout == "yes\n"
+    assert made["signature"]["columns"][0]["name"] in shown
     written = pd.read_csv(io.StringIO(whole.stdout))
-    assert len(written) == 1309
-    assert list(written.columns)[:2] == ["rownames", "prediction"]
+    assert list(written.columns)[:2] == [target, "prediction"]
+    assert len(written) == len(pd.read_csv(DATA / f"{name}.csv"))
+
+
+def test_the_command_line_predicts_for_a_line_of_values(
+    client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    train_table(client, body_of("titanic", "csv"), target="survived")
+
+    assert runner.invoke(args=["ml", "predict", "--features", "female,29,1st"]).stdout == "yes\n"
 
 
 def test_the_signature_is_shown_wherever_a_version_is(client: FlaskClient) -> None:

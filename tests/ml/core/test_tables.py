@@ -426,7 +426,7 @@ def test_a_bad_table_is_refused_by_column_and_row(
 OTHERS: list[tuple[str, pa.DataType, Any]] = [
     *(("binary", kind, b"ab") for kind in (pa.binary(), pa.large_binary())),
     ("other", pa.binary(2), b"ab"),
-    ("date or time", pa.duration("s"), datetime.timedelta(1)),
+    ("duration", pa.duration("s"), datetime.timedelta(1)),
     ("nested", pa.list_(pa.float64()), [1.0]),
     ("nested", pa.struct({"secret": pa.float64()}), {"secret": 1.0}),
     ("nested", pa.run_end_encoded(pa.int32(), pa.string()), "a"),

@@ -18,6 +18,7 @@ from webapp.ml.core.estimators import (
     is_classifier,
     split_pipeline,
 )
+from webapp.ml.core.leaf_masks import LeafMasks
 from webapp.ml.core.trees import FlatTrees, Tree, flatten_trees, sum_in_order
 
 # Their predict is X @ coef_ + intercept_ and nothing else.
@@ -286,7 +287,7 @@ def _score_boosting(model: Any, trees: FlatTrees, classes: Any, X: Matrix) -> Sc
     return finish_boosting(model, classes, raw)
 
 
-def sum_trees(baseline: Matrix, trees: FlatTrees, X: Matrix) -> Matrix:
+def sum_trees(baseline: Matrix, trees: FlatTrees | LeafMasks, X: Matrix) -> Matrix:
     """Return a baseline, (1, n_outputs), plus the trees' values: (n_rows, n_outputs)."""
     n_outputs = baseline.shape[1]
     values = trees.find_values(X).reshape(len(X), -1, n_outputs)

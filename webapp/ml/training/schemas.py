@@ -8,7 +8,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from webapp.errors import faults_in
+from webapp.errors import InvalidInput, faults_in
 from webapp.ml.core import datasets
 from webapp.ml.core.estimators import CATALOGUE, params_schema
 from webapp.ml.core.learning import (
@@ -271,13 +271,8 @@ class TrainingRequest(RowsSchema, TrainingOptions):
             check_kinds(kinds, [n for n in columns.rows.column_names if n != target])
             with faults_in("data"):
                 dataset = make_dataset_from(columns, Choices(target, task, kinds))
-        elif are_rows_of_values(X) and (kinds or not datasets.is_numeric(X)):
-            dataset = _read_mixed_rows(X, y, names, task, kinds)
         else:
-            with faults_in("X"):
-                rows = datasets.matrix_from_rows(X)
-            rows, y, warnings = datasets.drop_missing_targets(rows, y)
-            dataset = datasets.make_dataset(rows, _read_target(y, task), names, warnings)
+            dataset = _read_rows(X, y, names, task, kinds)
         return _as_arguments(dataset, data)
 
     def load_table(self, table: Table) -> dict[str, Any]:
@@ -288,9 +283,24 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         return _as_arguments(table.read(read_dataset, choices=choices), options)
 
 
-def _read_mixed_rows(
-    X: list[list[Any]], y: Any, names: list[str] | None, task: Task | None, kinds: dict[str, str]
+def _read_rows(
+    X: Any, y: Any, names: list[str] | None, task: Task | None, kinds: dict[str, str]
 ) -> datasets.Dataset:
+    """Return the dataset of JSON rows: of a matrix, or where that fails of rows of any kind."""
+    if not kinds:
+        try:
+            with faults_in("X"):
+                rows = datasets.matrix_from_rows(X)
+        except InvalidInput:
+            if not are_rows_of_values(X) or datasets.is_numeric(X):
+                raise
+        else:
+            rows, y, warnings = datasets.drop_missing_targets(rows, y)
+            return datasets.make_dataset(rows, _read_target(y, task), names, warnings)
+    elif not are_rows_of_values(X):
+        with faults_in("X"):
+            datasets.matrix_from_rows(X)  # which says what is wrong
+            raise InvalidInput(["must be rows of single values"])
     X, y, warnings = datasets.drop_missing_targets(X, y)
     target = _read_target(y, task)
     found = datasets.default_feature_names(len(X[0])) if names is None else tuple(names)

@@ -20,7 +20,7 @@ from webapp.errors import InvalidInput
 from webapp.ml.core.tables.shapes import UNLIMITED, IsText, Limits, Source, Table
 
 NUMBER_BYTES = 34  # a decimal of 256 bits, and what says beside it that it is there
-TEXT_BYTES = 1100  # a label: 255 characters of 4 bytes
+TEXT_BYTES = 2**13  # in the mean of a column: pages of text, such as reviews, are not refused
 
 FILE_MAGIC = b"ARROW1\0\0"
 LONGEST_METADATA = 4 * 2**20  # of a message; a schema of 10,000 columns takes 2 MB

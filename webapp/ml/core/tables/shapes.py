@@ -18,7 +18,7 @@ NUMERIC = {"integer", "floating", "decimal", "null"}
 _KINDS = {
     **{kind: kind for kind in (*NUMERIC, "boolean", "string", "binary", "nested")},
     **{"large_string": "string", "string_view": "string", "large_binary": "binary"},
-    "temporal": "date or time",
+    **{"duration": "duration", "temporal": "date or time"},
 }
 
 
