@@ -2,6 +2,9 @@
 
 Of versions that there are, the columns come from the names and ranges of their features.
 
+On SQLite, ids of versions and activations are never given out twice again, as workers rely on: an
+earlier revision, which made these tables anew, had lost that.
+
 Revision ID: 7c1e94d2ab60
 Revises: e1f8a3c65b20
 Create Date: 2026-11-27 00:30:00
@@ -41,6 +44,12 @@ def upgrade():
             found = {"signature": describe(row.task, row.feature_names, row.profile)}
             connection.execute(version.update().where(version.c.id == row.id).values(found))
         last = rows[-1].id
+    if connection.dialect.name == "sqlite":
+        for table in ("model_version", "activation"):
+            with op.batch_alter_table(
+                table, recreate="always", table_kwargs={"sqlite_autoincrement": True}
+            ):
+                pass
 
 
 def describe(task, names, profile):

@@ -14,6 +14,7 @@ from flask import Flask
 from flask_migrate import check, downgrade, upgrade
 
 from tests.conftest import Backend, app_on, execute_on_server, table_names
+from tests.faults import only_sqlite
 from tests.gunicorn_server import ROOT
 from webapp.db.base import Base
 from webapp.extensions import db
@@ -65,6 +66,17 @@ def test_every_revision_goes_down_and_up_again_to_what_the_models_say(fresh_app:
 
     assert table_names() == set(Base.metadata.tables)
     check()  # exits, naming what differs
+
+
+@only_sqlite
+def test_the_ids_that_are_never_to_be_used_twice_are_not(fresh_app: Flask) -> None:
+    upgrade()
+    query = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
+    with db.engine.connect() as connection:
+        found = set(connection.exec_driver_sql(query).scalars())
+
+    tables = Base.metadata.tables.values()
+    assert found == {t.name for t in tables if t.dialect_options["sqlite"]["autoincrement"]}
 
 
 def test_versions_of_before_get_the_signature_that_they_would_have_now(fresh_app: Flask) -> None:

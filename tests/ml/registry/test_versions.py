@@ -163,6 +163,16 @@ def test_the_number_of_a_deleted_version_is_not_reused(
     assert [a["version"] for a in client.get(f"{MODEL}/activations").json] == [3, 2, 1]
 
 
+def test_a_new_version_is_not_taken_for_the_one_that_was_deleted_before(
+    client: FlaskClient,
+) -> None:
+    train_constant(client, 7)
+    for number, value in ((2, 11), (3, 13)):
+        train_constant(client, value, activate=False)
+        assert predict(client, f"{VERSIONS}/{number}") == (value, number)
+        client.delete(f"{VERSIONS}/{number}")
+
+
 def test_a_version_that_cannot_load_is_not_activated(
     client: FlaskClient, session: Session
 ) -> None:
