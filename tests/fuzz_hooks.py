@@ -134,6 +134,8 @@ def map_case(_context: HookContext, case: Case) -> Case:
     case.query = {}
     positive = case.meta.generation.mode.is_positive
     if positive and case.meta.phase.name != TestPhase.COVERAGE:
+        if case.path.endswith("/train") and not case.body.get("target"):
+            case.body = {"X": [[1, 2, 3], [4, 5, 6]], "y": [1, 2], **case.body}
         case.body = make_fitting(case.body)
     return case
 

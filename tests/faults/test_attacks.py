@@ -310,7 +310,7 @@ def test_chunked_bodies_are_taken_whole_or_not_at_all(
 def test_a_refused_csv_file_never_aborts_the_command(tmp_path: Path) -> None:
     # Refused in its first row, with much to be read ahead behind it.
     path = tmp_path / "refused.csv"
-    path.write_bytes(b"a,y\nred,2\n" + b"1,2\n" * 3_000_000)
+    path.write_bytes(b"a,y\nred,2\n" + b"1,2\n" * 900_000)
     url = f"sqlite:///{tmp_path}/refused.db"
     migrate(url)
     command = [sys.executable, "-m", "flask", "ml", "train", str(path), "--target", "y"]
@@ -323,4 +323,6 @@ def test_a_refused_csv_file_never_aborts_the_command(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as several:
         answers = set(several.map(refuse, range(REFUSALS)))
 
-    assert answers == {(1, "Error: refused.csv.a.0: is not a number\n")}
+    ((status, error),) = answers
+    assert status == 1
+    assert error.startswith("Error: refused.csv.a.0: is not a number, as nearly all")
