@@ -131,8 +131,8 @@ def test_a_stop_answers_everybody_who_has_connected(
         assert (last.status, last.headers["Connection"]) == (200, "close")
         assert all(probes[0].answer for probes in streams)
     record(f"SIGTERM with requests in flight, {worker_class}", in_flight, in_flight - lost, lost)
-    # Without a proxy, who connects as the listener closes may be reset: 2 of 14,930 were, and once 6
-    # of 516 on a busy machine. More than each of the 16 clients once would be something else.
+    # Without a proxy, who connects as the listener closes may be reset: 2 of 14,930 were, and
+    # once 6 of 516 on a busy machine. With gthread, each of 16 clients may be, once.
     assert lost <= 16 * scaled(1, 5)
 
 
