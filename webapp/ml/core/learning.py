@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -44,6 +45,7 @@ from webapp.ml.core.targets import take_target
 MOSTLY = 0.9  # of a column's values; where they are numbers, the others are faults
 EXCLUDE = "exclude"
 HEAD_BYTES = 2**14
+MOST_HELD_BYTES = 2**20  # of a copy in memory
 _LEADING_ZEROS = re.compile(rb"[,;|\t\n\"]0\d+[,;|\t\r\n\"]")
 JUDGED_ROWS, JUDGED_CELLS = 10_000, 1_000_000  # doubts are found in 10 ms
 
@@ -71,8 +73,11 @@ def read_dataset(source: Source, choices: Choices) -> Dataset:
     choices = replace(choices, target=target)
     if source.format.name != "csv":
         return make_dataset_from(read_columns(source, target=target), choices)
-    if not source.file.seekable():
-        source = replace(source, file=io.BytesIO(source.file.read()))
+    if not source.file.seekable():  # it may be read twice
+        with tempfile.SpooledTemporaryFile(MOST_HELD_BYTES) as copy:
+            shutil.copyfileobj(source.file, copy)
+            copy.seek(0)
+            return read_dataset(replace(source, file=cast(BinaryIO, copy)), choices)
     if not choices.kinds and not _has_leading_zeros(source):
         # Most tables hold numbers alone, which are read 3 times as fast so.
         labels = [target] if choices.task == "classification" else []
