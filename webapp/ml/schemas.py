@@ -17,6 +17,7 @@ from webapp.web.fields import StrictSchema
 
 T = TypeVar("T")
 
+VALUE = {"type": ["number", "string", "boolean", "null"]}
 NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
 NULLABLE: dict[str, Any] = {"required": True, "allow_none": True}

@@ -35,7 +35,7 @@ def read_features(source: Source, signature: Signature, options: BatchOptions) -
         return first
     texts = None if first.texts is None else np.concatenate([b.texts for b in blocks])
     unseen = {}
-    for name in {name for block in blocks for name in block.unseen}:
+    for name in dict.fromkeys(name for block in blocks for name in block.unseen):
         found = [block.unseen[name] for block in blocks if name in block.unseen]
         rows = np.concatenate([one.rows for one in found])
         unseen[name] = Unseen(rows, [value for one in found for value in one.values])

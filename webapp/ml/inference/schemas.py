@@ -10,10 +10,9 @@ from marshmallow import fields, validate
 from webapp.ml.core import features
 from webapp.ml.core.datasets import Features
 from webapp.ml.core.signature import Signature
-from webapp.ml.schemas import CsvOptions, RowsSchema, Table, WarningSchema, about
+from webapp.ml.schemas import VALUE, CsvOptions, RowsSchema, Table, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
-VALUE = {"type": ["number", "string", "boolean", "null"]}
 ROW = {"type": "array", "items": VALUE, "minItems": 1}
 RECORD = {"type": "object", "additionalProperties": VALUE, "minProperties": 1}
 PREDICTION = {"type": ["number", "string"]}

@@ -27,6 +27,7 @@ from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
     NUMBERS,
     ROWS,
+    VALUE,
     CsvOptions,
     FeatureNames,
     RowsSchema,
@@ -50,7 +51,6 @@ LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
 LABELS = {"type": "array", "items": LABEL, "minItems": 1}
 
 
-VALUE = {"type": ["number", "string", "boolean", "null"]}
 RECORDS = {
     "type": "array",
     "items": {"type": "object", "additionalProperties": VALUE},
