@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tests.faults import on_sqlite
 from tests.ml.calls import ARROW, CSV, ML
 from tests.tables import WRITERS
+from webapp.ml.core import features
 from webapp.ml.core.estimators import CATALOGUE, load_class
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -271,6 +274,137 @@ def test_further_columns_are_left_out_or_passed_on_where_asked(client: FlaskClie
     assert written["name"].tolist() == ["p0", "p1", "p2"]
     assert np.allclose(written["prediction"], found["predictions"])
     assert json.loads(as_csv.headers["X-Warnings"])[0]["column"] == "y"
+
+
+NOTES = {
+    "extrapolated": "has a value outside the range of training",
+    "missing": "has no value",
+    "unseen": "has a value not seen in training",
+}
+REMARKED = "sex,age,member,town,at,remark,y\n" + "\n".join(
+    f"{'fm'[n % 2]},{'' if n % 7 == 0 else n},{'true' if n % 3 else 'false'},"
+    f"{('Bern', 'Chur', 'Thun')[n % 3]},2026-01-{1 + n % 28:02},{'good bad'[n % 4 :]},{n % 5}"
+    for n in range(60)
+)
+PLAIN_ROW = {
+    "sex": "f",
+    "age": 9,
+    "member": True,
+    "town": "Bern",
+    "at": "2026-01-09",
+    "remark": "good",
+}
+
+
+def notes_of(answer: dict[str, Any], n_rows: int) -> list[dict[str, str]]:
+    """Return the notes of a JSON answer as the warnings of a table put them."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for note in NOTES:
+        for names in answer.get(note, {}).values():
+            counts.update((name, note) for name in names)
+        for name, count in answer.get(f"{note}_counts", {}).items():
+            counts[name, note] += count
+    return [
+        {"column": name, "message": f"{NOTES[note]} in {counts[name, note]} of {n_rows} rows"}
+        for name in PLAIN_ROW
+        for note in NOTES
+        if counts[name, note]
+    ]
+
+
+@on_sqlite
+@pytest.mark.parametrize("times", [1, 300])  # with 300, JSON has more than it names by row
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        ([], set()),
+        ([{"age": 99}, {"at": "1999-12-31"}], {"age", "at"}),
+        ([{"sex": None, "age": None}, {"member": None, "age": None}], {"sex", "age", "member"}),
+        ([{"remark": None}, {"at": None}], {"remark", "at"}),
+        ([{"town": "Oslo", "sex": "x"}, {"town": "Rome"}], {"town", "sex"}),
+        ([{"age": 99, "town": "Oslo"}, {"age": None, "town": None}] * 2, {"age", "town"}),
+    ],
+)
+def test_a_table_and_the_command_line_count_the_values_that_json_names(
+    client: FlaskClient,
+    runner: FlaskCliRunner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[dict[str, Any]],
+    noted: set[str],
+    times: int,
+) -> None:
+    monkeypatch.setattr(features, "BATCH_ROWS", 7)  # the command line counts over blocks
+    train_csv(client, REMARKED, target="y", columns={"remark": "text", "at": "datetime"})
+    rows = [PLAIN_ROW, *(PLAIN_ROW | change for change in changes)] * times
+    path = tmp_path / "rows.csv"
+    pd.DataFrame(rows).astype({"age": "Int64"}).to_csv(path, index=False)
+
+    expected = notes_of(predict_records(client, rows), len(rows))
+    found = {}
+    for accept in (CSV, ARROW):
+        options: Any = {"content_type": CSV, "headers": {"Accept": accept}}
+        answer = client.post(f"{ML}/predict/batch", data=path.read_bytes(), **options)
+        assert answer.status_code == 200, answer.text
+        found[accept] = answer.headers.get("X-Warnings")
+    printed = runner.invoke(args=["ml", "predict", str(path), str(tmp_path / "out.csv")])
+
+    assert {note["column"] for note in expected} == noted
+    for accept, warnings in found.items():
+        assert (warnings and json.loads(warnings)) == (expected or None), accept
+    lines = [f"{note['column']}: {note['message']}" for note in expected]
+    assert printed.stderr.splitlines() == ["rows.csv", *lines]
+
+
+def test_the_command_line_notes_the_values_of_a_single_row(
+    client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    train_csv(client, MIXED, target="y")
+
+    noted = runner.invoke(args=["ml", "predict", "--features", "f,99,,Oslo"])
+    plain = runner.invoke(args=["ml", "predict", "--features", "f,9,true,Bern"])
+
+    assert float(noted.stdout) is not None
+    assert noted.stderr.splitlines() == [
+        "age: has a value outside the range of training in 1 of 1 rows",
+        "member: has no value in 1 of 1 rows",
+        "town: has a value not seen in training in 1 of 1 rows",
+    ]
+    assert plain.stderr == ""
+
+
+@on_sqlite
+@pytest.mark.parametrize("accept", [CSV, ARROW])
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ([f"column {n}" for n in range(3)], 3),
+        (["größe", "体重", "😀", "a\x7fb", 'a"b', "a\\b"], 6),
+        ([f"column {n}" for n in range(400)], 23),
+        (["x" * 5000, "y"], 0),
+        (["x", "😀" * 255, "y"], 1),
+    ],
+)
+def test_a_header_of_warnings_is_short_and_ascii_whatever_the_columns_are_called(
+    client: FlaskClient, names: list[str], shown: int, accept: str
+) -> None:
+    train_csv(client, MIXED, target="y")
+    row = {"sex": "f", "age": 1, "member": True, "town": "Bern", **dict.fromkeys(names, 1)}
+    table = pd.DataFrame([row]).to_csv(index=False).encode()
+
+    def post(accept: str) -> Any:
+        options: Any = {"content_type": CSV, "headers": {"Accept": accept}}
+        return client.post(f"{ML}/predict/batch?extra=ignore", data=table, **options)
+
+    header, in_json = post(accept).headers["X-Warnings"], post("application/json").json
+
+    assert [warning["column"] for warning in in_json["warnings"]] == names
+    assert re.fullmatch("[ -~]{1,2200}", header)
+    warnings = json.loads(header)
+    assert warnings[:shown] == in_json["warnings"][:shown]
+    message = f"{shown} of {len(names)} warnings fit here; JSON has all of them"
+    rest = [] if shown == len(names) else [{"column": "…", "message": message}]
+    assert warnings[shown:] == rest
 
 
 def test_kinds_can_be_chosen_and_columns_left_out(client: FlaskClient) -> None:

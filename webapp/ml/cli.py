@@ -7,7 +7,8 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from webapp.extensions import db
 from webapp.ml.blueprint import model_leases, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
+from webapp.ml.core.datasets import DataWarning
 from webapp.ml.core.features import iterate_features
 from webapp.ml.core.inspection import inspect_columns
 from webapp.ml.core.tables import writing
@@ -167,9 +169,10 @@ def predict(
         raise click.UsageError("Give either IN or --features.")
     server = current_app.extensions["model_server"]
     version, _ = server.get_version(name, number)  # the same for all rows
+    names = version.signature.names
     loaded = _load(PredictionTableOptions, options)
     if source is None:
-        row = io.BytesIO(_write_row(version.signature.names, features or ""))
+        row = io.BytesIO(_write_row(names, features or ""))
         found = Source(row, tables.FORMATS["csv"], CsvDialect())
         with faults_in("--features"):
             blocks = iterate_features(found, version.signature, loaded["batch"])
@@ -178,7 +181,10 @@ def predict(
             server, name=name, number=version.number, rows=lambda _signature: row_features
         )
         click.echo(str(predictions.scores.values[0]))
+        _echo_warnings(inference.warn_of_notes(predictions.count_notes(), names, n_rows=1))
         return
+    notes: Counter[tuple[str, str]] = Counter()
+    n_rows = 0
     with (
         source.open("rb") as stream,
         faults_in(source.name),
@@ -191,8 +197,9 @@ def predict(
             predictions = inference.predict(server, name=name, number=version.number, rows=rows)
             out.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
-    for warning in batch.warnings:
-        click.echo(f"{warning.column}: {warning.message}", err=True)
+            notes += predictions.count_notes()
+            n_rows += len(batch.X)
+    _echo_warnings([*batch.warnings, *inference.warn_of_notes(notes, names, n_rows)])
 
 
 @commands.command()
@@ -342,6 +349,12 @@ def _parse_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
             raise InvalidInput({flag: [f"{pair!r} is not of the form NAME=VALUE"]})
         values[name] = read_option("", text)
     return values
+
+
+def _echo_warnings(warnings: Iterable[DataWarning]) -> None:
+    """Print warnings on standard error, a line each."""
+    for warning in warnings:
+        click.echo(f"{warning.column}: {warning.message}", err=True)
 
 
 def _echo_table(

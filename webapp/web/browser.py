@@ -49,7 +49,7 @@ ALLOWED_HEADERS = (
 )
 EXPOSED_HEADERS = (
     "Content-Disposition, Digest, ETag, Idempotency-Replayed, Link, Location, Retry-After, "
-    "WWW-Authenticate, X-Model, X-Model-Stale, X-Pagination, X-Request-ID"
+    "WWW-Authenticate, X-Model, X-Model-Stale, X-Pagination, X-Request-ID, X-Warnings"
 )
 PREFLIGHT: Headers = [
     ("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
@@ -12,9 +12,10 @@ from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
 from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp
+from webapp.ml.core.datasets import DataWarning
 from webapp.ml.core.tables import writing
 from webapp.ml.inference import schemas, service
-from webapp.ml.inference.service import VALUE_BYTES, Predictions
+from webapp.ml.inference.service import NOTES, VALUE_BYTES, Predictions, warn_of_notes
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.observability.observer import note_prediction
 from webapp.scopes import Scope
@@ -22,9 +23,10 @@ from webapp.web import jsonio
 from webapp.web.openapi import header
 
 DEFAULTS = {"name": DEFAULT_MODEL}
-NOTED = ("extrapolated", "missing", "unseen")  # of single values
 EXAMPLE = {"features": [1.0, 2.0, 3.0]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
+# Many proxies take 4 kB of all headers of an answer, unless told otherwise.
+LONGEST_WARNINGS = 2048
 STALE = "X-Model-Stale"
 STALE_HEADER = {
     STALE: header(
@@ -35,8 +37,10 @@ STALE_HEADER = {
 TABLE_HEADERS = {
     "X-Model": header("Which version of which model: `default; version=1`."),
     "X-Warnings": header(
-        "A JSON array of the columns that were left out: "
-        '`[{"column": …, "message": …}]`; absent without any.'
+        "A JSON array of the columns that were left out, and of those with values that are "
+        "missing, that training did not have, or that lie outside its range: "
+        '`[{"column": …, "message": …}]`; absent without any. Where not all fit into '
+        f"{LONGEST_WARNINGS} bytes, the last message, of the column `…`, says how many do."
     ),
     **STALE_HEADER,
 }
@@ -70,7 +74,7 @@ class Predict(MethodView):
             "prediction": predictions.scores.values[0],
             **_describe(predictions, itemgetter(0)),
         }
-        for name in NOTED:
+        for name in NOTES:
             noted = getattr(predictions, name)
             if noted.rows:
                 answer[name] = noted.rows[0]
@@ -103,7 +107,8 @@ class PredictBatch(MethodView):
 
         Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
         are the features, in any order. `Accept` chooses between JSON, CSV and Arrow; a table
-        names the version in `X-Model`. A label such as `=1+1` is written into CSV as it is, unless
+        names the version in `X-Model`, and counts values that are missing or were not seen in
+        training in `X-Warnings`. A label such as `=1+1` is written into CSV as it is, unless
         `for_spreadsheet` asks for an apostrophe before it. An answer has at most MAX_CELLS
         values: rows times classes; in JSON also no more than fit into MAX_CONTENT_LENGTH at 20
         bytes each.
@@ -167,7 +172,7 @@ def _describe_rows(predictions: Predictions) -> dict[str, Any]:
         "predictions": predictions.scores.values,
         **_describe(predictions, lambda column: column),
     }
-    for name in NOTED:
+    for name in NOTES:
         noted = getattr(predictions, name)
         if noted.rows:
             answer[name] = {str(row): found for row, found in noted.rows.items()}
@@ -190,7 +195,24 @@ def _write_table(predictions: Predictions, media_type: str, *, for_spreadsheet: 
     if len(columns) * len(predictions.scores.values) <= writing.WRITTEN_CELLS:
         response.make_sequence()  # a single piece: the answer gets a Content-Length
     response.headers["X-Model"] = f"{version.model}; version={version.number}"
-    if predictions.warnings:  # in ASCII, as a header must be
-        warnings = [asdict(warning) for warning in predictions.warnings]
-        response.headers["X-Warnings"] = json.dumps(warnings)
+    n_rows, names = len(predictions.scores.values), version.signature.names
+    notes = warn_of_notes(predictions.count_notes(), names, n_rows)
+    if warnings := [*predictions.warnings, *notes]:
+        response.headers["X-Warnings"] = _write_warnings(warnings)
     return response
+
+
+def _write_warnings(warnings: Sequence[DataWarning]) -> str:
+    """Return warnings as a JSON array for a header: printable ASCII of a limited length."""
+    texts: list[str] = []
+    length = 0
+    for warning in warnings:
+        text = json.dumps(asdict(warning))
+        text = text.replace("\x7f", "\\u007f")  # the one control character that JSON may hold
+        length += len(text) + len(", ")
+        if length > LONGEST_WARNINGS:
+            message = f"{len(texts)} of {len(warnings)} warnings fit here; JSON has all of them"
+            texts.append(json.dumps({"column": "…", "message": message}))
+            break
+        texts.append(text)
+    return f"[{', '.join(texts)}]"
