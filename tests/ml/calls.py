@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,11 @@ from werkzeug.test import TestResponse
 ML = "/api/v1/ml"
 MODEL = f"{ML}/models/house-prices"
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
+NOTES = {
+    "extrapolated": "has a value outside the range of training",
+    "missing": "has no value",
+    "unseen": "has a value not seen in training",
+}
 
 
 def train(client: FlaskClient, X: Any, y: Any, *, url: str = ML, **options: Any) -> TestResponse:
@@ -46,3 +52,20 @@ def predict(client: FlaskClient, url: str = MODEL) -> tuple[float, int]:
     response = client.post(f"{url}/predict", json={"features": [0.5]})
     assert response.status_code == 200, response.text
     return round(response.json["prediction"], 9), response.json["model"]["version"]
+
+
+def notes_of(answer: dict[str, Any], names: list[str]) -> list[dict[str, str]]:
+    """Return what a JSON answer says of values as the warnings of a table put it."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for note in NOTES:
+        for noted in answer.get(note, {}).values():
+            counts.update((name, note) for name in noted)
+        for name, count in answer.get(f"{note}_counts", {}).items():
+            counts[name, note] += count
+    n_rows = len(answer["predictions"])
+    return [
+        {"column": name, "message": f"{text} in {counts[name, note]} of {n_rows} rows"}
+        for name in names
+        for note, text in NOTES.items()
+        if counts[name, note]
+    ]

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from tests.ml.calls import ARROW, CSV, ML
+from tests.ml.calls import ARROW, CSV, ML, notes_of
 from tests.tables import WRITERS
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.signature import KINDS
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The number of unique classes:Use
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 AS_USUAL = settings(
-    max_examples=EXAMPLES,  # of 0.3 s: each is four trainings and eight predictions
+    max_examples=EXAMPLES,  # of 0.3 s: each is four trainings and nine predictions
     derandomize="FUZZ_EXAMPLES" not in os.environ,
     database=None,
     deadline=None,
@@ -294,6 +294,13 @@ def check_predictions(client: FlaskClient, example: Example, version: dict[str, 
         assert answer.status_code == 200, (form, answer.text)
         for name in ("predictions", "probabilities", "missing", "unseen", "extrapolated"):
             assert answer.json.get(name) == expected.json.get(name), (form, name)
+    as_table = client.post(
+        f"{ML}/predict/batch", data=data, content_type=media_type, headers={"Accept": CSV}
+    )
+    warned = json.loads(as_table.headers.get("X-Warnings", "[]"))
+    shown = [warning for warning in warned if warning["column"] != "…"]  # as many as fit
+    noted = notes_of(expected.json, names)
+    assert shown == (noted[: len(shown)] if len(shown) < len(warned) else noted)
     predictions = expected.json["predictions"]
     for row, record in list(enumerate(records))[:5]:
         single = client.post(f"{ML}/predict", json={"features": record})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tests.faults import on_sqlite
-from tests.ml.calls import ARROW, CSV, ML
+from tests.ml.calls import ARROW, CSV, ML, notes_of
 from tests.tables import WRITERS
 from webapp.ml.core import features
 from webapp.ml.core.estimators import CATALOGUE, load_class
@@ -276,11 +275,6 @@ def test_further_columns_are_left_out_or_passed_on_where_asked(client: FlaskClie
     assert json.loads(as_csv.headers["X-Warnings"])[0]["column"] == "y"
 
 
-NOTES = {
-    "extrapolated": "has a value outside the range of training",
-    "missing": "has no value",
-    "unseen": "has a value not seen in training",
-}
 REMARKED = "sex,age,member,town,at,remark,y\n" + "\n".join(
     f"{'fm'[n % 2]},{'' if n % 7 == 0 else n},{'true' if n % 3 else 'false'},"
     f"{('Bern', 'Chur', 'Thun')[n % 3]},2026-01-{1 + n % 28:02},{'good bad'[n % 4 :]},{n % 5}"
@@ -294,22 +288,6 @@ PLAIN_ROW = {
     "at": "2026-01-09",
     "remark": "good",
 }
-
-
-def notes_of(answer: dict[str, Any], n_rows: int) -> list[dict[str, str]]:
-    """Return the notes of a JSON answer as the warnings of a table put them."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for note in NOTES:
-        for names in answer.get(note, {}).values():
-            counts.update((name, note) for name in names)
-        for name, count in answer.get(f"{note}_counts", {}).items():
-            counts[name, note] += count
-    return [
-        {"column": name, "message": f"{NOTES[note]} in {counts[name, note]} of {n_rows} rows"}
-        for name in PLAIN_ROW
-        for note in NOTES
-        if counts[name, note]
-    ]
 
 
 @on_sqlite
@@ -340,7 +318,7 @@ def test_a_table_and_the_command_line_count_the_values_that_json_names(
     path = tmp_path / "rows.csv"
     pd.DataFrame(rows).astype({"age": "Int64"}).to_csv(path, index=False)
 
-    expected = notes_of(predict_records(client, rows), len(rows))
+    expected = notes_of(predict_records(client, rows), list(PLAIN_ROW))
     found = {}
     for accept in (CSV, ARROW):
         options: Any = {"content_type": CSV, "headers": {"Accept": accept}}
