@@ -215,10 +215,10 @@ def _read_options(values: MultiDict[str, str], schema: ma.Schema) -> dict[str, A
 
 def read_option(name: str, text: str) -> Any:
     """Return the value of an option that is written as JSON, or as plain text."""
-    if name in ("target", "estimator"):
+    if name == "target":
         return text  # a column may be called 1, or true
     if name in ("exclude", "passthrough") and not text.startswith("["):
-        return text.split(",")
+        return text.split(",") if text else []
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
