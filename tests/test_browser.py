@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from tests.access.holders import make_holder
 from tests.conftest import app_on
@@ -22,6 +22,10 @@ TELL_OF_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (violation) =>
   console.error("refused", violation.violatedDirective, violation.blockedURI));
 """
+# In CI the browser is installed, and its absence is a failure; elsewhere it may be missing.
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM and "CI" not in os.environ, reason="needs Chromium"
+)
 OPEN_SOME = "names => [...document.querySelectorAll(names)].slice(0, 8).forEach(e => e.click())"
 
 
@@ -43,8 +47,21 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-# In CI the browser is installed, and its absence is a failure; elsewhere it may be missing.
-@pytest.mark.skipif(not CHROMIUM and "CI" not in os.environ, reason="needs Chromium")
+def open_operation(page: Page, path: str) -> Locator:
+    """Open the only operation of a path, and return its part of the page."""
+    operation = page.locator(".opblock", has=page.locator(f'[data-path="{path}"]'))
+    operation.locator(".opblock-summary-control").click()
+    return operation
+
+
+def execute(page: Page, operation: Locator, method: str) -> int:
+    """Send what is filled in, and return the status of the answer."""
+    with page.expect_response(lambda response: response.request.method == method) as answer:
+        operation.locator("button.execute").click()
+    return answer.value.status
+
+
+@needs_chromium
 @on_sqlite
 def test_the_page_works_under_its_policy(database_url: str, tmp_path: Path, page: Page) -> None:
     with app_on(database_url, AUTH="on") as app:
@@ -59,8 +76,7 @@ def test_the_page_works_under_its_policy(database_url: str, tmp_path: Path, page
         page.click(".auth-btn-wrapper button.authorize")
         page.click(".btn-done")
 
-        operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/ml/predict"]'))
-        operation.locator(".opblock-summary-control").click()
+        operation = open_operation(page, "/api/v1/ml/predict")
         operation.locator("button.execute").click()
         column = ".live-responses-table td.response-col_description:not(.col_header)"
         shown = operation.locator(column).inner_text()
@@ -76,4 +92,29 @@ def test_the_page_works_under_its_policy(database_url: str, tmp_path: Path, page
     local = (server.url, "data:", "blob:")
     assert page.requested
     assert [url for url in page.requested if not url.startswith(local)] == []
+    assert page.complaints == []
+
+
+@needs_chromium
+@on_sqlite
+def test_what_the_page_has_filled_in_is_accepted(
+    database_url: str, tmp_path: Path, page: Page
+) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("x1,x2,x3,y\n1,2,3,4\n2,3,4,6\n")
+    found = {}
+    with running_gunicorn(database_url, tmp_path / "gunicorn.log") as server:
+        page.goto(f"{server.url}/docs")
+        for path in ("train", "predict", "predict/batch", "inspect"):
+            operation = open_operation(page, f"/api/v1/ml/{path}")
+            found[path] = execute(page, operation, "POST")
+
+        training = page.locator(".opblock.is-open").filter(has_text="Train a model").first
+        training.locator(".body-param-content-type select").select_option("multipart/form-data")
+        training.locator("input[type=file]").set_input_files(table)
+        training.locator('[data-property-name="target"] input[type=text]').fill("y")
+        found["form"] = execute(page, training, "POST")
+
+    created = dict.fromkeys(["train", "form"], 201)
+    assert found == created | dict.fromkeys(["predict", "predict/batch", "inspect"], 200)
     assert page.complaints == []

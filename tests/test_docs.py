@@ -78,6 +78,17 @@ def test_every_example_works_when_pasted(client: FlaskClient, document: dict) ->
         assert str(response.status_code) in operation["responses"]
 
 
+def test_no_client_sends_options_of_tables_beside_json(document: dict) -> None:
+    # Pages, and some generated clients, send the defaults and examples of parameters unasked.
+    for path, method, operation in operations(document):
+        if "requestBody" in operation:
+            for parameter in operation.get("parameters", []):
+                content = parameter.get("content", {}).get("application/json", {})
+                schema = content.get("schema") or parameter["schema"]
+                sent = {"default", "example", "examples"} & {*parameter, *content, *schema}
+                assert parameter["in"] != "query" or not sent, (path, method, parameter["name"])
+
+
 def test_a_prefix_is_told_as_the_server(client: FlaskClient) -> None:
     plain = client.get("/openapi.json").json
     mounted = client.get("/openapi.json", environ_overrides={"SCRIPT_NAME": "/ml-service"}).json

@@ -115,6 +115,17 @@ def test_options_of_a_table_are_those_of_json(client: FlaskClient) -> None:
     assert (model["scale"], model["test_size"], model["n_test"]) == (True, 0.5, 221)
 
 
+def test_options_of_a_form_that_are_null_or_empty_are_not_given(client: FlaskClient) -> None:
+    data = WRITERS[CSV](table_of())
+    empty = {"estimator": "null", "task": "null", "scale": "null", "params": "{}", "exclude": ""}
+
+    alone = upload(client, "train", data, "rows.csv", target="y")
+    beside = upload(client, "train", data, "rows.csv", target="y", **empty)
+
+    assert (alone.status_code, beside.status_code) == (201, 201), beside.text
+    assert beside.json["model"]["digest"] == alone.json["model"]["digest"]
+
+
 @pytest.mark.parametrize(
     ("query", "media_type", "faults"),
     [

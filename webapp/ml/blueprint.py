@@ -7,6 +7,7 @@ form; each is a JSON value, or plain text.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar, TypeAlias, cast
 
@@ -118,7 +119,8 @@ class RowsBlueprint(Blueprint):
     def _document_tables(self, table_options: type[ma.Schema]) -> Any:
         plugin = MarshmallowPlugin()
         APISpec("", "", OPENAPI_VERSION, plugins=[plugin])
-        options = plugin.converter.schema2jsonschema(table_options)["properties"]  # type: ignore[union-attr] # set by APISpec
+        properties = plugin.converter.schema2jsonschema(table_options)["properties"]  # type: ignore[union-attr] # set by APISpec
+        options = {name: _describe_option(found) for name, found in properties.items()}
         form = {
             "schema": {
                 "type": "object",
@@ -215,23 +217,36 @@ def _read_options(values: MultiDict[str, str], schema: ma.Schema) -> dict[str, A
 
 def read_option(name: str, text: str) -> Any:
     """Return the value of an option that is written as JSON, or as plain text."""
-    if name in ("target", "estimator"):
+    if name == "target":
         return text  # a column may be called 1, or true
     if name in ("exclude", "passthrough") and not text.startswith("["):
-        return text.split(",")
+        return text.split(",") if text else []
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
 
 
-def _describe_parameter(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an option of a table as a query parameter; none is required, as JSON needs none."""
-    described = {
-        "in": "query",
-        "name": name,
-        "description": f"Of a table. {schema['description']}",
-    }
+def _describe_option(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an option of a table with its example in words: pages would send it as it stands."""
+    described = dict(schema)
+    if "example" in described:
+        described["description"] += f" Such as `{json.dumps(described.pop('example'))}`."
+    return described
+
+
+def _describe_parameter(name: str, option: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an option of a table as a query parameter; none is required, as JSON needs none.
+
+    Its default is given in words: pages, and some generated clients, send it beside JSON too,
+    where it is refused.
+    """
+    schema = dict(option)
+    description = f"Of a table. {schema.pop('description')}"
+    default = schema.pop("default", None)
+    if default not in (None, [], {}):
+        description += f" Default: `{json.dumps(default)}`."
+    described = {"in": "query", "name": name, "description": description}
     if schema["type"] == "array":
         return {**described, "schema": schema, "style": "form", "explode": False}
     if schema["type"] == "object":

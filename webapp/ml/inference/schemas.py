@@ -64,7 +64,9 @@ class FurtherColumns(StrictSchema):
     passthrough = fields.List(
         fields.String(),
         load_default=list,
-        metadata=about("Columns to echo beside the predictions.", example=["patient_id"]),
+        metadata=about(
+            "Columns to echo beside the predictions.", default=[], example=["patient_id"]
+        ),
     )
 
     @ma.post_load

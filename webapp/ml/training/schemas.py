@@ -123,6 +123,7 @@ class TrainingOptions(StrictSchema):
         load_default=dict,
         metadata=about(
             "Parameters of the estimator; those not given have their defaults.",
+            default={},
             example={"fit_intercept": True},
             **params_schema(),
         ),
@@ -147,6 +148,7 @@ class TrainingOptions(StrictSchema):
         metadata=about(
             "Kinds of columns, where they are not what their values say; `exclude` leaves a "
             "column out.",
+            default={},
             example={"zip": "category", "id": "exclude"},
         ),
     )
@@ -184,7 +186,7 @@ class TrainingOptions(StrictSchema):
     exclude = fields.List(  # type: ignore[assignment] # an attribute of schemas, not of classes
         fields.String(),
         load_default=list,
-        metadata=about("Columns to leave out.", example=["id"]),
+        metadata=about("Columns to leave out.", default=[], example=["id"]),
     )
     activate = JSONBoolean(
         load_default=True, metadata=about("Whether the new version becomes the active one.")

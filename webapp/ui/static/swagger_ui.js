@@ -6,5 +6,7 @@ window.ui = SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   tryItOutEnabled: true,
+  // The value of a parameter that has no default: for an object, it would make one up.
+  parameterMacro: () => "",
   validatorUrl: null, // no request may leave this host
 });
