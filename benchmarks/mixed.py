@@ -70,9 +70,19 @@ def prepare_scoring(n_rows: int, estimator: str) -> Calls:
 
 
 def prepare_training(estimator: str) -> Calls:
-    """Return a training from a Parquet file, and the pipeline's own fit on a ready data frame."""
+    """Return a training from a Parquet file, and the pipeline's own fit on a ready data frame.
+
+    That has categories as pandas reads them, and dates in parts, which the pipeline needs.
+    """
     dataset, model = learn(FLIGHTS, estimator)
     fitted = np.random.RandomState(42).permutation(FLIGHTS)[model.n_test :]
+    read = pd.read_parquet(io.BytesIO(make_flights(FLIGHTS))).iloc[fitted]
     frame = make_frame(dataset.signature, dataset.X[fitted], None)
-    own = partial(clone(model.estimator).fit, frame, dataset.y[fitted])
-    return partial(learn, FLIGHTS, estimator), own
+    for name in frame.select_dtypes(object):
+        frame[name] = read[name].array
+    own = clone(model.estimator)
+    check_same(
+        model.estimator.predict(frame[:1000]),
+        own.fit(frame, dataset.y[fitted]).predict(frame[:1000]),
+    )
+    return partial(learn, FLIGHTS, estimator), partial(clone(own).fit, frame, dataset.y[fitted])
