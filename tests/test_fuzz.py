@@ -58,6 +58,7 @@ def prepare(url: str, artifact: Path, key: str) -> None:
         ("default", "linear_regression", sample["y"]),
         ("other", "ridge", sample["y"]),
         ("classes", "logistic_regression", labels),
+        ("spare", "ridge", sample["y"]),
     ):
         body = {"X": sample["X"], "y": y, "estimator": estimator}
         calls += [(f"ml/models/{name}/train", body)] * 4

@@ -93,6 +93,12 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "extra": [*all_but(), '"Ignore"'],
     "passthrough": [*all_but("array"), "[1]", "[null]", '["x9"]', '["prediction"]'],
     "target": all_but("null"),
+    "notes": [*all_but("string"), r'"a\u000bb"', f'"{"x" * 2_001}"'],
+    "tags": [
+        *(*all_but("object"), '{"A": "b"}', '{"": "b"}', '{"a b": "c"}', '{"a": 1}', '{"a": []}'),
+        *(r'{"a": "\u0000"}', f'{{"a": "{"x" * 256}"}}', f'{{"{"x" * 64}": "a"}}'),
+        *('{"a": {"b": "c"}}', "{" + ", ".join(f'"{n}": ""' for n in range(51)) + "}"),
+    ],
 }
 """Values that a field does not take; each answered 422 with the field named."""
 
@@ -132,7 +138,12 @@ REFUSED_QUERY = {
     "page": [*NO_INTEGERS, "0", "2147483648"],
     "page_size": [*NO_INTEGERS, "0", "1001"],
     "q": NO_TEXT,
-    "sort": ["", "ID", "id,name", "--id", "nobody", "id\0", "id;drop", "x" * 5000],
+    "sort": [
+        *("", "ID", "id,name", "--id", "nobody", "id\0", "id;drop", "x" * 5000, "metrics."),
+        *('metrics.a"', "metrics.a\\", "metrics.a\0", "metrics.é", "--version", "version,id"),
+    ],
+    "tag": ["", "a", ":", ":a", "A:a", "a b:c", "a:\0", "a:\n", "x" * 64 + ":a", "a:" + "x" * 256],
+    "versions": ["", "ALL", "1", "all,all", "all\0", "null"],
     "after": ["", "\0", "é", "1", "W10", "WyJpZCIsMF0", "WyItaWQiLDFd", "A" * 5000],
     "subject": NO_TEXT,
     "delimiter": ["", ":", ";;", "\0", "a"],

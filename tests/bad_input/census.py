@@ -38,6 +38,8 @@ VALID = {
     "PredictionRequest": {"features": "[1, 2, 3]"},
     "BatchRequest": {"instances": "[[1, 2, 3], [4, 5, 6]]"},
     "ActivationRequest": {"version": "1"},
+    "ModelChanges": {"description": '"a"', "tags": '{"b": "c"}'},
+    "VersionChanges": {"notes": '"a"', "tags": '{"b": "c"}'},
     "InspectionRequest": {"data": '[{"a": 1, "b": "x"}]'},
 }
 """A body that is accepted, by the name of its schema: field → JSON text."""

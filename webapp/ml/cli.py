@@ -35,7 +35,15 @@ from webapp.ml.inference import service as inference
 from webapp.ml.inference.schemas import PredictionTableOptions
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
-from webapp.ml.registry.schemas import ModelSchema, VersionSchema, VersionSummarySchema
+from webapp.ml.registry.schemas import (
+    ModelChanges,
+    ModelQuery,
+    ModelSchema,
+    VersionChanges,
+    VersionQuery,
+    VersionSchema,
+    VersionSummarySchema,
+)
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.schemas import Table
 from webapp.ml.training import service as training
@@ -59,6 +67,7 @@ model_option = click.option(
     "--model", "name", default=DEFAULT_MODEL, show_default=True, help="Which model."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+tag_option = click.option("--tag", metavar="KEY:VALUE", help="Only those with this tag.")
 number_argument = click.argument("number", type=click.IntRange(min=1), metavar="VERSION")
 
 
@@ -203,28 +212,37 @@ def predict(
 
 
 @commands.command()
+@click.option("--q", metavar="TEXT", help="Only those with TEXT in name or description.")
+@tag_option
 @json_option
 @clear_errors
-def models(as_json: bool) -> None:
+def models(q: str | None, tag: str | None, as_json: bool) -> None:
     """List the models and their active versions."""
-    found = ModelSchema(many=True).dump(registry.list_models(db.session(), **PAGE).objects)
-    columns = ["name", "active_version", "last_version", "created_at"]
+    query = _load_query(ModelQuery, q=q, tag=tag)
+    found = ModelSchema(many=True).dump(registry.list_models(db.session(), **query).objects)
+    columns = ["name", "active_version", "last_version", "created_at", "tags", "description"]
     _echo_table(found, columns, as_json=as_json)
 
 
 @commands.command()
 @model_option
+@tag_option
+@click.option("--estimator", metavar="NAME", help="Only those of this estimator.")
+@click.option("--sort", metavar="KEY", help="version, created_at or metrics.NAME; - reverses it.")
 @json_option
 @clear_errors
-def versions(name: str, as_json: bool) -> None:
-    """List the versions of a model, the newest first."""
+def versions(name: str, as_json: bool, **filters: str | None) -> None:
+    """List the versions of a model, the newest first.
+
+    Example: flask ml versions --tag stage:candidate --sort=-metrics.r2_score
+    """
     active = registry.get_active_version(db.session(), name)
-    page = registry.list_versions(db.session(), name=name, **PAGE)
+    page = registry.list_versions(db.session(), name=name, **_load_query(VersionQuery, **filters))
     rows = VersionSummarySchema(many=True).dump(page.objects)
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]
-    _echo_table(rows, columns, as_json=as_json)
+    _echo_table(rows, [*columns, "tags", "notes"], as_json=as_json)
 
 
 @commands.command()
@@ -267,6 +285,52 @@ def rollback(name: str) -> None:
     """Activate the version that was active before."""
     version = registry.roll_back(db.session(), model_leases(), name=name)
     click.echo(f"Model {name!r}: version {version.number} is active.")
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--version", "number", type=click.IntRange(min=1), help="Of this version instead.")
+@click.option("--text", help="The description of the model, or the notes on the version.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY:VALUE", help="A tag to set.")
+@click.option("--remove-tag", "removed", multiple=True, metavar="KEY", help="A tag to remove.")
+@clear_errors
+def describe(
+    name: str,
+    number: int | None,
+    text: str | None,
+    tags: Sequence[str],
+    removed: Sequence[str],
+) -> None:
+    """Change the description and the tags of the model NAME, or of one of its versions.
+
+    What is not given stays.
+
+    Example: flask ml describe houses --version 3 --text "no outliers" --tag stage:candidate
+    """
+    changes: dict[str, Any] = {}
+    if text is not None:
+        changes["description" if number is None else "notes"] = text
+    if tags or removed:
+        pairs = (tag.partition(":") for tag in tags)
+        changes["tags"] = {key: value for key, _, value in pairs} | dict.fromkeys(removed)
+    if number is None:
+        loaded = load(ModelChanges(), changes, source="options")
+        registry.change_model(db.session(), name=name, **loaded)
+        click.echo(f"Model {name!r} is changed.")
+    else:
+        loaded = load(VersionChanges(), changes, source="options")
+        registry.change_version(db.session(), name=name, number=number, **loaded)
+        click.echo(f"Model {name!r}: version {number} is changed.")
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--versions", type=click.Choice(["all"]), help="Delete its versions too.")
+@clear_errors
+def delete_model(name: str, versions: str | None) -> None:
+    """Delete the model NAME; when the command returns, no worker serves it."""
+    registry.delete_model(db.session(), model_leases(), name=name, versions=versions)
+    click.echo(f"Model {name!r} is deleted.")
 
 
 @commands.command("export")
@@ -340,6 +404,12 @@ def _load(schema: type[StrictSchema], options: Mapping[str, Any]) -> Any:
     return load(schema(), values, source="options")
 
 
+def _load_query(schema: type[StrictSchema], **filters: str | None) -> Any:
+    """Return the checked filters of a list, and its first page; raises InvalidInput."""
+    given = {name: text for name, text in filters.items() if text is not None}
+    return {**load(schema(), given, source="options"), **PAGE}
+
+
 def _parse_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Return NAME=VALUE pairs as a mapping; a value is JSON, or plain text."""
     values: dict[str, Any] = {}
@@ -389,4 +459,6 @@ def _format(value: Any) -> str:
     if isinstance(value, dict | list):
         return json.dumps(value)
     words = {True: "yes", False: "no", None: "-"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return " ".join(str(value).splitlines())  # of notes

@@ -19,6 +19,12 @@ class VersionNotFound(NotFound):
         super().__init__(f"The model {name!r} has no version {number}.")
 
 
+class VersionDeleted(NotFound):
+    """A version was deleted between the question for it and its loading."""
+
+    message = "The model version has been deleted."
+
+
 class CoefficientsNotFound(NotFound):
     """The version is of a model without coefficients."""
 
@@ -45,6 +51,16 @@ class VersionActive(Conflict):
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(f"Version {number} of {name!r} is active: activate another one first.")
+
+
+class ModelHasVersions(Conflict):
+    """A model was to be deleted without its versions."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(
+            f"The model {name!r} still has versions, {count} in all: `?versions=all` (at the "
+            "command line, `--versions all`) deletes them too."
+        )
 
 
 class VersionUnusable(Conflict):

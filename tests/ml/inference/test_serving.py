@@ -40,9 +40,9 @@ class FakeDatabase:
         self.answers = threading.Event()
         self.answers.set()
 
-    def activate(self, name: str, number: int) -> None:
+    def activate(self, name: str, number: int, *, model_id: int = 1) -> None:
         """Make a version of a model the active one."""
-        self.active[name] = VersionRef(number, number)
+        self.active[name] = VersionRef(number, number, model_id)
 
     def hang(self, what: str) -> None:
         """Let questions ("asking"), or loads ("loading"), wait until ``answer`` is called."""
@@ -398,6 +398,29 @@ def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_pause(
     database.unusable = set()
     clock.now += LOAD_PAUSE
     assert ask(server) == (2, False)
+    assert server.describe_state() == "ok"
+
+
+@pytest.mark.parametrize("asked_between", [True, False])
+def test_a_model_never_falls_back_to_versions_of_a_deleted_one_of_its_name(
+    database: FakeDatabase, server: ModelServer, clock: Clock, asked_between: bool
+) -> None:
+    ask(server)
+    if asked_between:
+        del database.active["iris"]
+        clock.end_leases()
+        with pytest.raises(ModelNotTrained):
+            ask(server)
+    database.unusable = {2}
+    database.activate("iris", 2, model_id=2)
+    clock.end_leases()
+
+    for _ in range(2):
+        with pytest.raises(ArtifactUnusable):
+            ask(server)
+
+    del database.active["iris"]
+    clock.end_leases()
     assert server.describe_state() == "ok"
 
 

@@ -26,7 +26,7 @@ from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_inter
 from webapp.ml.core.scoring import Scores, score
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.core.training import list_classes
-from webapp.ml.errors import ArtifactUnusable, ModelNotFound, ModelNotTrained, VersionNotFound
+from webapp.ml.errors import ModelNotFound, ModelNotTrained, VersionDeleted, VersionNotFound
 from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL, load_scorer
@@ -262,26 +262,28 @@ def find_version(session: Session, name: str, number: int | None) -> VersionRef 
     This is the one query that a lease costs.
     """
     begin_read(session)
-    query = sa.select(ModelVersion.id, ModelVersion.number).join(ModelVersion.model)
+    query = sa.select(Model.id, ModelVersion.id.label("version_id"), ModelVersion.number)
     if number is None:
-        query = query.join(Activation, Activation.version_id == ModelVersion.id)
-        query = query.where(Activation.ended_at.is_(None))
+        is_active = sa.and_(Activation.model_id == Model.id, Activation.ended_at.is_(None))
+        query = query.outerjoin(Activation, is_active)
+        is_meant = ModelVersion.id == Activation.version_id
     else:
-        query = query.where(ModelVersion.number == number)
-    row = session.execute(query.where(Model.name == name)).one_or_none()
-    if row is not None:
-        return VersionRef(row.id, row.number)
+        is_meant = sa.and_(ModelVersion.model_id == Model.id, ModelVersion.number == number)
+    query = query.outerjoin(ModelVersion, is_meant).where(Model.name == name)
+    row = session.execute(query).one_or_none()
+    if row is not None and row.version_id is not None:
+        return VersionRef(row.version_id, row.number, row.id)
     if number is not None:
         return partial(VersionNotFound, name, number)
-    exists = name == DEFAULT_MODEL or session.scalar(sa.select(Model.id).where(Model.name == name))
+    exists = name == DEFAULT_MODEL or row is not None
     return partial(ModelNotTrained if exists else ModelNotFound, name)
 
 
 def load_version(session: Session, version_id: int) -> LoadedVersion:
-    """Return a stored version ready to predict; raises ArtifactUnusable."""
+    """Return a stored version ready to predict; raises VersionDeleted, and ArtifactUnusable."""
     version = session.get(ModelVersion, version_id, options=[undefer("*")])
     if version is None:
-        raise ArtifactUnusable("it has been deleted")
+        raise VersionDeleted
     basis, profile = version.interval_basis, version.profile
     signature = read_signature(version)
     estimator, scorer = load_scorer(session, version.artifact_digest, signature, profile)

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,10 +29,14 @@ LOAD_PAUSE = 2.0  # seconds until a version that could not be loaded is tried ag
 
 @dataclass(frozen=True)
 class VersionRef:
-    """Which version: its row id, which is never reused, and its number within the model."""
+    """Which version: its row id, its number within the model, and the row id of the model.
+
+    Row ids are never reused, but numbers and names of models are, after a deletion.
+    """
 
     id: int
     number: int
+    model_id: int
 
 
 Absence: TypeAlias = Callable[[], ServiceError]
@@ -99,6 +104,8 @@ class ModelServer:
         answer, fresh = self.leases.get(key)
         if not isinstance(answer, VersionRef):
             self._unusable.pop(key, None)
+            if number is None:
+                self._last_served.pop(name, None)
             raise answer()
         try:
             version = self.cache.get(answer)
@@ -106,7 +113,7 @@ class ModelServer:
             # An active version that cannot be loaded leaves the one before it in service.
             self._unusable[key] = answer
             before = self._last_served.get(name)
-            if number is not None or before is None:
+            if number is not None or before is None or before.model_id != answer.model_id:
                 raise
             return self.cache.get(before), True
         if number is None:
@@ -117,6 +124,10 @@ class ModelServer:
 
     def describe_state(self) -> str:
         """Return ``ok``, or which models are stale, and which versions cannot be loaded."""
+        for key, ref in self._unusable.copy().items():
+            with suppress(Unavailable):
+                if self.leases.get(key)[0] != ref:  # it has been deleted, say
+                    self._unusable.pop(key, None)
         unusable = self._unusable.copy().items()
         troubles = {
             "stale": {name for name, _ in self.leases.stale_keys()},

@@ -6,20 +6,62 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
+from sqlalchemy.orm import Mapped, attribute_keyed_dict, mapped_column, relationship
 
-from webapp.db.base import Base, BigInt, BigIntPrimaryKey, utc_now
+from webapp.db.base import Base, BigInt, BigIntPrimaryKey, sorted_text, utc_now
 
 NAME_LENGTH = 63
+TAG_KEY_LENGTH = 63
+TAG_VALUE_LENGTH = 255
+MOST_TAGS = 50  # of a model, or of a version
+
+
+class ModelTag(Base):
+    """A tag of a model: one value for each key."""
+
+    __tablename__ = "model_tag"
+
+    model_id: Mapped[int] = mapped_column(
+        BigInt, sa.ForeignKey("model.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[str] = mapped_column(sorted_text(TAG_KEY_LENGTH), primary_key=True)
+    value: Mapped[str] = mapped_column(sa.String(TAG_VALUE_LENGTH))
+
+
+class VersionTag(Base):
+    """A tag of a version: one value for each key."""
+
+    __tablename__ = "version_tag"
+
+    version_id: Mapped[int] = mapped_column(
+        BigInt, sa.ForeignKey("model_version.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[str] = mapped_column(sorted_text(TAG_KEY_LENGTH), primary_key=True)
+    value: Mapped[str] = mapped_column(sa.String(TAG_VALUE_LENGTH))
+
+
+class VersionNotes(Base):
+    """What people have noted about a version."""
+
+    __tablename__ = "version_notes"
+
+    version_id: Mapped[int] = mapped_column(
+        BigInt, sa.ForeignKey("model_version.id", ondelete="CASCADE"), primary_key=True
+    )
+    text: Mapped[str]
 
 
 class Model(Base):
     """A named model. ``last_version`` is the highest version number ever given out."""
 
     __tablename__ = "model"
+    # Workers tell a model from a deleted one of the same name by its id.
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[BigIntPrimaryKey]
     name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH), unique=True)
+    description: Mapped[str] = mapped_column(server_default="", default="")
     last_version: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
@@ -27,6 +69,15 @@ class Model(Base):
         primaryjoin="and_(Activation.model_id == Model.id, Activation.ended_at.is_(None))",
         viewonly=True,
         lazy="selectin",
+    )
+    tag_rows: Mapped[dict[str, ModelTag]] = relationship(
+        collection_class=attribute_keyed_dict("key"),
+        order_by=ModelTag.key,
+        cascade="all, delete-orphan",
+        passive_deletes=True,
+    )
+    tags: AssociationProxy[dict[str, str]] = association_proxy(
+        "tag_rows", "value", creator=lambda key, value: ModelTag(key=key, value=value)
     )
 
 
@@ -45,7 +96,10 @@ def _wide() -> Any:
 
 
 class ModelVersion(Base):
-    """One training of a model. A row never changes after the transaction that made it."""
+    """One training of a model. A row never changes after the transaction that made it.
+
+    Its notes and tags may change: they are rows of other tables.
+    """
 
     __tablename__ = "model_version"
     # An id names one version for ever: workers keep scorers by it.
@@ -90,6 +144,31 @@ class ModelVersion(Base):
     interval_basis: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
+    tag_rows: Mapped[dict[str, VersionTag]] = relationship(
+        collection_class=attribute_keyed_dict("key"),
+        order_by=VersionTag.key,
+        cascade="all, delete-orphan",
+        passive_deletes=True,
+        lazy="selectin",
+    )
+    tags: AssociationProxy[dict[str, str]] = association_proxy(
+        "tag_rows", "value", creator=lambda key, value: VersionTag(key=key, value=value)
+    )
+    notes_row: Mapped[VersionNotes | None] = relationship(
+        cascade="all, delete-orphan", passive_deletes=True, lazy="joined"
+    )
+
+    @property
+    def notes(self) -> str:
+        """Return what people have noted about it, "" for nothing."""
+        return "" if self.notes_row is None else self.notes_row.text
+
+    @notes.setter
+    def notes(self, text: str) -> None:
+        if self.notes_row is None:
+            self.notes_row = VersionNotes(text=text)
+        else:
+            self.notes_row.text = text
 
     @property
     def single_metrics(self) -> dict[str, Any]:
@@ -136,4 +215,7 @@ class Activation(Base):
     previous_number: Mapped[int | None]
     # What a rollback returns to. A rollback takes over the predecessor of the activation that
     # it returns to: rolling back again goes further back, not forth.
-    predecessor_id: Mapped[int | None] = mapped_column(BigInt, sa.ForeignKey("activation.id"))
+    # Without the index, each activation that is deleted would cost a scan of the table.
+    predecessor_id: Mapped[int | None] = mapped_column(
+        BigInt, sa.ForeignKey("activation.id"), index=True
+    )

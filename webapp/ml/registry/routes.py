@@ -60,7 +60,7 @@ def get_model_info() -> Answer:
 
 @blp.route("/models", get="list_models")
 @blp.allow(*ANY_ML)
-@blp.arguments(PageQuery, location="query")
+@blp.arguments(schemas.ModelQuery, location="query")
 @blp.response(200, schemas.ModelSchema(many=True), headers=HEADERS)
 @blp.problems(503)
 def list_models(query: Mapping[str, Any]) -> tuple[Sequence[Model], Headers]:
@@ -68,13 +68,43 @@ def list_models(query: Mapping[str, Any]) -> tuple[Sequence[Model], Headers]:
     return answer_page(service.list_models(db.session(), **query))
 
 
-@blp.route("/models/<name:name>", get="get_model")
-@blp.allow(*ANY_ML)
-@blp.response(200, schemas.ModelSchema)
-@blp.problems(404, 503)
-def get_model(name: str) -> Model:
-    """Describe a model."""
-    return service.get_model(db.session(), name)
+@blp.route("/models/<name:name>", get="get_model", patch="change_model", delete="delete_model")
+class ModelByName(MethodView):
+    """One model."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.ModelSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str) -> Model:
+        """Describe a model."""
+        return service.get_model(db.session(), name)
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(
+        schemas.ModelChanges,
+        example={"description": "Prices of houses", "tags": {"team": "pricing", "old": None}},
+    )
+    @blp.response(200, schemas.ModelSchema)
+    @blp.problems(404, 503)
+    def patch(self, changes: Mapping[str, Any], name: str) -> Model:
+        """Change the description and the tags of a model.
+
+        What is not sent stays; a tag that is null is removed.
+        """
+        return service.change_model(db.session(), name=name, **changes)
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(schemas.ModelDeletion, location="query")
+    @blp.response(204)
+    @blp.problems(404, 409, 503)
+    def delete(self, query: Mapping[str, Any], name: str) -> None:
+        """Delete a model with its history; with `?versions=all`, its versions too.
+
+        When the answer arrives, no worker serves it. 409 when it has versions, even an active
+        one, and they were not named. A model of that name that is trained later starts again at
+        version 1.
+        """
+        service.delete_model(db.session(), model_leases(), name=name, **query)
 
 
 @blp.route("/models/<name:name>/versions", get="list_versions", post="upload_version")
@@ -82,11 +112,11 @@ class Versions(MethodView):
     """The versions of a model."""
 
     @blp.allow(*ANY_ML)
-    @blp.arguments(PageQuery, location="query")
+    @blp.arguments(schemas.VersionQuery, location="query")
     @blp.response(200, schemas.VersionSummarySchema(many=True), headers=HEADERS)
     @blp.problems(404, 503)
     def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[ModelVersion], Headers]:
-        """List the versions of a model, the newest first.
+        """List the versions of a model, the newest first unless `sort` says otherwise.
 
         What grows with features or classes is left out: a single version shows it.
         """
@@ -116,7 +146,12 @@ class Versions(MethodView):
         )
 
 
-@blp.route("/models/<name:name>/versions/<id:number>", get="get_version", delete="delete_version")
+@blp.route(
+    "/models/<name:name>/versions/<id:number>",
+    get="get_version",
+    patch="change_version",
+    delete="delete_version",
+)
 class Version(MethodView):
     """One version of a model."""
 
@@ -126,6 +161,20 @@ class Version(MethodView):
     def get(self, name: str, number: int) -> ModelVersion:
         """Describe a version."""
         return service.get_version(db.session(), name, number)
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(
+        schemas.VersionChanges,
+        example={"notes": "Without the outliers of May", "tags": {"stage": "candidate"}},
+    )
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 503)
+    def patch(self, changes: Mapping[str, Any], name: str, number: int) -> ModelVersion:
+        """Change the notes and the tags of a version.
+
+        What is not sent stays; a tag that is null is removed.
+        """
+        return service.change_version(db.session(), name=name, number=number, **changes)
 
     @blp.allow(Scope.ML_ADMIN)
     @blp.response(204)

@@ -9,12 +9,14 @@ import marshmallow as ma
 import orjson
 from marshmallow import fields, validate
 
-from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
+from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
+from webapp.ml.registry.models import MOST_TAGS, TAG_KEY_LENGTH, TAG_VALUE_LENGTH
 from webapp.ml.schemas import NULLABLE, NUMBERS, ROWS, FeatureNames, FilePart, WarningSchema, about
-from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema
+from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema, Text
+from webapp.web.paging import PageQuery
 
 SIGNATURE = {
     "columns": [
@@ -25,6 +27,49 @@ SIGNATURE = {
     "task": "classification",
 }
 MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
+TEXT_LENGTH = 2000  # characters of a description or notes, which every listing shows
+TAG_KEY = f"[a-z0-9._-]{{1,{TAG_KEY_LENGTH}}}"
+TAG = rf"{TAG_KEY}:[^\x00-\x1f\x7f-\x9f]{{0,{TAG_VALUE_LENGTH}}}"
+# A name of a metric ends up in a JSON path of SQLite, which has no way to write a quote.
+SORT = r"-?(version|created_at|metrics\.[ !#-\[\]-~]{1,100})"
+TAGS_EXAMPLE = {"team": "pricing", "stage": "candidate"}
+
+
+def matches(pattern: str, error: str) -> dict[str, Any]:
+    """Return the arguments of a field that takes only text which matches a pattern as a whole."""
+    return {"validate": validate.Regexp(rf"(?:{pattern})\Z", error=error)}
+
+
+def tags_field() -> fields.Field[Any]:
+    """Return the field that shows tags."""
+    return fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata=about("Values by key.", example=TAGS_EXAMPLE),
+    )
+
+
+def tag_changes() -> fields.Field[Any]:
+    """Return the field that changes tags."""
+    error = f"Must be 1 to {TAG_KEY_LENGTH} of the characters a-z, 0-9, '.', '_' and '-'."
+    return fields.Dict(
+        keys=fields.String(**matches(TAG_KEY, error)),
+        values=Text(max_length=TAG_VALUE_LENGTH, allow_none=True),
+        metadata=about(
+            f"Tags to set, by key: `{TAG_KEY}`, at most {MOST_TAGS} in all. null removes a tag; "
+            "those that are not sent stay."
+        ),
+    )
+
+
+def tag_filter() -> fields.Field[Any]:
+    """Return the query parameter that selects by a tag."""
+    error = "Must be of the form key:value."
+    more = {"pattern": f"^{TAG}$", "example": "team:pricing"}
+    return fields.String(
+        **matches(TAG, error), metadata=about("Only those with this tag: `key:value`.", **more)
+    )
 
 
 class VersionSummarySchema(StrictSchema):
@@ -90,10 +135,14 @@ class VersionSummarySchema(StrictSchema):
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
     created_by = fields.String(**NULLABLE)
+    notes = fields.String(required=True, metadata=about("What people have noted about it."))
+    tags = tags_field()
 
 
 class VersionSchema(VersionSummarySchema):
-    """A version of a model: how it was made, and how good it is. It never changes.
+    """A version of a model: how it was made, and how good it is.
+
+    Only notes and tags ever change.
 
     What is not known of a model that was fitted elsewhere is null.
     """
@@ -210,6 +259,63 @@ class ModelSchema(StrictSchema):
         required=True, metadata=about("The highest version number so far.", example=1)
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
+    description = fields.String(required=True, metadata={"example": "Prices of houses"})
+    tags = tags_field()
+
+
+class ModelQuery(PageQuery):
+    """Which models to list."""
+
+    q = Text(
+        max_length=255,
+        load_default="",
+        metadata=about(
+            "Only models whose name or description contains this text, letter for letter: no "
+            "wildcards, case counts."
+        ),
+    )
+    tag = tag_filter()
+
+
+class VersionQuery(PageQuery):
+    """Which versions of a model to list, and in which order."""
+
+    tag = tag_filter()
+    estimator = fields.String(
+        validate=validate.OneOf(list(CATALOGUE)), metadata=about("Only those of this estimator.")
+    )
+    sort = fields.String(
+        load_default="-version",
+        **matches(SORT, "Must be version, created_at or metrics.NAME, with or without - before."),
+        metadata=about(
+            "Order: `version`, `created_at` or `metrics.NAME`, such as `-metrics.r2_score`; a "
+            "leading `-` reverses it. Versions without that metric come last.",
+            pattern=f"^({SORT})$",
+        ),
+    )
+
+
+class ModelChanges(StrictSchema):
+    """What to change of a model; what is not sent stays."""
+
+    description = Text(max_length=TEXT_LENGTH, multiline=True)
+    tags = tag_changes()
+
+
+class VersionChanges(StrictSchema):
+    """What to change of a version; what is not sent stays."""
+
+    notes = Text(max_length=TEXT_LENGTH, multiline=True)
+    tags = tag_changes()
+
+
+class ModelDeletion(StrictSchema):
+    """Whether the versions of a model are deleted with it."""
+
+    versions = fields.String(
+        validate=validate.OneOf(["all"]),
+        metadata=about("`all` deletes all versions too; needed where there are any."),
+    )
 
 
 class ActivationRequest(StrictSchema):

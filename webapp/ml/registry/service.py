@@ -1,4 +1,4 @@
-"""Models and their versions: store, activate, roll back, delete, read.
+"""Models and their versions: store, describe, activate, roll back, delete, read.
 
 A function that changes what may be served commits, and then waits until no process can rely on
 what it knew before (``webapp.db.leases``): when it returns, every worker serves the new state.
@@ -7,13 +7,14 @@ what it knew before (``webapp.db.leases``): when it returns, every worker serves
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload, undefer_group
 
 from webapp.audit.service import current_actor, record
 from webapp.db.base import (
@@ -36,7 +37,15 @@ from webapp.ml.core.preprocessing import is_typed
 from webapp.ml.core.scoring import Scorer
 from webapp.ml.core.signature import Signature, matrix_signature, read_signature
 from webapp.ml.core.validation import make_scorer
-from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
+from webapp.ml.registry.models import (
+    MOST_TAGS,
+    Activation,
+    Artifact,
+    Model,
+    ModelTag,
+    ModelVersion,
+    VersionTag,
+)
 
 DEFAULT_MODEL = "default"
 MOST_LISTED = 1000  # models, where there are no pages
@@ -61,15 +70,16 @@ def store_version(
     version.created_by = current_actor().name
     reason = "train" if version.origin == "trained" else "upload"
     begin_write(session)
-    insert_if_absent(session, Model, {"name": name, "last_version": 0, "created_at": utc_now()})
     # The lock numbers concurrent trainings one after the other, without gaps or duplicates.
-    model = get_model(session, name, lock=True)
+    model = _lock_or_create_model(session, name)
     model.last_version += 1
     version.model, version.number = model, model.last_version
     # An artifact with this digest may be there already, and damaged: it is then replaced.
     insert_or_correct(session, Artifact, {"digest": version.artifact_digest, "data": artifact})
     session.add(version)
     session.flush()
+    # What was not given is read now: the version may be deleted before it is shown.
+    session.refresh(version, sa.inspect(version).unloaded)
     if activate:
         _activate(session, version, reason=reason)
     details = {"version": version.number, "activated": activate}
@@ -143,7 +153,7 @@ def roll_back(session: Session, leases: Leases[Any, Any], *, name: str) -> Model
         target = None if active is None else _find_rollback_target(session, active)
         if target is None:
             raise errors.NothingToRollBack(name)
-        version = session.get_one(ModelVersion, target.version_id)
+        version = get_version(session, name, target.version_number)
         if version.id == checked:
             break
         checked, fault = version.id, _find_loading_fault(session, version)
@@ -153,6 +163,53 @@ def roll_back(session: Session, leases: Leases[Any, Any], *, name: str) -> Model
     record(session, "model.rollback", f"model {name}", {"version": version.number})
     session.commit()
     leases.wait_out()
+    return version
+
+
+def change_model(
+    session: Session,
+    *,
+    name: str,
+    description: str | None = None,
+    tags: Mapping[str, str | None] | None = None,
+) -> Model:
+    """Change what is said of a model, and return it: what is None stays.
+
+    ``tags`` are those to set, or to remove where the value is None. Raises ModelNotFound, and
+    InvalidInput when there would be more than ``MOST_TAGS``.
+    """
+    begin_write(session)
+    model = get_model(session, name, lock=True)
+    if description is not None:
+        model.description = description
+    _change_tags(model.tags, tags or {})
+    changed = _name_changes(description=description, tags=tags)
+    record(session, "model.change", f"model {name}", {"fields": changed})
+    session.commit()
+    return model
+
+
+def change_version(
+    session: Session,
+    *,
+    name: str,
+    number: int,
+    notes: str | None = None,
+    tags: Mapping[str, str | None] | None = None,
+) -> ModelVersion:
+    """Change the notes and tags of a version, and return it; as ``change_model`` does.
+
+    Raises VersionNotFound and InvalidInput.
+    """
+    begin_write(session)
+    get_model(session, name, lock=True)
+    version = get_version(session, name, number)
+    if notes is not None:
+        version.notes = notes
+    _change_tags(version.tags, tags or {})
+    details = {"version": number, "fields": _name_changes(notes=notes, tags=tags)}
+    record(session, "version.change", f"model {name}", details)
+    session.commit()
     return version
 
 
@@ -166,15 +223,29 @@ def delete_version(session: Session, leases: Leases[Any, Any], *, name: str, num
     version = get_version(session, name, number)
     if active is not None and active.version_id == version.id:
         raise errors.VersionActive(name, number)
-    digest = version.artifact_digest
-    # A transaction that is storing a version with the same artifact holds it: wait, and then see
-    # that version.
-    session.execute(sa.select(Artifact.digest).where(Artifact.digest == digest).with_for_update())
-    session.delete(version)
-    session.flush()
-    used = sa.select(ModelVersion.id).where(ModelVersion.artifact_digest == digest)
-    session.execute(sa.delete(Artifact).where(Artifact.digest == digest, ~used.exists()))
+    _delete_versions(session, ModelVersion.id == version.id)
     record(session, "version.delete", f"model {name}", {"version": number})
+    session.commit()
+    leases.wait_out()
+
+
+def delete_model(
+    session: Session, leases: Leases[Any, Any], *, name: str, versions: str | None = None
+) -> None:
+    """Delete a model with its history; with ``versions="all"``, its versions too.
+
+    No worker serves it any more when this returns. Raises ModelNotFound, and ModelHasVersions.
+    """
+    begin_write(session)
+    model = get_model(session, name, lock=True)
+    of_model = ModelVersion.model_id == model.id
+    count = session.scalar(sa.select(sa.func.count()).select_from(ModelVersion).where(of_model))
+    if count and versions != "all":
+        raise errors.ModelHasVersions(name, count)
+    session.execute(sa.delete(Activation).where(Activation.model_id == model.id))
+    _delete_versions(session, of_model)
+    session.execute(sa.delete(Model).where(Model.id == model.id))
+    record(session, "model.delete", f"model {name}", {"versions": count})
     session.commit()
     leases.wait_out()
 
@@ -190,15 +261,45 @@ def get_model(session: Session, name: str, *, lock: bool = False) -> Model:
     return model
 
 
-def list_models(session: Session, *, page: int, page_size: int) -> Page[Model]:
-    """Return one page of the models, by name."""
-    return fetch_page(session, sa.select(Model).order_by(Model.name), number=page, size=page_size)
+def list_models(
+    session: Session, *, page: int, page_size: int, q: str = "", tag: str | None = None
+) -> Page[Model]:
+    """Return one page of the models, by name.
+
+    Only those whose name or description contains the text ``q``, and that have the ``tag``
+    (``key:value``).
+    """
+    query = sa.select(Model).order_by(Model.name).options(selectinload(Model.tag_rows))
+    if q:
+        find = sa.func.strpos if _is_postgresql(session) else sa.func.instr  # LIKE may ignore case
+        query = query.where(sa.or_(find(Model.name, q) > 0, find(Model.description, q) > 0))
+    if tag is not None:
+        query = query.where(Model.tag_rows.any(_matches(ModelTag, tag)))
+    return fetch_page(session, query, number=page, size=page_size)
 
 
-def list_versions(session: Session, *, name: str, page: int, page_size: int) -> Page[ModelVersion]:
-    """Return one page of a model's versions, the newest first; raises ModelNotFound."""
+def list_versions(
+    session: Session,
+    *,
+    name: str,
+    page: int,
+    page_size: int,
+    tag: str | None = None,
+    estimator: str | None = None,
+    sort: str = "-version",
+) -> Page[ModelVersion]:
+    """Return one page of a model's versions; raises ModelNotFound.
+
+    Only those that have the ``tag`` (``key:value``), and are of the ``estimator``. ``sort`` is
+    ``version``, ``created_at`` or ``metrics.NAME``, with ``-`` before it for descending. Versions
+    without that metric come last, the newest first among equals.
+    """
     query = sa.select(ModelVersion).where(ModelVersion.model_id == get_model(session, name).id)
-    query = query.order_by(ModelVersion.number.desc())
+    if tag is not None:
+        query = query.where(ModelVersion.tag_rows.any(_matches(VersionTag, tag)))
+    if estimator is not None:
+        query = query.where(ModelVersion.estimator == estimator)
+    query = query.order_by(_order_by(session, sort), ModelVersion.number.desc())
     return fetch_page(session, query, number=page, size=page_size)
 
 
@@ -228,6 +329,7 @@ def get_active_version(session: Session, name: str) -> ModelVersion | None:
     """Return the active version of a model, None where there is none."""
     return session.scalar(
         sa.select(ModelVersion)
+        .options(undefer_group("wide"))  # it may be deleted before it is shown
         .join(ModelVersion.model)
         .join(Activation, Activation.version_id == ModelVersion.id)
         .where(Model.name == name, Activation.ended_at.is_(None))
@@ -238,6 +340,7 @@ def get_version(session: Session, name: str, number: int) -> ModelVersion:
     """Return a version; raises VersionNotFound."""
     version = session.scalar(
         sa.select(ModelVersion)
+        .options(undefer_group("wide"))  # it may be deleted before it is shown
         .join(ModelVersion.model)
         .where(Model.name == name, ModelVersion.number == number)
     )
@@ -248,15 +351,19 @@ def get_version(session: Session, name: str, number: int) -> ModelVersion:
 
 def get_artifact(session: Session, name: str, number: int) -> Artifact:
     """Return the artifact of a version; raises VersionNotFound, and ArtifactUnusable."""
-    artifact = session.get_one(Artifact, get_version(session, name, number).artifact_digest)
+    artifact = session.get(Artifact, get_version(session, name, number).artifact_digest)
+    if artifact is None:  # another transaction has deleted both meanwhile
+        raise errors.VersionNotFound(name, number)
     artifacts.check_digest(artifact.data, artifact.digest)
     return artifact
 
 
 def load_estimator(session: Session, digest: str) -> Any:
-    """Return the fitted estimator in an artifact; raises ArtifactUnusable."""
+    """Return the fitted estimator in an artifact; raises VersionDeleted, and ArtifactUnusable."""
     data = session.scalar(sa.select(Artifact.data).where(Artifact.digest == digest))
-    return artifacts.loads(data or b"", digest)
+    if data is None:
+        raise errors.VersionDeleted
+    return artifacts.loads(data, digest)
 
 
 def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]:
@@ -265,7 +372,7 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
     coefficients: (n_functions, n_features), intercepts: (n_functions,). A regression is one
     function; a classification has one per class in ``classes``: of two classes only the second.
 
-    Raises VersionNotFound, CoefficientsNotFound, and ArtifactUnusable.
+    Raises VersionNotFound, VersionDeleted, CoefficientsNotFound, and ArtifactUnusable.
     """
     version = get_version(session, name, number)
     if not CATALOGUE[version.estimator].is_linear:
@@ -289,7 +396,7 @@ def load_scorer(
 ) -> tuple[Any, Scorer]:
     """Return the fitted estimator in an artifact and its fastest scorer.
 
-    ``profile`` is that of the version. Raises ArtifactUnusable.
+    ``profile`` is that of the version. Raises VersionDeleted, and ArtifactUnusable.
     """
     estimator = load_estimator(session, digest)
     if is_typed(estimator):
@@ -303,6 +410,67 @@ def library_versions() -> Mapping[str, str]:
     libraries = ("scikit-learn", "numpy", "scipy", "skops")
     versions = {name: metadata.version(name) for name in libraries}
     return {"python": platform.python_version(), **versions}
+
+
+def _is_postgresql(session: Session) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def _matches(table: type[ModelTag | VersionTag], tag: str) -> sa.ColumnElement[bool]:
+    """Return the condition for rows of a tag: ``key:value``."""
+    key, _, value = tag.partition(":")
+    return sa.and_(table.key == key, table.value == value)
+
+
+def _order_by(session: Session, sort: str) -> Any:
+    """Return the order that ``sort`` names; a metric that is no number counts as none."""
+    name, direction = sort.removeprefix("-"), sa.desc if sort.startswith("-") else sa.asc
+    if name in ("version", "created_at"):
+        return direction(ModelVersion.number if name == "version" else ModelVersion.created_at)
+    key = name.removeprefix("metrics.")
+    metric = ModelVersion.metrics[key]
+    # An upload may bring any JSON as a metric, such as text, which PostgreSQL cannot cast.
+    json_type = sa.func.json_type(ModelVersion.metrics, f'$."{key}"')
+    found = sa.func.json_typeof(metric) if _is_postgresql(session) else json_type
+    is_number = found.in_(["number", "integer", "real"])
+    return direction(sa.case((is_number, metric.as_float()))).nulls_last()
+
+
+def _change_tags(tags: MutableMapping[str, str], changes: Mapping[str, str | None]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            tags.pop(key, None)
+        else:
+            tags[key] = value
+    if len(tags) > MOST_TAGS:
+        message = f"would be {len(tags)} tags, at most {MOST_TAGS} are allowed"
+        raise InvalidInput({"tags": [message]}, source="json")
+
+
+def _name_changes(**values: object) -> list[str]:
+    return sorted(name for name, value in values.items() if value is not None)
+
+
+def _lock_or_create_model(session: Session, name: str) -> Model:
+    """Return a model with this transaction as its only writer."""
+    while True:
+        values = {"name": name, "last_version": 0, "created_at": utc_now()}
+        insert_if_absent(session, Model, values)
+        with suppress(errors.ModelNotFound):  # another transaction has deleted it meanwhile
+            return get_model(session, name, lock=True)
+
+
+def _delete_versions(session: Session, which: sa.ColumnElement[bool]) -> None:
+    """Delete versions, and the artifacts that no other version has."""
+    digests = sa.select(ModelVersion.artifact_digest).where(which)
+    # A transaction that is storing a version with the same artifact holds it: wait, and then see
+    # that version. In order, so that two deletions never wait for each other.
+    artifacts_of_them = sa.select(Artifact.digest).where(Artifact.digest.in_(digests))
+    held = session.scalars(artifacts_of_them.order_by(Artifact.digest).with_for_update()).all()
+    session.execute(sa.delete(ModelVersion).where(which))
+    used = sa.select(ModelVersion.id).where(ModelVersion.artifact_digest == Artifact.digest)
+    for digest in held:
+        session.execute(sa.delete(Artifact).where(Artifact.digest == digest, ~used.exists()))
 
 
 def _describe_upload(
@@ -348,7 +516,7 @@ def _find_loading_fault(session: Session, version: ModelVersion) -> str:
     begin_read(session)
     try:
         load_scorer(session, digest, signature, profile)
-    except errors.ArtifactUnusable as error:
+    except (errors.ArtifactUnusable, errors.VersionDeleted) as error:
         return str(error)
     return ""
 
