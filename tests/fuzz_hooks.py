@@ -19,7 +19,7 @@ from schemathesis import Case, CheckContext, HookContext, Response
 from schemathesis.core.failures import Failure
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.meta import TestPhase
-from schemathesis.openapi.checks import RejectedPositiveData
+from schemathesis.openapi.checks import EnsureResourceAvailability, RejectedPositiveData
 
 from tests.tables import to_arrow, to_csv, to_parquet
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
@@ -30,6 +30,11 @@ KEPT, SPARE = ("default", "other", "classes"), "spare"
 """Models that the calls need to the end, and one to delete."""
 ARTIFACT = Path(os.environ["FUZZ_ARTIFACT"]).read_bytes()
 TABLE = b"x1,x2,x3,y\n1,2,3,4\n2,3,4,5\n"
+REPLAYED: set[str] = set()
+"""Places that a repeat with the same `Idempotency-Key` was told of.
+
+It gets the first answer again, 201, also when what that created has been deleted since.
+"""
 
 # They belong to HTTP itself, or stand in every answer.
 COMMON_HEADERS = {
@@ -182,11 +187,13 @@ def repeat(values: list[Any], length: int) -> list[Any]:
 
 @schemathesis.hook
 def filter_failure(
-    _context: HookContext, failure: Failure, _case: Case, response: Response
+    _context: HookContext, failure: Failure, case: Case, response: Response
 ) -> bool:
-    """Keep a failure, unless a request was refused for what no JSON Schema can say."""
+    """Keep a failure, unless no JSON Schema can say why, or what was repeated may be gone."""
     if response.status_code == 414:  # the server's own answer: the application was not reached
         return False
+    if isinstance(failure, EnsureResourceAvailability):
+        return not any(f"{case.formatted_path}/".startswith(place) for place in REPLAYED)
     if not isinstance(failure, RejectedPositiveData):
         return True
     if response.status_code == 412:  # whether `If-Match` holds is for the item to say
@@ -203,6 +210,13 @@ def faults_in(faults: Any, place: str = "") -> Iterator[str]:
             yield from faults_in(inner, f"{place}.{key}" if place else key)
     else:
         yield from (f"{place}: {message}" for message in faults)
+
+
+@schemathesis.check
+def note_replayed(_ctx: CheckContext, response: Response, _case: Case) -> None:
+    """Note the place of what a repeat has not created."""
+    if "idempotency-replayed" in response.headers:
+        REPLAYED.update(f"{place}/" for place in response.headers["location"])
 
 
 @schemathesis.check
