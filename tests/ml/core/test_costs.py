@@ -19,7 +19,8 @@ from webapp.errors import InvalidInput
 from webapp.ml.core import artifacts, training
 from webapp.ml.core.costs import Cost, FitLimits, Size
 from webapp.ml.core.datasets import Dataset, default_feature_names
-from webapp.ml.core.estimators import CATALOGUE, resolve_params
+from webapp.ml.core.estimators import CATALOGUE, resolve_params, split_pipeline
+from webapp.ml.core.signature import Column, Signature
 from webapp.ml.core.training import TrainingSpec
 
 KB = 1024 if sys.platform == "linux" else 1  # of ru_maxrss
@@ -177,6 +178,7 @@ def refusal(dataset: Dataset, limits: FitLimits, **spec: Any) -> str:
 
 BOOSTING = "hist_gradient_boosting"
 SAG = {"max_iter": 100_000, "tol": 0}
+GAPS = Signature((Column("x1", missing=True),), "classification")
 MEMORY, SECONDS = "MB of memory, MAX_FIT_MEMORY allows 2048", "seconds, MAX_FIT_SECONDS allows 600"
 
 
@@ -216,15 +218,27 @@ def test_a_training_that_takes_too_much_is_refused(
     assert advice in reason
 
 
-def test_a_forest_of_rows_that_are_easily_told_apart_is_judged_by_its_first_tree() -> None:
+@pytest.mark.parametrize("estimator", ["random_forest_classifier", "extra_trees_classifier"])
+@pytest.mark.parametrize(
+    "signature", [None, Signature((Column("x1", missing=True),), "classification")]
+)
+def test_a_forest_of_rows_that_are_easily_told_apart_is_judged_by_its_first_tree(
+    estimator: str, signature: Signature | None
+) -> None:
     X = np.arange(20_000, dtype=np.float64)[:, np.newaxis]
-    easy = Dataset(X, (X[:, 0] > 9000).astype(np.int64), default_feature_names(1))
-    hard = Dataset(X, np.random.RandomState(0).randint(2, size=20_000), default_feature_names(1))
-    spec = {"estimator": "random_forest_classifier", "params": {"n_estimators": 30}}
+    names = default_feature_names(1)
+    easy, hard = (
+        Dataset(X, labels, names, signature=signature)
+        for labels in (
+            (X[:, 0] > 9000).astype(np.int64),
+            np.random.RandomState(0).randint(2, size=20_000),
+        )
+    )
+    spec = {"estimator": estimator, "params": {"n_estimators": 30}}
     limits = FitLimits(memory=100e6)
 
     reason = refusal(hard, limits, **spec)
     trained = training.train(easy, TrainingSpec(**spec), clock=time.perf_counter, limits=limits)
 
     assert "MAX_FIT_MEMORY allows 100" in reason
-    assert len(trained.estimator.estimators_) == 30
+    assert len(split_pipeline(trained.estimator)[1].estimators_) == 30

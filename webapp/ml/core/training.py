@@ -43,7 +43,7 @@ from webapp.ml.core.metrics import (
 )
 from webapp.ml.core.pipelines import describe_linear, make_typed_scorer
 from webapp.ml.core.preprocessing import build_pipeline, count_outputs, is_typed, make_frame
-from webapp.ml.core.scoring import Scores, compile_scorer, find_linear_functions
+from webapp.ml.core.scoring import Scorer, Scores, compile_scorer, find_linear_functions
 from webapp.ml.core.selection import Ranked, rank_candidates
 from webapp.ml.core.signature import Signature, matrix_signature
 
@@ -170,18 +170,19 @@ def train(
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
-        estimator, fit_seconds, profile, basis = _fit(plan, fitted_rows)
-        metrics = _measure(estimator, test_rows or fitted_rows, fitted_rows)
+        fit = _fit(plan, fitted_rows)
+        metrics = _measure(fit, test_rows or fitted_rows, fitted_rows)
         if spec.cv:
             metrics["cross_validation"], further = _cross_validate(plan, dataset)
             doubts += further
         if candidates is not None:
             metrics["candidates"] = candidates
         if test_rows is not None and spec.refit:
-            estimator, fit_seconds, profile, basis = _fit(plan, Subset(dataset))
+            fit = _fit(plan, Subset(dataset))
     signature = dataset.signature or matrix_signature(
         dataset.feature_names, entry.task, dataset.target
     )
+    estimator = fit.estimator
     return TrainedModel(
         estimator=estimator,
         estimator_name=entry.name,
@@ -190,14 +191,14 @@ def train(
         evaluated_on="training" if test_rows is None else "hold-out",
         n_train=len(fitted_rows),
         n_test=0 if test_rows is None else len(test_rows),
-        fit_seconds=fit_seconds,
+        fit_seconds=fit.seconds,
         classes=list_classes(estimator),
         coefficients=describe_coefficients(estimator, signature),
-        profile=profile,
+        profile=fit.profile,
         data_digest=digest.result(),
-        interval_basis=basis,
+        interval_basis=fit.basis,
         converged=_has_converged(estimator, plan.params),
-        signature=signature.with_ranges(profile),
+        signature=signature.with_ranges(fit.profile),
         scale=bool(spec.scale),
         warnings=doubts,
     )
@@ -253,8 +254,10 @@ def _check_cost(plan: _Plan, fitted_rows: Subset, n_classes: int, limits: FitLim
         one = replace(plan, params={**params, "n_estimators": 1}, spec=replace(spec, scale=False))
         cost_of_one = entry.estimate_cost(one.params, size)
         if cost_of_one.memory <= limits.memory and cost_of_one.seconds <= limits.seconds:
-            tree = _fit(one, fitted_rows)[0].estimators_[0].tree_
-            leaves = TREE_MARGIN * tree.n_leaves * size.rows / len(fitted_rows)
+            forest = split_pipeline(_fit(one, fitted_rows).estimator)[1]
+            leaves = (
+                TREE_MARGIN * forest.estimators_[0].tree_.n_leaves * size.rows / len(fitted_rows)
+            )
             cost = entry.estimate_cost(params, replace(size, leaves=leaves))
     if cost.memory > limits.memory:
         needed, allowed = math.ceil(cost.memory / 1e6), int(limits.memory / 1e6)
@@ -365,8 +368,18 @@ def _warn_of_rare_classes(
     return (DataWarning(dataset.target, message),)
 
 
-def _fit(plan: _Plan, rows: Subset) -> tuple[Any, float, dict[str, Any], IntervalBasis | None]:
-    """Return a fitted estimator, its seconds, the profile of its rows and its interval basis."""
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted estimator, its scorer, the seconds that it took, and what its rows were like."""
+
+    estimator: Any
+    scorer: Scorer
+    seconds: float
+    profile: dict[str, Any]
+    basis: IntervalBasis | None
+
+
+def _fit(plan: _Plan, rows: Subset) -> _Fit:
     least_squares = (
         plan.signature is None
         and plan.entry.name == DEFAULT_ESTIMATOR
@@ -385,7 +398,8 @@ def _fit(plan: _Plan, rows: Subset) -> tuple[Any, float, dict[str, Any], Interva
             basis = _fit_least_squares(estimator, dataset, mask)
         else:
             estimator.fit(_as_input(dataset), dataset.y)
-        scores = _score(estimator, dataset.take_first())
+        scorer = _make_scorer(estimator, dataset.signature)
+        scores = _score(scorer, dataset.take_first())
     seconds = plan.clock() - started
     if not np.isfinite(scores.numbers).all():
         raise InvalidInput({"X": ["holds values too large or too small to fit"]})
@@ -394,7 +408,7 @@ def _fit(plan: _Plan, rows: Subset) -> tuple[Any, float, dict[str, Any], Interva
         if dataset.signature is None
         else profile_columns(dataset.signature, dataset.X)
     )
-    return estimator, seconds, profile, basis
+    return _Fit(estimator, scorer, seconds, profile, basis)
 
 
 def _as_input(rows: Dataset) -> Any:
@@ -402,10 +416,13 @@ def _as_input(rows: Dataset) -> Any:
     return rows.X if rows.signature is None else make_frame(rows.signature, rows.X, rows.texts)
 
 
-def _score(estimator: Any, rows: Dataset) -> Scores:
-    if rows.signature is None:
-        return compile_scorer(estimator)(rows.X)
-    scorer = make_typed_scorer(estimator, rows.signature)
+def _make_scorer(estimator: Any, signature: Signature | None) -> Scorer:
+    if signature is None:
+        return compile_scorer(estimator)
+    return make_typed_scorer(estimator, signature)
+
+
+def _score(scorer: Scorer, rows: Dataset) -> Scores:
     return scorer(rows.X) if rows.texts is None else scorer(rows.X, rows.texts)
 
 
@@ -443,13 +460,13 @@ def _faults_as(place: str, message: str) -> Iterator[None]:
         raise InvalidInput({place: [message.format(reason=reason)]}) from None
 
 
-def _measure(estimator: Any, rows: Subset, fitted: Subset) -> dict[str, Any]:
+def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> dict[str, Any]:
     """Return the metrics on rows, beside those of a baseline that knows the fitted y alone."""
     judged, all_y = rows.take(), fitted.dataset.y
     y, fitted_y = judged.y, all_y if fitted.index is None else all_y.take(fitted.index)
     with _faults_as("X", "holds values too large to evaluate the model on"):
-        scores = _score(estimator, judged)
-    classes = list_classes(estimator)
+        scores = _score(fit.scorer, judged)
+    classes = list_classes(fit.estimator)
     if classes is None:
         return measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
     return measure_classification(
