@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from config import SETTINGS
+from tests.bad_input.census import PATH_VALUES
 from tests.faults import on_sqlite
 from webapp.ml.core import kinds, preprocessing, training
 from webapp.ml.core.signature import DATE_PARTS, KINDS
@@ -65,7 +66,6 @@ def test_every_example_works_when_pasted(client: FlaskClient, document: dict) ->
     sample = client.get("/api/v1/ml/sample-data").json
     client.post("/api/v1/ml/train", json={"X": sample["X"], "y": sample["y"]})
     order = {"get": 0, "put": 1, "patch": 1, "post": 2, "delete": 3}
-    values = {"item_id": "1", "name": "default", "number": "1"}
     not_json = {"/api/v1/ml/models/{name}/versions"}  # takes a file
     queries = {("delete", "/api/v1/ml/models/{name}"): "?versions=all"}
 
@@ -78,7 +78,7 @@ def test_every_example_works_when_pasted(client: FlaskClient, document: dict) ->
         if method == "post" and path in not_json:
             continue
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-        url = path.format(**values) + queries.get((method, path), "")
+        url = path.format(**PATH_VALUES) + queries.get((method, path), "")
         response = client.open(url, method=method.upper(), json=body.get("example"))
         assert response.status_code < 300, (method, url, response.text)
         assert str(response.status_code) in operation["responses"]

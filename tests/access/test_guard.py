@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.test import EnvironBuilder
 
 from tests.access.holders import bearer, make_holder
+from tests.bad_input.census import PATH_VALUES
 from tests.conftest import app_on
 from webapp import create_app
 from webapp.access import guard, service
@@ -36,7 +37,7 @@ OPEN_TO_ALL |= {"/health/live", "/health/ready"}
 
 def calls_of(app: Flask) -> Iterator[tuple[str, str, str, frozenset[str]]]:
     """Return each method of each rule, a path that it matches, and the scopes it needs."""
-    values = {"name": "default", "number": 1, "item_id": 1, "filename": "x.css"}
+    values = {**PATH_VALUES, "filename": "x.css"}
     table, adapter = guard.classify_routes(app), app.url_map.bind("localhost")
     for rule in app.url_map.iter_rules():
         arguments = {name: values[name] for name in rule.arguments - set(rule.defaults or ())}

@@ -13,6 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.bad_input.census import PATH_VALUES
 from tests.faults import on_sqlite
 from tests.web.test_api import ITEMS, JSON, ML, assert_problem
 from webapp.web.parsing import SMALL_BODY
@@ -119,9 +120,8 @@ def test_malformed_chunks_and_unknown_transfer_codings_are_refused(client: Flask
 
 
 def test_a_large_body_is_refused_unread_where_bodies_are_small(client: FlaskClient) -> None:
-    values = {"item_id": 1, "name": "default", "number": 1}
     calls = [
-        (method, path.format(**values))
+        (method, path.format(**PATH_VALUES))
         for path, operations in client.get("/openapi.json").json["paths"].items()
         for method, operation in operations.items()
         if isinstance(operation, dict)

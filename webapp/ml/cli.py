@@ -333,6 +333,21 @@ def delete_model(name: str, versions: str | None) -> None:
     click.echo(f"Model {name!r} is deleted.")
 
 
+@commands.command()
+@number_argument
+@click.argument("plot")
+@click.argument("out", type=click.File("wb", atomic=True))
+@model_option
+@clear_errors
+def plot(number: int, plot: str, out: IO[bytes], name: str) -> None:
+    """Draw a PLOT of a version into OUT, as SVG.
+
+    Example: flask ml plot 3 residuals residuals.svg
+    """
+    drawn = registry.get_plot(db.session(), name, number, plot)
+    out.write(drawn)  # which opens OUT: where nothing is drawn, it stays as it is
+
+
 @commands.command("export")
 @number_argument
 @click.argument("out", type=click.File("wb", atomic=True))
@@ -340,7 +355,8 @@ def delete_model(name: str, versions: str | None) -> None:
 @clear_errors
 def export_artifact(number: int, out: IO[bytes], name: str) -> None:
     """Write a version to OUT as a skops file."""
-    out.write(registry.get_artifact(db.session(), name, number).data)
+    artifact = registry.get_artifact(db.session(), name, number)
+    out.write(artifact.data)  # which opens OUT
 
 
 @commands.command("import")

@@ -32,6 +32,13 @@ class CoefficientsNotFound(NotFound):
         super().__init__(f"Version {number} of {name!r} is a {kind}, which has no coefficients.")
 
 
+class PlotNotFound(NotFound):
+    """There is no such plot of a version."""
+
+    def __init__(self, plot: str, why: str) -> None:
+        super().__init__(f"There is no plot {plot!r} of this version: {why}.")
+
+
 class ModelNotTrained(Conflict):
     """The model has no active version to predict with."""
 

@@ -42,6 +42,7 @@ from webapp.ml.core.metrics import (
     profile_features,
 )
 from webapp.ml.core.pipelines import describe_linear, make_typed_scorer
+from webapp.ml.core.plots import Judged
 from webapp.ml.core.preprocessing import build_pipeline, count_outputs, is_typed, make_frame
 from webapp.ml.core.scoring import Scorer, Scores, compile_scorer, find_linear_functions
 from webapp.ml.core.selection import Ranked, rank_candidates
@@ -105,6 +106,7 @@ class TrainedModel:
     profile: Mapping[str, Any]
     data_digest: str
     interval_basis: IntervalBasis | None
+    judged: Judged
     converged: bool | None
     signature: Signature
     scale: bool
@@ -171,7 +173,7 @@ def train(
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
         fit = _fit(plan, fitted_rows)
-        metrics = _measure(fit, test_rows or fitted_rows, fitted_rows)
+        metrics, judged = _measure(fit, test_rows or fitted_rows, fitted_rows)
         if spec.cv:
             metrics["cross_validation"], further = _cross_validate(plan, dataset)
             doubts += further
@@ -197,6 +199,7 @@ def train(
         profile=fit.profile,
         data_digest=digest.result(),
         interval_basis=fit.basis,
+        judged=judged,
         converged=_has_converged(estimator, plan.params),
         signature=signature.with_ranges(fit.profile),
         scale=bool(spec.scale),
@@ -460,18 +463,24 @@ def _faults_as(place: str, message: str) -> Iterator[None]:
         raise InvalidInput({place: [message.format(reason=reason)]}) from None
 
 
-def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> dict[str, Any]:
-    """Return the metrics on rows, beside those of a baseline that knows the fitted y alone."""
-    judged, all_y = rows.take(), fitted.dataset.y
-    y, fitted_y = judged.y, all_y if fitted.index is None else all_y.take(fitted.index)
+def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> tuple[dict[str, Any], Judged]:
+    """Return the metrics on rows, beside those of a baseline that knows the fitted y alone.
+
+    And of the first of these rows what plots need.
+    """
+    held_out, all_y = rows.take(), fitted.dataset.y
+    y, fitted_y = held_out.y, all_y if fitted.index is None else all_y.take(fitted.index)
     with _faults_as("X", "holds values too large to evaluate the model on"):
-        scores = _score(fit.scorer, judged)
+        scores = _score(fit.scorer, held_out)
     classes = list_classes(fit.estimator)
+    judged = Judged.from_scores(y, scores, classes)
     if classes is None:
-        return measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
-    return measure_classification(
-        cast(Labels, y), scores.values, scores.probabilities, classes, cast(Labels, fitted_y)
-    )
+        found = measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
+    else:
+        found = measure_classification(
+            cast(Labels, y), scores.values, scores.probabilities, classes, cast(Labels, fitted_y)
+        )
+    return found, judged
 
 
 def _cross_validate(

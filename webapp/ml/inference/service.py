@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session, undefer, undefer_group
 
 from webapp.db.base import begin_read
 from webapp.db.outages import outages_translated
@@ -34,6 +34,7 @@ from webapp.ml.registry.service import DEFAULT_MODEL, load_scorer
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
 VALUE_BYTES = 20  # of a value in an answer: a number of 17 digits, its point and a comma
 AS_THEY_ARE = BatchOptions()
+LOADED = (undefer_group("wide"), undefer(ModelVersion.interval_basis))
 MOST_NAMED = 1000  # names of features in one answer; a name has up to 1 kB
 NOTES = {  # of single values, and how a warning puts it
     "extrapolated": "has a value outside the range of training",
@@ -281,7 +282,7 @@ def find_version(session: Session, name: str, number: int | None) -> VersionRef 
 
 def load_version(session: Session, version_id: int) -> LoadedVersion:
     """Return a stored version ready to predict; raises VersionDeleted, and ArtifactUnusable."""
-    version = session.get(ModelVersion, version_id, options=[undefer("*")])
+    version = session.get(ModelVersion, version_id, options=LOADED)
     if version is None:
         raise VersionDeleted
     basis, profile = version.interval_basis, version.profile

@@ -142,6 +142,7 @@ class ModelVersion(Base):
     data_digest: Mapped[str | None] = mapped_column(sa.String(64))
     profile: Mapped[dict[str, Any] | None] = _wide()
     interval_basis: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    judged_rows: Mapped[bytes | None] = mapped_column(deferred=True)
 
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
     tag_rows: Mapped[dict[str, VersionTag]] = relationship(

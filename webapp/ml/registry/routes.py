@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Response, current_app
+from flask import Response, current_app, request
 from flask.views import MethodView
 
 from webapp.extensions import db
@@ -20,6 +20,7 @@ from webapp.ml.blueprint import (
     model_leases,
 )
 from webapp.ml.core import artifacts
+from webapp.ml.core.plots import PLOTS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
@@ -32,6 +33,8 @@ ARTIFACT_HEADERS = {
     "Digest": header("The same in base64 (RFC 3230).", pattern="^sha-256=[0-9A-Za-z+/]{43}=$"),
     "Content-Disposition": header("A name for the file."),
 }
+SVG = "image/svg+xml"
+PLOT_HEADERS = {"ETag": header("Names these very bytes.")}
 
 
 def _describe_upload(request: Mapping[str, Any]) -> Answer:
@@ -191,6 +194,35 @@ class Version(MethodView):
 def get_version_coefficients(name: str, number: int) -> Answer:
     """Read all coefficients of a linear model, however many."""
     return service.get_coefficients(db.session(), name, number)
+
+
+@blp.route(
+    "/models/<name:name>/versions/<id:number>/plots/<name:plot>.svg",
+    get="draw_version_plot",
+    parameters=[
+        {
+            "in": "path",
+            "name": "plot",
+            "required": True,
+            "schema": {"type": "string", "enum": list(PLOTS)},
+        }
+    ],
+)
+@blp.allow(*ANY_ML)
+@blp.response(200, BINARY, content_type=SVG, headers=PLOT_HEADERS)
+@blp.alt_response(304, description="The client already has these bytes.", headers=PLOT_HEADERS)
+@blp.problems(404, 503)
+def draw_version_plot(name: str, number: int, plot: str) -> Response:
+    """Draw a plot of a version, of up to 5,000 of its held-out rows.
+
+    `predicted-vs-actual` and `residuals` of a regression; `roc`, `precision-recall`,
+    `calibration` and `confusion-matrix` of a classification; `coefficients` of a linear model.
+    """
+    drawn = service.get_plot(db.session(), name, number, plot)
+    response = Response(drawn, content_type=SVG)
+    response.add_etag()
+    response.make_conditional(request)
+    return response
 
 
 @blp.route("/models/<name:name>/versions/<id:number>/artifact", get="download_artifact")

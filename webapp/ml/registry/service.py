@@ -6,6 +6,7 @@ what it knew before (``webapp.db.leases``): when it returns, every worker serves
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
@@ -30,7 +31,7 @@ from webapp.db.base import (
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.ml import errors
-from webapp.ml.core import artifacts, datasets, training
+from webapp.ml.core import artifacts, datasets, plots, training
 from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
 from webapp.ml.core.pipelines import make_checked_scorer
 from webapp.ml.core.preprocessing import is_typed
@@ -347,6 +348,23 @@ def get_version(session: Session, name: str, number: int) -> ModelVersion:
     if version is None:
         raise errors.VersionNotFound(name, number)
     return version
+
+
+def get_plot(session: Session, name: str, number: int, plot: str) -> bytes:
+    """Return a plot of a version, in SVG; raises VersionNotFound, and PlotNotFound."""
+    version = get_version(session, name, number)
+    rows = session.scalar(sa.select(ModelVersion.judged_rows).filter_by(id=version.id))
+    shown = plots.Shown(
+        classes=None if version.classes is None else tuple(version.classes),
+        rows=rows,
+        coefficients=json.dumps(version.coefficients) if version.coefficients else None,
+    )
+    drawable = [name for name in plots.PLOTS if not shown.why_not(name)]
+    if plot not in drawable:
+        why = shown.why_not(plot) if plot in plots.PLOTS else "no plot is called so"
+        known = f"there are {', '.join(drawable)}" if drawable else "there are none"
+        raise errors.PlotNotFound(plot, f"{why}; {known}")
+    return plots.draw_plot(plot, shown)
 
 
 def get_artifact(session: Session, name: str, number: int) -> Artifact:

@@ -140,4 +140,5 @@ def _describe_training(
         warnings=[asdict(warning) for warning in (*dataset.warnings, *trained.warnings)],
         profile=dict(trained.profile),
         interval_basis=None if basis is None else basis.to_json(),
+        judged_rows=trained.judged.to_bytes(),
     )
