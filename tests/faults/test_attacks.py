@@ -29,7 +29,7 @@ from tests.faults.attacks import measured_attack
 from tests.faults.record import RecordAttack
 from tests.gunicorn_server import ROOT, GunicornServer, both_workers, running_gunicorn
 from tests.tables import to_csv, to_parquet
-from webapp.ml.core.artifacts import MOST_UPLOADED_NODES
+from webapp.ml.core.formats.skops import MOST_UPLOADED_NODES
 
 pytestmark = pytest.mark.slow
 

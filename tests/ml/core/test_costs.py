@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from webapp.errors import InvalidInput
-from webapp.ml.core import artifacts, training
+from webapp.ml.core import training
 from webapp.ml.core.costs import Cost, FitLimits, Size
 from webapp.ml.core.datasets import Dataset, default_feature_names
 from webapp.ml.core.estimators import CATALOGUE, resolve_params
+from webapp.ml.core.formats import skops
 from webapp.ml.core.training import TrainingSpec
 
 KB = 1024 if sys.platform == "linux" else 1  # of ru_maxrss
@@ -118,7 +119,7 @@ def measure(case: Case) -> int:
         dataset = replace(dataset, y=np.abs(dataset.y))
     before = psutil.Process().memory_info().rss
     spec = TrainingSpec(estimator=estimator, params=params, **options)
-    artifacts.dumps(training.train(dataset, spec, clock=time.perf_counter).estimator)
+    skops.dumps(training.train(dataset, spec, clock=time.perf_counter).estimator)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KB - before
 
 

@@ -10,6 +10,7 @@ import orjson
 from marshmallow import fields, validate
 
 from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
+from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
@@ -85,6 +86,11 @@ class VersionSummarySchema(StrictSchema):
         metadata=about("What was left out of the training data or converted, or looks wrong."),
     )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
+    format = fields.String(
+        required=True,
+        validate=validate.OneOf([*FORMATS]),
+        metadata=about("The format of the artifact."),
+    )
     digest = fields.String(
         required=True, attribute="artifact_digest", metadata=about("SHA-256 of the artifact.")
     )
@@ -247,6 +253,12 @@ class UploadRequest(StrictSchema):
     artifact = FilePart(
         required=True,
         metadata=about("The file that `skops.io.dump` wrote.", type="string", format="binary"),
+    )
+    format = fields.String(
+        load_default=None,
+        attribute="format_name",
+        validate=validate.OneOf([*FORMATS]),
+        metadata=about("The format of the file; found out where not given."),
     )
     feature_names = FeatureNames("The names that the estimator learnt, where not given.")
     metrics = JSONObject(

@@ -25,8 +25,9 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 from sklearn.svm import NuSVR
 
 import config
-from webapp.ml.core import artifacts
+from webapp.ml.core.artifacts import digest
 from webapp.ml.core.estimators import CATALOGUE, Estimator, build_estimator, resolve_params
+from webapp.ml.core.formats import skops as skops_files
 from webapp.ml.core.validation import make_scorer
 from webapp.ml.errors import ArtifactUnusable
 
@@ -76,14 +77,13 @@ def plain(name: str) -> bytes:
 
 
 def load(data: bytes) -> Any:
-    """Load bytes under their own digest: only what they are can be wrong."""
-    return artifacts.loads(data, artifacts.digest(data))
+    return skops_files.loads(data)
 
 
 def refuse(data: bytes) -> str:
     """Return the reason for which an upload is refused."""
     with pytest.raises(ArtifactUnusable) as raised:
-        make_scorer(artifacts.read_upload(data)[0])
+        make_scorer(skops_files.read_upload(data)[0])
     return str(raised.value)
 
 
@@ -186,11 +186,11 @@ def test_a_model_comes_back_as_it_was(row: Estimator, scale: bool, given: dict[s
     model = fit(row, scale, **given)
     rows = rows_for(row)[0]
 
-    data = artifacts.dumps(model)
+    data = skops_files.dumps(model)
     stored = load(data)
     by_skops = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
     uploaded = [
-        artifacts.read_upload(skops.io.dumps(model, compression=compression))[0]
+        skops_files.read_upload(skops.io.dumps(model, compression=compression))[0]
         for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     ]
 
@@ -199,13 +199,13 @@ def test_a_model_comes_back_as_it_was(row: Estimator, scale: bool, given: dict[s
         assert type(loaded) is type(model)
         assert loaded.get_params().keys() == model.get_params().keys()
         assert_predicts_as(loaded, model, rows)
-        assert artifacts.dumps(loaded) == data
+        assert skops_files.dumps(loaded) == data
 
 
 def test_a_forest_as_a_notebook_makes_it_loads_without_its_machinery() -> None:
     forest = RandomForestRegressor(3, n_jobs=2, random_state=np.random.RandomState(0)).fit(X, y)
 
-    loaded = artifacts.read_upload(skops.io.dumps(forest))[0]
+    loaded = skops_files.read_upload(skops.io.dumps(forest))[0]
 
     assert (loaded.n_jobs, loaded.random_state) == (None, None)
 
@@ -214,17 +214,17 @@ def test_feature_names_are_read_apart_so_that_arrays_can_be_predicted() -> None:
     table = pd.DataFrame(X, columns=load_diabetes().feature_names)
 
     for model in (Ridge(), make_pipeline(StandardScaler(), Ridge())):
-        loaded, names = artifacts.read_upload(skops.io.dumps(model.fit(table, y)))
+        loaded, names = skops_files.read_upload(skops.io.dumps(model.fit(table, y)))
         assert names == tuple(table.columns)
         assert loaded.predict(X).shape == (len(X),)
-    assert artifacts.read_upload(artifacts.dumps(Ridge().fit(X, y)))[1] is None
+    assert skops_files.read_upload(skops_files.dumps(Ridge().fit(X, y)))[1] is None
 
 
 def test_another_patch_of_the_same_scikit_learn_is_welcome() -> None:
     series = ".".join(sklearn.__version__.split(".")[:2])
     data = set_attribute("linear_regression", "_sklearn_version", json_node(f"{series}.99"))
 
-    assert type(artifacts.read_upload(data)[0]) is LinearRegression
+    assert type(skops_files.read_upload(data)[0]) is LinearRegression
 
 
 # The same bytes
@@ -232,7 +232,7 @@ def test_another_patch_of_the_same_scikit_learn_is_welcome() -> None:
 
 def digest_all() -> list[str]:
     models = [fit(row, scale) for row in CATALOGUE.values() for scale in (False, True)]
-    return [artifacts.digest(artifacts.dumps(model)) for model in models]
+    return [digest(skops_files.dumps(model)) for model in models]
 
 
 @pytest.mark.slow
@@ -253,8 +253,8 @@ def test_no_memory_of_the_process_is_left_between_the_fields_of_a_node() -> None
     # numpy loads records without clearing what lies between their fields.
     stained = edit_array(FOREST, NODES, stain_padding)
 
-    expected = artifacts.dumps(fit(CATALOGUE[FOREST]))
-    assert artifacts.dumps(artifacts.read_upload(stained)[0]) == expected
+    expected = skops_files.dumps(fit(CATALOGUE[FOREST]))
+    assert skops_files.dumps(skops_files.read_upload(stained)[0]) == expected
 
 
 # What is refused
@@ -636,7 +636,7 @@ def test_an_id_cannot_put_one_object_in_the_place_of_another() -> None:
 
     data = edit_schema(plain(FOREST), swap)
 
-    assert artifacts.read_upload(data)[0].estimators_[0].tree_.node_count > 3
+    assert skops_files.read_upload(data)[0].estimators_[0].tree_.node_count > 3
 
 
 def test_the_search_tree_of_neighbors_is_grown_again() -> None:
@@ -647,16 +647,16 @@ def test_the_search_tree_of_neighbors_is_grown_again() -> None:
 
     expected = fit(CATALOGUE[NEIGHBORS])
 
-    loaded = artifacts.read_upload(edit_schema(plain(NEIGHBORS), mix_up))[0]
+    loaded = skops_files.read_upload(edit_schema(plain(NEIGHBORS), mix_up))[0]
 
     assert_predicts_as(loaded, expected, IRIS_X)
-    assert artifacts.dumps(loaded) == artifacts.dumps(expected)
+    assert skops_files.dumps(loaded) == skops_files.dumps(expected)
 
 
 FUZZ = """
 import faulthandler, random, sys, warnings
 import numpy as np
-from tests.ml.core.test_artifacts import *
+from tests.ml.core.test_skops import *
 faulthandler.enable(); warnings.simplefilter("ignore")
 files = [(skops.io.dumps(fit(row, scale)), rows_for(row)[0])
          for row in CATALOGUE.values() for scale in (False, True)]
@@ -670,7 +670,7 @@ for _ in range(400):
     for _ in range(draw.choice([1, 2, 8])):
         changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
     try:
-        model = artifacts.read_upload(write_zip(members | {name: bytes(changed)}))[0]
+        model = skops_files.read_upload(write_zip(members | {name: bytes(changed)}))[0]
         make_scorer(model)
     except ArtifactUnusable:
         refused += 1
