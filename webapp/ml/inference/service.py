@@ -73,7 +73,14 @@ class Predictions:
 
     def to_columns(self) -> dict[str, Any]:
         """Return columns, (n_rows,) each: those passed on, prediction, probabilities, bounds."""
-        columns: dict[str, Any] = {**self.passed, "prediction": self.scores.values}
+        columns: dict[str, Any] = {**self.passed}
+        values = self.scores.values
+        if values.ndim == 2:
+            columns |= {f"prediction:{place}": column for place, column in enumerate(values.T)}
+        else:
+            columns["prediction"] = values
+        if self.scores.decision is not None:
+            columns["score"] = self.scores.decision
         if self.scores.probabilities is not None:
             names = [f"probability:{label}" for label in self.version.classes or ()]
             # The rows of the transposed matrix are views; copies could take 400 MB.

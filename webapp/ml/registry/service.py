@@ -30,12 +30,14 @@ from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.ml import errors
 from webapp.ml.core import artifacts
-from webapp.ml.core.formats import FORMATS, find_format
+from webapp.ml.core.formats import FORMATS, inspect_file
 from webapp.ml.core.formats.shapes import LoadedModel
+from webapp.ml.core.isolation import ProcessFailed, ProcessLimits, run_isolated
 from webapp.ml.core.signature import read_signature
 from webapp.ml.registry.models import Activation, Artifact, Model, ModelVersion
 
 DEFAULT_MODEL = "default"
+LOADING = ProcessLimits()  # of a file that comes from elsewhere
 MOST_LISTED = 1000  # models, where there are no pages
 
 
@@ -86,30 +88,29 @@ def register_version(
     data: bytes,
     max_features: int,
     format_name: str | None = None,
-    feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    checks: Mapping[str, Any] | None = None,
     **storing: Any,
 ) -> ModelVersion:
     """Store a file, a model fitted elsewhere, as the model's next version.
 
-    Without a ``format_name``, its bytes tell; without ``feature_names``, the names that the model
-    has learnt are taken. ``storing`` goes to ``store_version``. Raises InvalidInput when the file
-    or the names cannot be used, or it has more than ``max_features``.
+    Without a ``format_name``, its bytes tell. ``checks`` are what else came with it, for the
+    format's ``describe``: feature names, a signature, a sample with expected predictions.
+    ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with it,
+    cannot be used, or it has more than ``max_features``.
     """
+    options = {"max_features": max_features, **(checks or {})}
     try:
-        kind = find_format(data) if format_name is None else FORMATS[format_name]
-        described = kind.describe(data, feature_names=feature_names, max_features=max_features)
-    except errors.ArtifactUnusable as error:
-        raise InvalidInput({"artifact": [str(error)]}, source="form") from None
-    except InvalidInput as error:
-        raise InvalidInput(error.faults, source="form") from None
+        answer = run_isolated(inspect_file, data, format_name, options, limits=LOADING)
+    except ProcessFailed:
+        message = f"it could not be loaded and tried within {LOADING}"
+        answer = {"faults": {"artifact": [str(errors.ArtifactUnusable(message))]}}
+    if "faults" in answer:
+        raise InvalidInput(answer["faults"], source="form")
+    described = answer["version"]
+    described["metrics"] |= metrics or {}
     version = ModelVersion(
-        origin="uploaded",
-        format=kind.name,
-        metrics=dict(metrics or {}),
-        warnings=[],
-        libraries=library_versions(),
-        **described,
+        origin="uploaded", warnings=[], libraries=library_versions(), **described
     )
     return store_version(session, leases, name=name, version=version, artifact=data, **storing)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from webapp.ml.core.formats import skops
+from webapp.errors import InvalidInput
+from webapp.ml.core.formats import fitted, skops
 from webapp.ml.core.formats.shapes import ModelFormat
 from webapp.ml.errors import ArtifactUnusable
 
@@ -18,7 +20,7 @@ FORMATS: Mapping[str, ModelFormat] = {
             skops.recognises,
             skops.load,
             skops.describe,
-            skops.list_coefficients,
+            fitted.list_coefficients,
         ),
     )
 }
@@ -31,3 +33,18 @@ def find_format(data: bytes) -> ModelFormat:
         known = " or ".join(row.title.removeprefix("a ") for row in FORMATS.values())
         raise ArtifactUnusable(f"it is not a {known}")
     return found
+
+
+def inspect_file(data: bytes, name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a version of a file has, under ``version``, or else ``faults`` of the upload.
+
+    The format ``name`` is found out where it is not given. All is JSON: a process of its own
+    (``isolation``) reads the file, whatever is in it.
+    """
+    try:
+        kind = find_format(data) if name is None else FORMATS[name]
+        return {"version": {"format": kind.name, **kind.describe(data, **options)}}
+    except ArtifactUnusable as error:
+        return {"faults": {"artifact": [str(error)]}}
+    except InvalidInput as error:
+        return {"faults": error.faults}

@@ -33,7 +33,8 @@ class ModelFormat:
 
     ``load(data, signature, profile)`` returns the model of a stored version; ``profile`` is that
     of its training rows, None where they are not known. ``describe(data, **options)`` returns
-    what a version of an uploaded file has, as JSON. Both raise ArtifactUnusable.
+    what a version of an uploaded file has, as JSON; it may raise InvalidInput, too, by the field
+    of the upload. Both raise ArtifactUnusable.
     """
 
     name: str
