@@ -293,6 +293,9 @@ KINDS = [
         HistGradientBoostingRegressor(max_iter=3, categorical_features=["sex"]),
         rows=FRAME[["age", "size", "sex"]].astype({"sex": "category"}),
     ),
+    *regressions(
+        HistGradientBoostingRegressor(max_iter=3), rows=FRAME[["sex"]].astype("category")
+    ),
 ]
 
 
