@@ -278,5 +278,14 @@ REFUSED_UPLOAD_FIELDS = {
         *(r'{"\ud800": 1}', f'{{"a": {DIGITS}}}', f'{{"a": {NESTED}}}', "[" * 10**5),
     ],
     "activate": NO_FLAGS,
+    "format": ["", "pickle", "1", "SKOPS"],
+    "signature": [
+        *("", "1", "[]", "x", "{}", '{"columns": []}', '{"columns": [1]}', f'{{"a": {NESTED}}}'),
+        *('{"columns": [{"name": 1}]}', '{"columns": [{"name": "a", "kind": "fish"}]}'),
+        *('{"columns": [{"name": "a", "kind": "category"}]}', '{"columns": [{"name": ""}]}'),
+        *('{"columns": [{"name": "a", "kind": "datetime", "parts": ["hour", "days"]}]}',),
+    ],
+    "sample": ["[[1, 2, 3]]"],  # without what is expected
+    "expected": ["[1]", "1", "x", "[[[1]]]"],
     "nobody": ["1"],
 }

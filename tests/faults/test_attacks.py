@@ -29,7 +29,7 @@ from tests.faults.attacks import measured_attack
 from tests.faults.record import RecordAttack
 from tests.gunicorn_server import ROOT, GunicornServer, both_workers, running_gunicorn
 from tests.tables import to_csv, to_parquet
-from webapp.ml.core.artifacts import MOST_UPLOADED_NODES
+from webapp.ml.core.formats.skops import MOST_NODES
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +152,7 @@ def long_schema() -> bytes:
 NUMBER = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode"}
 NUMBER |= {"content": "1", "is_json": True}
 LIST = {"__class__": "list", "__module__": "builtins", "__loader__": "ListNode"}
-FEW, MANY = MOST_UPLOADED_NODES // 3 - 10, MOST_UPLOADED_NODES - 100
+FEW, MANY = MOST_NODES // 3 - 10, MOST_NODES - 100
 
 
 def model_file(node: Any, times: int, *, n_arrays: int = 0) -> bytes:
@@ -186,6 +186,7 @@ class Attack(NamedTuple):
     megabytes: int = 1500  # 50 million numbers are 400, and the record batch that holds them
 
 
+LIBRARIES = 300  # of the process that those of uploads are forked from, which stays
 PARSED = 60 + 2 * LIMIT // MEGABYTE  # what is parsed in memory, up to the limit
 BATCHES, PAGES = "too many record batches", "decompresses to more than its rows"
 ATTACKS = {
@@ -208,10 +209,10 @@ ATTACKS = {
     "table: empty batches": Attack(empty_batches, TRAIN, ARROW, BATCHES),
     "table: a long schema": Attack(long_schema, TRAIN, ARROW, "has a schema that is too long"),
     **{
-        f"model file of {name}": Attack(make, UPLOAD, FORM, "", 250)
+        f"model file of {name}": Attack(make, UPLOAD, FORM, "", 250 + LIBRARIES)
         for name, make in {
             "many numbers": partial(model_file, NUMBER, 600_000),
-            "many arrays": partial(model_file, NUMBER, 0, n_arrays=90_000),
+            "many arrays": partial(model_file, NUMBER, 0, n_arrays=MOST_NODES),
             "many empty nodes": partial(model_file, {}, 10**7),
             "many empty lists": partial(model_file, [], 10**7),
             "many numbers that are no nodes": partial(model_file, 0.5, 10**7),
@@ -220,7 +221,7 @@ ATTACKS = {
     # No more than a large forest.
     "model file of as many nodes as are read": Attack(
         partial(model_file, LIST | {"content": []}, MANY - FEW, n_arrays=FEW),
-        *(UPLOAD, FORM, None, 600),
+        *(UPLOAD, FORM, None, 600 + LIBRARIES),
     ),
 }
 

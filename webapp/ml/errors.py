@@ -88,4 +88,5 @@ class ArtifactUnusable(Unavailable):
     """A stored model version cannot be loaded."""
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"The model version cannot be loaded: {reason}.")

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from webapp.errors import InvalidInput
-from webapp.ml.core import artifacts, training
+from webapp.ml.core import training
 from webapp.ml.core.costs import Cost, FitLimits, Size
 from webapp.ml.core.datasets import Dataset, default_feature_names
 from webapp.ml.core.estimators import CATALOGUE, resolve_params, split_pipeline
+from webapp.ml.core.formats import skops
 from webapp.ml.core.signature import Column, Signature
 from webapp.ml.core.training import TrainingSpec
 
@@ -119,7 +120,7 @@ def measure(case: Case) -> int:
         dataset = replace(dataset, y=np.abs(dataset.y))
     before = psutil.Process().memory_info().rss
     spec = TrainingSpec(estimator=estimator, params=params, **options)
-    artifacts.dumps(training.train(dataset, spec, clock=time.perf_counter).estimator)
+    skops.dumps(training.train(dataset, spec, clock=time.perf_counter).estimator)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KB - before
 
 

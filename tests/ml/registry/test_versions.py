@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from tests.ml.calls import ML, MODEL, predict, train, train_classes, train_constant
-from tests.ml.core.test_artifacts import json_node, set_attribute
+from tests.ml.core.test_skops import json_node, set_attribute
 from webapp.extensions import db
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.training import MOST_COEFFICIENTS
@@ -335,17 +335,17 @@ def during_load(app: Flask, monkeypatch: pytest.MonkeyPatch) -> DuringLoad:
 
     def arrange(act: Action) -> list[str]:
         loaded: list[str] = []
-        load = service.load_estimator
+        read = service.read_artifact
 
-        def load_slowly(session: Session, digest: str) -> object:
+        def read_slowly(session: Session, digest: str) -> bytes:
             loaded.append(digest)
             if len(loaded) == 1:
                 with ThreadPoolExecutor(1) as other:
                     answer = other.submit(act, app.test_client()).result()
                 assert answer.status_code < 300, answer.text
-            return load(session, digest)
+            return read(session, digest)
 
-        monkeypatch.setattr(service, "load_estimator", load_slowly)
+        monkeypatch.setattr(service, "read_artifact", read_slowly)
         return loaded
 
     return arrange

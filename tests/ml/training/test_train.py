@@ -15,8 +15,8 @@ from sklearn.linear_model import LinearRegression
 from tests.faults import on_sqlite
 from tests.ml.calls import ML, predict, train, train_constant
 from tests.ml.expected_metrics import assert_same
-from webapp.ml.core import artifacts
 from webapp.ml.core.estimators import CATALOGUE
+from webapp.ml.core.formats import skops
 from webapp.ml.errors import ArtifactUnusable, FitTooLong
 from webapp.ml.training.service import fit_time_limit
 
@@ -183,7 +183,7 @@ def test_a_model_too_large_for_the_machine_or_to_be_stored_is_no_fault_of_the_se
     def fail(_estimator: Any) -> bytes:
         raise error
 
-    monkeypatch.setattr(artifacts, "dumps", fail)
+    monkeypatch.setattr(skops, "dumps", fail)
 
     refused = train_few_rows(client, estimator="ridge")
 

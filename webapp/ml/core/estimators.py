@@ -709,21 +709,22 @@ def read_params(estimator: Estimator, fitted: Any) -> dict[str, Any]:
     """
     params = fitted.get_params()
     try:
-        return {p.name: _to_json(params[p.name]) for p in estimator.parameters}
+        return {p.name: to_json(params[p.name]) for p in estimator.parameters}
     except ValueError as error:
         raise ArtifactUnusable(f"one of its parameters {error}") from None
 
 
-def _to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:
+    """Return the value of a parameter as JSON; raises ValueError, which says what it is."""
     # A grid search leaves NumPy scalars and arrays; weights by class are a mapping.
     if isinstance(value, np.ndarray | np.generic):
         value = value.ravel()[: LONGEST_VALUE + 1].tolist() if value.ndim else value.item()
     if isinstance(value, str | list | tuple | dict) and len(value) > LONGEST_VALUE:
         raise ValueError(f"is longer than {LONGEST_VALUE}")
     if isinstance(value, dict):
-        return {_to_json(str(key)): _to_json(inner) for key, inner in value.items()}
+        return {to_json(str(key)): to_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_to_json(inner) for inner in value]
+        return [to_json(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -109,10 +109,10 @@ class Numbers:
 def make_typed_scorer(pipeline: Any, signature: Signature) -> Scorer:
     """Return a scorer for a fitted pipeline; nothing is checked here."""
     compiled = None if signature.text_names else _compile(pipeline, signature)
-    return compiled or partial(_score_in_blocks, partial(score_by_pipeline, pipeline, signature))
+    return compiled or partial(score_in_blocks, partial(score_by_pipeline, pipeline, signature))
 
 
-def _score_in_blocks(scorer: Scorer, *columns: Any) -> Scores:
+def score_in_blocks(scorer: Scorer, *columns: Any) -> Scores:
     """Return the scores of rows, some at a time: one-hot, they take up to 30 times the memory."""
     n_rows = len(columns[0])
     if n_rows <= BLOCK_ROWS:
@@ -123,10 +123,12 @@ def _score_in_blocks(scorer: Scorer, *columns: Any) -> Scores:
     ]
     values = np.concatenate([block.values for block in blocks])
     first = blocks[0]
-    if first.probabilities is None:
-        return replace(first, values=values)
-    probabilities = np.concatenate([block.probabilities for block in blocks])
-    return replace(first, values=values, probabilities=probabilities)
+    further: dict[str, Any] = {
+        name: np.concatenate([getattr(block, name) for block in blocks])
+        for name in ("probabilities", "decision")
+        if getattr(first, name) is not None
+    }
+    return replace(first, values=values, **further)
 
 
 def make_checked_scorer(pipeline: Any, signature: Signature) -> Scorer:
@@ -140,8 +142,8 @@ def make_checked_scorer(pipeline: Any, signature: Signature) -> Scorer:
             expected = score_by_pipeline(pipeline, signature, X, texts)
     except MALFORMED as error:
         raise ArtifactUnusable(f"its own predict fails with {type(error).__name__}") from None
-    scorer = make_typed_scorer(pipeline, signature)
     try:
+        scorer = make_typed_scorer(pipeline, signature)
         with np.errstate(all="ignore"):
             sizes = [1, 5, PROBE_ROWS]
             rows = [(X[:n],) if texts is None else (X[:n], texts[:n]) for n in sizes]
@@ -343,7 +345,7 @@ def _compile(pipeline: Any, signature: Signature) -> Scorer | None:
             blocks.append(numbers.transform(X))
         return np.concatenate(blocks, axis=1)
 
-    return partial(_score_in_blocks, lambda X: score(transform(X)))
+    return partial(score_in_blocks, lambda X: score(transform(X)))
 
 
 def _on_decisions(final: Any, n_functions: int) -> Any:

@@ -78,7 +78,8 @@ def make_frame(signature: Signature, X: Matrix, texts: Texts | None) -> Any:
     for column, place in zip(signature.columns, signature.places, strict=True):
         if column.kind == "text":
             values = next(text).copy()
-            values[values == None] = np.nan  # noqa: E711 (elementwise)
+            absent = np.nan if column.missing else ""
+            values[values == None] = absent  # noqa: E711 (elementwise)
             columns[column.name] = pd.Series(values, dtype=object)
         elif column.kind == "category":
             columns[column.name] = _decode(column.categories, X[:, place.start])

@@ -36,12 +36,14 @@ class Scores:
     """Predictions (n_rows,): numbers, or labels with the probability of each class.
 
     probabilities: (n_rows, n_classes), in the order of the version's classes; None for a
-    regression, and for a classifier that gives labels only.
+    regression, and for a classifier that gives labels only. Of several outputs, values are
+    (n_rows, n_outputs). decision: (n_rows,), how far an outlier detector finds a row inside.
     """
 
     values: Any
     probabilities: Matrix | None = None
     are_labels: bool = False
+    decision: Vector | None = None
 
     @property
     def numbers(self) -> Any:
@@ -51,6 +53,8 @@ class Scores:
         """
         if self.probabilities is not None:
             return self.probabilities
+        if self.decision is not None:
+            return self.decision
         return np.empty((len(self.values), 0)) if self.are_labels else self.values
 
 
@@ -83,12 +87,12 @@ def score(scorer: Scorer, X: Matrix, texts: Texts | None = None) -> Scores:
     except ValueError:
         # Trees compare in float32, and standardisation may overflow: scikit-learn refuses both.
         raise InvalidInput(["has values beyond the range that the estimator takes"]) from None
-    if scores.are_labels and scores.probabilities is None:
+    if scores.are_labels and scores.probabilities is None and scores.decision is None:
         return scores
-    numbers = scores.values if scores.probabilities is None else scores.probabilities[:, 0]
+    numbers = scores.numbers if scores.probabilities is None else scores.probabilities[:, 0]
     finite = np.isfinite(numbers)
     if not finite.all():
-        row = int(np.argmin(finite))
+        row = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
         raise InvalidInput({str(row): ["gives a prediction beyond the range of float64"]})
     return scores
 

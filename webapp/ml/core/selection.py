@@ -9,7 +9,8 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.estimators import CATALOGUE, Task, resolve_params
+from webapp.ml.core.estimators import CATALOGUE, resolve_params
+from webapp.ml.core.signature import Task
 
 CANDIDATES: dict[Task, tuple[str, ...]] = {
     "regression": (

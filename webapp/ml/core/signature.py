@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
+from webapp.errors import InvalidInput
+
 Kind: TypeAlias = Literal["number", "boolean", "category", "datetime", "text"]
-Task: TypeAlias = Literal["regression", "classification"]
+Task: TypeAlias = Literal["regression", "classification", "clustering", "outliers"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
+_BOUNDS = ("minimum", "maximum")
 DATE_PARTS = ("days", "year", "month", "day", "weekday", "hour")
 """What a date becomes: days since 1970-01-01 (with the fraction of a time), and parts of UTC.
 
@@ -147,6 +150,53 @@ class Signature:
             lists = {name: tuple(shown.get(name, ())) for name in ("categories", "parts")}
             columns.append(Column(**{**shown, **lists}))
         return cls(tuple(columns), values["task"], values["target"])
+
+
+_FIELDS = {"name", "kind", "missing", "minimum", "maximum", "categories", "parts"}
+
+
+def parse_signature(values: Mapping[str, Any]) -> Signature:
+    """Return a signature that somebody wrote, as ``to_json`` writes them; raises InvalidInput."""
+    columns = values.get("columns")
+    if not isinstance(columns, list) or not columns:
+        raise InvalidInput({"signature": {"columns": ["must be an array of columns"]}})
+    faults = {str(n): [f] for n, column in enumerate(columns) if (f := _find_fault(column))}
+    if faults:
+        raise InvalidInput({"signature": {"columns": faults}})
+    known = {"task": values.get("task", "regression"), "target": values.get("target")}
+    if known["task"] not in get_args(Task) or not isinstance(known["target"], str | None):
+        raise InvalidInput({"signature": ["has no task or target that there is"]})
+    return Signature.from_json({"columns": columns, **known})
+
+
+def _find_fault(column: Any) -> str:
+    """Return what keeps a JSON value from being a column; "" for nothing."""
+    if not isinstance(column, dict) or not isinstance(column.get("name"), str):
+        return "must be an object with a name"
+    if unknown := sorted(column.keys() - _FIELDS):
+        return f"has no field {unknown[0][:40]!r}"
+    kind, categories = column.get("kind", "number"), column.get("categories", [])
+    if kind not in KINDS:
+        return f"has a kind that is none of {', '.join(KINDS)}"
+    if type(column.get("missing", False)) is not bool:
+        return "says of missing something else than true or false"
+    if any(type(column.get(bound)) not in (int, float, type(None)) for bound in _BOUNDS):
+        return "has a bound that is no number"
+    parts = column.get("parts", [])
+    if kind == "datetime" and not (parts and [p for p in DATE_PARTS if p in parts] == parts):
+        return f"needs parts, some of {', '.join(DATE_PARTS)} in this order"
+    if kind == "category" and not (
+        isinstance(categories, list)
+        and categories
+        and (all(isinstance(c, str) for c in categories) or all(map(_is_number, categories)))
+        and len(set(categories)) == len(categories)
+    ):
+        return "needs categories: different texts, or different numbers"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**53
 
 
 def matrix_signature(names: Sequence[str], task: Task, target: str | None = None) -> Signature:

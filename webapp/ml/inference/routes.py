@@ -152,6 +152,8 @@ def _describe(predictions: Predictions, take: Callable[[Any], Any]) -> dict[str,
     if predictions.scores.probabilities is not None:
         by_class = zip(version.classes or (), predictions.scores.probabilities.T, strict=True)
         answer["probabilities"] = {str(label): take(column) for label, column in by_class}
+    if predictions.scores.decision is not None:
+        answer["score"] = take(predictions.scores.decision)
     if bounds is not None:
         answer["intervals"] = {
             "level": bounds.level,

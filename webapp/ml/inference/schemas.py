@@ -15,7 +15,9 @@ from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
 ROW = {"type": "array", "items": VALUE, "minItems": 1}
 RECORD = {"type": "object", "additionalProperties": VALUE, "minProperties": 1}
-PREDICTION = {"type": ["number", "string"]}
+LABEL = {"type": ["number", "string", "boolean"]}
+PREDICTION = {"anyOf": [LABEL, {"type": "array", "items": LABEL}]}
+SCORE = "Of an outlier detector: what its decision function says, below 0 for outliers."
 BOUNDS = {"type": "object", "properties": {"lower": {}, "upper": {}}}
 INTERVALS = about(
     "Where the mean of y lies (confidence), and where a single y lies (prediction).",
@@ -141,10 +143,15 @@ class PredictionResponse(StrictSchema):
 
     prediction = fields.Raw(
         required=True,
-        metadata=about("A number, or the label of a class.", example=4.9608, **PREDICTION),
+        metadata=about(
+            "A number, the label of a class, or a list where there are several outputs.",
+            example=4.9608,
+            **PREDICTION,
+        ),
     )
     model = fields.Nested(VersionRefSchema, required=True)
     probabilities = fields.Dict(metadata=about("Of a classification: by class."))
+    score = fields.Float(metadata=about(SCORE))
     intervals = fields.Raw(metadata=INTERVALS)
     extrapolated = fields.List(
         fields.String(),
@@ -169,6 +176,7 @@ class BatchResponse(StrictSchema):
     probabilities = fields.Dict(
         metadata=about("Of a classification: an array per class, with a value per row.")
     )
+    score = fields.List(fields.Float(), metadata=about(SCORE))
     intervals = fields.Raw(metadata=INTERVALS)
     extrapolated = fields.Dict(
         metadata=about(

@@ -24,12 +24,11 @@ from webapp.ml.core.encoding import encode_rows
 from webapp.ml.core.features import BatchOptions, warn_of_extra
 from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.scoring import Scores, score
-from webapp.ml.core.signature import Signature, read_signature
-from webapp.ml.core.training import list_classes
+from webapp.ml.core.signature import Signature
 from webapp.ml.errors import ModelNotFound, ModelNotTrained, VersionDeleted, VersionNotFound
 from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
 from webapp.ml.registry.models import Activation, Model, ModelVersion
-from webapp.ml.registry.service import DEFAULT_MODEL, load_scorer
+from webapp.ml.registry.service import DEFAULT_MODEL, load_model
 
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
 VALUE_BYTES = 20  # of a value in an answer: a number of 17 digits, its point and a comma
@@ -85,7 +84,14 @@ class Predictions(NamedTuple):  # made 1.4 us sooner than a frozen dataclass, of
 
     def to_columns(self) -> dict[str, Any]:
         """Return columns, (n_rows,) each: those passed on, prediction, probabilities, bounds."""
-        columns: dict[str, Any] = {**self.passed, "prediction": self.scores.values}
+        columns: dict[str, Any] = {**self.passed}
+        values = self.scores.values
+        if values.ndim == 2:
+            columns |= {f"prediction:{place}": column for place, column in enumerate(values.T)}
+        else:
+            columns["prediction"] = values
+        if self.scores.decision is not None:
+            columns["score"] = self.scores.decision
         if self.scores.probabilities is not None:
             names = [f"probability:{label}" for label in self.version.classes or ()]
             # The rows of the transposed matrix are views; copies could take 400 MB.
@@ -286,16 +292,16 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
     if version is None:
         raise VersionDeleted
     basis, profile = version.interval_basis, version.profile
-    signature = read_signature(version)
-    estimator, scorer = load_scorer(session, version.artifact_digest, signature, profile)
-    minimum, maximum = _spread_ranges(signature, profile)
+    name, number = version.model.name, version.number
+    loaded = load_model(session, version)
+    minimum, maximum = _spread_ranges(loaded.signature, profile)
     return LoadedVersion(
-        id=version.id,
-        model=version.model.name,
-        number=version.number,
-        signature=signature,
-        scorer=scorer,
-        classes=list_classes(estimator),
+        id=version_id,
+        model=name,
+        number=number,
+        signature=loaded.signature,
+        scorer=loaded.scorer,
+        classes=loaded.classes,
         minimum=minimum,
         maximum=maximum,
         interval_basis=None if basis is None else IntervalBasis.from_json(basis),

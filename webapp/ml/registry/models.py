@@ -125,6 +125,7 @@ class ModelVersion(Base):
     coefficients: Mapped[dict[str, Any] | None] = _wide()
     warnings: Mapped[list[Any]] = mapped_column(server_default="[]", default=list)
     libraries: Mapped[dict[str, Any]]
+    format: Mapped[str] = mapped_column(sa.String(16), server_default="skops", default="skops")
     artifact_digest: Mapped[str] = mapped_column(sa.ForeignKey("artifact.digest"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     created_by: Mapped[str | None] = mapped_column(sa.String(128))

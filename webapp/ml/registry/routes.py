@@ -133,10 +133,9 @@ class Versions(MethodView):
     ) -> ModelVersion:
         """Upload a model that was fitted elsewhere.
 
-        The file is what `skops.io.dump` wrote of a fitted estimator of the catalogue, alone or in
-        a pipeline behind a StandardScaler. It predicts exactly what it predicted there, for rows
-        with a finite number for every feature: missing values are refused, even where the model
-        was fitted on some.
+        The file is what `skops.io.dump` wrote of any fitted scikit-learn model that predicts. It
+        predicts here what it predicted there, for rows as its signature has them. A refusal names
+        all types in the file that are not allowed, and where they are.
         """
         return service.register_version(
             db.session(),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import marshmallow as ma
 import orjson
 from marshmallow import fields, validate
 
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
+from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
-from webapp.ml.core.signature import read_signature
+from webapp.ml.core.signature import Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.registry.models import MOST_TAGS, TAG_KEY_LENGTH, TAG_VALUE_LENGTH
 from webapp.ml.schemas import NULLABLE, NUMBERS, ROWS, FeatureNames, FilePart, WarningSchema, about
@@ -26,6 +27,7 @@ SIGNATURE = {
     "target": "survived",
     "task": "classification",
 }
+MOST_SAMPLED = 10_000  # rows
 MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
 TEXT_LENGTH = 2000  # characters of a description or notes, which every listing shows
 TAG_KEY = f"[a-z0-9._-]{{1,{TAG_KEY_LENGTH}}}"
@@ -85,7 +87,7 @@ class VersionSummarySchema(StrictSchema):
         validate=validate.OneOf(["trained", "uploaded"]),
         metadata=about("Whether it was fitted here or elsewhere."),
     )
-    task = fields.String(required=True, validate=validate.OneOf(["regression", "classification"]))
+    task = fields.String(required=True, validate=validate.OneOf(get_args(Task)))
     estimator = fields.String(required=True, metadata={"example": DEFAULT_ESTIMATOR})
     model_type = fields.String(required=True, metadata={"example": "LinearRegression"})
     params = fields.Dict(required=True, metadata={"example": {"fit_intercept": True}})
@@ -130,6 +132,11 @@ class VersionSummarySchema(StrictSchema):
         metadata=about("What was left out of the training data or converted, or looks wrong."),
     )
     libraries = fields.Dict(required=True, metadata={"example": {"scikit-learn": "1.9.1"}})
+    format = fields.String(
+        required=True,
+        validate=validate.OneOf([*FORMATS]),
+        metadata=about("The format of the artifact."),
+    )
     digest = fields.String(
         required=True, attribute="artifact_digest", metadata=about("SHA-256 of the artifact.")
     )
@@ -347,6 +354,14 @@ def _check_size(metrics: Mapping[str, Any]) -> None:
         raise ma.ValidationError(f"Takes {size} bytes, at most {MOST_METRICS_BYTES} are allowed.")
 
 
+def _check_flat(rows: Sequence[Any]) -> None:
+    for number, row in enumerate(rows):
+        cells = row.values() if isinstance(row, dict) else row
+        nested = isinstance(row, dict | list) and any(isinstance(c, dict | list) for c in cells)
+        if nested:
+            raise ma.ValidationError(f"Row {number} holds arrays or objects.")
+
+
 class UploadRequest(StrictSchema):
     """A model that was fitted elsewhere."""
 
@@ -354,7 +369,36 @@ class UploadRequest(StrictSchema):
         required=True,
         metadata=about("The file that `skops.io.dump` wrote.", type="string", format="binary"),
     )
-    feature_names = FeatureNames("The names that the estimator learnt, where not given.")
+    format = fields.String(
+        load_default=None,
+        attribute="format_name",
+        validate=validate.OneOf([*FORMATS]),
+        metadata=about("The format of the file; found out where not given."),
+    )
+    feature_names = FeatureNames("Names for columns whose names the model has not learnt.")
+    signature = JSONObject(
+        keys=fields.String(),
+        load_default=None,
+        metadata=about(
+            "What a row is, where the model's own parts do not say it.", example=SIGNATURE
+        ),
+    )
+    sample = fields.List(
+        fields.Raw(),
+        load_default=None,
+        validate=[validate.Length(1, MOST_SAMPLED), _check_flat],
+        metadata=about("Rows to try it with, arrays or objects.", example=[[1.0, 2.0, 3.0]]),
+    )
+    expected = fields.List(
+        fields.Raw(),
+        load_default=None,
+        validate=_check_flat,
+        metadata=about(
+            "The predictions for `sample`: nothing is stored where they differ by more than 1e-9 "
+            "of the largest.",
+            example=[4.96],
+        ),
+    )
     metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
@@ -364,3 +408,15 @@ class UploadRequest(StrictSchema):
     activate = JSONBoolean(
         load_default=False, metadata=about("Whether it becomes the active version.")
     )
+
+    @ma.post_load
+    def join_checks(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Join what the format takes beside the file."""
+        names = ("feature_names", "signature", "sample", "expected")
+        checks = {name: data.pop(name) for name in names}
+        sample, expected = checks["sample"], checks["expected"]
+        if sample is not None and expected is None:
+            raise ma.ValidationError("Goes with the predictions that are expected.", "sample")
+        if sample is None and expected is not None:
+            raise ma.ValidationError("Goes with the rows of a sample.", "expected")
+        return {**data, "checks": checks}

@@ -31,13 +31,11 @@ from webapp.db.base import (
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.ml import errors
-from webapp.ml.core import artifacts, datasets, plots, training
-from webapp.ml.core.estimators import CATALOGUE, find_by_type, read_params, split_pipeline
-from webapp.ml.core.pipelines import make_checked_scorer
-from webapp.ml.core.preprocessing import is_typed
-from webapp.ml.core.scoring import Scorer
-from webapp.ml.core.signature import Signature, matrix_signature, read_signature
-from webapp.ml.core.validation import make_scorer
+from webapp.ml.core import artifacts, plots
+from webapp.ml.core.formats import FORMATS, inspect_file
+from webapp.ml.core.formats.shapes import LoadedModel
+from webapp.ml.core.isolation import ProcessFailed, ProcessLimits, run_isolated
+from webapp.ml.core.signature import read_signature
 from webapp.ml.registry.models import (
     MOST_TAGS,
     Activation,
@@ -49,6 +47,7 @@ from webapp.ml.registry.models import (
 )
 
 DEFAULT_MODEL = "default"
+LOADING = ProcessLimits()  # of a file that comes from elsewhere
 MOST_LISTED = 1000  # models, where there are no pages
 
 
@@ -99,23 +98,31 @@ def register_version(
     name: str,
     data: bytes,
     max_features: int,
-    feature_names: Sequence[str] | None = None,
+    format_name: str | None = None,
     metrics: Mapping[str, Any] | None = None,
+    checks: Mapping[str, Any] | None = None,
     **storing: Any,
 ) -> ModelVersion:
-    """Store a skops file, a model fitted elsewhere, as the model's next version.
+    """Store a file, a model fitted elsewhere, as the model's next version.
 
-    Without ``feature_names``, the names that the estimator has learnt are taken. ``storing`` goes
-    to ``store_version``. Raises InvalidInput when the file or the names cannot be used, or it has
-    more than ``max_features``.
+    Without a ``format_name``, its bytes tell. ``checks`` are what else came with it, for the
+    format's ``describe``: feature names, a signature, a sample with expected predictions.
+    ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with it,
+    cannot be used, or it has more than ``max_features``.
     """
+    options = {"max_features": max_features, **(checks or {})}
     try:
-        estimator, learnt_names = artifacts.read_upload(data, max_features=max_features)
-        make_scorer(estimator)  # what fails here would fail a prediction
-        names = learnt_names if feature_names is None else feature_names
-        version = _describe_upload(estimator, names, metrics or {})
-    except errors.ArtifactUnusable as error:
-        raise InvalidInput({"artifact": [str(error)]}, source="form") from None
+        answer = run_isolated(inspect_file, data, format_name, options, limits=LOADING)
+    except ProcessFailed:
+        message = f"it could not be loaded and tried within {LOADING}"
+        answer = {"faults": {"artifact": [str(errors.ArtifactUnusable(message))]}}
+    if "faults" in answer:
+        raise InvalidInput(answer["faults"], source="form")
+    described = answer["version"]
+    described["metrics"] |= metrics or {}
+    version = ModelVersion(
+        origin="uploaded", warnings=[], libraries=library_versions(), **described
+    )
     return store_version(session, leases, name=name, version=version, artifact=data, **storing)
 
 
@@ -376,12 +383,28 @@ def get_artifact(session: Session, name: str, number: int) -> Artifact:
     return artifact
 
 
-def load_estimator(session: Session, digest: str) -> Any:
-    """Return the fitted estimator in an artifact; raises VersionDeleted, and ArtifactUnusable."""
+def load_model(session: Session, version: ModelVersion) -> LoadedModel:
+    """Return the model of a version, ready to predict; raises as `read_artifact` does.
+
+    Loading takes seconds. The session gives up its locks first: on SQLite they would keep out
+    all other writers.
+    """
+    digest, kind = version.artifact_digest, FORMATS[version.format]
+    signature, profile = read_signature(version), version.profile
+    begin_read(session)
+    return kind.load(read_artifact(session, digest), signature, profile)
+
+
+def read_artifact(session: Session, digest: str) -> bytes:
+    """Return the bytes of an artifact.
+
+    Raises VersionDeleted, and ArtifactUnusable where they are damaged.
+    """
     data = session.scalar(sa.select(Artifact.data).where(Artifact.digest == digest))
     if data is None:
         raise errors.VersionDeleted
-    return artifacts.loads(data, digest)
+    artifacts.check_digest(data, digest)
+    return data
 
 
 def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]:
@@ -393,33 +416,19 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
     Raises VersionNotFound, VersionDeleted, CoefficientsNotFound, and ArtifactUnusable.
     """
     version = get_version(session, name, number)
-    if not CATALOGUE[version.estimator].is_linear:
-        raise errors.CoefficientsNotFound(name, number, version.model_type)
-    estimator = load_estimator(session, version.artifact_digest)
-    found = training.list_coefficients(estimator, read_signature(version))
+    kind, model_type = FORMATS[version.format], version.model_type
+    loaded = load_model(session, version)
+    found = kind.list_coefficients(loaded)
     if found is None:  # of text, there are as many as words
-        raise errors.CoefficientsNotFound(name, number, f"{version.model_type} of text")
+        raise errors.CoefficientsNotFound(name, number, model_type)
     names, coefficients, intercepts = found
-    classes = training.list_classes(estimator)
+    classes = loaded.classes
     return {
         "feature_names": list(names),
         "classes": classes[1:] if classes is not None and len(classes) == 2 else classes,
         "intercepts": intercepts,
         "coefficients": coefficients,
     }
-
-
-def load_scorer(
-    session: Session, digest: str, signature: Signature, profile: Mapping[str, Any] | None
-) -> tuple[Any, Scorer]:
-    """Return the fitted estimator in an artifact and its fastest scorer.
-
-    ``profile`` is that of the version. Raises VersionDeleted, and ArtifactUnusable.
-    """
-    estimator = load_estimator(session, digest)
-    if is_typed(estimator):
-        return estimator, make_checked_scorer(estimator, signature)
-    return estimator, make_scorer(estimator, profile)
 
 
 @cache  # it reads files
@@ -491,49 +500,10 @@ def _delete_versions(session: Session, which: sa.ColumnElement[bool]) -> None:
         session.execute(sa.delete(Artifact).where(Artifact.digest == digest, ~used.exists()))
 
 
-def _describe_upload(
-    estimator: Any, feature_names: Sequence[str] | None, metrics: Mapping[str, Any]
-) -> ModelVersion:
-    scaler, final = split_pipeline(estimator)
-    entry = find_by_type(f"{type(final).__module__}.{type(final).__qualname__}")
-    if entry is None:
-        raise errors.ArtifactUnusable("it is not an estimator of the catalogue")
-    n_features = estimator.n_features_in_
-    names = datasets.default_feature_names(n_features) if feature_names is None else feature_names
-    if len(names) != n_features:
-        message = f"has {len(names)} names for {n_features} features"
-        raise InvalidInput({"feature_names": [message]}, source="form")
-    datasets.check_feature_names(names)
-    classes = training.list_classes(estimator)
-    signature = matrix_signature(names, entry.task)
-    return ModelVersion(
-        origin="uploaded",
-        task=entry.task,
-        estimator=entry.name,
-        model_type=type(final).__name__,
-        params=read_params(entry, final),
-        scale=scaler is not None,
-        feature_names=list(names),
-        signature=signature.to_json(),
-        classes=None if classes is None else list(classes),
-        metrics=dict(metrics),
-        coefficients=training.describe_coefficients(estimator, signature),
-        warnings=[],
-        libraries=library_versions(),
-    )
-
-
 def _find_loading_fault(session: Session, version: ModelVersion) -> str:
-    """Return why a version cannot be loaded; "" where it can.
-
-    Loading takes seconds. The session gives up its locks first: on SQLite they would keep out
-    all other writers.
-    """
-    signature, profile = read_signature(version), version.profile
-    digest = version.artifact_digest
-    begin_read(session)
+    """Return why a version cannot be loaded; "" where it can."""
     try:
-        load_scorer(session, digest, signature, profile)
+        load_model(session, version)
     except (errors.ArtifactUnusable, errors.VersionDeleted) as error:
         return str(error)
     return ""

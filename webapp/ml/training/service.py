@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session
 
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
-from webapp.ml.core import artifacts, training
+from webapp.ml.core import training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
+from webapp.ml.core.formats import skops
 from webapp.ml.core.sample_data import make_sample_data
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.core.training import TrainedModel, TrainingSpec
@@ -52,7 +53,7 @@ def train_model(
     try:
         with fit_time_limit(limits.seconds):
             trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
-        artifact = artifacts.dumps(trained.estimator)
+        artifact = skops.dumps(trained.estimator)
     except (MemoryError, ArtifactUnusable):  # the latter: too large to be stored
         entry = CATALOGUE.get(spec.estimator or "")
         lighter = "" if entry is None else entry.lighter

@@ -41,6 +41,7 @@ def write_arrow(columns: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
     import pyarrow as pa
 
     types = {"O": pa.string(), "U": pa.string(), "i": pa.int64(), "f": pa.float64()}
+    types |= {"u": pa.int64(), "b": pa.bool_()}
     schema = pa.schema([(name, types[column.dtype.kind]) for name, column in columns.items()])
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, schema) as stream:

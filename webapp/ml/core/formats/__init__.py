@@ -1,0 +1,50 @@
+"""Models as files: a row for each format that can be stored and served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from webapp.errors import InvalidInput
+from webapp.ml.core.formats import fitted, skops
+from webapp.ml.core.formats.shapes import ModelFormat
+from webapp.ml.errors import ArtifactUnusable
+
+FORMATS: Mapping[str, ModelFormat] = {
+    row.name: row
+    for row in (
+        ModelFormat(
+            "skops",
+            "a skops file",
+            ".skops",
+            skops.recognises,
+            skops.load,
+            skops.describe,
+            fitted.list_coefficients,
+        ),
+    )
+}
+
+
+def find_format(data: bytes) -> ModelFormat:
+    """Return the format of a file by its bytes; raises ArtifactUnusable."""
+    found = next((row for row in FORMATS.values() if row.recognises(data)), None)
+    if found is None:
+        known = " or ".join(row.title.removeprefix("a ") for row in FORMATS.values())
+        raise ArtifactUnusable(f"it is not a {known}")
+    return found
+
+
+def inspect_file(data: bytes, name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a version of a file has, under ``version``, or else ``faults`` of the upload.
+
+    The format ``name`` is found out where it is not given. All is JSON: a process of its own
+    (``isolation``) reads the file, whatever is in it.
+    """
+    try:
+        kind = find_format(data) if name is None else FORMATS[name]
+        return {"version": {"format": kind.name, **kind.describe(data, **options)}}
+    except ArtifactUnusable as error:
+        return {"faults": {"artifact": [str(error)]}}
+    except InvalidInput as error:
+        return {"faults": error.faults}

@@ -1,0 +1,46 @@
+"""What a format of models is, and what it makes of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from webapp.ml.core.datasets import Matrix, Vector
+from webapp.ml.core.scoring import Scorer
+from webapp.ml.core.signature import Signature
+
+Coefficients: TypeAlias = tuple[Sequence[str], Matrix, Vector]
+"""Names, coefficients (n_functions, n_names) and intercepts (n_functions,) of a linear model."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to predict: what it takes, its labels (None for other tasks), its scorer.
+
+    ``model`` is the fitted object of the library, for what only the format can say of it.
+    """
+
+    model: Any
+    signature: Signature
+    classes: tuple[Any, ...] | None
+    scorer: Scorer
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    """A format of models: how its files are recognised, described, and loaded.
+
+    ``load(data, signature, profile)`` returns the model of a stored version; ``profile`` is that
+    of its training rows, None where they are not known. ``describe(data, **options)`` returns
+    what a version of an uploaded file has, as JSON; it may raise InvalidInput, too, by the field
+    of the upload. Both raise ArtifactUnusable.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    recognises: Callable[[bytes], bool]
+    load: Callable[[bytes, Signature, Mapping[str, Any] | None], LoadedModel]
+    describe: Callable[..., dict[str, Any]]
+    list_coefficients: Callable[[LoadedModel], Coefficients | None]
