@@ -9,7 +9,7 @@ import marshmallow as ma
 import orjson
 from marshmallow import fields, validate
 
-from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
+from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import Task, read_signature
@@ -34,6 +34,7 @@ TAG_KEY = f"[a-z0-9._-]{{1,{TAG_KEY_LENGTH}}}"
 TAG = rf"{TAG_KEY}:[^\x00-\x1f\x7f-\x9f]{{0,{TAG_VALUE_LENGTH}}}"
 # A name of a metric ends up in a JSON path of SQLite, which has no way to write a quote.
 SORT = r"-?(version|created_at|metrics\.[ !#-\[\]-~]{1,100})"
+ESTIMATOR = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 TAGS_EXAMPLE = {"team": "pricing", "stage": "candidate"}
 
 
@@ -289,7 +290,12 @@ class VersionQuery(PageQuery):
 
     tag = tag_filter()
     estimator = fields.String(
-        validate=validate.OneOf(list(CATALOGUE)), metadata=about("Only those of this estimator.")
+        **matches(ESTIMATOR, "Must be the name of an estimator."),
+        metadata=about(
+            "Only those of this estimator, of the catalogue or not.",
+            pattern=f"^{ESTIMATOR}$",
+            example="ridge",
+        ),
     )
     sort = fields.String(
         load_default="-version",
