@@ -402,6 +402,20 @@ def test_a_refusal_names_all_types_and_where_they_are(client: FlaskClient) -> No
     assert client.get(url).status_code == 404
 
 
+@pytest.mark.parametrize("words", [["b", "a\0b"], ["b", "a\ud800"], [1.0, np.inf]], ids=ascii)
+def test_categories_that_cannot_be_stored_are_refused(
+    client: FlaskClient, words: list[Any]
+) -> None:
+    columns = ColumnTransformer([("a", OneHotEncoder(handle_unknown="ignore"), ["sex"])])
+    model = make_pipeline(columns, Ridge()).fit(FRAME, Y)
+    model[0].transformers_[0][1].categories_ = [np.array(words, dtype=object)]
+
+    refused = send(client, skops.io.dumps(model))[1]
+
+    assert refused.status_code == 422, refused.text
+    assert "cannot be stored" in refused.text
+
+
 def test_a_model_that_does_not_predict_is_refused(client: FlaskClient) -> None:
     for model in (StandardScaler().fit(X), LocalOutlierFactor().fit(X), Ridge()):
         refused = send(client, skops.io.dumps(model))[1]

@@ -7,6 +7,7 @@ pipelines. Every other model is called as it was fitted: with a data frame, a ma
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -108,6 +109,7 @@ def describe(
     else:
         found = replace(parse_signature(signature), task=task)
     try:
+        _check_categories(found)
         check_feature_names(found.names)
     except InvalidInput as error:
         field = "feature_names" if signature is None else "signature"
@@ -167,6 +169,20 @@ def _load(model: Any, signature: Signature, sample: Any) -> tuple[LoadedModel, F
         raise InvalidInput({"sample": error.faults}) from None
     _check(loaded, rows)
     return loaded, rows
+
+
+def _check_categories(signature: Signature) -> None:
+    """Raise ArtifactUnusable for categories that no database and no JSON can hold."""
+    for column in signature.columns:
+        for value in column.categories:
+            if isinstance(value, str):
+                fits = "\0" not in value and value == value.encode(errors="replace").decode()
+            else:
+                fits = math.isfinite(value)
+            if not fits:
+                raise ArtifactUnusable(
+                    f"it has categories that cannot be stored, in {column.name!r}"
+                )
 
 
 def find_entry(model: Any) -> Estimator | None:

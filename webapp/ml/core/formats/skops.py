@@ -387,11 +387,16 @@ def _describe_refused(schema: Any, refused: set[str]) -> str:
             places.setdefault(found, place)
     named = [
         (name if _TYPE_NAME.fullmatch(name) else "a type")
-        + (f" at {places[name][:200]}" if name in places else "")
+        + (f" at {_to_ascii(places[name])}" if name in places else "")
         for name in sorted(refused)
     ]
     more = f", and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
     return f"it contains types that are not allowed: {', '.join(named[:MOST_NAMED])}{more}"
+
+
+def _to_ascii(place: str) -> str:
+    """Return a place that may be shown: names of attributes can be anything in a file."""
+    return place[:200].encode("ascii", "backslashreplace").decode()
 
 
 def _method_of(node: dict[str, Any]) -> str:
