@@ -108,6 +108,8 @@ from werkzeug.test import TestResponse
 from tests.conftest import app_on, migrate
 from tests.ml.calls import ML
 from webapp.ml.blueprint import ARROW
+from webapp.ml.core.isolation import MB, ProcessLimits
+from webapp.ml.registry import service
 
 RANDOM = np.random.RandomState(0)
 X = np.abs(RANDOM.randn(120, 4))
@@ -414,6 +416,83 @@ def test_categories_that_cannot_be_stored_are_refused(
 
     assert refused.status_code == 422, refused.text
     assert "cannot be stored" in refused.text
+
+
+def tree_in_place_of_a_model() -> Any:
+    model = VotingRegressor(TWO).fit(X, Y)
+    model.estimators_[0] = model.estimators_[1].tree_
+    return model
+
+
+def file_names_for_texts() -> Any:
+    model = make_pipeline(CountVectorizer(), Ridge()).fit(TEXTS, Y)
+    model[0].input = "filename"
+    return model
+
+
+def words_out_of_place() -> Any:
+    model = make_pipeline(CountVectorizer(), Ridge()).fit(TEXTS, Y)
+    model[0].vocabulary_["good"] = 10**6
+    return model
+
+
+def centers_of_another_width() -> Any:
+    model = KMeans(3).fit(X)
+    model.cluster_centers_ = model.cluster_centers_[:, :2].copy()
+    return model
+
+
+def columns_that_are_not_filled() -> Any:
+    model = make_pipeline(PolynomialFeatures(), Ridge()).fit(X, Y)
+    model[0].n_output_features_ = 1000
+    return model
+
+
+def rare_words_out_of_place() -> Any:
+    columns = ColumnTransformer([("a", OneHotEncoder(min_frequency=50), ["sex", "zip"])])
+    model = make_pipeline(columns, Ridge()).fit(FRAME, Y)
+    model[0].transformers_[0][1]._default_to_infrequent_mappings[1][0] = 10**6
+    return model
+
+
+def forest_of_wider_trees() -> Any:
+    model = RandomForestRegressor(3).fit(X[:, :2], Y)
+    model.estimators_ = RandomForestRegressor(3).fit(X, Y).estimators_
+    return model
+
+
+def isolation_of_fewer_columns() -> Any:
+    model = IsolationForest(n_estimators=3, max_features=3).fit(X)
+    model.estimators_features_ = [found[:1] for found in model.estimators_features_]
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(tree_in_place_of_a_model, file_names_for_texts, words_out_of_place),
+        *(centers_of_another_width, columns_that_are_not_filled, rare_words_out_of_place),
+        *(forest_of_wider_trees, isolation_of_fewer_columns),
+    ],
+)
+def test_what_compiled_code_would_trust_is_checked(client: FlaskClient, make: Any) -> None:
+    url, refused = send(client, skops.io.dumps(make()))
+
+    assert refused.status_code == 422, refused.text
+    assert "do not fit together" in refused.json["errors"]["form"]["artifact"][0]
+    assert client.get(url).status_code == 404
+
+
+def test_a_process_that_takes_too_much_is_a_clear_refusal(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LOADING", ProcessLimits(memory=MB, seconds=0.01))
+
+    url, refused = send(client, skops.io.dumps(Ridge().fit(X, Y)))
+
+    assert refused.status_code == 422
+    assert "within 1 MB and 0.01 seconds" in refused.text
+    assert client.get(url).status_code == 404
 
 
 def test_a_model_that_does_not_predict_is_refused(client: FlaskClient) -> None:

@@ -20,6 +20,7 @@ from webapp.ml.blueprint import (
     model_leases,
 )
 from webapp.ml.core import artifacts
+from webapp.ml.core.formats import FORMATS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
@@ -150,11 +151,12 @@ def get_version_coefficients(name: str, number: int) -> Answer:
 def download_artifact(name: str, number: int) -> Response:
     """Download a version as a skops file."""
     artifact = service.get_artifact(db.session(), name, number)
+    kind = FORMATS[service.get_version(db.session(), name, number).format]
     sha = base64.b64encode(bytes.fromhex(artifact.digest)).decode()
     headers = {
         "ETag": f'"{artifact.digest}"',
         "Digest": f"sha-256={sha}",
-        "Content-Disposition": f'attachment; filename="{name}-{number}.skops"',
+        "Content-Disposition": f'attachment; filename="{name}-{number}{kind.suffix}"',
     }
     return Response(artifact.data, headers=headers, content_type="application/octet-stream")
 
