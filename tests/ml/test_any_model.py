@@ -182,7 +182,8 @@ KINDS = [
         kind
         for step in (
             *(
-                PolynomialFeatures(),
+                PolynomialFeatures((2, 3)),
+                PolynomialFeatures(3, interaction_only=True),
                 PCA(2),
                 KBinsDiscretizer(3),
                 QuantileTransformer(n_quantiles=9),
