@@ -20,7 +20,6 @@ from webapp.ml.blueprint import (
     model_leases,
 )
 from webapp.ml.core import artifacts
-from webapp.ml.core.formats import FORMATS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
@@ -151,12 +150,11 @@ def get_version_coefficients(name: str, number: int) -> Answer:
 def download_artifact(name: str, number: int) -> Response:
     """Download a version as a skops file."""
     artifact = service.get_artifact(db.session(), name, number)
-    kind = FORMATS[service.get_version(db.session(), name, number).format]
     sha = base64.b64encode(bytes.fromhex(artifact.digest)).decode()
     headers = {
         "ETag": f'"{artifact.digest}"',
         "Digest": f"sha-256={sha}",
-        "Content-Disposition": f'attachment; filename="{name}-{number}{kind.suffix}"',
+        "Content-Disposition": f'attachment; filename="{name}-{number}.skops"',
     }
     return Response(artifact.data, headers=headers, content_type="application/octet-stream")
 
