@@ -87,7 +87,7 @@ from sklearn.neighbors import (
     RadiusNeighborsRegressor,
 )
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     KBinsDiscretizer,
@@ -108,6 +108,8 @@ from werkzeug.test import TestResponse
 from tests.conftest import app_on, migrate
 from tests.ml.calls import ML
 from webapp.ml.blueprint import ARROW
+from webapp.ml.core.formats.fitted import is_own_pipeline
+from webapp.ml.core.formats.skops import loads
 from webapp.ml.core.isolation import MB, ProcessLimits
 from webapp.ml.registry import service
 
@@ -288,6 +290,18 @@ KINDS = [
         make_pipeline(
             ColumnTransformer([("rare", OneHotEncoder(min_frequency=18, drop="first"), ["zip"])]),
             Ridge(),
+        ),
+        rows=FRAME,
+    ),
+    *regressions(
+        *(
+            Pipeline([("prepare", ColumnTransformer([step])), ("estimator", Ridge())])
+            for step in (
+                ("numbers", SimpleImputer(), ["age", "size"]),
+                ("numbers", IMPUTED, ["age", "size"]),
+                ("categories", OneHotEncoder(drop="first"), ["sex", "zip"]),
+                ("other", StandardScaler(), ["size"]),
+            )
         ),
         rows=FRAME,
     ),
@@ -565,18 +579,20 @@ def test_a_self_check_stores_only_what_predicts_as_expected(
     assert client.get(url).status_code == 404
 
 
-def test_what_this_service_made_can_be_uploaded_again(client: FlaskClient) -> None:
+@pytest.mark.parametrize("estimator", ["ridge", "hist_gradient_boosting", "extra_trees"])
+def test_what_this_service_made_can_be_uploaded_again(client: FlaskClient, estimator: str) -> None:
     table = FRAME.drop(columns=["note"]).assign(
         day=pd.date_range("2026-01-01", periods=120).strftime("%Y-%m-%d"), target=Y
     )
     url = f"{ML}/models/any-{next(NUMBERS)}"
-    query = "target=target&estimator=ridge&columns=" + json.dumps({"zip": "category"})
+    query = f"target=target&estimator={estimator}&columns=" + json.dumps({"zip": "category"})
     trained = client.post(
         f"{url}/train?{query}", data=table.to_csv(index=False), content_type="text/csv"
     )
     assert trained.status_code == 201, trained.text
     signature = trained.json["model"]["signature"]
     artifact = client.get(f"{url}/versions/1/artifact").data
+    assert is_own_pipeline(loads(artifact))  # which has a compiled scorer
 
     again, uploaded = send(client, artifact, signature=signature)
     without = send(client, artifact)[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -59,6 +60,20 @@ TASKS: Mapping[str | None, Task] = {
     "outlier_detector": "outliers",
 }
 MISSING_SHARE = 0.1  # of the values that a model is tried with, where it takes missing ones
+_OWN_STEPS = {
+    "categories": ("OneHotEncoder", "OrdinalEncoder"),
+    "target": ("TargetEncoder",),
+    "numbers": ("FunctionTransformer", "SimpleImputer", "Pipeline"),
+    "text": ("Pipeline",),
+}
+_OWN_PARTS = {
+    "numbers": ([], ["impute", "scale"]),
+    "text": (["impute", "words", "weigh"], ["impute", "words", "weigh", "reduce"]),
+}
+_OWN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "OneHotEncoder": {"drop": None, "min_frequency": None, "max_categories": None},
+    "SimpleImputer": {"add_indicator": True, "keep_empty_features": True},
+}
 _SCALER = "sklearn.preprocessing._data.StandardScaler"
 
 
@@ -71,8 +86,9 @@ def prepare(
     catalogue does not predict; of others, `describe` has found out when they were uploaded.
     """
     if is_own_pipeline(model):
-        scorer = make_checked_scorer(model, signature)
-        return LoadedModel(model, signature, _list_classes(model, signature.task), scorer)
+        with suppress(ArtifactUnusable):  # somebody else's may refuse unseen values, say
+            scorer = make_checked_scorer(model, signature)
+            return LoadedModel(model, signature, _list_classes(model, signature.task), scorer)
     entry = find_entry(model)
     if entry is not None and _is_matrix(signature):
         for part in split_pipeline(model):
@@ -207,11 +223,25 @@ def is_own_pipeline(model: Any) -> bool:
     """Return whether a model is a pipeline as `preprocessing.build_pipeline` makes them."""
     if not is_typed(model) or [name for name, _ in model.steps[1:]] != [ESTIMATOR]:
         return False
-    known = {"categories", "target", "numbers", "text", "remainder"}
-    fitted = getattr(model.steps[0][1], "transformers_", [("other",)])
-    return {step[0] for step in fitted} <= known and find_by_type(
-        _name_type(model.steps[-1][1])
-    ) is not None
+    transformers = getattr(model.steps[0][1], "transformers_", [("", None, [])])
+    return find_by_type(_name_type(model.steps[-1][1])) is not None and all(
+        _is_own_step(name, step) and all(isinstance(column, str) for column in columns)
+        for name, step, columns in transformers
+        if name != "remainder"
+    )
+
+
+def _is_own_step(name: str, step: Any) -> bool:
+    if isinstance(step, str) or type(step).__name__ not in _OWN_STEPS.get(name, ()):
+        return False
+    parts = dict(getattr(step, "steps", ()))
+    if list(parts) not in _OWN_PARTS.get(name, ([],)):
+        return False
+    return name == "text" or all(
+        part.get_params(deep=False)[option] == value
+        for part in (step, *parts.values())
+        for option, value in _OWN_OPTIONS.get(type(part).__name__, {}).items()
+    )
 
 
 def find_final(model: Any) -> Any:

@@ -140,7 +140,11 @@ def load(
 
 def describe(data: bytes, **options: Any) -> dict[str, Any]:
     """Return what a version of an uploaded skops file has; ``options`` as `fitted.describe`."""
-    return fitted.describe(loads(data), **options)
+    model = loads(data)
+    try:
+        return fitted.describe(model, **options)
+    except MALFORMED:
+        raise ArtifactUnusable("its parts do not fit together") from None
 
 
 def dumps(estimator: Any) -> bytes:
