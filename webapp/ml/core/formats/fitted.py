@@ -143,9 +143,7 @@ def describe(
         # What its parts say of missing values need not hold of the whole.
         complete = tuple(replace(column, missing=False) for column in found.columns)
         loaded, rows = _load(model, replace(found, columns=complete), sample)
-    metrics = {}
-    if rows is not None and expected is not None:
-        metrics["self_check"] = _compare(loaded, rows, expected)
+    metrics = compare_sample(loaded, rows, expected)
     final, entry = find_final(model), find_entry(model)
     own = (entry is not None and _has_one_output(model)) or is_own_pipeline(model)
     row = find_by_type(_name_type(final)) if own else None
@@ -179,12 +177,21 @@ def _load(model: Any, signature: Signature, sample: Any) -> tuple[LoadedModel, F
         loaded = prepare(model, signature)
     except MALFORMED as error:
         raise ArtifactUnusable(f"its own predict fails with {type(error).__name__}") from None
+    return loaded, try_model(loaded, sample)
+
+
+def try_model(loaded: LoadedModel, sample: Any) -> Features | None:
+    """Return the rows of a sample; raises ArtifactUnusable unless a model predicts for them.
+
+    Where there is none (None), it must predict for drawn rows. Raises InvalidInput for rows that
+    are not as its signature has them.
+    """
     try:
-        rows = None if sample is None else _read_rows(sample, signature)
+        rows = None if sample is None else _read_rows(sample, loaded.signature)
     except InvalidInput as error:
         raise InvalidInput({"sample": error.faults}) from None
     _check(loaded, rows)
-    return loaded, rows
+    return rows
 
 
 def _check_categories(signature: Signature) -> None:
@@ -409,11 +416,16 @@ def _read_rows(rows: Any, signature: Signature) -> Features:
     return Features(X)
 
 
-def _compare(loaded: LoadedModel, sample: Features, expected: Sequence[Any]) -> dict[str, Any]:
-    """Return how far predictions are from those that were expected, relative to the largest.
+def compare_sample(
+    loaded: LoadedModel, sample: Features | None, expected: Sequence[Any] | None
+) -> dict[str, Any]:
+    """Return, as ``self_check``, how far predictions are from those that were expected.
 
-    Raises InvalidInput where it is more than ``TOLERANCE``, or labels differ.
+    That is relative to the largest. Raises InvalidInput where it is more than ``TOLERANCE``, or
+    labels differ. Without a sample, nothing is compared.
     """
+    if sample is None or expected is None:
+        return {}
     found = loaded.scorer(*([sample.X] if sample.texts is None else [sample.X, sample.texts]))
     values = found.values.tolist()
     if len(values) != len(expected):
@@ -438,7 +450,8 @@ def _compare(loaded: LoadedModel, sample: Features, expected: Sequence[Any]) -> 
         if loaded.signature.task == "regression":
             message += f"; the largest difference is {largest:.3g} of the largest prediction"
         raise InvalidInput({"expected": [message]})
-    return {"rows": len(values), "largest_difference": largest, "tolerance": TOLERANCE}
+    compared = {"rows": len(values), "largest_difference": largest, "tolerance": TOLERANCE}
+    return {"self_check": compared}
 
 
 def _draw_rows(signature: Signature) -> Iterator[tuple[Matrix, Texts | None]]:
