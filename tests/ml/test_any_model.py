@@ -87,7 +87,7 @@ from sklearn.neighbors import (
     RadiusNeighborsRegressor,
 )
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     KBinsDiscretizer,
@@ -108,6 +108,10 @@ from werkzeug.test import TestResponse
 from tests.conftest import app_on, migrate
 from tests.ml.calls import ML
 from webapp.ml.blueprint import ARROW
+from webapp.ml.core.formats.fitted import is_own_pipeline
+from webapp.ml.core.formats.skops import loads
+from webapp.ml.core.isolation import MB, ProcessLimits
+from webapp.ml.registry import service
 
 RANDOM = np.random.RandomState(0)
 X = np.abs(RANDOM.randn(120, 4))
@@ -180,7 +184,8 @@ KINDS = [
         kind
         for step in (
             *(
-                PolynomialFeatures(),
+                PolynomialFeatures((2, 3)),
+                PolynomialFeatures(3, interaction_only=True),
                 PCA(2),
                 KBinsDiscretizer(3),
                 QuantileTransformer(n_quantiles=9),
@@ -285,6 +290,18 @@ KINDS = [
         make_pipeline(
             ColumnTransformer([("rare", OneHotEncoder(min_frequency=18, drop="first"), ["zip"])]),
             Ridge(),
+        ),
+        rows=FRAME,
+    ),
+    *regressions(
+        *(
+            Pipeline([("prepare", ColumnTransformer([step])), ("estimator", Ridge())])
+            for step in (
+                ("numbers", SimpleImputer(), ["age", "size"]),
+                ("numbers", IMPUTED, ["age", "size"]),
+                ("categories", OneHotEncoder(drop="first"), ["sex", "zip"]),
+                ("other", StandardScaler(), ["size"]),
+            )
         ),
         rows=FRAME,
     ),
@@ -402,6 +419,97 @@ def test_a_refusal_names_all_types_and_where_they_are(client: FlaskClient) -> No
     assert client.get(url).status_code == 404
 
 
+@pytest.mark.parametrize("words", [["b", "a\0b"], ["b", "a\ud800"], [1.0, np.inf]], ids=ascii)
+def test_categories_that_cannot_be_stored_are_refused(
+    client: FlaskClient, words: list[Any]
+) -> None:
+    columns = ColumnTransformer([("a", OneHotEncoder(handle_unknown="ignore"), ["sex"])])
+    model = make_pipeline(columns, Ridge()).fit(FRAME, Y)
+    model[0].transformers_[0][1].categories_ = [np.array(words, dtype=object)]
+
+    refused = send(client, skops.io.dumps(model))[1]
+
+    assert refused.status_code == 422, refused.text
+    assert "cannot be stored" in refused.text
+
+
+def tree_in_place_of_a_model() -> Any:
+    model = VotingRegressor(TWO).fit(X, Y)
+    model.estimators_[0] = model.estimators_[1].tree_
+    return model
+
+
+def file_names_for_texts() -> Any:
+    model = make_pipeline(CountVectorizer(), Ridge()).fit(TEXTS, Y)
+    model[0].input = "filename"
+    return model
+
+
+def words_out_of_place() -> Any:
+    model = make_pipeline(CountVectorizer(), Ridge()).fit(TEXTS, Y)
+    model[0].vocabulary_["good"] = 10**6
+    return model
+
+
+def centers_of_another_width() -> Any:
+    model = KMeans(3).fit(X)
+    model.cluster_centers_ = model.cluster_centers_[:, :2].copy()
+    return model
+
+
+def columns_that_are_not_filled() -> Any:
+    model = make_pipeline(PolynomialFeatures(), Ridge()).fit(X, Y)
+    model[0].n_output_features_ = 1000
+    return model
+
+
+def rare_words_out_of_place() -> Any:
+    columns = ColumnTransformer([("a", OneHotEncoder(min_frequency=50), ["sex", "zip"])])
+    model = make_pipeline(columns, Ridge()).fit(FRAME, Y)
+    model[0].transformers_[0][1]._default_to_infrequent_mappings[1][0] = 10**6
+    return model
+
+
+def forest_of_wider_trees() -> Any:
+    model = RandomForestRegressor(3).fit(X[:, :2], Y)
+    model.estimators_ = RandomForestRegressor(3).fit(X, Y).estimators_
+    return model
+
+
+def isolation_of_fewer_columns() -> Any:
+    model = IsolationForest(n_estimators=3, max_features=3).fit(X)
+    model.estimators_features_ = [found[:1] for found in model.estimators_features_]
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(tree_in_place_of_a_model, file_names_for_texts, words_out_of_place),
+        *(centers_of_another_width, columns_that_are_not_filled, rare_words_out_of_place),
+        *(forest_of_wider_trees, isolation_of_fewer_columns),
+    ],
+)
+def test_what_compiled_code_would_trust_is_checked(client: FlaskClient, make: Any) -> None:
+    url, refused = send(client, skops.io.dumps(make()))
+
+    assert refused.status_code == 422, refused.text
+    assert "do not fit together" in refused.json["errors"]["form"]["artifact"][0]
+    assert client.get(url).status_code == 404
+
+
+def test_a_process_that_takes_too_much_is_a_clear_refusal(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LOADING", ProcessLimits(memory=MB, seconds=0.01))
+
+    url, refused = send(client, skops.io.dumps(Ridge().fit(X, Y)))
+
+    assert refused.status_code == 422
+    assert "within 1 MB and 0.01 seconds" in refused.text
+    assert client.get(url).status_code == 404
+
+
 def test_a_model_that_does_not_predict_is_refused(client: FlaskClient) -> None:
     for model in (StandardScaler().fit(X), LocalOutlierFactor().fit(X), Ridge()):
         refused = send(client, skops.io.dumps(model))[1]
@@ -471,18 +579,20 @@ def test_a_self_check_stores_only_what_predicts_as_expected(
     assert client.get(url).status_code == 404
 
 
-def test_what_this_service_made_can_be_uploaded_again(client: FlaskClient) -> None:
+@pytest.mark.parametrize("estimator", ["ridge", "hist_gradient_boosting", "extra_trees"])
+def test_what_this_service_made_can_be_uploaded_again(client: FlaskClient, estimator: str) -> None:
     table = FRAME.drop(columns=["note"]).assign(
         day=pd.date_range("2026-01-01", periods=120).strftime("%Y-%m-%d"), target=Y
     )
     url = f"{ML}/models/any-{next(NUMBERS)}"
-    query = "target=target&estimator=ridge&columns=" + json.dumps({"zip": "category"})
+    query = f"target=target&estimator={estimator}&columns=" + json.dumps({"zip": "category"})
     trained = client.post(
         f"{url}/train?{query}", data=table.to_csv(index=False), content_type="text/csv"
     )
     assert trained.status_code == 201, trained.text
     signature = trained.json["model"]["signature"]
     artifact = client.get(f"{url}/versions/1/artifact").data
+    assert is_own_pipeline(loads(artifact))  # which has a compiled scorer
 
     again, uploaded = send(client, artifact, signature=signature)
     without = send(client, artifact)[1]

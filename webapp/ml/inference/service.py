@@ -178,6 +178,9 @@ def predict(
         if most_values is not None:
             _check_answer(version, len(X), intervals=intervals, most=most_values)
         scores = score(version.scorer, X, features.texts)
+        if most_values is not None and scores.values.size > most_values:
+            message = f"has {scores.values.size} values in all; at most {most_values} are allowed"
+            raise InvalidInput([message])
         if intervals and basis is not None:
             bounds = compute_intervals(basis, X, scores.values, level=level)
     except InvalidInput as error:

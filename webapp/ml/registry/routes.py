@@ -20,6 +20,7 @@ from webapp.ml.blueprint import (
     model_leases,
 )
 from webapp.ml.core import artifacts
+from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.plots import PLOTS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
@@ -229,13 +230,14 @@ def draw_version_plot(name: str, number: int, plot: str) -> Response:
 @blp.response(200, BINARY, content_type="application/octet-stream", headers=ARTIFACT_HEADERS)
 @blp.problems(404, 503)
 def download_artifact(name: str, number: int) -> Response:
-    """Download a version as a skops file."""
+    """Download a version as a skops file, or as what was uploaded in another format."""
     artifact = service.get_artifact(db.session(), name, number)
+    suffix = FORMATS[service.get_version(db.session(), name, number).format].suffix
     sha = base64.b64encode(bytes.fromhex(artifact.digest)).decode()
     headers = {
         "ETag": f'"{artifact.digest}"',
         "Digest": f"sha-256={sha}",
-        "Content-Disposition": f'attachment; filename="{name}-{number}.skops"',
+        "Content-Disposition": f'attachment; filename="{name}-{number}{suffix}"',
     }
     return Response(artifact.data, headers=headers, content_type="application/octet-stream")
 

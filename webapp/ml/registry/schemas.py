@@ -15,7 +15,16 @@ from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.registry.models import MOST_TAGS, TAG_KEY_LENGTH, TAG_VALUE_LENGTH
-from webapp.ml.schemas import NULLABLE, NUMBERS, ROWS, FeatureNames, FilePart, WarningSchema, about
+from webapp.ml.schemas import (
+    NULLABLE,
+    NUMBERS,
+    ROWS,
+    VALUE,
+    FeatureNames,
+    FilePart,
+    WarningSchema,
+    about,
+)
 from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema, Text
 from webapp.web.paging import PageQuery
 
@@ -28,6 +37,8 @@ SIGNATURE = {
     "task": "classification",
 }
 MOST_SAMPLED = 10_000  # rows
+ROW = {"type": "array", "items": VALUE}
+RECORD = {"type": "object", "additionalProperties": VALUE}
 MOST_METRICS_BYTES = 2**16  # of an upload, as JSON: every listing reads them
 TEXT_LENGTH = 2000  # characters of a description or notes, which every listing shows
 TAG_KEY = f"[a-z0-9._-]{{1,{TAG_KEY_LENGTH}}}"
@@ -390,13 +401,13 @@ class UploadRequest(StrictSchema):
         ),
     )
     sample = fields.List(
-        fields.Raw(),
+        fields.Raw(metadata={"anyOf": [ROW, RECORD]}),
         load_default=None,
         validate=[validate.Length(1, MOST_SAMPLED), _check_flat],
         metadata=about("Rows to try it with, arrays or objects.", example=[[1.0, 2.0, 3.0]]),
     )
     expected = fields.List(
-        fields.Raw(),
+        fields.Raw(metadata={"anyOf": [VALUE, ROW]}),
         load_default=None,
         validate=_check_flat,
         metadata=about(

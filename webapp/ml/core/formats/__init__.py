@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.formats import fitted, skops
+from webapp.ml.core.formats import elsewhere, fitted, lightgbm, onnx, skops, xgboost
 from webapp.ml.core.formats.shapes import ModelFormat
 from webapp.ml.errors import ArtifactUnusable
 
@@ -22,6 +22,33 @@ FORMATS: Mapping[str, ModelFormat] = {
             skops.describe,
             fitted.list_coefficients,
         ),
+        ModelFormat(
+            "xgboost",
+            "an XGBoost model",
+            ".xgb",  # XGBoost guesses from the content: it may be JSON or UBJSON
+            xgboost.recognises,
+            xgboost.load,
+            xgboost.describe,
+            elsewhere.list_no_coefficients,
+        ),
+        ModelFormat(
+            "lightgbm",
+            "a LightGBM model",
+            ".txt",
+            lightgbm.recognises,
+            lightgbm.load,
+            lightgbm.describe,
+            elsewhere.list_no_coefficients,
+        ),
+        ModelFormat(
+            "onnx",
+            "an ONNX model",
+            ".onnx",
+            onnx.recognises,
+            onnx.load,
+            onnx.describe,
+            elsewhere.list_no_coefficients,
+        ),
     )
 }
 
@@ -30,8 +57,8 @@ def find_format(data: bytes) -> ModelFormat:
     """Return the format of a file by its bytes; raises ArtifactUnusable."""
     found = next((row for row in FORMATS.values() if row.recognises(data)), None)
     if found is None:
-        known = " or ".join(row.title.removeprefix("a ") for row in FORMATS.values())
-        raise ArtifactUnusable(f"it is not a {known}")
+        *titles, last = [row.title for row in FORMATS.values()]
+        raise ArtifactUnusable(f"it is not {', '.join(titles)} or {last}")
     return found
 
 

@@ -44,6 +44,8 @@ def check_parts(model: Any) -> None:
     Search trees are grown anew from their rows: nothing in them is checked. Parts of types that
     nobody expects raise what Python raises for them.
     """
+    from sklearn.tree import BaseDecisionTree
+
     checks = _list_checks()
     seen: dict[int, Any] = {}
     todo = [model]
@@ -52,11 +54,14 @@ def check_parts(model: Any) -> None:
         if isinstance(part, _LEAVES) or id(part) in seen:
             continue
         seen[id(part)] = part
-        if isinstance(part, _search_trees()):
-            raise ArtifactUnusable(_BAD_PARTS)  # those of objects have been replaced
+        if isinstance(part, _bare_trees()):
+            # They have a predict of their own. Those of estimators are known by now.
+            raise ArtifactUnusable(_BAD_PARTS)
         if not isinstance(part, dict | list | tuple | set | np.ndarray | partial):
-            for tree in _renew_attributes(part):
+            for tree in _renew_search_trees(part):
                 seen[id(tree)] = tree
+            if isinstance(part, BaseDecisionTree) and "tree_" in vars(part):
+                seen[id(part.tree_)] = part.tree_
             if any(hasattr(type(part), name) for name in getattr(part, "__dict__", ())):
                 # A method, or what libsvm is told to compute: see SVC._impl.
                 raise ArtifactUnusable("it holds an attribute with the name of a method")
@@ -78,7 +83,7 @@ def _list_parts(part: Any) -> list[Any]:
     return list(getattr(part, "__dict__", {}).values())
 
 
-def _renew_attributes(part: Any) -> Iterator[Any]:
+def _renew_search_trees(part: Any) -> Iterator[Any]:
     """Yield the search trees of an object, which are grown again from their rows."""
     attributes = getattr(part, "__dict__", {})
     for name, value in attributes.items():
@@ -95,6 +100,13 @@ def _renew_attributes(part: Any) -> Iterator[Any]:
 
 
 @cache
+def _bare_trees() -> tuple[type, ...]:
+    from sklearn.tree._tree import Tree
+
+    return (Tree, *_search_trees())
+
+
+@cache
 def _search_trees() -> tuple[type, ...]:
     from sklearn.neighbors import BallTree, KDTree
 
@@ -108,6 +120,7 @@ def _list_checks() -> dict[type, Callable[[Any], None]]:
     from scipy.interpolate import BSpline
     from sklearn import base, ensemble, neighbors, preprocessing, svm, tree
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.ensemble._hist_gradient_boosting.binning import _BinMapper
     from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import (
         BaseHistGradientBoosting,
     )
@@ -122,11 +135,14 @@ def _list_checks() -> dict[type, Callable[[Any], None]]:
         (_check_isolation, (ensemble.IsolationForest,)),
         (_check_stages, (ensemble.GradientBoostingRegressor, ensemble.GradientBoostingClassifier)),
         (_check_boosting, (BaseHistGradientBoosting,)),
+        (_check_bins, (_BinMapper,)),
+        (_check_polynomial, (preprocessing.PolynomialFeatures,)),
         (_check_support_vectors, (svm.SVC, svm.NuSVC, svm.SVR, svm.NuSVR, svm.OneClassSVM)),
         (_check_neighbors, (neighbors.KNeighborsRegressor, neighbors.KNeighborsClassifier)),
         (_check_neighbors, (neighbors.RadiusNeighborsRegressor,)),
         (_check_neighbors, (neighbors.RadiusNeighborsClassifier, neighbors.NearestNeighbors)),
-        (_check_neighbors, (neighbors.LocalOutlierFactor,)),
+        (_check_neighbors, (neighbors.KNeighborsTransformer, neighbors.LocalOutlierFactor)),
+        (_check_neighbors, (neighbors.RadiusNeighborsTransformer,)),
         (_check_centers, (KMeans, MiniBatchKMeans)),
         (_check_words, (CountVectorizer, HashingVectorizer)),
         (_check_one_hot, (preprocessing.OneHotEncoder,)),
@@ -375,6 +391,27 @@ def _check_preprocessor(part: Any, n_features: int) -> None:
         _require(step.n_features_in_ == mask.sum())
         taken += mask
     _require((taken == 1).all())
+
+
+def _check_bins(part: Any) -> None:
+    sizes = {len(part.is_categorical_), len(part.bin_thresholds_), len(part.n_bins_non_missing_)}
+    _require(len(sizes) == 1)
+
+
+def _check_polynomial(part: Any) -> None:
+    """Check how many columns it fills of those that it takes memory for."""
+    if "n_output_features_" not in vars(part):
+        return
+    sizes = (part.n_output_features_, part._min_degree), (part._n_out_full, 0)
+    for size, min_degree in sizes:
+        expected = part._num_combinations(
+            n_features=part.n_features_in_,
+            min_degree=min_degree,
+            max_degree=part._max_degree,
+            interaction_only=part.interaction_only,
+            include_bias=part.include_bias,
+        )
+        _require(size == expected)
 
 
 def _check_support_vectors(part: Any) -> None:

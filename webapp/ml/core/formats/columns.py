@@ -78,6 +78,8 @@ def _follow(parts: list[Any], places: list[int], found: dict[int, Column]) -> No
             parts = [step for _, step in part.steps] + parts
         elif isinstance(part, FeatureUnion):
             parts = [part.transformer_list[0][1], *parts]
+        elif isinstance(part, ColumnTransformer) and len(places) != part.n_features_in_:
+            break  # it stands behind another one, and sees other columns
         elif isinstance(part, ColumnTransformer):
             for _, step, chosen in part.transformers_:
                 if not isinstance(step, str) or step != "drop":
@@ -96,8 +98,10 @@ def _follow(parts: list[Any], places: list[int], found: dict[int, Column]) -> No
             return
         elif inner is not None:
             parts = [inner, *parts]
-        elif getattr(part, "_preprocessor", None) is not None:  # of histogram boosting
-            parts = [part._preprocessor]
+        elif (encoder := getattr(part, "_preprocessor", None)) is not None and (
+            len(places) == encoder.n_features_in_
+        ):
+            parts = [encoder]  # of histogram boosting, which takes the other columns as they are
         else:
             takes_gaps = get_tags(part).input_tags.allow_nan
             if missing is None and not takes_gaps:

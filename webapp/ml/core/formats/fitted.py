@@ -7,7 +7,9 @@ pipelines. Every other model is called as it was fitted: with a data frame, a ma
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -58,6 +60,20 @@ TASKS: Mapping[str | None, Task] = {
     "outlier_detector": "outliers",
 }
 MISSING_SHARE = 0.1  # of the values that a model is tried with, where it takes missing ones
+_OWN_STEPS = {
+    "categories": ("OneHotEncoder", "OrdinalEncoder"),
+    "target": ("TargetEncoder",),
+    "numbers": ("FunctionTransformer", "SimpleImputer", "Pipeline"),
+    "text": ("Pipeline",),
+}
+_OWN_PARTS = {
+    "numbers": ([], ["impute", "scale"]),
+    "text": (["impute", "words", "weigh"], ["impute", "words", "weigh", "reduce"]),
+}
+_OWN_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "OneHotEncoder": {"drop": None, "min_frequency": None, "max_categories": None},
+    "SimpleImputer": {"add_indicator": True, "keep_empty_features": True},
+}
 _SCALER = "sklearn.preprocessing._data.StandardScaler"
 
 
@@ -70,8 +86,9 @@ def prepare(
     catalogue does not predict; of others, `describe` has found out when they were uploaded.
     """
     if is_own_pipeline(model):
-        scorer = make_checked_scorer(model, signature)
-        return LoadedModel(model, signature, _list_classes(model, signature.task), scorer)
+        with suppress(ArtifactUnusable):  # somebody else's may refuse unseen values, say
+            scorer = make_checked_scorer(model, signature)
+            return LoadedModel(model, signature, _list_classes(model, signature.task), scorer)
     entry = find_entry(model)
     if entry is not None and _is_matrix(signature):
         for part in split_pipeline(model):
@@ -108,6 +125,7 @@ def describe(
     else:
         found = replace(parse_signature(signature), task=task)
     try:
+        _check_categories(found)
         check_feature_names(found.names)
     except InvalidInput as error:
         field = "feature_names" if signature is None else "signature"
@@ -125,9 +143,7 @@ def describe(
         # What its parts say of missing values need not hold of the whole.
         complete = tuple(replace(column, missing=False) for column in found.columns)
         loaded, rows = _load(model, replace(found, columns=complete), sample)
-    metrics = {}
-    if rows is not None and expected is not None:
-        metrics["self_check"] = _compare(loaded, rows, expected)
+    metrics = compare_sample(loaded, rows, expected)
     final, entry = find_final(model), find_entry(model)
     own = (entry is not None and _has_one_output(model)) or is_own_pipeline(model)
     row = find_by_type(_name_type(final)) if own else None
@@ -161,12 +177,35 @@ def _load(model: Any, signature: Signature, sample: Any) -> tuple[LoadedModel, F
         loaded = prepare(model, signature)
     except MALFORMED as error:
         raise ArtifactUnusable(f"its own predict fails with {type(error).__name__}") from None
+    return loaded, try_model(loaded, sample)
+
+
+def try_model(loaded: LoadedModel, sample: Any) -> Features | None:
+    """Return the rows of a sample; raises ArtifactUnusable unless a model predicts for them.
+
+    Where there is none (None), it must predict for drawn rows. Raises InvalidInput for rows that
+    are not as its signature has them.
+    """
     try:
-        rows = None if sample is None else _read_rows(sample, signature)
+        rows = None if sample is None else _read_rows(sample, loaded.signature)
     except InvalidInput as error:
         raise InvalidInput({"sample": error.faults}) from None
     _check(loaded, rows)
-    return loaded, rows
+    return rows
+
+
+def _check_categories(signature: Signature) -> None:
+    """Raise ArtifactUnusable for categories that no database and no JSON can hold."""
+    for column in signature.columns:
+        for value in column.categories:
+            if isinstance(value, str):
+                fits = "\0" not in value and value == value.encode(errors="replace").decode()
+            else:
+                fits = math.isfinite(value)
+            if not fits:
+                raise ArtifactUnusable(
+                    f"it has categories that cannot be stored, in {column.name!r}"
+                )
 
 
 def find_entry(model: Any) -> Estimator | None:
@@ -191,11 +230,25 @@ def is_own_pipeline(model: Any) -> bool:
     """Return whether a model is a pipeline as `preprocessing.build_pipeline` makes them."""
     if not is_typed(model) or [name for name, _ in model.steps[1:]] != [ESTIMATOR]:
         return False
-    known = {"categories", "target", "numbers", "text", "remainder"}
-    fitted = getattr(model.steps[0][1], "transformers_", [("other",)])
-    return {step[0] for step in fitted} <= known and find_by_type(
-        _name_type(model.steps[-1][1])
-    ) is not None
+    transformers = getattr(model.steps[0][1], "transformers_", [("", None, [])])
+    return find_by_type(_name_type(model.steps[-1][1])) is not None and all(
+        _is_own_step(name, step) and all(isinstance(column, str) for column in columns)
+        for name, step, columns in transformers
+        if name != "remainder"
+    )
+
+
+def _is_own_step(name: str, step: Any) -> bool:
+    if isinstance(step, str) or type(step).__name__ not in _OWN_STEPS.get(name, ()):
+        return False
+    parts = dict(getattr(step, "steps", ()))
+    if list(parts) not in _OWN_PARTS.get(name, ([],)):
+        return False
+    return name == "text" or all(
+        part.get_params(deep=False)[option] == value
+        for part in (step, *parts.values())
+        for option, value in _OWN_OPTIONS.get(type(part).__name__, {}).items()
+    )
 
 
 def find_final(model: Any) -> Any:
@@ -363,11 +416,16 @@ def _read_rows(rows: Any, signature: Signature) -> Features:
     return Features(X)
 
 
-def _compare(loaded: LoadedModel, sample: Features, expected: Sequence[Any]) -> dict[str, Any]:
-    """Return how far predictions are from those that were expected, relative to the largest.
+def compare_sample(
+    loaded: LoadedModel, sample: Features | None, expected: Sequence[Any] | None
+) -> dict[str, Any]:
+    """Return, as ``self_check``, how far predictions are from those that were expected.
 
-    Raises InvalidInput where it is more than ``TOLERANCE``, or labels differ.
+    That is relative to the largest. Raises InvalidInput where it is more than ``TOLERANCE``, or
+    labels differ. Without a sample, nothing is compared.
     """
+    if sample is None or expected is None:
+        return {}
     found = loaded.scorer(*([sample.X] if sample.texts is None else [sample.X, sample.texts]))
     values = found.values.tolist()
     if len(values) != len(expected):
@@ -392,7 +450,8 @@ def _compare(loaded: LoadedModel, sample: Features, expected: Sequence[Any]) -> 
         if loaded.signature.task == "regression":
             message += f"; the largest difference is {largest:.3g} of the largest prediction"
         raise InvalidInput({"expected": [message]})
-    return {"rows": len(values), "largest_difference": largest, "tolerance": TOLERANCE}
+    compared = {"rows": len(values), "largest_difference": largest, "tolerance": TOLERANCE}
+    return {"self_check": compared}
 
 
 def _draw_rows(signature: Signature) -> Iterator[tuple[Matrix, Texts | None]]:

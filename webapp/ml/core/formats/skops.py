@@ -140,7 +140,11 @@ def load(
 
 def describe(data: bytes, **options: Any) -> dict[str, Any]:
     """Return what a version of an uploaded skops file has; ``options`` as `fitted.describe`."""
-    return fitted.describe(loads(data), **options)
+    model = loads(data)
+    try:
+        return fitted.describe(model, **options)
+    except MALFORMED:
+        raise ArtifactUnusable("its parts do not fit together") from None
 
 
 def dumps(estimator: Any) -> bytes:
@@ -387,11 +391,16 @@ def _describe_refused(schema: Any, refused: set[str]) -> str:
             places.setdefault(found, place)
     named = [
         (name if _TYPE_NAME.fullmatch(name) else "a type")
-        + (f" at {places[name][:200]}" if name in places else "")
+        + (f" at {_to_ascii(places[name])}" if name in places else "")
         for name in sorted(refused)
     ]
     more = f", and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
     return f"it contains types that are not allowed: {', '.join(named[:MOST_NAMED])}{more}"
+
+
+def _to_ascii(place: str) -> str:
+    """Return a place that may be shown: names of attributes can be anything in a file."""
+    return place[:200].encode("ascii", "backslashreplace").decode()
 
 
 def _method_of(node: dict[str, Any]) -> str:

@@ -1,0 +1,128 @@
+"""What the formats of other libraries share: the library, the columns, a try, a description."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from webapp.errors import InvalidInput
+from webapp.ml.core.datasets import (
+    LONGEST_LABEL,
+    Matrix,
+    check_feature_names,
+    default_feature_names,
+    describe_label,
+)
+from webapp.ml.core.formats.fitted import compare_sample, try_model
+from webapp.ml.core.formats.shapes import Coefficients, LoadedModel
+from webapp.ml.core.scoring import Scores
+from webapp.ml.core.signature import Column, Signature, Task, parse_signature
+from webapp.ml.errors import ArtifactUnusable
+
+REQUIREMENTS = "requirements/boosting.txt"
+MOST_CATEGORIES = 100_000  # of a model: they stand in its signature
+LONGEST_MESSAGE = 300  # characters
+
+
+def import_library(name: str) -> Any:
+    """Return a library that need not be installed; raises ArtifactUnusable where it is not."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        message = f"it needs {name}, which is not installed: pip install -r {REQUIREMENTS}"
+        raise ArtifactUnusable(message) from None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What came with a file: see ``fitted.describe``."""
+
+    max_features: int
+    feature_names: Sequence[str] | None = None
+    signature: Mapping[str, Any] | None = None
+    sample: Any = None
+    expected: Sequence[Any] | None = None
+
+    def make_signature(
+        self, columns: Sequence[Column], learnt: Sequence[str], task: Task
+    ) -> Signature:
+        """Return columns by the names that were given, else those learnt, else x1, x2, ….
+
+        A signature that was given replaces them; it has as many columns, and text where they have
+        it. Raises ArtifactUnusable for too many, and InvalidInput for what does not fit.
+        """
+        count = len(columns)
+        if count > self.max_features:
+            message = f"it has {count} features, at most {self.max_features} are allowed"
+            raise ArtifactUnusable(message)
+        if self.signature is not None:
+            given = parse_signature(self.signature)
+            kinds = [(column.kind == "text", len(column.inputs)) for column in given.columns]
+            if kinds != [(column.kind == "text", len(column.inputs)) for column in columns]:
+                message = "does not fit: the model takes " + ", ".join(c.kind for c in columns)
+                raise InvalidInput({"signature": [message[:LONGEST_MESSAGE]]})
+            return replace(given, task=task)
+        names = self.feature_names or learnt or default_feature_names(count)
+        if len(names) != count:
+            raise InvalidInput({"feature_names": [f"has {len(names)} names for {count} features"]})
+        check_feature_names(names)
+        named = (replace(column, name=name) for column, name in zip(columns, names, strict=True))
+        return Signature(tuple(named), task)
+
+    def describe(
+        self, loaded: LoadedModel, *, estimator: str, params: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a version of a model has, as JSON.
+
+        Raises ArtifactUnusable where it does not predict, and InvalidInput where it predicts
+        something else than what is expected.
+        """
+        rows = try_model(loaded, self.sample)
+        return {
+            "task": loaded.signature.task,
+            "estimator": estimator,
+            "model_type": type(loaded.model).__name__,
+            "params": dict(params),
+            "scale": False,
+            "feature_names": list(loaded.signature.names),
+            "signature": loaded.signature.to_json(),
+            "classes": None if loaded.classes is None else list(loaded.classes),
+            "coefficients": None,
+            "metrics": compare_sample(loaded, rows, self.expected),
+        }
+
+
+def make_category(values: Sequence[Any]) -> Column:
+    """Return the column of the categories of a pandas frame, whose places are their codes.
+
+    Blanks around text are left out, as they are of what is sent. Raises ArtifactUnusable.
+    """
+    if set(map(type, values)) == {bool} and list(values) == [False, True]:
+        return Column("", "boolean", missing=True)
+    if all(type(value) in (int, float) for value in values):
+        categories: tuple[Any, ...] = tuple(map(float, values))
+    elif all(type(value) is str and describe_label(value) is None for value in values):
+        categories = tuple(value.strip() for value in values)
+    else:
+        raise ArtifactUnusable(
+            f"its categories are neither numbers nor text of 1 to {LONGEST_LABEL} characters"
+        )
+    if not categories or len(set(categories)) != len(categories):
+        raise ArtifactUnusable("its categories are not different values")
+    return Column("", "category", missing=True, categories=categories)
+
+
+def score_classes(probabilities: Matrix, labels: Any = None) -> Scores:
+    """Return the most probable of the classes 0, 1, … with the probabilities, (n, n_classes)."""
+    if labels is None:
+        labels = probabilities.argmax(axis=1)
+    return Scores(labels, probabilities.astype(np.float64), are_labels=True)
+
+
+def list_no_coefficients(loaded: LoadedModel) -> Coefficients | None:
+    """Return None: the format has no linear models with coefficients of its columns."""
+    return None
