@@ -73,6 +73,8 @@ BEYOND_SCHEMAS = [
     r".*\.params\.\w+: (is no parameter of|must be) .*",
     r".*\.y\.\d+: is .*, expected .*",
     r".*\.y: holds values that are not whole numbers of 64 bits, expected labels",
+    r".*: holds .*, but the labels of the model are .*",
+    r".*\.target: (is .*, a feature of the model|is needed: .*)",
     r".*\.intervals: needs a linear regression of numbers .*",
     # What can be fitted, and judged, shows when it is done.
     r".*\.y: has one class only among the rows to fit",
@@ -148,9 +150,14 @@ def map_case(_context: HookContext, case: Case) -> Case:
     case.query = {}
     positive = case.meta.generation.mode.is_positive
     if positive and case.meta.phase.name != TestPhase.COVERAGE:
-        if case.path.endswith("/train") and not case.body.get("target"):
+        judged = case.path.endswith("/evaluate")
+        if (judged or case.path.endswith("/train")) and not case.body.get("target"):
             case.body = {"X": [[1, 2, 3], [4, 5, 6]], "y": [1, 2], **case.body}
-        case.body = make_fitting(case.body)
+        if judged:
+            labels = case.path_parameters.get("name") == "classes"
+            case.body = make_judged(case.body, labels=labels)
+        else:
+            case.body = make_fitting(case.body)
     return case
 
 
@@ -178,6 +185,16 @@ def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(body["y"][0], str):
             body["y"] = list(map(len, body["y"]))
     return body
+
+
+def make_judged(body: dict[str, Any], *, labels: bool) -> dict[str, Any]:
+    """Return a body whose rows are numbers, and whose y is what the model predicts."""
+    if "X" not in body or "y" not in body:
+        return body
+    numbers = range(FEATURES * len(body["X"]))
+    X = [list(numbers[start : start + FEATURES]) for start in numbers[::FEATURES]]
+    y = [["high", "low"][row[0] % 2] if labels else row[0] for row in X]
+    return {"X": X, "y": y, "extra": body.get("extra", "refuse")}
 
 
 def repeat(values: list[Any], length: int) -> list[Any]:

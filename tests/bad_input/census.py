@@ -40,6 +40,7 @@ VALID = {
     "ActivationRequest": {"version": "1"},
     "ModelChanges": {"description": '"a"', "tags": '{"b": "c"}'},
     "VersionChanges": {"notes": '"a"', "tags": '{"b": "c"}'},
+    "EvaluationRequest": {"X": "[[1, 2, 3], [4, 5, 6]]", "y": "[10, 20]"},
     "InspectionRequest": {"data": '[{"a": 1, "b": "x"}]'},
 }
 """A body that is accepted, by the name of its schema: field → JSON text."""

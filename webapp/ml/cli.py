@@ -31,6 +31,12 @@ from webapp.ml.core.inspection import inspect_columns
 from webapp.ml.core.tables import writing
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
+from webapp.ml.evaluation import service as evaluation
+from webapp.ml.evaluation.schemas import (
+    EvaluationRequest,
+    EvaluationSchema,
+    EvaluationTableOptions,
+)
 from webapp.ml.inference import service as inference
 from webapp.ml.inference.schemas import PredictionTableOptions
 from webapp.ml.registry import service as registry
@@ -209,6 +215,31 @@ def predict(
             notes += predictions.count_notes()
             n_rows += len(batch.X)
     _echo_warnings([*batch.warnings, *inference.warn_of_notes(notes, names, n_rows)])
+
+
+@commands.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@model_option
+@click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
+@options_of(EvaluationTableOptions)
+@json_option
+@clear_errors
+def evaluate(file: Path, name: str, number: int | None, as_json: bool, **options: Any) -> None:
+    """Show how good a version is on FILE (CSV, Parquet or Arrow), and keep it.
+
+    FILE has the columns of the model and the one that it predicts.
+
+    Example: flask ml evaluate may.csv --version 3
+    """
+    server = current_app.extensions["model_server"]
+    number = number or server.get_version(name)[0].number
+    loaded = _load(EvaluationTableOptions, options)
+    with _open_source(file, loaded.pop("dialect")) as source:
+        request = EvaluationRequest().load(Table(source, loaded))
+        made = evaluation.evaluate_version(
+            db.session(), server, name=name, number=number, **request
+        )
+    _echo_fields({"version": number, **EvaluationSchema().dump(made)}, as_json=as_json)
 
 
 @commands.command()
@@ -460,11 +491,17 @@ def _echo_table(
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
     """Print a version: as JSON, or a field per line without coefficients and profile."""
     shown = VersionSchema().dump(version)
+    if not as_json:
+        for grows in ("coefficients", "profile"):
+            del shown[grows]
+    _echo_fields(shown, as_json=as_json)
+
+
+def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:
+    """Print fields and their metrics: as JSON, or one per line."""
     if as_json:
         click.echo(json.dumps(shown))
         return
-    for grows in ("coefficients", "profile"):
-        del shown[grows]
     shown |= shown.pop("metrics")
     width = max(map(len, shown))
     for name, value in shown.items():

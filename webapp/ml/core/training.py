@@ -36,8 +36,7 @@ from webapp.ml.core.least_squares import (
 from webapp.ml.core.metrics import (
     digest_dataset,
     encode_labels,
-    measure_classification,
-    measure_regression,
+    measure_scores,
     profile_columns,
     profile_features,
 )
@@ -474,13 +473,7 @@ def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> tuple[dict[str, Any], J
         scores = _score(fit.scorer, held_out)
     classes = list_classes(fit.estimator)
     judged = Judged.from_scores(y, scores, classes)
-    if classes is None:
-        found = measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
-    else:
-        found = measure_classification(
-            cast(Labels, y), scores.values, scores.probabilities, classes, cast(Labels, fitted_y)
-        )
-    return found, judged
+    return measure_scores(scores, y, classes, fitted_y), judged
 
 
 def _cross_validate(

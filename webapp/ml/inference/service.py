@@ -18,10 +18,8 @@ from webapp.db.base import begin_read
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import InvalidInput
-from webapp.ml.core import datasets
 from webapp.ml.core.datasets import DataWarning, Features, Matrix, Vector
-from webapp.ml.core.encoding import encode_rows
-from webapp.ml.core.features import BatchOptions, warn_of_extra
+from webapp.ml.core.features import BatchOptions, read_rows, warn_of_extra
 from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.scoring import Scores, score
 from webapp.ml.core.signature import Signature, read_signature
@@ -197,13 +195,7 @@ def _read_json(rows: Any, signature: Signature, options: BatchOptions) -> Featur
         kept, further = _split_records(rows, signature, options)
         found = _read_json(kept, signature, AS_THEY_ARE)
         return replace(found, warnings=further.warnings, passed=further.passed)
-    if not signature.is_matrix:
-        return encode_rows(rows, signature)
-    if records:
-        return Features(datasets.matrix_from_records(rows, signature.names))
-    X = datasets.matrix_from_rows(rows)
-    datasets.check_width(X, len(signature.names))
-    return Features(X)
+    return read_rows(rows, signature)
 
 
 def _check_passthrough(rows: Any, names: Sequence[str]) -> None:

@@ -26,12 +26,14 @@ from webapp.ml.core.tables.records import are_rows_of_values, read_records, read
 from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
     NUMBERS,
+    RECORDS,
+    ROW,
     ROWS,
-    VALUE,
     CsvOptions,
     FeatureNames,
     RowsSchema,
     Table,
+    TargetedRows,
     WarningSchema,
     about,
 )
@@ -47,15 +49,6 @@ from webapp.web.fields import (
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
-LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
-LABELS = {"type": "array", "items": LABEL, "minItems": 1}
-
-
-RECORDS = {
-    "type": "array",
-    "items": {"type": "object", "additionalProperties": VALUE},
-    "minItems": 1,
-}
 
 
 class SampleDataQuery(StrictSchema):
@@ -211,53 +204,20 @@ class TableTrainingOptions(TrainingOptions, CsvOptions):
     )
 
 
-class TrainingRequest(RowsSchema, TrainingOptions):
+class TrainingRequest(TargetedRows, TrainingOptions):
     """Rows to learn from, and how: `X` and `y`, or `data` and `target`."""
 
-    rows_fields = ("X", "data")
-    shown_fields = ("X", "y")
     table_options = TableTrainingOptions
 
     X = fields.Raw(
         metadata=about(
             "One row per observation: numbers, or values of any kind, null where one is missing.",
             type="array",
-            items={"type": "array", "items": VALUE, "minItems": 1},
+            items=ROW,
             minItems=1,
         ),
     )
-    y = fields.Raw(
-        metadata=about(
-            "What to predict, one per row of X: numbers for a regression, strings or whole "
-            "numbers for a classification. Rows with null are left out.",
-            anyOf=[NUMBERS, LABELS],
-        ),
-    )
     feature_names = FeatureNames("Names of the columns of X; x1, x2, … where not given.")
-    data = fields.Raw(
-        metadata=about("Instead of X and y: objects with values by name of the column.", **RECORDS)
-    )
-    target = fields.String(
-        load_default=None,
-        allow_none=True,
-        metadata=about("The column of `data` to predict; the others are features."),
-    )
-
-    @ma.validates_schema
-    def check_rows(self, data: dict[str, Any], **_: Any) -> None:
-        """Raise ValidationError unless there are X and y, or data and target."""
-        faults = {}
-        if "data" in data and ("X" in data or "y" in data):
-            faults["data"] = ["Must not be given beside X and y."]
-        elif "data" in data and data["target"] is None:
-            faults["target"] = ["Missing data for required field."]
-        elif "data" not in data:
-            missing = [name for name in ("X", "y") if name not in data]
-            faults = {name: ["Missing data for required field."] for name in missing}
-            if data["target"] is not None:
-                faults["target"] = ["Is for data alone."]
-        if faults:
-            raise ma.ValidationError(faults)
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
