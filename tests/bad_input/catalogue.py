@@ -143,7 +143,10 @@ REFUSED_QUERY = {
         *('metrics.a"', "metrics.a\\", "metrics.a\0", "metrics.é", "--version", "version,id"),
     ],
     "tag": ["", "a", ":", ":a", "A:a", "a b:c", "a:\0", "a:\n", "x" * 64 + ":a", "a:" + "x" * 256],
-    "versions": ["", "ALL", "1", "all,all", "all\0", "null"],
+    "versions": [
+        *("", "ALL", "1", "all,all", "all\0", "null", "1,1", "1,", ",1", "0,1", "1, 2", "1,2\n"),
+        *("1,١", "1,-2", "1,2.0", f"1,{DIGITS}", ",".join(map(str, range(1, 12)))),
+    ],
     "after": ["", "\0", "é", "1", "W10", "WyJpZCIsMF0", "WyItaWQiLDFd", "A" * 5000],
     "subject": NO_TEXT,
     "delimiter": ["", ":", ";;", "\0", "a"],

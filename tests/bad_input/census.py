@@ -75,6 +75,8 @@ class Operation:
         trains = "target" in self.query
         self.columns = ("x1", "x2", "x3", "y") if trains else ("x1", "x2", "x3")
         self.options = {"target": "y"} if trains else {}
+        if self.template.endswith("/compare"):
+            self.options = {"versions": "1,2"}
         self.takes_numbers = self.takes_table and not trains
 
     def good_file(self, artifact: bytes) -> tuple[str, bytes, str]:

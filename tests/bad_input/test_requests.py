@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.bad_input import catalogue
 from tests.bad_input.census import (
@@ -153,7 +154,10 @@ def test_content_types(fruitless: Census) -> None:
 def test_headers(fruitless: Census) -> None:
     # At what does not exist, so that nothing comes of a header that is rightly ignored.
     nobody = {"item_id": "999", "name": "nobody", "number": "999", "plot": "none"}
-    calls = [(op.method, op.template.format(**nobody)) for op in fruitless.operations]
+    calls = []
+    for op in fruitless.operations:
+        query = f"?{urlencode(op.options)}" if op.method == "GET" and op.options else ""
+        calls.append((op.method, op.template.format(**nobody) + query))
     pages = ("/", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/static/x.css")
     calls += [("GET", path) for path in pages]
     for name, values in catalogue.HEADERS.items():

@@ -42,6 +42,7 @@ from webapp.ml.inference.schemas import PredictionTableOptions
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import (
+    ComparisonQuery,
     ModelChanges,
     ModelQuery,
     ModelSchema,
@@ -50,6 +51,7 @@ from webapp.ml.registry.schemas import (
     VersionSchema,
     VersionSummarySchema,
 )
+from webapp.ml.registry.schemas import compare as compare_versions
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.schemas import Table
 from webapp.ml.training import service as training
@@ -67,6 +69,7 @@ from webapp.web.parsing import load
 F = TypeVar("F", bound=Callable[..., Any])
 
 commands = AppGroup("ml", help="Train models, predict with them, manage their versions.")
+LONGEST_CELL = 80
 PAGE = {"page": 1, "page_size": 1000}
 
 model_option = click.option(
@@ -287,6 +290,27 @@ def show(number: int, name: str, as_json: bool) -> None:
 
 
 @commands.command()
+@click.argument("numbers", nargs=-1, required=True, metavar="VERSION VERSION…")
+@model_option
+@json_option
+@clear_errors
+def compare(numbers: Sequence[str], name: str, as_json: bool) -> None:
+    """Show what versions differ in, a column for each.
+
+    Example: flask ml compare 1 2 --model houses
+    """
+    query = load(ComparisonQuery(), {"versions": ",".join(numbers)}, source="options")
+    found = compare_versions(registry.get_versions(db.session(), name=name, **query))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    columns = ["", *numbers]
+    rows = [dict(zip(columns, [key, *row], strict=True)) for key, row in found["differs"].items()]
+    _echo_table(rows, columns, as_json=False)
+    click.echo(f"{len(found['same'])} others are the same")
+
+
+@commands.command()
 @model_option
 @json_option
 @clear_errors
@@ -481,11 +505,16 @@ def _echo_table(
     if as_json:
         click.echo(json.dumps(rows))
         return
-    cells = [columns, *([_format(row[column]) for column in columns] for row in rows)]
+    cells = [columns, *([_cut(_format(row[column])) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
+
+
+def _cut(text: str) -> str:
+    """Return a text as a table shows it, at most ``LONGEST_CELL`` characters."""
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
 
 
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:

@@ -149,6 +149,20 @@ class Versions(MethodView):
         )
 
 
+@blp.route("/models/<name:name>/compare", get="compare_versions")
+@blp.allow(*ANY_ML)
+@blp.arguments(schemas.ComparisonQuery, location="query")
+@blp.response(200, schemas.ComparisonSchema)
+@blp.problems(404, 503)
+def compare_versions(query: Mapping[str, Any], name: str) -> Answer:
+    """Compare versions of a model.
+
+    Parameters, metrics that are one number, columns of the signature, how they were trained, on
+    which rows (`data_digest`), tags and notes: what is the same in all, and what differs.
+    """
+    return schemas.compare(service.get_versions(db.session(), name=name, **query))
+
+
 @blp.route(
     "/models/<name:name>/versions/<id:number>",
     get="get_version",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import marshmallow as ma
@@ -13,7 +13,12 @@ from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
-from webapp.ml.registry.models import MOST_TAGS, TAG_KEY_LENGTH, TAG_VALUE_LENGTH
+from webapp.ml.registry.models import (
+    MOST_TAGS,
+    TAG_KEY_LENGTH,
+    TAG_VALUE_LENGTH,
+    ModelVersion,
+)
 from webapp.ml.schemas import NULLABLE, NUMBERS, ROWS, FeatureNames, FilePart, WarningSchema, about
 from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema, Text
 from webapp.web.paging import PageQuery
@@ -32,6 +37,10 @@ TAG_KEY = f"[a-z0-9._-]{{1,{TAG_KEY_LENGTH}}}"
 TAG = rf"{TAG_KEY}:[^\x00-\x1f\x7f-\x9f]{{0,{TAG_VALUE_LENGTH}}}"
 # A name of a metric ends up in a JSON path of SQLite, which has no way to write a quote.
 SORT = r"-?(version|created_at|metrics\.[ !#-\[\]-~]{1,100})"
+MOST_COMPARED = 10
+NUMBER = "[1-9][0-9]{0,8}"
+COMPARED = f"{NUMBER}(,{NUMBER}){{1,{MOST_COMPARED - 1}}}"
+NOT_COMPARED = ("name", "version", "coefficients", "profile", "warnings")
 TAGS_EXAMPLE = {"team": "pricing", "stage": "candidate"}
 
 
@@ -206,6 +215,74 @@ class NewVersionSchema(StrictSchema):
     metrics = fields.Dict(required=True)
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
     model = fields.Nested(VersionSchema, required=True)
+
+
+class ComparisonQuery(StrictSchema):
+    """Which versions to compare."""
+
+    versions = fields.String(
+        required=True,
+        **matches(COMPARED, f"Must be 2 to {MOST_COMPARED} numbers of versions, such as 1,2."),
+        metadata=about(
+            f"Numbers of 2 to {MOST_COMPARED} versions, with commas between.",
+            example="1,2",
+            pattern=f"^{COMPARED}$",
+        ),
+    )
+
+    @ma.post_load
+    def split(self, data: dict[str, str], **_: Any) -> dict[str, Any]:
+        """Return the numbers."""
+        numbers = list(map(int, data["versions"].split(",")))
+        if len(set(numbers)) < len(numbers):
+            raise ma.ValidationError("Must be different versions.", "versions")
+        return {"numbers": numbers}
+
+
+class ComparisonSchema(StrictSchema):
+    """What versions have in common, and in what they differ."""
+
+    name = fields.String(required=True, metadata={"example": "houses"})
+    versions = fields.List(fields.Integer(), required=True, metadata={"example": [1, 2]})
+    same = fields.Dict(
+        required=True,
+        metadata=about("What all have alike.", example={"estimator": "ridge", "n_train": 80}),
+    )
+    differs = fields.Dict(
+        required=True,
+        metadata=about(
+            "What they differ in: a value for each version, null where it has none.",
+            example={"params.alpha": [1.0, 0.1], "metrics.r2_score": [0.91, 0.93]},
+        ),
+    )
+
+
+def compare(versions: Sequence[ModelVersion]) -> dict[str, Any]:
+    """Return what ``ComparisonSchema`` shows of versions of a model."""
+    rows = []
+    for shown in VersionSchema(many=True, exclude=NOT_COMPARED).dump(versions):
+        columns = shown["signature"].pop("columns")
+        shown["signature"] |= {column.pop("name"): column for column in columns}
+        single = {k: v for k, v in shown["metrics"].items() if not isinstance(v, dict | list)}
+        rows.append(dict(_flatten({**shown, "metrics": single})))
+    same, differs = {}, {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(key, ma.missing) for row in rows]
+        if all(value == values[0] for value in values):
+            same[key] = values[0]
+        else:
+            differs[key] = [None if value is ma.missing else value for value in values]
+    numbers = [version.number for version in versions]
+    return {"name": versions[0].model.name, "versions": numbers, "same": same, "differs": differs}
+
+
+def _flatten(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values in nested objects, with their keys joined by dots."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{place}{key}.")
+        else:
+            yield place + key, value
 
 
 class CoefficientsSchema(StrictSchema):

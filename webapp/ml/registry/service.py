@@ -367,6 +367,20 @@ def get_plot(session: Session, name: str, number: int, plot: str) -> bytes:
     return plots.draw_plot(plot, shown)
 
 
+def get_versions(session: Session, *, name: str, numbers: Sequence[int]) -> list[ModelVersion]:
+    """Return versions of a model in the order of ``numbers``; raises VersionNotFound."""
+    query = (
+        sa.select(ModelVersion)
+        .options(undefer_group("wide"))
+        .join(ModelVersion.model)
+        .where(Model.name == name, ModelVersion.number.in_(numbers))
+    )
+    found = {version.number: version for version in session.scalars(query)}
+    if missing := [number for number in numbers if number not in found]:
+        raise errors.VersionNotFound(name, missing[0])
+    return [found[number] for number in numbers]
+
+
 def get_artifact(session: Session, name: str, number: int) -> Artifact:
     """Return the artifact of a version; raises VersionNotFound, and ArtifactUnusable."""
     artifact = session.get(Artifact, get_version(session, name, number).artifact_digest)
