@@ -28,7 +28,13 @@ MULTIPART = "multipart/form-data"
 BOUNDARY = "0123456789abcdef"
 FORM = f"{MULTIPART}; boundary={BOUNDARY}"
 
-PATH_VALUES = {"item_id": "1", "name": "default", "number": "1", "plot": "residuals"}
+PATH_VALUES = {
+    "item_id": "1",
+    "name": "default",
+    "number": "1",
+    "alias": "champion",
+    "plot": "residuals",
+}
 """A value of each path parameter that names something which exists."""
 
 VALID = {

@@ -113,7 +113,7 @@ def test_queries(fruitless: Census) -> None:
 
 def test_paths(fruitless: Census) -> None:
     values = {"item_id": catalogue.BAD_IDS, "number": catalogue.BAD_IDS}
-    values["name"] = values["plot"] = catalogue.BAD_NAMES
+    values["name"] = values["alias"] = values["plot"] = catalogue.BAD_NAMES
     for operation in fruitless.operations:
         media_type = next(iter(operation.bodies), None)
         request = operation.valid_body(media_type, b"") if media_type else {}
@@ -153,7 +153,8 @@ def test_content_types(fruitless: Census) -> None:
 
 def test_headers(fruitless: Census) -> None:
     # At what does not exist, so that nothing comes of a header that is rightly ignored.
-    nobody = {"item_id": "999", "name": "nobody", "number": "999", "plot": "none"}
+    nobody = {"item_id": "999", "number": "999"}
+    nobody |= {"name": "nobody", "alias": "nobody", "plot": "none"}
     calls = []
     for op in fruitless.operations:
         query = f"?{urlencode(op.options)}" if op.method == "GET" and op.options else ""

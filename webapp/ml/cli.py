@@ -196,7 +196,7 @@ def predict(
             blocks = iterate_features(found, version.signature, loaded["batch"])
             row_features = next(iter(blocks))
         predictions = inference.predict(
-            server, name=name, number=version.number, rows=lambda _signature: row_features
+            server, name=name, which=version.number, rows=lambda _signature: row_features
         )
         click.echo(str(predictions.scores.values[0]))
         _echo_warnings(inference.warn_of_notes(predictions.count_notes(), names, n_rows=1))
@@ -212,7 +212,7 @@ def predict(
         batches = iterate_features(table, version.signature, loaded["batch"])
         for index, batch in enumerate(batches):
             rows = partial(lambda batch, _signature: batch, batch)
-            predictions = inference.predict(server, name=name, number=version.number, rows=rows)
+            predictions = inference.predict(server, name=name, which=version.number, rows=rows)
             out.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
             notes += predictions.count_notes()
@@ -254,8 +254,8 @@ def models(q: str | None, tag: str | None, as_json: bool) -> None:
     """List the models and their active versions."""
     query = _load_query(ModelQuery, q=q, tag=tag)
     found = ModelSchema(many=True).dump(registry.list_models(db.session(), **query).objects)
-    columns = ["name", "active_version", "last_version", "created_at", "tags", "description"]
-    _echo_table(found, columns, as_json=as_json)
+    columns = ["name", "active_version", "last_version", "created_at"]
+    _echo_table(found, [*columns, "aliases", "tags", "description"], as_json=as_json)
 
 
 @commands.command()
@@ -276,7 +276,7 @@ def versions(name: str, as_json: bool, **filters: str | None) -> None:
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]
-    _echo_table(rows, [*columns, "tags", "notes"], as_json=as_json)
+    _echo_table(rows, [*columns, "aliases", "tags", "notes"], as_json=as_json)
 
 
 @commands.command()
@@ -340,6 +340,28 @@ def rollback(name: str) -> None:
     """Activate the version that was active before."""
     version = registry.roll_back(db.session(), model_leases(), name=name)
     click.echo(f"Model {name!r}: version {version.number} is active.")
+
+
+@commands.command()
+@click.argument("alias", metavar="NAME")
+@click.argument("number", type=click.IntRange(min=1), metavar="[VERSION]", required=False)
+@click.option("--delete", is_flag=True, help="Delete the alias; its version stays.")
+@model_option
+@clear_errors
+def alias(alias: str, number: int | None, delete: bool, name: str) -> None:
+    """Let the alias NAME stand for a VERSION; when the command returns, every worker serves it.
+
+    Examples: flask ml alias champion 3 --model houses, flask ml alias --delete champion
+    """
+    if delete == (number is not None):
+        raise click.UsageError("Give either VERSION or --delete.")
+    if number is None:
+        registry.delete_alias(db.session(), model_leases(), name=name, alias=alias)
+        click.echo(f"Model {name!r}: the alias {alias!r} is deleted.")
+        return
+    _check_name(alias, "NAME")
+    registry.set_alias(db.session(), model_leases(), name=name, alias=alias, number=number)
+    click.echo(f"Model {name!r}: the alias {alias!r} names version {number}.")
 
 
 @commands.command()
@@ -434,10 +456,10 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
     _echo_version(version, as_json=as_json)
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, option: str = "--model") -> None:
     """Raise InvalidInput for a name that no URL can carry."""
     if not re.fullmatch(NameConverter.pattern, name):
-        raise InvalidInput({"--model": [f"must match {NameConverter.pattern}"]})
+        raise InvalidInput({option: [f"must match {NameConverter.pattern}"]})
 
 
 def _write_row(names: Sequence[str], row: str) -> bytes:

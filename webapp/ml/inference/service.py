@@ -24,9 +24,15 @@ from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_inter
 from webapp.ml.core.scoring import Scores, score
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.core.training import list_classes
-from webapp.ml.errors import ModelNotFound, ModelNotTrained, VersionDeleted, VersionNotFound
-from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
-from webapp.ml.registry.models import Activation, Model, ModelVersion
+from webapp.ml.errors import (
+    AliasNotFound,
+    ModelNotFound,
+    ModelNotTrained,
+    VersionDeleted,
+    VersionNotFound,
+)
+from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef, Which
+from webapp.ml.registry.models import Activation, Model, ModelAlias, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL, load_scorer
 
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
@@ -138,22 +144,23 @@ def predict(
     *,
     name: str,
     rows: RowReader | list[Any],
-    number: int | None = None,
+    which: Which = None,
     intervals: bool = False,
     level: float = 0.95,
     most_values: int | None = None,
     batch: BatchOptions = AS_THEY_ARE,
 ) -> Predictions:
-    """Predict with a version of a model, by default the active one.
+    """Predict with a version of a model, by default the active one; ``which``: see serving.
 
     ``rows`` are JSON, read with the options ``batch``, or come from a reader. ``intervals`` adds
     bounds, for a model fitted by ordinary least squares. ``most_values`` limits the size of the
     answer: predictions, probabilities and bounds together.
 
-    Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by row,
-    of JSON under ``instances``) where rows do not fit the model, or are too many for one answer.
+    Raises ModelNotTrained, ModelNotFound, VersionNotFound, AliasNotFound, Unavailable, and
+    InvalidInput (by row, of JSON under ``instances``) where rows do not fit the model, or are too
+    many for one answer.
     """
-    version, stale = server.get_version(name, number)
+    version, stale = server.get_version(name, which)
     basis, bounds = version.interval_basis, None
     if intervals and basis is None:
         message = (
@@ -232,9 +239,9 @@ def _split_records(
 def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
     """Return the model server of a process; lease in seconds."""
 
-    def find(name: str, number: int | None) -> VersionRef | Absence:
+    def find(name: str, which: Which) -> VersionRef | Absence:
         with outages_translated(), time_limit(LEASE_DEADLINE), Session(engine) as session:
-            return find_version(session, name, number)
+            return find_version(session, name, which)
 
     def load(ref: VersionRef) -> LoadedVersion:
         with outages_translated(), Session(engine) as session:
@@ -249,25 +256,31 @@ def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServe
     )
 
 
-def find_version(session: Session, name: str, number: int | None) -> VersionRef | Absence:
-    """Return the version that a request means, the active one without a number.
+def find_version(session: Session, name: str, which: Which) -> VersionRef | Absence:
+    """Return the version that a request means.
 
     This is the one query that a lease costs.
     """
     begin_read(session)
     query = sa.select(Model.id, ModelVersion.id.label("version_id"), ModelVersion.number)
-    if number is None:
+    if which is None:
         is_active = sa.and_(Activation.model_id == Model.id, Activation.ended_at.is_(None))
         query = query.outerjoin(Activation, is_active)
         is_meant = ModelVersion.id == Activation.version_id
+    elif isinstance(which, str):
+        is_named = sa.and_(ModelAlias.model_id == Model.id, ModelAlias.name == which)
+        query = query.outerjoin(ModelAlias, is_named)
+        is_meant = ModelVersion.id == ModelAlias.version_id
     else:
-        is_meant = sa.and_(ModelVersion.model_id == Model.id, ModelVersion.number == number)
+        is_meant = sa.and_(ModelVersion.model_id == Model.id, ModelVersion.number == which)
     query = query.outerjoin(ModelVersion, is_meant).where(Model.name == name)
     row = session.execute(query).one_or_none()
     if row is not None and row.version_id is not None:
         return VersionRef(row.version_id, row.number, row.id)
-    if number is not None:
-        return partial(VersionNotFound, name, number)
+    if isinstance(which, str):
+        return partial(AliasNotFound, name, which)
+    if which is not None:
+        return partial(VersionNotFound, name, which)
     exists = name == DEFAULT_MODEL or row is not None
     return partial(ModelNotTrained if exists else ModelNotFound, name)
 

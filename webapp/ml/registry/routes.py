@@ -197,7 +197,10 @@ class Version(MethodView):
     @blp.response(204)
     @blp.problems(404, 409, 503)
     def delete(self, name: str, number: int) -> None:
-        """Delete a version, unless it is active. Its number is not used again."""
+        """Delete a version, unless it is active or has an alias.
+
+        Its number is not used again.
+        """
         service.delete_version(db.session(), model_leases(), name=name, number=number)
 
 
@@ -272,6 +275,33 @@ class Active(MethodView):
         return service.activate_version(
             db.session(), model_leases(), name=name, number=request["version"]
         )
+
+
+@blp.route("/models/<name:name>/aliases/<name:alias>", put="set_alias", delete="delete_alias")
+class Alias(MethodView):
+    """A name for a version."""
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(schemas.ActivationRequest, example={"version": 1})
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 409, 503)
+    def put(self, request: Mapping[str, int], name: str, alias: str) -> ModelVersion:
+        """Let an alias name a version.
+
+        When the answer arrives, every worker on every host predicts with it at
+        `…/aliases/{alias}/predict`. A version that cannot be loaded is refused with 409, and the
+        alias stays where it was.
+        """
+        return service.set_alias(
+            db.session(), model_leases(), name=name, alias=alias, number=request["version"]
+        )
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.response(204)
+    @blp.problems(404, 503)
+    def delete(self, name: str, alias: str) -> None:
+        """Delete an alias; its version stays."""
+        service.delete_alias(db.session(), model_leases(), name=name, alias=alias)
 
 
 @blp.route("/models/<name:name>/rollback", post="roll_back_model")

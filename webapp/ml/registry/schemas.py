@@ -146,12 +146,15 @@ class VersionSummarySchema(StrictSchema):
     created_by = fields.String(**NULLABLE)
     notes = fields.String(required=True, metadata=about("What people have noted about it."))
     tags = tags_field()
+    aliases = fields.List(
+        fields.String(), required=True, metadata=about("Its names.", example=["champion"])
+    )
 
 
 class VersionSchema(VersionSummarySchema):
     """A version of a model: how it was made, and how good it is.
 
-    Only notes and tags ever change.
+    Only notes, tags and aliases ever change.
 
     What is not known of a model that was fitted elsewhere is null.
     """
@@ -338,6 +341,12 @@ class ModelSchema(StrictSchema):
     created_at = fields.AwareDateTime(required=True, format="iso")
     description = fields.String(required=True, metadata={"example": "Prices of houses"})
     tags = tags_field()
+    aliases = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata=about("Names of versions, and which each names.", example={"champion": 1}),
+    )
 
 
 class ModelQuery(PageQuery):
@@ -396,7 +405,7 @@ class ModelDeletion(StrictSchema):
 
 
 class ActivationRequest(StrictSchema):
-    """Which version to activate."""
+    """Which version to activate, or to give an alias."""
 
     version = JSONInteger(minimum=1, maximum=2**31 - 1, required=True, metadata={"example": 1})
 

@@ -1,4 +1,4 @@
-"""Models and their versions: store, describe, activate, roll back, delete, read.
+"""Models and their versions: store, describe, activate, name, roll back, delete, read.
 
 A function that changes what may be served commits, and then waits until no process can rely on
 what it knew before (``webapp.db.leases``): when it returns, every worker serves the new state.
@@ -39,10 +39,12 @@ from webapp.ml.core.scoring import Scorer
 from webapp.ml.core.signature import Signature, matrix_signature, read_signature
 from webapp.ml.core.validation import make_scorer
 from webapp.ml.registry.models import (
+    MOST_ALIASES,
     MOST_TAGS,
     Activation,
     Artifact,
     Model,
+    ModelAlias,
     ModelTag,
     ModelVersion,
     VersionTag,
@@ -167,6 +169,47 @@ def roll_back(session: Session, leases: Leases[Any, Any], *, name: str) -> Model
     return version
 
 
+def set_alias(
+    session: Session, leases: Leases[Any, Any], *, name: str, alias: str, number: int
+) -> ModelVersion:
+    """Let an alias name a version, and no other any more; return the version.
+
+    Raises VersionNotFound, TooManyAliases, and VersionUnusable when it cannot be loaded.
+    """
+    fault = _find_loading_fault(session, get_version(session, name, number))
+    begin_write(session)
+    model = get_model(session, name, lock=True)
+    version = get_version(session, name, number)  # it may have been deleted meanwhile
+    if fault:
+        raise errors.VersionUnusable(name, number, fault)
+    row = session.get(ModelAlias, (model.id, alias))
+    if row is None:
+        if len(model.alias_rows) == MOST_ALIASES:
+            raise errors.TooManyAliases(name, MOST_ALIASES)
+        row = ModelAlias(model_id=model.id, name=alias)
+        session.add(row)
+    row.version_id, row.version_number = version.id, number
+    session.flush()
+    session.refresh(version, ["alias_rows"])
+    record(session, "alias.set", f"model {name}", {"alias": alias, "version": number})
+    session.commit()
+    leases.wait_out()
+    return version
+
+
+def delete_alias(session: Session, leases: Leases[Any, Any], *, name: str, alias: str) -> None:
+    """Delete an alias; its version stays. Raises ModelNotFound, and AliasNotFound."""
+    begin_write(session)
+    row = session.get(ModelAlias, (get_model(session, name, lock=True).id, alias))
+    if row is None:
+        raise errors.AliasNotFound(name, alias)
+    details = {"alias": alias, "version": row.version_number}
+    session.delete(row)
+    record(session, "alias.delete", f"model {name}", details)
+    session.commit()
+    leases.wait_out()
+
+
 def change_model(
     session: Session,
     *,
@@ -217,13 +260,15 @@ def change_version(
 def delete_version(session: Session, leases: Leases[Any, Any], *, name: str, number: int) -> None:
     """Delete a version and its artifact; its number is not used again.
 
-    Raises VersionNotFound, and VersionActive.
+    Raises VersionNotFound, VersionActive, and VersionHasAliases.
     """
     begin_write(session)
     active = get_model(session, name, lock=True).active
     version = get_version(session, name, number)
     if active is not None and active.version_id == version.id:
         raise errors.VersionActive(name, number)
+    if version.aliases:
+        raise errors.VersionHasAliases(name, number, version.aliases)
     _delete_versions(session, ModelVersion.id == version.id)
     record(session, "version.delete", f"model {name}", {"version": number})
     session.commit()
@@ -244,6 +289,7 @@ def delete_model(
     if count and versions != "all":
         raise errors.ModelHasVersions(name, count)
     session.execute(sa.delete(Activation).where(Activation.model_id == model.id))
+    session.execute(sa.delete(ModelAlias).where(ModelAlias.model_id == model.id))
     _delete_versions(session, of_model)
     session.execute(sa.delete(Model).where(Model.id == model.id))
     record(session, "model.delete", f"model {name}", {"versions": count})
