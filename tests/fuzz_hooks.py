@@ -71,11 +71,14 @@ BEYOND_SCHEMAS = [
     r"json\.(features|instances).*: is .*, expected .*",
     # What one estimator takes is not what the next one takes.
     r".*\.params\.\w+: (is no parameter of|must be) .*",
+    r".*\.params: Needs another estimator than auto\.",
     r".*\.y\.\d+: is .*, expected .*",
     r".*\.y: holds values that are not whole numbers of 64 bits, expected labels",
     r".*: holds .*, but the labels of the model are .*",
     r".*\.target: (is .*, a feature of the model|is needed: .*)",
     r".*\.intervals: needs a linear regression of numbers .*",
+    r".*\.metric: (Is what if_better needs|Is for activate=if_better alone)\.",
+    r".*\.metric: (is none of a|needs rows to judge on).*",
     # What can be fitted, and judged, shows when it is done.
     r".*\.y: has one class only among the rows to fit",
     r".*\.X: (cannot be fitted: .*|holds values too (large|small) .*)",

@@ -76,6 +76,7 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "cv": [*all_but("integer"), "-1", "1", "2", "21"],
     "stratify": FLAG,
     "activate": FLAG,
+    "metric": [*all_but("null"), '"r2"', '"rmse"'],
     "feature_names": [*all_but("array", "null"), *NAME_LISTS],
     "features": [
         *(*all_but("array", "object"), "[]", "[1, 2]", "[1, 2, 3, 4]", "{}", "[[1, 2, 3]]"),
@@ -168,7 +169,8 @@ REFUSED_QUERY = {
     "refit": NO_FLAGS,
     "cv": [*NO_INTEGERS, "1", "21", "4"],
     "stratify": NO_FLAGS,
-    "activate": NO_FLAGS,
+    "activate": [*NO_FLAGS, "if_better", "better"],
+    "metric": ["", "1", "r2", "\0", "rmse,mae", "rmse"],
     "target": ["", "nobody", "Y", "y\0", "x" * 5000],
     "intervals": NO_FLAGS,
     "for_spreadsheet": NO_FLAGS,
@@ -280,6 +282,6 @@ REFUSED_UPLOAD_FIELDS = {
         *("", "1", "[]", "null", "x", '{"a": NaN}', '{"a": 1e400}', '{"a": ', '{"a": 1} {}'),
         *(r'{"\ud800": 1}', f'{{"a": {DIGITS}}}', f'{{"a": {NESTED}}}', "[" * 10**5),
     ],
-    "activate": NO_FLAGS,
+    "activate": [*NO_FLAGS, "if_better"],
     "nobody": ["1"],
 }

@@ -273,6 +273,8 @@ def creates_version(
             "warnings": version.warnings,
             "model": version,
         }
+        if version.origin == "trained" and "comparison" in version.metrics:
+            answer["comparison"] = version.metrics["comparison"]
         return answer, {"Location": url}
 
     def decorate(view: View) -> Any:

@@ -53,7 +53,7 @@ from webapp.ml.registry.schemas import (
 )
 from webapp.ml.registry.schemas import compare as compare_versions
 from webapp.ml.registry.service import DEFAULT_MODEL
-from webapp.ml.schemas import Table
+from webapp.ml.schemas import IF_BETTER, Table
 from webapp.ml.training import service as training
 from webapp.ml.training.schemas import (
     ColumnSchema,
@@ -121,6 +121,8 @@ def train(file: Path, name: str, as_json: bool, **options: Any) -> None:
     flask ml train diabetes.csv --target progression --estimator ridge --param alpha=0.1
     """
     _check_name(name)
+    if options["metric"]:
+        options["activate"] = IF_BETTER
     loaded = _load(TableTrainingOptions, options)
     with _open_source(file, loaded.pop("dialect")) as source:
         request = TrainingRequest().load(Table(source, loaded))

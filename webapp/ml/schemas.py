@@ -13,7 +13,7 @@ from werkzeug.datastructures import FileStorage
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
 from webapp.ml.core.tables.shapes import DELIMITERS, CsvDialect, Source
-from webapp.web.fields import StrictSchema
+from webapp.web.fields import JSONBoolean, StrictSchema
 
 T = TypeVar("T")
 
@@ -52,6 +52,26 @@ def extra_field() -> fields.Field[Any]:
         validate=validate.OneOf(["refuse", "ignore"]),
         metadata=about("What to do with columns that the model does not take."),
     )
+
+
+IF_BETTER = "if_better"
+
+
+class Activate(JSONBoolean):
+    """Whether a new version becomes the active one: true, false or, of a training, "if_better"."""
+
+    def __init__(self, *, judged: bool, metadata: dict[str, Any], **kwargs: Any) -> None:
+        allowed = {"type": ["boolean", "string"], "enum": [True, False, IF_BETTER]}
+        super().__init__(metadata=metadata | (allowed if judged else {}), **kwargs)
+        self.judged = judged
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if value != IF_BETTER:
+            return super()._deserialize(value, *args, **kwargs)
+        if not self.judged:
+            message = "Is for trainings: an upload brings no rows. Evaluate it, then activate it."
+            raise ma.ValidationError(message)
+        return value
 
 
 class FeatureNames(fields.List[str]):

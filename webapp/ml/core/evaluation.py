@@ -1,10 +1,15 @@
-"""Rows with their target, to judge a fitted model on: as its signature has them."""
+"""Rows with their target, to judge a fitted model on: as its signature has them.
+
+They come from a table or from JSON, or they are those that a training has held out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from webapp.errors import InvalidInput, faults_in
 from webapp.ml.core.datasets import (
@@ -18,8 +23,9 @@ from webapp.ml.core.datasets import (
     vector_from_values,
     warn_of_missing,
 )
+from webapp.ml.core.encoding import recode
 from webapp.ml.core.features import check_names, names_in_tables, read_rows, take_features
-from webapp.ml.core.metrics import measure_scores
+from webapp.ml.core.metrics import SMALLER_IS_BETTER, measure_scores
 from webapp.ml.core.scoring import Scorer, score
 from webapp.ml.core.signature import Signature
 from webapp.ml.core.tables.reading import read_columns
@@ -132,6 +138,40 @@ def _check_labels(y: Any, classes: Sequence[Any], target: str) -> Iterator[DataW
             f"{count} of {len(y)} rows count as wrong"
         )
         yield DataWarning(target, message)
+
+
+def recode_rows(
+    rows: Dataset, source: Signature, task: Task, labels: Sequence[Any] | None
+) -> Dataset:
+    """Return rows that are encoded by a signature as the signature of a task has them.
+
+    ``labels`` are those that the rows may have, None for a regression. Raises InvalidInput where
+    a model of that signature cannot be judged on them.
+    """
+    signature = task.signature
+    if difference := source.find_difference(signature):
+        raise InvalidInput([f"it {difference}"])
+    for ours, theirs in zip(source.columns, signature.columns, strict=True):
+        if ours.parts != theirs.parts:
+            raise InvalidInput([f"it has other parts of the dates in {ours.name}"])
+        if _are_texts(ours.categories) != _are_texts(theirs.categories):
+            raise InvalidInput([f"its categories of {ours.name} are of another type"])
+    if labels is not None and _are_texts(labels) != _are_texts(task.classes or ()):
+        raise InvalidInput(["its labels are of another type"])
+    if signature.is_matrix and np.isnan(rows.X).any():
+        raise InvalidInput(["values are missing in the rows that were held out"])
+    return replace(rows, X=recode(rows.X, source, signature))
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    return bool(values) and isinstance(values[0], str)
+
+
+def is_better(metric: str, value: float | None, other: float | None) -> bool:
+    """Return whether a value of a metric is better than another one; None is undefined."""
+    if value is None or other is None:
+        return False
+    return value < other if metric in SMALLER_IS_BETTER else value > other
 
 
 def evaluate(scorer: Scorer, classes: Sequence[Any] | None, rows: Dataset) -> dict[str, Any]:

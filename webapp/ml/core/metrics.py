@@ -25,6 +25,17 @@ EPSILON = float(np.finfo(np.float64).eps)  # scikit-learn's MAPE divides by noth
 REGRESSION_METRICS = ("mse", "rmse", "mae", "r2_score", "mape", "median_absolute_error")
 BASELINE_METRICS = ("mse", "mae", "r2_score")
 PROBABILITY_METRICS = ("roc_auc", "average_precision", "log_loss", "brier_score")
+METRICS = {
+    "regression": REGRESSION_METRICS,
+    "classification": (
+        *("accuracy", "balanced_accuracy", "precision", "recall", "f1"),
+        *PROBABILITY_METRICS,
+    ),
+}
+"""Those that are one number, by task."""
+SMALLER_IS_BETTER = frozenset(
+    {"mse", "rmse", "mae", "mape", "median_absolute_error", "log_loss", "brier_score"}
+)
 
 
 def measure_scores(

@@ -19,8 +19,17 @@ from webapp.ml.registry.models import (
     TAG_VALUE_LENGTH,
     ModelVersion,
 )
-from webapp.ml.schemas import NULLABLE, NUMBERS, ROWS, FeatureNames, FilePart, WarningSchema, about
-from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema, Text
+from webapp.ml.schemas import (
+    NULLABLE,
+    NUMBERS,
+    ROWS,
+    Activate,
+    FeatureNames,
+    FilePart,
+    WarningSchema,
+    about,
+)
+from webapp.web.fields import JSONInteger, JSONObject, StrictSchema, Text
 from webapp.web.paging import PageQuery
 
 SIGNATURE = {
@@ -211,12 +220,29 @@ class VersionSchema(VersionSummarySchema):
     )
 
 
+class JudgementSchema(StrictSchema):
+    """A new version and the active one, on the rows that the training has held out."""
+
+    metric = fields.String(required=True, metadata={"example": "rmse"})
+    candidate = fields.Float(**NULLABLE, metadata=about("Of the new version.", example=41.2))
+    active = fields.Float(
+        **NULLABLE, metadata=about("Of the active one; null where they were not compared.")
+    )
+    version = fields.Integer(
+        **NULLABLE, metadata=about("Which was active; null where none was.", example=3)
+    )
+    better = fields.Boolean(required=True, metadata=about("Whether the new version is."))
+
+
 class NewVersionSchema(StrictSchema):
     """The version that a training or an upload made."""
 
     message = fields.String(required=True, metadata={"example": "Model trained successfully"})
     metrics = fields.Dict(required=True)
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    comparison = fields.Nested(
+        JudgementSchema, metadata=about("With `activate=if_better`: what was compared.")
+    )
     model = fields.Nested(VersionSchema, required=True)
 
 
@@ -447,6 +473,8 @@ class UploadRequest(StrictSchema):
         validate=_check_size,
         metadata=about("What is known of its quality.", example={"r2_score": 0.9}),
     )
-    activate = JSONBoolean(
-        load_default=False, metadata=about("Whether it becomes the active version.")
+    activate = Activate(
+        judged=False,
+        load_default=False,
+        metadata=about("Whether it becomes the active version."),
     )

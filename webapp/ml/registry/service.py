@@ -51,6 +51,7 @@ from webapp.ml.registry.models import (
 )
 
 DEFAULT_MODEL = "default"
+ANY_VERSION = 0  # is no row's id
 MOST_LISTED = 1000  # models, where there are no pages
 
 
@@ -62,12 +63,14 @@ def store_version(
     version: ModelVersion,
     artifact: bytes,
     activate: bool = True,
+    over: int | None = ANY_VERSION,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Store a new version of a model, in one transaction with its artifact and activation.
 
-    The model is created with its first version. ``before_commit`` is called with the version
-    inside the transaction.
+    The model is created with its first version. ``over`` is the row id of the active version that
+    it may replace, None where there is none: another one stays active, and a warning says so.
+    ``before_commit`` is called with the version inside the transaction.
     """
     version.artifact_digest = artifacts.digest(artifact)
     version.created_by = current_actor().name
@@ -77,6 +80,11 @@ def store_version(
     model = _lock_or_create_model(session, name)
     model.last_version += 1
     version.model, version.number = model, model.last_version
+    active_id = model.active and model.active.version_id
+    if activate and over not in (ANY_VERSION, active_id):
+        activate = False
+        message = "was not activated: another version has become active meanwhile"
+        version.warnings = [*version.warnings, {"column": "", "message": message}]
     # An artifact with this digest may be there already, and damaged: it is then replaced.
     insert_or_correct(session, Artifact, {"digest": version.artifact_digest, "data": artifact})
     session.add(version)

@@ -20,15 +20,18 @@ from webapp.ml.core.learning import (
     make_dataset_of,
     read_dataset,
 )
+from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.signature import KINDS, Task
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
 from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
+    IF_BETTER,
     NUMBERS,
     RECORDS,
     ROW,
     ROWS,
+    Activate,
     CsvOptions,
     FeatureNames,
     RowsSchema,
@@ -181,9 +184,28 @@ class TrainingOptions(StrictSchema):
         load_default=list,
         metadata=about("Columns to leave out.", default=[], example=["id"]),
     )
-    activate = JSONBoolean(
-        load_default=True, metadata=about("Whether the new version becomes the active one.")
+    activate = Activate(
+        judged=True,
+        load_default=True,
+        metadata=about(
+            "Whether the new version becomes the active one; with `if_better`, when it is better "
+            "than the active one by `metric`, on the rows that are held out."
+        ),
     )
+    metric = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf([name for names in METRICS.values() for name in names]),
+        metadata=about("What `activate=if_better` compares."),
+    )
+
+    @ma.validates_schema
+    def check_metric(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError for a metric without a comparison, or the reverse."""
+        compares, given = data["activate"] == IF_BETTER, data["metric"] is not None
+        if compares != given:
+            message = "Is for activate=if_better alone." if given else "Is what if_better needs."
+            raise ma.ValidationError(message, "metric")
 
     @ma.validates_schema
     def check_task(self, data: dict[str, Any], **_: Any) -> None:
@@ -366,5 +388,6 @@ class InspectionSchema(StrictSchema):
 
 def _as_arguments(dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:
     """Return what ``training.service.train_model`` takes."""
-    activate = options.pop("activate")
-    return {"dataset": dataset, "activate": activate, "spec": TrainingSpec(**options)}
+    activate, metric = options.pop("activate"), options.pop("metric")
+    found = {"dataset": dataset, "spec": TrainingSpec(**options)}
+    return {**found, "activate": activate} if metric is None else {**found, "metric": metric}
