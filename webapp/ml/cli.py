@@ -22,7 +22,7 @@ from marshmallow import fields, validate
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
-from webapp.ml.blueprint import model_leases, read_option
+from webapp.ml.blueprint import model_leases, name_of, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import DataWarning
@@ -452,6 +452,7 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         model_leases(),
         name=name,
         data=file.read(),
+        source=name_of(file.name),
         max_features=current_app.config["MAX_COLUMNS"],
         activate=activate,
     )
@@ -476,7 +477,7 @@ def _open_source(file: Path, dialect: CsvDialect) -> Iterator[Source]:
     """Open a table for a block, whose faults then name the file."""
     limits = Limits.from_settings(current_app.config)
     with file.open("rb") as stream, faults_in(file.name):
-        yield Source(stream, _find_format(file), dialect, limits)
+        yield Source(stream, _find_format(file), dialect, limits, name_of(file.name))
 
 
 def _find_format(path: Path) -> Format:

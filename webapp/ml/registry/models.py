@@ -148,6 +148,7 @@ class ModelVersion(Base):
     artifact_digest: Mapped[str] = mapped_column(sa.ForeignKey("artifact.digest"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     created_by: Mapped[str | None] = mapped_column(sa.String(128))
+    source: Mapped[str | None] = mapped_column(sa.String(255))
 
     # How it was trained: unknown (NULL) of a version that was fitted elsewhere.
     evaluated_on: Mapped[str | None] = mapped_column(sa.String(16))

@@ -18,6 +18,7 @@ from webapp.ml.blueprint import (
     blp,
     creates_version,
     model_leases,
+    name_of,
 )
 from webapp.ml.core import artifacts
 from webapp.ml.core.plots import PLOTS
@@ -138,11 +139,13 @@ class Versions(MethodView):
         with a finite number for every feature: missing values are refused, even where the model
         was fitted on some.
         """
+        artifact = request.pop("artifact")
         return service.register_version(
             db.session(),
             model_leases(),
             name=name,
-            data=request.pop("artifact").stream.read(),
+            data=artifact.stream.read(),
+            source=name_of(artifact.filename),
             max_features=current_app.config["MAX_COLUMNS"],
             before_commit=before_commit,
             **request,

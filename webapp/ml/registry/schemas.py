@@ -153,6 +153,13 @@ class VersionSummarySchema(StrictSchema):
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
     created_by = fields.String(**NULLABLE)
+    source = fields.String(
+        **NULLABLE,
+        metadata=about(
+            "Name of the file that its rows, or the model, came in; null where it had none.",
+            example="june.csv",
+        ),
+    )
     notes = fields.String(required=True, metadata=about("What people have noted about it."))
     tags = tags_field()
     aliases = fields.List(

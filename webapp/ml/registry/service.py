@@ -111,13 +111,14 @@ def register_version(
     max_features: int,
     feature_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    source: str | None = None,
     **storing: Any,
 ) -> ModelVersion:
     """Store a skops file, a model fitted elsewhere, as the model's next version.
 
-    Without ``feature_names``, the names that the estimator has learnt are taken. ``storing`` goes
-    to ``store_version``. Raises InvalidInput when the file or the names cannot be used, or it has
-    more than ``max_features``.
+    Without ``feature_names``, the names that the estimator has learnt are taken. ``source`` is the
+    name of the file. ``storing`` goes to ``store_version``. Raises InvalidInput when the file or
+    the names cannot be used, or it has more than ``max_features``.
     """
     try:
         estimator, learnt_names = artifacts.read_upload(data, max_features=max_features)
@@ -126,6 +127,7 @@ def register_version(
         version = _describe_upload(estimator, names, metrics or {})
     except errors.ArtifactUnusable as error:
         raise InvalidInput({"artifact": [str(error)]}, source="form") from None
+    version.source = source
     return store_version(session, leases, name=name, version=version, artifact=data, **storing)
 
 

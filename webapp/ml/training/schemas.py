@@ -264,7 +264,8 @@ class TrainingRequest(TargetedRows, TrainingOptions):
         options = dict(table.options)
         task, kinds = _choose_task(options), _choose_kinds(options)
         choices = Choices(options.pop("target"), task, kinds)
-        return _as_arguments(table.read(read_dataset, choices=choices), options)
+        found = _as_arguments(table.read(read_dataset, choices=choices), options)
+        return {**found, "source": table.source.name}
 
 
 def _read_rows(

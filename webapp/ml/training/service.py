@@ -47,12 +47,14 @@ def train_model(
     spec: TrainingSpec,
     limits: FitLimits = NORMAL_LIMITS,
     metric: str | None = None,
+    source: str | None = None,
     **storing: Any,
 ) -> ModelVersion:
     """Train a model and store it as its next version.
 
     With a ``metric``, it is activated only if it is better than the active version on the rows
-    that are held out; ``comparison`` in its metrics says what was compared. ``storing`` goes to
+    that are held out; ``comparison`` in its metrics says what was compared. ``source`` is the
+    name of the file that the rows came in. ``storing`` goes to
     ``registry.service.store_version``. Raises InvalidInput where the data cannot be fitted, or
     not within ``limits``.
     """
@@ -69,6 +71,7 @@ def train_model(
         faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
         raise InvalidInput(faults) from None
     version = _describe_training(trained, dataset, spec)
+    version.source = source
     version.warnings += _find_difference(session, name, trained.signature)
     if metric is not None:
         storing |= _compare_with_active(session, name, trained, version, metric)
