@@ -65,6 +65,9 @@ def prepare(url: str, artifact: Path, key: str) -> None:
     for path, body in calls:
         response = session.post(f"{api}/{path}", json=body, timeout=30)
         assert response.status_code == 201, response.text
+    for name in ("default", "other", "classes"):
+        alias = f"{api}/ml/models/{name}/aliases/champion"
+        assert session.put(alias, json={"version": 1}, timeout=30).status_code == 200
     stored = session.get(f"{api}/ml/models/default/versions/1/artifact", timeout=30)
     artifact.write_bytes(stored.content)
     # The first upload waits for the process that those of uploads are forked from.

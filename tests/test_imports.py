@@ -110,7 +110,7 @@ LAYERS = [
     (r"access\.service", rf"{SERVICE}|scopes", WEB | {"marshmallow", "config"}),
     (
         r"ml\..+\.service",
-        rf"{SERVICE}|db\.leases|{{own}}\.serving|ml\.registry\.(models|service)",
+        rf"{SERVICE}|db\.leases|ml\.inference\.serving|ml\.registry\.(models|service)",
         WEB | {"marshmallow", "config"},
     ),
     (

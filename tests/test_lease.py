@@ -1,8 +1,8 @@
 """The promise of the lease: reads after an acknowledged activation never return the older version.
 
 Two versions return the constants 7 and 11. Clients predict over fresh connections, through all
-workers of two gunicorn masters ("hosts"), while activations alternate. LEASE_TEST_SECONDS makes
-it as long as wanted (`make lease-test`).
+workers of two gunicorn masters ("hosts"), while activations alternate, or what an alias names.
+LEASE_TEST_SECONDS makes it as long as wanted (`make lease-test`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ pytestmark = pytest.mark.slow
 SECONDS = float(os.environ.get("LEASE_TEST_SECONDS", "5"))
 FEWEST = 10  # activations, however slow the machine
 CONSTANTS = {1: 7.0, 2: 11.0}
+MODEL = "/models/default"
+PLACES = {  # where a version is put, and where it then predicts
+    "active": (f"{MODEL}/active", "/predict"),
+    "alias": (f"{MODEL}/aliases/champion", f"{MODEL}/aliases/champion/predict"),
+}
 
 
 def call(client: Client, method: str, path: str, body: object) -> Answer:
@@ -38,7 +43,8 @@ def call(client: Client, method: str, path: str, body: object) -> Answer:
 class Watch:
     """Which versions may serve at a time, and which did."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
+        self.place, self.predict_at = PLACES[place]
         self.allowed = {2}  # the one that was acknowledged, and the one that is being activated
         self.seen: Counter[int] = Counter()
         self.wrong: list[object] = []
@@ -48,7 +54,7 @@ class Watch:
         """Activate a version; once that is acknowledged, no other may serve."""
         with self.lock:
             self.allowed = self.allowed | {number}
-        call(client, "PUT", "/models/default/active", {"version": number})
+        call(client, "PUT", self.place, {"version": number})
         with self.lock:
             self.allowed = {number}
 
@@ -56,7 +62,7 @@ class Watch:
         """Predict, and hold the answer against what could serve while it was under way."""
         with self.lock:
             before = self.allowed
-        answer = call(client, "POST", "/predict", {"features": [0.5]})
+        answer = call(client, "POST", self.predict_at, {"features": [0.5]})
         number = answer.body["model"]["version"]
         with self.lock:
             self.seen[number] += 1
@@ -66,12 +72,13 @@ class Watch:
         return answer
 
 
+@pytest.mark.parametrize("place", PLACES)
 def test_no_prediction_is_older_than_an_acknowledged_activation(
-    backend: Backend, database_url: str, tmp_path: Path
+    backend: Backend, database_url: str, tmp_path: Path, place: str
 ) -> None:
     hosts = 1 if backend.name == "sqlite" else 2
     settings = {"WEB_CONCURRENCY": str(4 // hosts), "MODEL_LEASE_MS": "100", "ACCESS_LOG": "false"}
-    watch, activations = Watch(), 0
+    watch, activations = Watch(place), 0
     with ExitStack() as stack:
         logs = [tmp_path / f"gunicorn-{host}.log" for host in range(hosts)]
         servers = [running_gunicorn(database_url, log, **settings) for log in logs]
@@ -79,6 +86,7 @@ def test_no_prediction_is_older_than_an_acknowledged_activation(
         clients = [stack.enter_context(Client(url, kept=False)) for url in urls]
         for constant in CONSTANTS.values():
             call(clients[0], "POST", "/train", {"X": [[0.0], [1.0]], "y": [constant, constant]})
+        watch.activate(clients[0], 2)
         with ExitStack() as streaming:
             streams = [stream(url, watch.predict, clients=4 // hosts) for url in urls]
             probes = [streaming.enter_context(begun) for begun in streams]

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "a4d0c7e2519b"
-down_revision = "a1d7c3f09e52"
+down_revision = "5c8e1b46f72d"
 branch_labels = None
 depends_on = None
 

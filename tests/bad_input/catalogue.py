@@ -76,6 +76,7 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "cv": [*all_but("integer"), "-1", "1", "2", "21"],
     "stratify": FLAG,
     "activate": FLAG,
+    "metric": [*all_but("null"), '"r2"', '"rmse"'],
     "feature_names": [*all_but("array", "null"), *NAME_LISTS],
     "features": [
         *(*all_but("array", "object"), "[]", "[1, 2]", "[1, 2, 3, 4]", "{}", "[[1, 2, 3]]"),
@@ -143,7 +144,10 @@ REFUSED_QUERY = {
         *('metrics.a"', "metrics.a\\", "metrics.a\0", "metrics.é", "--version", "version,id"),
     ],
     "tag": ["", "a", ":", ":a", "A:a", "a b:c", "a:\0", "a:\n", "x" * 64 + ":a", "a:" + "x" * 256],
-    "versions": ["", "ALL", "1", "all,all", "all\0", "null"],
+    "versions": [
+        *("", "ALL", "1", "all,all", "all\0", "null", "1,1", "1,", ",1", "0,1", "1, 2", "1,2\n"),
+        *("1,١", "1,-2", "1,2.0", f"1,{DIGITS}", ",".join(map(str, range(1, 12)))),
+    ],
     "after": ["", "\0", "é", "1", "W10", "WyJpZCIsMF0", "WyItaWQiLDFd", "A" * 5000],
     "subject": NO_TEXT,
     "delimiter": ["", ":", ";;", "\0", "a"],
@@ -165,7 +169,8 @@ REFUSED_QUERY = {
     "refit": NO_FLAGS,
     "cv": [*NO_INTEGERS, "1", "21", "4"],
     "stratify": NO_FLAGS,
-    "activate": NO_FLAGS,
+    "activate": [*NO_FLAGS, "if_better", "better"],
+    "metric": ["", "1", "r2", "\0", "rmse,mae", "rmse"],
     "target": ["", "nobody", "Y", "y\0", "x" * 5000],
     "intervals": NO_FLAGS,
     "for_spreadsheet": NO_FLAGS,
@@ -277,7 +282,7 @@ REFUSED_UPLOAD_FIELDS = {
         *("", "1", "[]", "null", "x", '{"a": NaN}', '{"a": 1e400}', '{"a": ', '{"a": 1} {}'),
         *(r'{"\ud800": 1}', f'{{"a": {DIGITS}}}', f'{{"a": {NESTED}}}', "[" * 10**5),
     ],
-    "activate": NO_FLAGS,
+    "activate": [*NO_FLAGS, "if_better"],
     "format": ["", "pickle", "1", "SKOPS"],
     "signature": [
         *("", "1", "[]", "x", "{}", '{"columns": []}', '{"columns": [1]}', f'{{"a": {NESTED}}}'),

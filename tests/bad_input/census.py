@@ -28,7 +28,13 @@ MULTIPART = "multipart/form-data"
 BOUNDARY = "0123456789abcdef"
 FORM = f"{MULTIPART}; boundary={BOUNDARY}"
 
-PATH_VALUES = {"item_id": "1", "name": "default", "number": "1", "plot": "residuals"}
+PATH_VALUES = {
+    "item_id": "1",
+    "name": "default",
+    "number": "1",
+    "alias": "champion",
+    "plot": "residuals",
+}
 """A value of each path parameter that names something which exists."""
 
 VALID = {
@@ -40,6 +46,7 @@ VALID = {
     "ActivationRequest": {"version": "1"},
     "ModelChanges": {"description": '"a"', "tags": '{"b": "c"}'},
     "VersionChanges": {"notes": '"a"', "tags": '{"b": "c"}'},
+    "EvaluationRequest": {"X": "[[1, 2, 3], [4, 5, 6]]", "y": "[10, 20]"},
     "InspectionRequest": {"data": '[{"a": 1, "b": "x"}]'},
 }
 """A body that is accepted, by the name of its schema: field → JSON text."""
@@ -74,6 +81,8 @@ class Operation:
         trains = "target" in self.query
         self.columns = ("x1", "x2", "x3", "y") if trains else ("x1", "x2", "x3")
         self.options = {"target": "y"} if trains else {}
+        if self.template.endswith("/compare"):
+            self.options = {"versions": "1,2"}
         self.takes_numbers = self.takes_table and not trains
 
     def good_file(self, artifact: bytes) -> tuple[str, bytes, str]:

@@ -19,6 +19,8 @@ def census(own_app: Flask, record: Record) -> Iterator[Census]:
     body = {"X": [[i, i * i % 7, -i] for i in range(1, 5)], "y": [1, 2, 4, 3], "refit": True}
     assert client.post(f"{API_PREFIX}/items", json={"name": "kept"}).status_code == 201
     assert client.post(f"{API_PREFIX}/ml/train", json=body).status_code == 201
+    alias = f"{API_PREFIX}/ml/models/default/aliases/champion"
+    assert client.put(alias, json={"version": 1}).status_code == 200
     artifact = client.get(f"{API_PREFIX}/ml/models/default/versions/1/artifact").data
     census = Census(own_app, client, list_operations(own_app), artifact)
     yield census

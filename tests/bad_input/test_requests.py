@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.bad_input import catalogue
 from tests.bad_input.census import (
@@ -85,7 +86,7 @@ def test_floods(fruitless: Census) -> None:
 
 
 # What is found wrong only once the table is read.
-FOUND_LATER = ("target", "params", "cv", "columns", "exclude", "passthrough")
+FOUND_LATER = ("activate", "target", "params", "cv", "columns", "exclude", "passthrough")
 
 
 def test_queries(fruitless: Census) -> None:
@@ -112,7 +113,7 @@ def test_queries(fruitless: Census) -> None:
 
 def test_paths(fruitless: Census) -> None:
     values = {"item_id": catalogue.BAD_IDS, "number": catalogue.BAD_IDS}
-    values["name"] = values["plot"] = catalogue.BAD_NAMES
+    values["name"] = values["alias"] = values["plot"] = catalogue.BAD_NAMES
     for operation in fruitless.operations:
         media_type = next(iter(operation.bodies), None)
         request = operation.valid_body(media_type, b"") if media_type else {}
@@ -152,8 +153,12 @@ def test_content_types(fruitless: Census) -> None:
 
 def test_headers(fruitless: Census) -> None:
     # At what does not exist, so that nothing comes of a header that is rightly ignored.
-    nobody = {"item_id": "999", "name": "nobody", "number": "999", "plot": "none"}
-    calls = [(op.method, op.template.format(**nobody)) for op in fruitless.operations]
+    nobody = {"item_id": "999", "number": "999"}
+    nobody |= {"name": "nobody", "alias": "nobody", "plot": "none"}
+    calls = []
+    for op in fruitless.operations:
+        query = f"?{urlencode(op.options)}" if op.method == "GET" and op.options else ""
+        calls.append((op.method, op.template.format(**nobody) + query))
     pages = ("/", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/static/x.css")
     calls += [("GET", path) for path in pages]
     for name, values in catalogue.HEADERS.items():

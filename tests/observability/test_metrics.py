@@ -23,7 +23,13 @@ from webapp.observability.metrics import OTHER, Family, SharedCounts
 SAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
 BODY = {"features": [1, 2, 3]}
 PREDICT = "/api/v1/ml/predict"
-CONVERTERS = {"item_id": "id", "name": "name", "number": "id", "plot": "name"}
+CONVERTERS = {
+    "item_id": "id",
+    "name": "name",
+    "number": "id",
+    "alias": "name",
+    "plot": "name",
+}
 COUNTS = Family(("name",), {"counts": ""})
 HELD = Family((), {"held": ""}, gauges=True)
 

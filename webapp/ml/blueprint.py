@@ -8,6 +8,7 @@ form; each is a JSON value, or plain text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar, TypeAlias, cast
 
@@ -41,6 +42,7 @@ Answer: TypeAlias = dict[str, Any]
 Headers: TypeAlias = dict[str, str]
 BeforeCommit: TypeAlias = Callable[[ModelVersion], None]
 
+LONGEST_FILE_NAME = 255
 FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their columns
 
 
@@ -170,7 +172,14 @@ def _find_table(req: Request, schema: RowsSchema) -> Table:
     if found.name != "csv" and (given := CsvOptions().fields.keys() & options):
         raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
     limits = Limits.from_settings(current_app.config)
-    return Table(Source(stream, found, loaded.pop("dialect"), limits), loaded)
+    name = name_of(sent.filename) if isinstance(sent, FileStorage) else None
+    return Table(Source(stream, found, loaded.pop("dialect"), limits, name), loaded)
+
+
+def name_of(path: str | None) -> str | None:
+    """Return the name of a file without its folders, as far as it can be shown."""
+    name = re.split(r"[/\\]", path or "")[-1][:LONGEST_FILE_NAME]
+    return name if name and name.isprintable() else None
 
 
 def _open_table(sent: Request | FileStorage) -> tuple[BinaryIO, Format]:
@@ -273,6 +282,8 @@ def creates_version(
             "warnings": version.warnings,
             "model": version,
         }
+        if version.origin == "trained" and "comparison" in version.metrics:
+            answer["comparison"] = version.metrics["comparison"]
         return answer, {"Location": url}
 
     def decorate(view: View) -> Any:

@@ -22,7 +22,7 @@ from marshmallow import fields, validate
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
-from webapp.ml.blueprint import model_leases, read_option
+from webapp.ml.blueprint import model_leases, name_of, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import DataWarning
@@ -31,11 +31,18 @@ from webapp.ml.core.inspection import inspect_columns
 from webapp.ml.core.tables import writing
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
+from webapp.ml.evaluation import service as evaluation
+from webapp.ml.evaluation.schemas import (
+    EvaluationRequest,
+    EvaluationSchema,
+    EvaluationTableOptions,
+)
 from webapp.ml.inference import service as inference
 from webapp.ml.inference.schemas import PredictionTableOptions
 from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import (
+    ComparisonQuery,
     ModelChanges,
     ModelQuery,
     ModelSchema,
@@ -44,8 +51,9 @@ from webapp.ml.registry.schemas import (
     VersionSchema,
     VersionSummarySchema,
 )
+from webapp.ml.registry.schemas import compare as compare_versions
 from webapp.ml.registry.service import DEFAULT_MODEL
-from webapp.ml.schemas import Table
+from webapp.ml.schemas import IF_BETTER, Table
 from webapp.ml.training import service as training
 from webapp.ml.training.schemas import (
     ColumnSchema,
@@ -61,6 +69,7 @@ from webapp.web.parsing import load
 F = TypeVar("F", bound=Callable[..., Any])
 
 commands = AppGroup("ml", help="Train models, predict with them, manage their versions.")
+LONGEST_CELL = 80
 PAGE = {"page": 1, "page_size": 1000}
 
 model_option = click.option(
@@ -112,6 +121,8 @@ def train(file: Path, name: str, as_json: bool, **options: Any) -> None:
     flask ml train diabetes.csv --target progression --estimator ridge --param alpha=0.1
     """
     _check_name(name)
+    if options["metric"]:
+        options["activate"] = IF_BETTER
     loaded = _load(TableTrainingOptions, options)
     with _open_source(file, loaded.pop("dialect")) as source:
         request = TrainingRequest().load(Table(source, loaded))
@@ -187,7 +198,7 @@ def predict(
             blocks = iterate_features(found, version.signature, loaded["batch"])
             row_features = next(iter(blocks))
         predictions = inference.predict(
-            server, name=name, number=version.number, rows=lambda _signature: row_features
+            server, name=name, which=version.number, rows=lambda _signature: row_features
         )
         click.echo(str(predictions.scores.values[0]))
         _echo_warnings(inference.warn_of_notes(predictions.count_notes(), names, n_rows=1))
@@ -203,12 +214,37 @@ def predict(
         batches = iterate_features(table, version.signature, loaded["batch"])
         for index, batch in enumerate(batches):
             rows = partial(lambda batch, _signature: batch, batch)
-            predictions = inference.predict(server, name=name, number=version.number, rows=rows)
+            predictions = inference.predict(server, name=name, which=version.number, rows=rows)
             out.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
             notes += predictions.count_notes()
             n_rows += len(batch.X)
     _echo_warnings([*batch.warnings, *inference.warn_of_notes(notes, names, n_rows)])
+
+
+@commands.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@model_option
+@click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
+@options_of(EvaluationTableOptions)
+@json_option
+@clear_errors
+def evaluate(file: Path, name: str, number: int | None, as_json: bool, **options: Any) -> None:
+    """Show how good a version is on FILE (CSV, Parquet or Arrow), and keep it.
+
+    FILE has the columns of the model and the one that it predicts.
+
+    Example: flask ml evaluate may.csv --version 3
+    """
+    server = current_app.extensions["model_server"]
+    number = number or server.get_version(name)[0].number
+    loaded = _load(EvaluationTableOptions, options)
+    with _open_source(file, loaded.pop("dialect")) as source:
+        request = EvaluationRequest().load(Table(source, loaded))
+        made = evaluation.evaluate_version(
+            db.session(), server, name=name, number=number, **request
+        )
+    _echo_fields({"version": number, **EvaluationSchema().dump(made)}, as_json=as_json)
 
 
 @commands.command()
@@ -220,8 +256,8 @@ def models(q: str | None, tag: str | None, as_json: bool) -> None:
     """List the models and their active versions."""
     query = _load_query(ModelQuery, q=q, tag=tag)
     found = ModelSchema(many=True).dump(registry.list_models(db.session(), **query).objects)
-    columns = ["name", "active_version", "last_version", "created_at", "tags", "description"]
-    _echo_table(found, columns, as_json=as_json)
+    columns = ["name", "active_version", "last_version", "created_at"]
+    _echo_table(found, [*columns, "aliases", "tags", "description"], as_json=as_json)
 
 
 @commands.command()
@@ -242,7 +278,7 @@ def versions(name: str, as_json: bool, **filters: str | None) -> None:
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]
-    _echo_table(rows, [*columns, "tags", "notes"], as_json=as_json)
+    _echo_table(rows, [*columns, "aliases", "tags", "notes"], as_json=as_json)
 
 
 @commands.command()
@@ -253,6 +289,27 @@ def versions(name: str, as_json: bool, **filters: str | None) -> None:
 def show(number: int, name: str, as_json: bool) -> None:
     """Show a version: how it was made, and how good it is."""
     _echo_version(registry.get_version(db.session(), name, number), as_json=as_json)
+
+
+@commands.command()
+@click.argument("numbers", nargs=-1, required=True, metavar="VERSION VERSION…")
+@model_option
+@json_option
+@clear_errors
+def compare(numbers: Sequence[str], name: str, as_json: bool) -> None:
+    """Show what versions differ in, a column for each.
+
+    Example: flask ml compare 1 2 --model houses
+    """
+    query = load(ComparisonQuery(), {"versions": ",".join(numbers)}, source="options")
+    found = compare_versions(registry.get_versions(db.session(), name=name, **query))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    columns = ["", *numbers]
+    rows = [dict(zip(columns, [key, *row], strict=True)) for key, row in found["differs"].items()]
+    _echo_table(rows, columns, as_json=False)
+    click.echo(f"{len(found['same'])} others are the same")
 
 
 @commands.command()
@@ -285,6 +342,28 @@ def rollback(name: str) -> None:
     """Activate the version that was active before."""
     version = registry.roll_back(db.session(), model_leases(), name=name)
     click.echo(f"Model {name!r}: version {version.number} is active.")
+
+
+@commands.command()
+@click.argument("alias", metavar="NAME")
+@click.argument("number", type=click.IntRange(min=1), metavar="[VERSION]", required=False)
+@click.option("--delete", is_flag=True, help="Delete the alias; its version stays.")
+@model_option
+@clear_errors
+def alias(alias: str, number: int | None, delete: bool, name: str) -> None:
+    """Let the alias NAME stand for a VERSION; when the command returns, every worker serves it.
+
+    Examples: flask ml alias champion 3 --model houses, flask ml alias --delete champion
+    """
+    if delete == (number is not None):
+        raise click.UsageError("Give either VERSION or --delete.")
+    if number is None:
+        registry.delete_alias(db.session(), model_leases(), name=name, alias=alias)
+        click.echo(f"Model {name!r}: the alias {alias!r} is deleted.")
+        return
+    _check_name(alias, "NAME")
+    registry.set_alias(db.session(), model_leases(), name=name, alias=alias, number=number)
+    click.echo(f"Model {name!r}: the alias {alias!r} names version {number}.")
 
 
 @commands.command()
@@ -373,16 +452,17 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         model_leases(),
         name=name,
         data=file.read(),
+        source=name_of(file.name),
         max_features=current_app.config["MAX_COLUMNS"],
         activate=activate,
     )
     _echo_version(version, as_json=as_json)
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, option: str = "--model") -> None:
     """Raise InvalidInput for a name that no URL can carry."""
     if not re.fullmatch(NameConverter.pattern, name):
-        raise InvalidInput({"--model": [f"must match {NameConverter.pattern}"]})
+        raise InvalidInput({option: [f"must match {NameConverter.pattern}"]})
 
 
 def _write_row(names: Sequence[str], row: str) -> bytes:
@@ -397,7 +477,7 @@ def _open_source(file: Path, dialect: CsvDialect) -> Iterator[Source]:
     """Open a table for a block, whose faults then name the file."""
     limits = Limits.from_settings(current_app.config)
     with file.open("rb") as stream, faults_in(file.name):
-        yield Source(stream, _find_format(file), dialect, limits)
+        yield Source(stream, _find_format(file), dialect, limits, name_of(file.name))
 
 
 def _find_format(path: Path) -> Format:
@@ -450,21 +530,32 @@ def _echo_table(
     if as_json:
         click.echo(json.dumps(rows))
         return
-    cells = [columns, *([_format(row[column]) for column in columns] for row in rows)]
+    cells = [columns, *([_cut(_format(row[column])) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
 
 
+def _cut(text: str) -> str:
+    """Return a text as a table shows it, at most ``LONGEST_CELL`` characters."""
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
+
+
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
     """Print a version: as JSON, or a field per line without coefficients and profile."""
     shown = VersionSchema().dump(version)
+    if not as_json:
+        for grows in ("coefficients", "profile"):
+            del shown[grows]
+    _echo_fields(shown, as_json=as_json)
+
+
+def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:
+    """Print fields and their metrics: as JSON, or one per line."""
     if as_json:
         click.echo(json.dumps(shown))
         return
-    for grows in ("coefficients", "profile"):
-        del shown[grows]
     shown |= shown.pop("metrics")
     width = max(map(len, shown))
     for name, value in shown.items():

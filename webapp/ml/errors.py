@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from webapp.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 
@@ -53,6 +55,31 @@ class NothingToRollBack(Conflict):
         super().__init__(f"The model {name!r} has no earlier version to roll back to.")
 
 
+class AliasNotFound(NotFound):
+    """The model has no such alias."""
+
+    def __init__(self, name: str, alias: str) -> None:
+        super().__init__(f"The model {name!r} has no alias {alias!r}.")
+
+
+class TooManyAliases(Conflict):
+    """The model has as many aliases as are allowed."""
+
+    def __init__(self, name: str, most: int) -> None:
+        super().__init__(f"The model {name!r} has {most} aliases, more are not allowed.")
+
+
+class VersionHasAliases(Conflict):
+    """A version that an alias names cannot be deleted."""
+
+    def __init__(self, name: str, number: int, aliases: Sequence[str]) -> None:
+        named = ", ".join(aliases)
+        super().__init__(
+            f"Version {number} of {name!r} is what an alias names ({named}): give the alias to "
+            "another version first, or delete it."
+        )
+
+
 class VersionActive(Conflict):
     """The active version cannot be deleted."""
 
@@ -71,10 +98,10 @@ class ModelHasVersions(Conflict):
 
 
 class VersionUnusable(Conflict):
-    """A version that cannot be loaded was refused at its activation."""
+    """A version that cannot be loaded was to be activated, or to get an alias."""
 
     def __init__(self, name: str, number: int, reason: str) -> None:
-        super().__init__(f"Version {number} of {name!r} cannot be activated. {reason}")
+        super().__init__(f"Version {number} of {name!r} cannot be served. {reason}")
 
 
 class FitTooLong(InvalidInput):

@@ -11,5 +11,6 @@ from webapp.ml.blueprint import blp
 from webapp.ml.training import routes as training
 from webapp.ml.inference import routes as inference
 from webapp.ml.registry import routes as registry
+from webapp.ml.evaluation import routes as evaluation
 
-__all__ = ["blp", "inference", "registry", "training"]
+__all__ = ["blp", "evaluation", "inference", "registry", "training"]

@@ -13,19 +13,65 @@ from werkzeug.datastructures import FileStorage
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
 from webapp.ml.core.tables.shapes import DELIMITERS, CsvDialect, Source
-from webapp.web.fields import StrictSchema
+from webapp.web.fields import JSONBoolean, StrictSchema
 
 T = TypeVar("T")
-
-VALUE = {"type": ["number", "string", "boolean", "null"]}
-NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
-ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
-NULLABLE: dict[str, Any] = {"required": True, "allow_none": True}
 
 
 def about(text: str, **more: Any) -> dict[str, Any]:
     """Return the metadata of a field: its description, and further keywords of JSON Schema."""
     return {"description": text, **more}
+
+
+VALUE = {"type": ["number", "string", "boolean", "null"]}
+NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
+LABELS = {"type": "array", "items": LABEL, "minItems": 1}
+ROWS = {"type": "array", "items": NUMBERS, "minItems": 1}
+ROW = {"type": "array", "items": VALUE, "minItems": 1}
+RECORD = {"type": "object", "additionalProperties": VALUE, "minProperties": 1}
+RECORDS = {
+    "type": "array",
+    "items": {"type": "object", "additionalProperties": VALUE},
+    "minItems": 1,
+}
+ROWS_TO_PREDICT = about(
+    "The rows: arrays in training order, or objects by feature name.",
+    oneOf=[
+        {"type": "array", "items": ROW, "minItems": 1},
+        {"type": "array", "items": RECORD, "minItems": 1},
+    ],
+)
+NULLABLE: dict[str, Any] = {"required": True, "allow_none": True}
+
+
+def extra_field() -> fields.Field[Any]:
+    """Return the field that says what to do with columns that a model does not take."""
+    return fields.String(
+        load_default="refuse",
+        validate=validate.OneOf(["refuse", "ignore"]),
+        metadata=about("What to do with columns that the model does not take."),
+    )
+
+
+IF_BETTER = "if_better"
+
+
+class Activate(JSONBoolean):
+    """Whether a new version becomes the active one: true, false or, of a training, "if_better"."""
+
+    def __init__(self, *, judged: bool, metadata: dict[str, Any], **kwargs: Any) -> None:
+        allowed = {"type": ["boolean", "string"], "enum": [True, False, IF_BETTER]}
+        super().__init__(metadata=metadata | (allowed if judged else {}), **kwargs)
+        self.judged = judged
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if value != IF_BETTER:
+            return super()._deserialize(value, *args, **kwargs)
+        if not self.judged:
+            message = "Is for trainings: an upload brings no rows. Evaluate it, then activate it."
+            raise ma.ValidationError(message)
+        return value
 
 
 class FeatureNames(fields.List[str]):
@@ -107,3 +153,43 @@ class RowsSchema(StrictSchema):
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return what a table and its options give, as ``load`` does for a JSON object."""
         raise NotImplementedError
+
+
+class TargetedRows(RowsSchema):
+    """Rows with a target: `X` and `y`, or `data` with the target among the columns."""
+
+    rows_fields = ("X", "data")
+    shown_fields = ("X", "y")
+    needs_target: ClassVar[bool] = True
+
+    y = fields.Raw(
+        metadata=about(
+            "What to predict, one per row of X: numbers for a regression, strings or whole "
+            "numbers for a classification. Rows with null are left out.",
+            anyOf=[NUMBERS, LABELS],
+        ),
+    )
+    data = fields.Raw(
+        metadata=about("Instead of X and y: objects with values by name of the column.", **RECORDS)
+    )
+    target = fields.String(
+        load_default=None,
+        allow_none=True,
+        metadata=about("The column of `data` to predict; the others are features."),
+    )
+
+    @ma.validates_schema
+    def check_rows(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError unless there are X and y, or data and target."""
+        faults = {}
+        if "data" in data and ("X" in data or "y" in data):
+            faults["data"] = ["Must not be given beside X and y."]
+        elif "data" in data and data["target"] is None and self.needs_target:
+            faults["target"] = ["Missing data for required field."]
+        elif "data" not in data:
+            missing = [name for name in ("X", "y") if name not in data]
+            faults = {name: ["Missing data for required field."] for name in missing}
+            if data["target"] is not None:
+                faults["target"] = ["Is for data alone."]
+        if faults:
+            raise ma.ValidationError(faults)

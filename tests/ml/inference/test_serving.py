@@ -401,6 +401,27 @@ def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_pause(
     assert server.describe_state() == "ok"
 
 
+@pytest.mark.parametrize(("which", "falls_back"), [(None, True), ("champion", True), (2, False)])
+def test_what_may_move_falls_back_to_what_it_named_before(
+    database: FakeDatabase,
+    server: ModelServer,
+    clock: Clock,
+    which: int | str | None,
+    falls_back: bool,
+) -> None:
+    server.get_version("iris", which)
+    database.unusable = {2}
+    database.activate("iris", 2)
+    clock.end_leases()
+
+    if falls_back:
+        version, stale = server.get_version("iris", which)
+        assert (version.number, stale) == (1, True)
+    else:
+        with pytest.raises(ArtifactUnusable):
+            server.get_version("iris", which)
+
+
 @pytest.mark.parametrize("asked_between", [True, False])
 def test_a_model_never_falls_back_to_versions_of_a_deleted_one_of_its_name(
     database: FakeDatabase, server: ModelServer, clock: Clock, asked_between: bool

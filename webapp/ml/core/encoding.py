@@ -81,6 +81,23 @@ def encode_column(values: Any, column: Column) -> tuple[Matrix, Unseen | None]:
     return encoded.reshape(-1, 1), Unseen(foreign, values.take(pa.array(foreign)).to_pylist())
 
 
+def recode(X: Matrix, source: Signature, target: Signature) -> Matrix:
+    """Return rows that are encoded by a signature as another one encodes them.
+
+    Both have the same columns, of the same kinds and parts; only categories may differ.
+    """
+    if source == target or source.is_matrix:
+        return X
+    recoded = X.copy()
+    each = zip(source.columns, source.places, target.lookups, strict=True)
+    for column, place, lookup in each:
+        if column.kind == "category":
+            codes = np.array([lookup.get(value, UNSEEN) for value in column.categories])
+            present = np.flatnonzero(X[:, place.start] >= 0)
+            recoded[present, place.start] = codes[X[present, place.start].astype(np.intp)]
+    return recoded
+
+
 def encode_rows(rows: Sequence[Any], signature: Signature) -> Features:
     """Return JSON rows as numbers: arrays in the order of the columns, or objects by their names.
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.datasets import DataWarning, Features, Unseen, describe_names
-from webapp.ml.core.encoding import encode_table
+from webapp.ml.core.datasets import (
+    DataWarning,
+    Features,
+    Unseen,
+    check_width,
+    describe_names,
+    matrix_from_records,
+    matrix_from_rows,
+)
+from webapp.ml.core.encoding import encode_rows, encode_table
 from webapp.ml.core.signature import Signature
 from webapp.ml.core.tables.numbers import make_matrix
 from webapp.ml.core.tables.reading import open_table, parse_errors
@@ -61,37 +69,74 @@ def iterate_features(
     batches. Raises InvalidInput from the first step on.
     """
     passthrough = options.passthrough
-    # A model that was trained while blanks were kept may have them in its names.
-    names = [name.strip(BLANKS) for name in signature.names]
-    numbers = {
-        name for name, c in zip(names, signature.columns, strict=True) if c.kind == "number"
-    }
+    names, numbers = names_in_tables(signature)
     n_rows = 0
     with parse_errors(source.format):
         table = open_table(source, {*names, *passthrough}, lambda name: name not in numbers)
-        given = table.schema.names
-        faults = describe_names(given, [*names, *passthrough])
-        extra = [name for name in faults if name in given]
-        if options.ignore_extra:
-            faults = {name: fault for name, fault in faults.items() if name not in extra}
-        if faults:
-            raise InvalidInput(faults)
-        warnings = table.warnings + warn_of_extra(extra)
+        expected = [*names, *passthrough]
+        extra = check_names(table.schema.names, expected, ignore_extra=options.ignore_extra)
+        warnings = table.warnings + extra
         for batch in table.batches:
             width = len(names) + len(passthrough)
             source.limits.check(rows=n_rows + len(batch), columns=width)
             for start in range(0, len(batch), BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
-                if signature.is_matrix:
-                    found = Features(make_matrix(part, names, first_row=n_rows))
-                else:
-                    columns = Columns(part, table.untyped, source.dialect.decimal)
-                    found = encode_table(columns, signature, first_row=n_rows)
+                columns = Columns(part, table.untyped, source.dialect.decimal)
+                found = take_features(columns, signature, first_row=n_rows)
                 passed = {name: _as_values(part[name]) for name in passthrough}
                 yield replace(found, warnings=warnings, passed=passed)
                 n_rows += len(part)
     if n_rows == 0:
         raise InvalidInput(["has no rows"])
+
+
+def names_in_tables(signature: Signature) -> tuple[list[str], set[str]]:
+    """Return the names of a signature's columns in a table, and those that are numbers."""
+    # A model that was trained while blanks were kept may have them in its names.
+    names = [name.strip(BLANKS) for name in signature.names]
+    kinds = [column.kind for column in signature.columns]
+    return names, {name for name, kind in zip(names, kinds, strict=True) if kind == "number"}
+
+
+def check_names(
+    given: Sequence[str], expected: Sequence[str], *, ignore_extra: bool
+) -> tuple[DataWarning, ...]:
+    """Return a warning for each column that is left out.
+
+    Raises InvalidInput where one is missing or, unless ``ignore_extra``, one is not expected.
+    """
+    faults = describe_names(given, expected)
+    extra = [name for name in faults if name in given]
+    if ignore_extra:
+        faults = {name: fault for name, fault in faults.items() if name not in extra}
+    if faults:
+        raise InvalidInput(faults)
+    return warn_of_extra(extra)
+
+
+def take_features(found: Columns, signature: Signature, *, first_row: int = 0) -> Features:
+    """Return the columns of a signature, which a table has, in its order.
+
+    Raises InvalidInput, by column and row (counted from ``first_row``).
+    """
+    if not signature.is_matrix:
+        return encode_table(found, signature, first_row=first_row)
+    names = names_in_tables(signature)[0]
+    return Features(make_matrix(found.rows, names, first_row=first_row))
+
+
+def read_rows(rows: Any, signature: Signature) -> Features:
+    """Return JSON rows: arrays in the order of a signature, or objects by feature name.
+
+    Raises InvalidInput, by row.
+    """
+    if not signature.is_matrix:
+        return encode_rows(rows, signature)
+    if isinstance(rows, list) and rows and all(type(row) is dict for row in rows):
+        return Features(matrix_from_records(rows, signature.names))
+    X = matrix_from_rows(rows)
+    check_width(X, len(signature.names))
+    return Features(X)
 
 
 def warn_of_extra(names: Iterable[str]) -> tuple[DataWarning, ...]:

@@ -10,12 +10,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from webapp.ml.core.datasets import Dataset, Labels, Matrix, Vector
+from webapp.ml.core.scoring import Scores
 from webapp.ml.core.signature import Signature
 
 BLOCK_ROWS = 2**14
@@ -24,6 +25,28 @@ EPSILON = float(np.finfo(np.float64).eps)  # scikit-learn's MAPE divides by noth
 REGRESSION_METRICS = ("mse", "rmse", "mae", "r2_score", "mape", "median_absolute_error")
 BASELINE_METRICS = ("mse", "mae", "r2_score")
 PROBABILITY_METRICS = ("roc_auc", "average_precision", "log_loss", "brier_score")
+METRICS = {
+    "regression": REGRESSION_METRICS,
+    "classification": (
+        *("accuracy", "balanced_accuracy", "precision", "recall", "f1"),
+        *PROBABILITY_METRICS,
+    ),
+}
+"""Those that are one number, by task."""
+SMALLER_IS_BETTER = frozenset(
+    {"mse", "rmse", "mae", "mape", "median_absolute_error", "log_loss", "brier_score"}
+)
+
+
+def measure_scores(
+    scores: Scores, y: Vector | Labels, classes: Sequence[Any] | None, fitted_y: Vector | Labels
+) -> dict[str, Any]:
+    """Return the metrics of scores: of a classification where there are ``classes``."""
+    if classes is None:
+        return measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
+    return measure_classification(
+        cast(Labels, y), scores.values, scores.probabilities, classes, cast(Labels, fitted_y)
+    )
 
 
 def measure_regression(y: Vector, predicted: Vector, fitted_y: Vector) -> dict[str, Any]:

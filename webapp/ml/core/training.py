@@ -36,8 +36,7 @@ from webapp.ml.core.least_squares import (
 from webapp.ml.core.metrics import (
     digest_dataset,
     encode_labels,
-    measure_classification,
-    measure_regression,
+    measure_scores,
     profile_columns,
     profile_features,
 )
@@ -90,7 +89,8 @@ class TrainedModel:
     ``metrics`` were measured on the rows that ``evaluated_on`` names. ``classes`` is None for a
     regression. ``profile`` describes the rows that were fitted, and ``data_digest`` all that were
     given. ``converged`` is None where no iterative solver with a ``max_iter`` was at work.
-    ``warnings`` are of the split and of the folds.
+    ``warnings`` are of the split and of the folds. ``held_out`` are the rows that it was judged
+    on, None where these are those that were fitted.
     """
 
     estimator: Any
@@ -111,6 +111,7 @@ class TrainedModel:
     signature: Signature
     scale: bool
     warnings: tuple[DataWarning, ...] = ()
+    held_out: Subset | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def train(
         signature=signature.with_ranges(fit.profile),
         scale=bool(spec.scale),
         warnings=doubts,
+        held_out=test_rows,
     )
 
 
@@ -314,6 +316,12 @@ def list_coefficients(
     return None if functions is None else (signature.names, *functions)
 
 
+def count_held_out(n_rows: int, test_size: float) -> int:
+    """Return how many of the rows are held out."""
+    n_test = math.ceil(test_size * n_rows)
+    return 0 if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE else n_test
+
+
 def _hold_out(
     dataset: Dataset, spec: TrainingSpec
 ) -> tuple[Subset, Subset | None, tuple[DataWarning, ...]]:
@@ -322,8 +330,8 @@ def _hold_out(
     A warning comes with them where they should be stratified and cannot be.
     """
     n_rows = len(dataset.y)
-    n_test = math.ceil(spec.test_size * n_rows)
-    if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
+    n_test = count_held_out(n_rows, spec.test_size)
+    if not n_test:
         return Subset(dataset), None, ()
     if n_test == n_rows:
         raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
@@ -474,13 +482,7 @@ def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> tuple[dict[str, Any], J
         scores = _score(fit.scorer, held_out)
     classes = list_classes(fit.estimator)
     judged = Judged.from_scores(y, scores, classes)
-    if classes is None:
-        found = measure_regression(cast(Vector, y), scores.values, cast(Vector, fitted_y))
-    else:
-        found = measure_classification(
-            cast(Labels, y), scores.values, scores.probabilities, classes, cast(Labels, fitted_y)
-        )
-    return found, judged
+    return measure_scores(scores, y, classes, fitted_y), judged
 
 
 def _cross_validate(

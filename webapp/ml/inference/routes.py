@@ -51,6 +51,11 @@ TABLE_HEADERS = {
 )
 @blp.route("/models/<name:name>/predict", post="predict")
 @blp.route(
+    "/models/<name:name>/aliases/<name:alias>/predict",
+    endpoint="PredictAlias",
+    post="predict_with_alias",
+)
+@blp.route(
     "/models/<name:name>/versions/<id:number>/predict",
     endpoint="PredictVersion",
     post="predict_with_version",
@@ -62,13 +67,20 @@ class Predict(MethodView):
     @blp.arguments(schemas.PredictionRequest, example=EXAMPLE)
     @blp.alt_response(200, schema=schemas.PredictionResponse, headers=STALE_HEADER, success=True)
     @blp.problems(404, 409, 503)
-    def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Response:
+    def post(
+        self,
+        request: dict[str, Any],
+        name: str,
+        number: int | None = None,
+        alias: str | None = None,
+    ) -> Response:
         """Predict for one row.
 
         A feature outside its range in training is accepted, and named in `extrapolated`.
         """
         server = current_app.extensions["model_server"]
-        predictions = service.predict_one(server, name=name, number=number, **request)
+        which = alias if number is None else number
+        predictions = service.predict_one(server, name=name, which=which, **request)
         # Plain values: dumping them through the schema would take as long as predicting.
         answer = {
             "prediction": predictions.scores.values[0],
@@ -89,6 +101,11 @@ class Predict(MethodView):
 )
 @blp.route("/models/<name:name>/predict/batch", post="predict_batch")
 @blp.route(
+    "/models/<name:name>/aliases/<name:alias>/predict/batch",
+    endpoint="BatchAlias",
+    post="predict_batch_with_alias",
+)
+@blp.route(
     "/models/<name:name>/versions/<id:number>/predict/batch",
     endpoint="BatchVersion",
     post="predict_batch_with_version",
@@ -102,7 +119,13 @@ class PredictBatch(MethodView):
     @blp.alt_response(200, schema=BINARY, content_type=CSV, headers=TABLE_HEADERS, success=True)
     @blp.alt_response(200, schema=BINARY, content_type=ARROW, headers=TABLE_HEADERS, success=True)
     @blp.problems(404, 406, 409, 503)
-    def post(self, request: dict[str, Any], name: str, number: int | None = None) -> Response:
+    def post(
+        self,
+        request: dict[str, Any],
+        name: str,
+        number: int | None = None,
+        alias: str | None = None,
+    ) -> Response:
         """Predict for many rows.
 
         Instead of JSON, the body may be a table (CSV, Parquet or an Arrow stream) whose columns
@@ -119,8 +142,9 @@ class PredictBatch(MethodView):
         if media_type == JSON:
             most_values = min(most_values, current_app.config["MAX_CONTENT_LENGTH"] // VALUE_BYTES)
         server = current_app.extensions["model_server"]
+        which = alias if number is None else number
         predictions = service.predict(
-            server, name=name, number=number, most_values=most_values, **request
+            server, name=name, which=which, most_values=most_values, **request
         )
         if media_type == JSON:
             response: Response = jsonio.answer(_describe_rows(predictions))

@@ -10,11 +10,19 @@ from marshmallow import fields, validate
 from webapp.ml.core import features
 from webapp.ml.core.datasets import Features
 from webapp.ml.core.signature import Signature
-from webapp.ml.schemas import VALUE, CsvOptions, RowsSchema, Table, WarningSchema, about
+from webapp.ml.schemas import (
+    RECORD,
+    ROW,
+    ROWS_TO_PREDICT,
+    CsvOptions,
+    RowsSchema,
+    Table,
+    WarningSchema,
+    about,
+    extra_field,
+)
 from webapp.web.fields import JSONBoolean, JSONFloat, StrictSchema
 
-ROW = {"type": "array", "items": VALUE, "minItems": 1}
-RECORD = {"type": "object", "additionalProperties": VALUE, "minProperties": 1}
 LABEL = {"type": ["number", "string", "boolean"]}
 PREDICTION = {"anyOf": [LABEL, {"type": "array", "items": LABEL}]}
 SCORE = "Of an outlier detector: what its decision function says, below 0 for outliers."
@@ -58,11 +66,7 @@ class PredictionRequest(PredictionOptions):
 class FurtherColumns(StrictSchema):
     """What to do with columns that the model does not take."""
 
-    extra = fields.String(
-        load_default="refuse",
-        validate=validate.OneOf(["refuse", "ignore"]),
-        metadata=about("What to do with columns that the model does not take."),
-    )
+    extra = extra_field()
     passthrough = fields.List(
         fields.String(),
         load_default=list,
@@ -108,17 +112,7 @@ class BatchRequest(RowsSchema, BatchOptions):
     rows_fields = ("instances",)
     table_options = TableBatchOptions
 
-    instances = fields.Raw(
-        required=True,
-        attribute="rows",
-        metadata=about(
-            "The rows: arrays in training order, or objects by feature name.",
-            oneOf=[
-                {"type": "array", "items": ROW, "minItems": 1},
-                {"type": "array", "items": RECORD, "minItems": 1},
-            ],
-        ),
-    )
+    instances = fields.Raw(required=True, attribute="rows", metadata=ROWS_TO_PREDICT)
 
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its rows: the model decides which columns to read."""

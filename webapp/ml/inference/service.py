@@ -18,16 +18,20 @@ from webapp.db.base import begin_read
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import InvalidInput
-from webapp.ml.core import datasets
 from webapp.ml.core.datasets import DataWarning, Features, Matrix, Vector
-from webapp.ml.core.encoding import encode_rows
-from webapp.ml.core.features import BatchOptions, warn_of_extra
+from webapp.ml.core.features import BatchOptions, read_rows, warn_of_extra
 from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.scoring import Scores, score
 from webapp.ml.core.signature import Signature
-from webapp.ml.errors import ModelNotFound, ModelNotTrained, VersionDeleted, VersionNotFound
-from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef
-from webapp.ml.registry.models import Activation, Model, ModelVersion
+from webapp.ml.errors import (
+    AliasNotFound,
+    ModelNotFound,
+    ModelNotTrained,
+    VersionDeleted,
+    VersionNotFound,
+)
+from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef, Which
+from webapp.ml.registry.models import Activation, Model, ModelAlias, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL, load_model
 
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
@@ -146,22 +150,23 @@ def predict(
     *,
     name: str,
     rows: RowReader | list[Any],
-    number: int | None = None,
+    which: Which = None,
     intervals: bool = False,
     level: float = 0.95,
     most_values: int | None = None,
     batch: BatchOptions = AS_THEY_ARE,
 ) -> Predictions:
-    """Predict with a version of a model, by default the active one.
+    """Predict with a version of a model, by default the active one; ``which``: see serving.
 
     ``rows`` are JSON, read with the options ``batch``, or come from a reader. ``intervals`` adds
     bounds, for a model fitted by ordinary least squares. ``most_values`` limits the size of the
     answer: predictions, probabilities and bounds together.
 
-    Raises ModelNotTrained, ModelNotFound, VersionNotFound, Unavailable, and InvalidInput (by row,
-    of JSON under ``instances``) where rows do not fit the model, or are too many for one answer.
+    Raises ModelNotTrained, ModelNotFound, VersionNotFound, AliasNotFound, Unavailable, and
+    InvalidInput (by row, of JSON under ``instances``) where rows do not fit the model, or are too
+    many for one answer.
     """
-    version, stale = server.get_version(name, number)
+    version, stale = server.get_version(name, which)
     basis, bounds = version.interval_basis, None
     if intervals and basis is None:
         message = (
@@ -206,13 +211,7 @@ def _read_json(rows: Any, signature: Signature, options: BatchOptions) -> Featur
         kept, further = _split_records(rows, signature, options)
         found = _read_json(kept, signature, AS_THEY_ARE)
         return replace(found, warnings=further.warnings, passed=further.passed)
-    if not signature.is_matrix:
-        return encode_rows(rows, signature)
-    if records:
-        return Features(datasets.matrix_from_records(rows, signature.names))
-    X = datasets.matrix_from_rows(rows)
-    datasets.check_width(X, len(signature.names))
-    return Features(X)
+    return read_rows(rows, signature)
 
 
 def _check_passthrough(rows: Any, names: Sequence[str]) -> None:
@@ -249,9 +248,9 @@ def _split_records(
 def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
     """Return the model server of a process; lease in seconds."""
 
-    def find(name: str, number: int | None) -> VersionRef | Absence:
+    def find(name: str, which: Which) -> VersionRef | Absence:
         with outages_translated(), time_limit(LEASE_DEADLINE), Session(engine) as session:
-            return find_version(session, name, number)
+            return find_version(session, name, which)
 
     def load(ref: VersionRef) -> LoadedVersion:
         with outages_translated(), Session(engine) as session:
@@ -266,25 +265,31 @@ def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServe
     )
 
 
-def find_version(session: Session, name: str, number: int | None) -> VersionRef | Absence:
-    """Return the version that a request means, the active one without a number.
+def find_version(session: Session, name: str, which: Which) -> VersionRef | Absence:
+    """Return the version that a request means.
 
     This is the one query that a lease costs.
     """
     begin_read(session)
     query = sa.select(Model.id, ModelVersion.id.label("version_id"), ModelVersion.number)
-    if number is None:
+    if which is None:
         is_active = sa.and_(Activation.model_id == Model.id, Activation.ended_at.is_(None))
         query = query.outerjoin(Activation, is_active)
         is_meant = ModelVersion.id == Activation.version_id
+    elif isinstance(which, str):
+        is_named = sa.and_(ModelAlias.model_id == Model.id, ModelAlias.name == which)
+        query = query.outerjoin(ModelAlias, is_named)
+        is_meant = ModelVersion.id == ModelAlias.version_id
     else:
-        is_meant = sa.and_(ModelVersion.model_id == Model.id, ModelVersion.number == number)
+        is_meant = sa.and_(ModelVersion.model_id == Model.id, ModelVersion.number == which)
     query = query.outerjoin(ModelVersion, is_meant).where(Model.name == name)
     row = session.execute(query).one_or_none()
     if row is not None and row.version_id is not None:
         return VersionRef(row.version_id, row.number, row.id)
-    if number is not None:
-        return partial(VersionNotFound, name, number)
+    if isinstance(which, str):
+        return partial(AliasNotFound, name, which)
+    if which is not None:
+        return partial(VersionNotFound, name, which)
     exists = name == DEFAULT_MODEL or row is not None
     return partial(ModelNotTrained if exists else ModelNotFound, name)
 

@@ -62,23 +62,25 @@ class LoadedVersion:
     interval_basis: IntervalBasis | None = None
 
 
-Key: TypeAlias = tuple[str, int | None]
-"""What a request asks for: a model's name, and a version's number or None for the active one."""
+Which: TypeAlias = int | str | None
+"""Which version of a model a request asks for: a number, an alias, or None for the active one."""
+Key: TypeAlias = tuple[str, Which]
+"""What a request asks for: a model's name, and which of its versions."""
 
 
 class ModelServer:
     """Hands out the versions of all models, to all threads of this process.
 
-    ``find_version(name, number)`` asks the database for a version, or for the active one where
-    the number is None; ``load_version(ref)`` loads it; both raise ``Unavailable`` when they
-    cannot. ``lease`` and ``deadline`` are in seconds: how long an answer may be relied on, and
-    how long a request waits for one. ``capacity`` is the number of versions kept loaded.
+    ``find_version(name, which)`` asks the database for a version; ``load_version(ref)`` loads it;
+    both raise ``Unavailable`` when they cannot. ``lease`` and ``deadline`` are in seconds: how
+    long an answer may be relied on, and how long a request waits for one. ``capacity`` is the
+    number of versions kept loaded.
     """
 
     def __init__(
         self,
         *,
-        find_version: Callable[[str, int | None], VersionRef | Absence],
+        find_version: Callable[[str, Which], VersionRef | Absence],
         load_version: Callable[[VersionRef], LoadedVersion],
         lease: float,
         deadline: float,
@@ -91,33 +93,33 @@ class ModelServer:
             is_nothing=callable,  # as an Absence is
         )
         self.cache = VersionCache(load_version, capacity)
-        self._last_served: dict[str, VersionRef] = {}  # as the active version, by model
+        self._last_served: dict[Key, VersionRef] = {}  # of what may be another version later
         self._unusable: dict[Key, VersionRef] = {}  # should serve, but cannot be loaded
 
-    def get_version(self, name: str, number: int | None = None) -> tuple[LoadedVersion, bool]:
+    def get_version(self, name: str, which: Which = None) -> tuple[LoadedVersion, bool]:
         """Return a version of a model, by default the active one, and whether it is stale.
 
         It is stale when the database could not be asked for it. Raises the error of an Absence
         (ModelNotTrained, say), and Unavailable when there is no earlier answer either.
         """
-        key = (name, number)
+        key, moves = (name, which), not isinstance(which, int)
         answer, fresh = self.leases.get(key)
         if not isinstance(answer, VersionRef):
             self._unusable.pop(key, None)
-            if number is None:
-                self._last_served.pop(name, None)
+            self._last_served.pop(key, None)
             raise answer()
         try:
             version = self.cache.get(answer)
         except Unavailable:
-            # An active version that cannot be loaded leaves the one before it in service.
+            # An active version that cannot be loaded leaves the one before it in service, and so
+            # does one that an alias names.
             self._unusable[key] = answer
-            before = self._last_served.get(name)
-            if number is not None or before is None or before.model_id != answer.model_id:
+            before = self._last_served.get(key)
+            if before is None or before.model_id != answer.model_id:
                 raise
             return self.cache.get(before), True
-        if number is None:
-            self._last_served[name] = answer
+        if moves:
+            self._last_served[key] = answer
         if self._unusable:
             self._unusable.pop(key, None)
         return version, not fresh

@@ -14,6 +14,7 @@ from webapp.db.base import Base, BigInt, BigIntPrimaryKey, sorted_text, utc_now
 NAME_LENGTH = 63
 TAG_KEY_LENGTH = 63
 TAG_VALUE_LENGTH = 255
+MOST_ALIASES = 50  # of a model
 MOST_TAGS = 50  # of a model, or of a version
 
 
@@ -39,6 +40,17 @@ class VersionTag(Base):
     )
     key: Mapped[str] = mapped_column(sorted_text(TAG_KEY_LENGTH), primary_key=True)
     value: Mapped[str] = mapped_column(sa.String(TAG_VALUE_LENGTH))
+
+
+class ModelAlias(Base):
+    """A name for one of a model's versions. The database refuses to delete a version with one."""
+
+    __tablename__ = "model_alias"
+
+    model_id: Mapped[int] = mapped_column(BigInt, sa.ForeignKey("model.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(sorted_text(NAME_LENGTH), primary_key=True)
+    version_id: Mapped[int] = mapped_column(BigInt, sa.ForeignKey("model_version.id"), index=True)
+    version_number: Mapped[int]
 
 
 class VersionNotes(Base):
@@ -70,6 +82,9 @@ class Model(Base):
         viewonly=True,
         lazy="selectin",
     )
+    alias_rows: Mapped[list[ModelAlias]] = relationship(
+        order_by=ModelAlias.name, viewonly=True, lazy="selectin"
+    )
     tag_rows: Mapped[dict[str, ModelTag]] = relationship(
         collection_class=attribute_keyed_dict("key"),
         order_by=ModelTag.key,
@@ -79,6 +94,11 @@ class Model(Base):
     tags: AssociationProxy[dict[str, str]] = association_proxy(
         "tag_rows", "value", creator=lambda key, value: ModelTag(key=key, value=value)
     )
+
+    @property
+    def aliases(self) -> dict[str, int]:
+        """Return the numbers of the versions that have a name, by that."""
+        return {row.name: row.version_number for row in self.alias_rows}
 
 
 class Artifact(Base):
@@ -129,6 +149,7 @@ class ModelVersion(Base):
     artifact_digest: Mapped[str] = mapped_column(sa.ForeignKey("artifact.digest"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     created_by: Mapped[str | None] = mapped_column(sa.String(128))
+    source: Mapped[str | None] = mapped_column(sa.String(255))
 
     # How it was trained: unknown (NULL) of a version that was fitted elsewhere.
     evaluated_on: Mapped[str | None] = mapped_column(sa.String(16))
@@ -156,9 +177,17 @@ class ModelVersion(Base):
     tags: AssociationProxy[dict[str, str]] = association_proxy(
         "tag_rows", "value", creator=lambda key, value: VersionTag(key=key, value=value)
     )
+    alias_rows: Mapped[list[ModelAlias]] = relationship(
+        order_by=ModelAlias.name, viewonly=True, lazy="selectin"
+    )
     notes_row: Mapped[VersionNotes | None] = relationship(
         cascade="all, delete-orphan", passive_deletes=True, lazy="joined"
     )
+
+    @property
+    def aliases(self) -> list[str]:
+        """Return its names."""
+        return [row.name for row in self.alias_rows]
 
     @property
     def notes(self) -> str:

@@ -18,6 +18,7 @@ from webapp.ml.blueprint import (
     blp,
     creates_version,
     model_leases,
+    name_of,
 )
 from webapp.ml.core import artifacts
 from webapp.ml.core.formats import FORMATS
@@ -138,15 +139,31 @@ class Versions(MethodView):
         predicts here what it predicted there, for rows as its signature has them. A refusal names
         all types in the file that are not allowed, and where they are.
         """
+        artifact = request.pop("artifact")
         return service.register_version(
             db.session(),
             model_leases(),
             name=name,
-            data=request.pop("artifact").stream.read(),
+            data=artifact.stream.read(),
+            source=name_of(artifact.filename),
             max_features=current_app.config["MAX_COLUMNS"],
             before_commit=before_commit,
             **request,
         )
+
+
+@blp.route("/models/<name:name>/compare", get="compare_versions")
+@blp.allow(*ANY_ML)
+@blp.arguments(schemas.ComparisonQuery, location="query")
+@blp.response(200, schemas.ComparisonSchema)
+@blp.problems(404, 503)
+def compare_versions(query: Mapping[str, Any], name: str) -> Answer:
+    """Compare versions of a model.
+
+    Parameters, metrics that are one number, columns of the signature, how they were trained, on
+    which rows (`data_digest`), tags and notes: what is the same in all, and what differs.
+    """
+    return schemas.compare(service.get_versions(db.session(), name=name, **query))
 
 
 @blp.route(
@@ -183,7 +200,10 @@ class Version(MethodView):
     @blp.response(204)
     @blp.problems(404, 409, 503)
     def delete(self, name: str, number: int) -> None:
-        """Delete a version, unless it is active. Its number is not used again."""
+        """Delete a version, unless it is active or has an alias.
+
+        Its number is not used again.
+        """
         service.delete_version(db.session(), model_leases(), name=name, number=number)
 
 
@@ -259,6 +279,33 @@ class Active(MethodView):
         return service.activate_version(
             db.session(), model_leases(), name=name, number=request["version"]
         )
+
+
+@blp.route("/models/<name:name>/aliases/<name:alias>", put="set_alias", delete="delete_alias")
+class Alias(MethodView):
+    """A name for a version."""
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(schemas.ActivationRequest, example={"version": 1})
+    @blp.response(200, schemas.VersionSchema)
+    @blp.problems(404, 409, 503)
+    def put(self, request: Mapping[str, int], name: str, alias: str) -> ModelVersion:
+        """Let an alias name a version.
+
+        When the answer arrives, every worker on every host predicts with it at
+        `…/aliases/{alias}/predict`. A version that cannot be loaded is refused with 409, and the
+        alias stays where it was.
+        """
+        return service.set_alias(
+            db.session(), model_leases(), name=name, alias=alias, number=request["version"]
+        )
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.response(204)
+    @blp.problems(404, 503)
+    def delete(self, name: str, alias: str) -> None:
+        """Delete an alias; its version stays."""
+        service.delete_alias(db.session(), model_leases(), name=name, alias=alias)
 
 
 @blp.route("/models/<name:name>/rollback", post="roll_back_model")

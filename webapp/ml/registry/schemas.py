@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import marshmallow as ma
@@ -14,18 +14,24 @@ from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
-from webapp.ml.registry.models import MOST_TAGS, TAG_KEY_LENGTH, TAG_VALUE_LENGTH
+from webapp.ml.registry.models import (
+    MOST_TAGS,
+    TAG_KEY_LENGTH,
+    TAG_VALUE_LENGTH,
+    ModelVersion,
+)
 from webapp.ml.schemas import (
     NULLABLE,
     NUMBERS,
     ROWS,
     VALUE,
+    Activate,
     FeatureNames,
     FilePart,
     WarningSchema,
     about,
 )
-from webapp.web.fields import JSONBoolean, JSONInteger, JSONObject, StrictSchema, Text
+from webapp.web.fields import JSONInteger, JSONObject, StrictSchema, Text
 from webapp.web.paging import PageQuery
 
 SIGNATURE = {
@@ -46,6 +52,10 @@ TAG = rf"{TAG_KEY}:[^\x00-\x1f\x7f-\x9f]{{0,{TAG_VALUE_LENGTH}}}"
 # A name of a metric ends up in a JSON path of SQLite, which has no way to write a quote.
 SORT = r"-?(version|created_at|metrics\.[ !#-\[\]-~]{1,100})"
 ESTIMATOR = "[A-Za-z_][A-Za-z0-9_]{0,63}"
+MOST_COMPARED = 10
+NUMBER = "[1-9][0-9]{0,8}"
+COMPARED = f"{NUMBER}(,{NUMBER}){{1,{MOST_COMPARED - 1}}}"
+NOT_COMPARED = ("name", "version", "coefficients", "profile", "warnings")
 TAGS_EXAMPLE = {"team": "pricing", "stage": "candidate"}
 
 
@@ -154,14 +164,24 @@ class VersionSummarySchema(StrictSchema):
     )
     created_at = fields.AwareDateTime(required=True, format="iso")
     created_by = fields.String(**NULLABLE)
+    source = fields.String(
+        **NULLABLE,
+        metadata=about(
+            "Name of the file that its rows, or the model, came in; null where it had none.",
+            example="june.csv",
+        ),
+    )
     notes = fields.String(required=True, metadata=about("What people have noted about it."))
     tags = tags_field()
+    aliases = fields.List(
+        fields.String(), required=True, metadata=about("Its names.", example=["champion"])
+    )
 
 
 class VersionSchema(VersionSummarySchema):
     """A version of a model: how it was made, and how good it is.
 
-    Only notes and tags ever change.
+    Only notes, tags and aliases ever change.
 
     What is not known of a model that was fitted elsewhere is null.
     """
@@ -218,13 +238,98 @@ class VersionSchema(VersionSummarySchema):
     )
 
 
+class JudgementSchema(StrictSchema):
+    """A new version and the active one, on the rows that the training has held out."""
+
+    metric = fields.String(required=True, metadata={"example": "rmse"})
+    candidate = fields.Float(**NULLABLE, metadata=about("Of the new version.", example=41.2))
+    active = fields.Float(
+        **NULLABLE, metadata=about("Of the active one; null where they were not compared.")
+    )
+    version = fields.Integer(
+        **NULLABLE, metadata=about("Which was active; null where none was.", example=3)
+    )
+    better = fields.Boolean(required=True, metadata=about("Whether the new version is."))
+
+
 class NewVersionSchema(StrictSchema):
     """The version that a training or an upload made."""
 
     message = fields.String(required=True, metadata={"example": "Model trained successfully"})
     metrics = fields.Dict(required=True)
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
+    comparison = fields.Nested(
+        JudgementSchema, metadata=about("With `activate=if_better`: what was compared.")
+    )
     model = fields.Nested(VersionSchema, required=True)
+
+
+class ComparisonQuery(StrictSchema):
+    """Which versions to compare."""
+
+    versions = fields.String(
+        required=True,
+        **matches(COMPARED, f"Must be 2 to {MOST_COMPARED} numbers of versions, such as 1,2."),
+        metadata=about(
+            f"Numbers of 2 to {MOST_COMPARED} versions, with commas between.",
+            example="1,2",
+            pattern=f"^{COMPARED}$",
+        ),
+    )
+
+    @ma.post_load
+    def split(self, data: dict[str, str], **_: Any) -> dict[str, Any]:
+        """Return the numbers."""
+        numbers = list(map(int, data["versions"].split(",")))
+        if len(set(numbers)) < len(numbers):
+            raise ma.ValidationError("Must be different versions.", "versions")
+        return {"numbers": numbers}
+
+
+class ComparisonSchema(StrictSchema):
+    """What versions have in common, and in what they differ."""
+
+    name = fields.String(required=True, metadata={"example": "houses"})
+    versions = fields.List(fields.Integer(), required=True, metadata={"example": [1, 2]})
+    same = fields.Dict(
+        required=True,
+        metadata=about("What all have alike.", example={"estimator": "ridge", "n_train": 80}),
+    )
+    differs = fields.Dict(
+        required=True,
+        metadata=about(
+            "What they differ in: a value for each version, null where it has none.",
+            example={"params.alpha": [1.0, 0.1], "metrics.r2_score": [0.91, 0.93]},
+        ),
+    )
+
+
+def compare(versions: Sequence[ModelVersion]) -> dict[str, Any]:
+    """Return what ``ComparisonSchema`` shows of versions of a model."""
+    rows = []
+    for shown in VersionSchema(many=True, exclude=NOT_COMPARED).dump(versions):
+        columns = shown["signature"].pop("columns")
+        shown["signature"] |= {column.pop("name"): column for column in columns}
+        single = {k: v for k, v in shown["metrics"].items() if not isinstance(v, dict | list)}
+        rows.append(dict(_flatten({**shown, "metrics": single})))
+    same, differs = {}, {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(key, ma.missing) for row in rows]
+        if all(value == values[0] for value in values):
+            same[key] = values[0]
+        else:
+            differs[key] = [None if value is ma.missing else value for value in values]
+    numbers = [version.number for version in versions]
+    return {"name": versions[0].model.name, "versions": numbers, "same": same, "differs": differs}
+
+
+def _flatten(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values in nested objects, with their keys joined by dots."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{place}{key}.")
+        else:
+            yield place + key, value
 
 
 class CoefficientsSchema(StrictSchema):
@@ -280,6 +385,12 @@ class ModelSchema(StrictSchema):
     created_at = fields.AwareDateTime(required=True, format="iso")
     description = fields.String(required=True, metadata={"example": "Prices of houses"})
     tags = tags_field()
+    aliases = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata=about("Names of versions, and which each names.", example={"champion": 1}),
+    )
 
 
 class ModelQuery(PageQuery):
@@ -343,7 +454,7 @@ class ModelDeletion(StrictSchema):
 
 
 class ActivationRequest(StrictSchema):
-    """Which version to activate."""
+    """Which version to activate, or to give an alias."""
 
     version = JSONInteger(minimum=1, maximum=2**31 - 1, required=True, metadata={"example": 1})
 
@@ -422,8 +533,10 @@ class UploadRequest(StrictSchema):
         validate=_check_size,
         metadata=about("What is known of its quality.", example={"r2_score": 0.9}),
     )
-    activate = JSONBoolean(
-        load_default=False, metadata=about("Whether it becomes the active version.")
+    activate = Activate(
+        judged=False,
+        load_default=False,
+        metadata=about("Whether it becomes the active version."),
     )
 
     @ma.post_load

@@ -1,4 +1,4 @@
-"""Models and their versions: store, describe, activate, roll back, delete, read.
+"""Models and their versions: store, describe, activate, name, roll back, delete, read.
 
 A function that changes what may be served commits, and then waits until no process can rely on
 what it knew before (``webapp.db.leases``): when it returns, every worker serves the new state.
@@ -37,10 +37,12 @@ from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.isolation import ProcessFailed, ProcessLimits, run_isolated
 from webapp.ml.core.signature import read_signature
 from webapp.ml.registry.models import (
+    MOST_ALIASES,
     MOST_TAGS,
     Activation,
     Artifact,
     Model,
+    ModelAlias,
     ModelTag,
     ModelVersion,
     VersionTag,
@@ -48,6 +50,7 @@ from webapp.ml.registry.models import (
 
 DEFAULT_MODEL = "default"
 LOADING = ProcessLimits()  # of a file that comes from elsewhere
+ANY_VERSION = 0  # is no row's id
 MOST_LISTED = 1000  # models, where there are no pages
 
 
@@ -59,12 +62,14 @@ def store_version(
     version: ModelVersion,
     artifact: bytes,
     activate: bool = True,
+    over: int | None = ANY_VERSION,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Store a new version of a model, in one transaction with its artifact and activation.
 
-    The model is created with its first version. ``before_commit`` is called with the version
-    inside the transaction.
+    The model is created with its first version. ``over`` is the row id of the active version that
+    it may replace, None where there is none: another one stays active, and a warning says so.
+    ``before_commit`` is called with the version inside the transaction.
     """
     version.artifact_digest = artifacts.digest(artifact)
     version.created_by = current_actor().name
@@ -74,6 +79,11 @@ def store_version(
     model = _lock_or_create_model(session, name)
     model.last_version += 1
     version.model, version.number = model, model.last_version
+    active_id = model.active and model.active.version_id
+    if activate and over not in (ANY_VERSION, active_id):
+        activate = False
+        message = "was not activated: another version has become active meanwhile"
+        version.warnings = [*version.warnings, {"column": "", "message": message}]
     # An artifact with this digest may be there already, and damaged: it is then replaced.
     insert_or_correct(session, Artifact, {"digest": version.artifact_digest, "data": artifact})
     session.add(version)
@@ -101,14 +111,15 @@ def register_version(
     format_name: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     checks: Mapping[str, Any] | None = None,
+    source: str | None = None,
     **storing: Any,
 ) -> ModelVersion:
     """Store a file, a model fitted elsewhere, as the model's next version.
 
     Without a ``format_name``, its bytes tell. ``checks`` are what else came with it, for the
     format's ``describe``: feature names, a signature, a sample with expected predictions.
-    ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with it,
-    cannot be used, or it has more than ``max_features``.
+    ``source`` is the name of the file. ``storing`` goes to ``store_version``. Raises InvalidInput
+    when the file, or what came with it, cannot be used, or it has more than ``max_features``.
     """
     options = {"max_features": max_features, **(checks or {})}
     try:
@@ -121,7 +132,11 @@ def register_version(
     described = answer["version"]
     described["metrics"] |= metrics or {}
     version = ModelVersion(
-        origin="uploaded", warnings=[], libraries=library_versions(), **described
+        origin="uploaded",
+        warnings=[],
+        libraries=library_versions(),
+        source=source,
+        **described,
     )
     return store_version(session, leases, name=name, version=version, artifact=data, **storing)
 
@@ -174,6 +189,47 @@ def roll_back(session: Session, leases: Leases[Any, Any], *, name: str) -> Model
     return version
 
 
+def set_alias(
+    session: Session, leases: Leases[Any, Any], *, name: str, alias: str, number: int
+) -> ModelVersion:
+    """Let an alias name a version, and no other any more; return the version.
+
+    Raises VersionNotFound, TooManyAliases, and VersionUnusable when it cannot be loaded.
+    """
+    fault = _find_loading_fault(session, get_version(session, name, number))
+    begin_write(session)
+    model = get_model(session, name, lock=True)
+    version = get_version(session, name, number)  # it may have been deleted meanwhile
+    if fault:
+        raise errors.VersionUnusable(name, number, fault)
+    row = session.get(ModelAlias, (model.id, alias))
+    if row is None:
+        if len(model.alias_rows) == MOST_ALIASES:
+            raise errors.TooManyAliases(name, MOST_ALIASES)
+        row = ModelAlias(model_id=model.id, name=alias)
+        session.add(row)
+    row.version_id, row.version_number = version.id, number
+    session.flush()
+    session.refresh(version, ["alias_rows"])
+    record(session, "alias.set", f"model {name}", {"alias": alias, "version": number})
+    session.commit()
+    leases.wait_out()
+    return version
+
+
+def delete_alias(session: Session, leases: Leases[Any, Any], *, name: str, alias: str) -> None:
+    """Delete an alias; its version stays. Raises ModelNotFound, and AliasNotFound."""
+    begin_write(session)
+    row = session.get(ModelAlias, (get_model(session, name, lock=True).id, alias))
+    if row is None:
+        raise errors.AliasNotFound(name, alias)
+    details = {"alias": alias, "version": row.version_number}
+    session.delete(row)
+    record(session, "alias.delete", f"model {name}", details)
+    session.commit()
+    leases.wait_out()
+
+
 def change_model(
     session: Session,
     *,
@@ -224,13 +280,15 @@ def change_version(
 def delete_version(session: Session, leases: Leases[Any, Any], *, name: str, number: int) -> None:
     """Delete a version and its artifact; its number is not used again.
 
-    Raises VersionNotFound, and VersionActive.
+    Raises VersionNotFound, VersionActive, and VersionHasAliases.
     """
     begin_write(session)
     active = get_model(session, name, lock=True).active
     version = get_version(session, name, number)
     if active is not None and active.version_id == version.id:
         raise errors.VersionActive(name, number)
+    if version.aliases:
+        raise errors.VersionHasAliases(name, number, version.aliases)
     _delete_versions(session, ModelVersion.id == version.id)
     record(session, "version.delete", f"model {name}", {"version": number})
     session.commit()
@@ -251,6 +309,7 @@ def delete_model(
     if count and versions != "all":
         raise errors.ModelHasVersions(name, count)
     session.execute(sa.delete(Activation).where(Activation.model_id == model.id))
+    session.execute(sa.delete(ModelAlias).where(ModelAlias.model_id == model.id))
     _delete_versions(session, of_model)
     session.execute(sa.delete(Model).where(Model.id == model.id))
     record(session, "model.delete", f"model {name}", {"versions": count})
@@ -372,6 +431,20 @@ def get_plot(session: Session, name: str, number: int, plot: str) -> bytes:
         known = f"there are {', '.join(drawable)}" if drawable else "there are none"
         raise errors.PlotNotFound(plot, f"{why}; {known}")
     return plots.draw_plot(plot, shown)
+
+
+def get_versions(session: Session, *, name: str, numbers: Sequence[int]) -> list[ModelVersion]:
+    """Return versions of a model in the order of ``numbers``; raises VersionNotFound."""
+    query = (
+        sa.select(ModelVersion)
+        .options(undefer_group("wide"))
+        .join(ModelVersion.model)
+        .where(Model.name == name, ModelVersion.number.in_(numbers))
+    )
+    found = {version.number: version for version in session.scalars(query)}
+    if missing := [number for number in numbers if number not in found]:
+        raise errors.VersionNotFound(name, missing[0])
+    return [found[number] for number in numbers]
 
 
 def get_artifact(session: Session, name: str, number: int) -> Artifact:

@@ -71,7 +71,8 @@ class Inspect(MethodView):
 def _describe(request: Mapping[str, Any]) -> Answer:
     """Return what tells one training from another, whichever format its rows come in."""
     digest, spec = digest_dataset(request["dataset"]), asdict(request["spec"])
-    return {**spec, "activate": request["activate"], "dataset": digest}
+    activate = request.get("metric") or request["activate"]
+    return {**spec, "activate": activate, "dataset": digest}
 
 
 @blp.route("/train", endpoint="TrainDefault", defaults=DEFAULTS, post="train_default_model")

@@ -20,18 +20,23 @@ from webapp.ml.core.learning import (
     make_dataset_of,
     read_dataset,
 )
+from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.signature import KINDS, Task
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
 from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
+    IF_BETTER,
     NUMBERS,
+    RECORDS,
+    ROW,
     ROWS,
-    VALUE,
+    Activate,
     CsvOptions,
     FeatureNames,
     RowsSchema,
     Table,
+    TargetedRows,
     WarningSchema,
     about,
 )
@@ -47,15 +52,6 @@ from webapp.web.fields import (
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's legacy generator
 MOST_SAMPLES = 100_000
-LABEL = {"type": "string", "minLength": 1, "maxLength": datasets.LONGEST_LABEL}
-LABELS = {"type": "array", "items": LABEL, "minItems": 1}
-
-
-RECORDS = {
-    "type": "array",
-    "items": {"type": "object", "additionalProperties": VALUE},
-    "minItems": 1,
-}
 
 
 class SampleDataQuery(StrictSchema):
@@ -188,9 +184,28 @@ class TrainingOptions(StrictSchema):
         load_default=list,
         metadata=about("Columns to leave out.", default=[], example=["id"]),
     )
-    activate = JSONBoolean(
-        load_default=True, metadata=about("Whether the new version becomes the active one.")
+    activate = Activate(
+        judged=True,
+        load_default=True,
+        metadata=about(
+            "Whether the new version becomes the active one; with `if_better`, when it is better "
+            "than the active one by `metric`, on the rows that are held out."
+        ),
     )
+    metric = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf([name for names in METRICS.values() for name in names]),
+        metadata=about("What `activate=if_better` compares."),
+    )
+
+    @ma.validates_schema
+    def check_metric(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError for a metric without a comparison, or the reverse."""
+        compares, given = data["activate"] == IF_BETTER, data["metric"] is not None
+        if compares != given:
+            message = "Is for activate=if_better alone." if given else "Is what if_better needs."
+            raise ma.ValidationError(message, "metric")
 
     @ma.validates_schema
     def check_task(self, data: dict[str, Any], **_: Any) -> None:
@@ -211,53 +226,20 @@ class TableTrainingOptions(TrainingOptions, CsvOptions):
     )
 
 
-class TrainingRequest(RowsSchema, TrainingOptions):
+class TrainingRequest(TargetedRows, TrainingOptions):
     """Rows to learn from, and how: `X` and `y`, or `data` and `target`."""
 
-    rows_fields = ("X", "data")
-    shown_fields = ("X", "y")
     table_options = TableTrainingOptions
 
     X = fields.Raw(
         metadata=about(
             "One row per observation: numbers, or values of any kind, null where one is missing.",
             type="array",
-            items={"type": "array", "items": VALUE, "minItems": 1},
+            items=ROW,
             minItems=1,
         ),
     )
-    y = fields.Raw(
-        metadata=about(
-            "What to predict, one per row of X: numbers for a regression, strings or whole "
-            "numbers for a classification. Rows with null are left out.",
-            anyOf=[NUMBERS, LABELS],
-        ),
-    )
     feature_names = FeatureNames("Names of the columns of X; x1, x2, … where not given.")
-    data = fields.Raw(
-        metadata=about("Instead of X and y: objects with values by name of the column.", **RECORDS)
-    )
-    target = fields.String(
-        load_default=None,
-        allow_none=True,
-        metadata=about("The column of `data` to predict; the others are features."),
-    )
-
-    @ma.validates_schema
-    def check_rows(self, data: dict[str, Any], **_: Any) -> None:
-        """Raise ValidationError unless there are X and y, or data and target."""
-        faults = {}
-        if "data" in data and ("X" in data or "y" in data):
-            faults["data"] = ["Must not be given beside X and y."]
-        elif "data" in data and data["target"] is None:
-            faults["target"] = ["Missing data for required field."]
-        elif "data" not in data:
-            missing = [name for name in ("X", "y") if name not in data]
-            faults = {name: ["Missing data for required field."] for name in missing}
-            if data["target"] is not None:
-                faults["target"] = ["Is for data alone."]
-        if faults:
-            raise ma.ValidationError(faults)
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -282,7 +264,8 @@ class TrainingRequest(RowsSchema, TrainingOptions):
         options = dict(table.options)
         task, kinds = _choose_task(options), _choose_kinds(options)
         choices = Choices(options.pop("target"), task, kinds)
-        return _as_arguments(table.read(read_dataset, choices=choices), options)
+        found = _as_arguments(table.read(read_dataset, choices=choices), options)
+        return {**found, "source": table.source.name}
 
 
 def _read_rows(
@@ -406,5 +389,6 @@ class InspectionSchema(StrictSchema):
 
 def _as_arguments(dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:
     """Return what ``training.service.train_model`` takes."""
-    activate = options.pop("activate")
-    return {"dataset": dataset, "activate": activate, "spec": TrainingSpec(**options)}
+    activate, metric = options.pop("activate"), options.pop("metric")
+    found = {"dataset": dataset, "spec": TrainingSpec(**options)}
+    return {**found, "activate": activate} if metric is None else {**found, "metric": metric}

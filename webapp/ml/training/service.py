@@ -15,20 +15,23 @@ from sqlalchemy.orm import Session
 
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
-from webapp.ml.core import training
+from webapp.ml.core import evaluation, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
+from webapp.ml.core.evaluation import is_better
 from webapp.ml.core.formats import skops
+from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.sample_data import make_sample_data
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.core.training import TrainedModel, TrainingSpec
-from webapp.ml.errors import ArtifactUnusable, FitTooLong
+from webapp.ml.errors import ArtifactUnusable, FitTooLong, VersionDeleted
 from webapp.ml.registry.models import Model, ModelVersion
 from webapp.ml.registry.service import (
     DEFAULT_MODEL,
     get_active_version,
     library_versions,
+    load_model,
     store_version,
 )
 
@@ -43,13 +46,20 @@ def train_model(
     dataset: Dataset,
     spec: TrainingSpec,
     limits: FitLimits = NORMAL_LIMITS,
+    metric: str | None = None,
+    source: str | None = None,
     **storing: Any,
 ) -> ModelVersion:
     """Train a model and store it as its next version.
 
-    ``storing`` goes to ``registry.service.store_version``. Raises InvalidInput where the data
-    cannot be fitted, or not within ``limits``.
+    With a ``metric``, it is activated only if it is better than the active version on the rows
+    that are held out; ``comparison`` in its metrics says what was compared. ``source`` is the
+    name of the file that the rows came in. ``storing`` goes to
+    ``registry.service.store_version``. Raises InvalidInput where the data cannot be fitted, or
+    not within ``limits``.
     """
+    if metric is not None:
+        _check_metric(metric, dataset, spec)
     try:
         with fit_time_limit(limits.seconds):
             trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
@@ -61,7 +71,10 @@ def train_model(
         faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
         raise InvalidInput(faults) from None
     version = _describe_training(trained, dataset, spec)
+    version.source = source
     version.warnings += _find_difference(session, name, trained.signature)
+    if metric is not None:
+        storing |= _compare_with_active(session, name, trained, version, metric)
     return store_version(session, leases, name=name, version=version, artifact=artifact, **storing)
 
 
@@ -73,6 +86,59 @@ def _find_difference(session: Session, name: str, signature: Signature) -> list[
         return []
     message = f"differs from the active version {active.number}: it {difference}"
     return [{"column": "", "message": message}]
+
+
+def _check_metric(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
+    """Raise InvalidInput, before the fit, for a metric that nothing could be judged by."""
+    if metric not in METRICS[dataset.task]:
+        known = ", ".join(METRICS[dataset.task])
+        raise InvalidInput({"metric": [f"is none of a {dataset.task}, which are {known}"]})
+    if not training.count_held_out(len(dataset.y), spec.test_size):
+        message = (
+            "needs rows to judge on: a training of 10 rows or more, with a test_size that holds "
+            "out 2 or more"
+        )
+        raise InvalidInput({"metric": [message]})
+
+
+def _compare_with_active(
+    session: Session, name: str, trained: TrainedModel, version: ModelVersion, metric: str
+) -> dict[str, Any]:
+    """Return whether to activate a new version, and over which; its metrics say why."""
+    active, candidate = get_active_version(session, name), trained.metrics[metric]
+    comparison = {"metric": metric, "candidate": candidate, "active": None, "version": None}
+    if active is None:
+        version.metrics = {**version.metrics, "comparison": {**comparison, "better": True}}
+        return {"activate": True, "over": None}
+    active_id, number = active.id, active.number
+    try:
+        comparison["active"] = _judge(session, active, trained)[metric]
+        undefined = candidate is None or comparison["active"] is None
+        obstacle = f"{metric} is undefined for the rows that were held out" if undefined else ""
+    except InvalidInput as error:
+        obstacle = str(error)
+    except (ArtifactUnusable, VersionDeleted) as error:
+        obstacle = f"it cannot be loaded: {error}"
+    if obstacle:
+        message = f"was not compared with the active version {number}, which stays: {obstacle}"
+        version.warnings = [*version.warnings, {"column": "", "message": message}]
+    better = is_better(metric, candidate, comparison["active"])
+    comparison |= {"version": number, "better": better}
+    version.metrics = {**version.metrics, "comparison": comparison}
+    return {"activate": better, "over": active_id}
+
+
+def _judge(session: Session, active: ModelVersion, trained: TrainedModel) -> dict[str, Any]:
+    """Return the metrics of the active version on the rows that a training has held out.
+
+    Raises InvalidInput where it cannot be judged on them, VersionDeleted and ArtifactUnusable.
+    """
+    assert trained.held_out is not None  # noqa: S101 (as checked before the fit)
+    signature, classes = read_signature(active), active.classes
+    task = evaluation.Task(signature, classes)
+    rows = trained.held_out.take()
+    rows = evaluation.recode_rows(rows, trained.signature, task, trained.classes)
+    return evaluation.evaluate(load_model(session, active).scorer, classes, rows)
 
 
 def seed_default_model(session: Session, leases: Leases[Any, Any]) -> ModelVersion | None:

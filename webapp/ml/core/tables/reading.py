@@ -40,15 +40,20 @@ def leave_text(_name: str) -> bool:
 
 
 def read_columns(
-    source: Source, *, target: str | None = None, is_text: IsText = leave_text
+    source: Source,
+    *,
+    target: str | None = None,
+    wanted: Collection[str] = (),
+    is_text: IsText = leave_text,
 ) -> Columns:
-    """Return all columns of a table but the index of a pandas data frame.
+    """Return all columns of a table but the index of a pandas data frame, unless it is ``wanted``.
 
     ``is_text``: which of CSV stay text; what is left must be numbers. Raises InvalidInput, where
     there is no column ``target`` too.
     """
     with parse_errors(source.format):
-        table = open_table(source, () if target is None else {target}, is_text)
+        wanted = {*wanted, *([] if target is None else [target])}
+        table = open_table(source, wanted, is_text)
         names = table.schema.names
         source.limits.check_features(len(names) - 1)  # one may be the target
         if target is not None:

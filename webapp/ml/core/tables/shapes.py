@@ -96,12 +96,13 @@ class Format:
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes of a table, and how to read them."""
+    """The bytes of a table, and how to read them; ``name`` is that of its file, if it had one."""
 
     file: BinaryIO
     format: Format
     dialect: CsvDialect
     limits: Limits = UNLIMITED
+    name: str | None = None
 
 
 @dataclass(frozen=True)
