@@ -189,4 +189,9 @@ def evaluate(scorer: Scorer, classes: Sequence[Any] | None, rows: Dataset) -> di
     scores = score(scorer, rows.X, rows.texts)
     if scores.values.ndim > 1:
         raise InvalidInput(["cannot be compared: the version predicts several values for a row"])
+    if classes is not None and list(classes) != sorted(classes):  # of a file from elsewhere
+        order = sorted(range(len(classes)), key=classes.__getitem__)
+        classes = [classes[place] for place in order]
+        if scores.probabilities is not None:
+            scores = replace(scores, probabilities=scores.probabilities[:, order])
     return measure_scores(scores, rows.y, classes, rows.y)
