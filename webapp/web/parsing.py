@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NoReturn
@@ -98,12 +98,12 @@ def is_utf8(charset: str) -> bool:
 
 def _show_form(schema: ma.Schema) -> str:
     """Return how an object of a schema looks, such as ``{"instances": […]}``."""
-    names = getattr(schema, "shown_fields", ())  # of a schema that requires none alone
-    needed = {n: f for n, f in schema.fields.items() if f.required or n in names}
+    names: Iterable[str] = getattr(schema, "shown_fields", ())  # where none is required alone
+    names = names or [name for name, field in schema.fields.items() if field.required]
     plain = (fields.String, fields.Integer)
     shown = (
-        f'"{name}": {"…" if isinstance(field, plain) else "[…]"}'
-        for name, field in (needed or schema.fields).items()
+        f'"{name}": {"…" if isinstance(schema.fields[name], plain) else "[…]"}'
+        for name in names or schema.fields
     )
     return f"{{{', '.join(shown)}}}"
 
