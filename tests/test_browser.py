@@ -14,6 +14,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 from tests.access.holders import make_holder
 from tests.conftest import app_on
 from tests.faults import on_sqlite
+from tests.faults.load import train_default
 from tests.gunicorn_server import running_gunicorn
 from webapp.scopes import Scope
 
@@ -117,4 +118,16 @@ def test_what_the_page_has_filled_in_is_accepted(
 
     created = dict.fromkeys(["train", "form"], 201)
     assert found == created | dict.fromkeys(["predict", "predict/batch", "inspect"], 200)
+    assert page.complaints == []
+
+
+@needs_chromium
+@on_sqlite
+def test_a_plot_is_drawn_under_its_policy(database_url: str, tmp_path: Path, page: Page) -> None:
+    with running_gunicorn(database_url, tmp_path / "gunicorn.log") as server:
+        train_default(server.url)
+        page.goto(f"{server.url}/api/v1/ml/models/default/versions/1/plots/residuals.svg")
+        background = page.evaluate("getComputedStyle(document.querySelector('path')).fill")
+
+    assert background == "rgb(255, 255, 255)"  # black, where its styles were not allowed
     assert page.complaints == []
