@@ -10,14 +10,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import skops.io
 from flask.testing import FlaskClient, FlaskCliRunner
+from sklearn.cluster import KMeans
+from sklearn.ensemble import IsolationForest, RandomForestRegressor
+from sklearn.neighbors import KNeighborsClassifier
 from werkzeug.test import TestResponse
 
 from tests.faults import on_sqlite
 from tests.ml.calls import ARROW, CSV, MODEL, train_constant
 from tests.ml.expected_metrics import assert_same, expect_classification, expect_regression
+from tests.ml.test_uploads import send
 from tests.tables import WRITERS
+from webapp.ml.core import evaluation
+from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.metrics import PROBABILITY_METRICS
+from webapp.ml.core.scoring import Scores
 
 VERSION = f"{MODEL}/versions/1"
 TYPES = {"csv": CSV, "parquet": "application/vnd.apache.parquet", "arrow": ARROW}
@@ -271,3 +279,51 @@ def test_the_command_line_evaluates_as_the_service_does(
     assert float(accuracy.split()[1]) == by_json["metrics"]["accuracy"]
     assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     assert "may.csv: has no column 'nobody'" in refused.stderr
+
+
+X = np.random.default_rng(0).normal(size=(60, 2))
+PAIRS = np.stack([X[:, 0] > 0, X[:, 1] > 0], axis=1).astype(int)
+
+
+@on_sqlite
+@pytest.mark.parametrize("form", ["rows", "records", "csv"])
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (KMeans(2, random_state=0).fit(X), "a version for clustering has no target"),
+        (IsolationForest(n_estimators=5).fit(X), "a version for outliers has no target"),
+        (RandomForestRegressor(5).fit(X, X), "the version predicts several values for a row"),
+        (KNeighborsClassifier().fit(X, PAIRS), "the version predicts several values for a row"),
+    ],
+)
+def test_what_has_no_single_target_is_not_judged(
+    client: FlaskClient, model: Any, reason: str, form: str
+) -> None:
+    assert send(client, MODEL, skops.io.dumps(model)).status_code == 201
+    table = pa.table({"x1": X[:, 0], "x2": X[:, 1], "y": PAIRS[:, 0]})
+
+    target = {} if form == "rows" else {"target": "y"}
+    refused = post_table(client, f"{VERSION}/evaluate", table, form, **target)
+
+    assert refused.status_code == 422
+    assert reason in refused.json["detail"]
+    listed = client.get(f"{MODEL}/versions?estimator={type(model).__name__}").json
+    assert [version["version"] for version in listed] == [1]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
+def test_the_order_of_classes_does_not_matter(order: list[int]) -> None:
+    labels = np.array(["a", "b", "c"], dtype=object)
+    y = labels[np.arange(60) % 3]
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 60)
+    predicted = labels[probabilities.argmax(axis=1)]
+    rows = Dataset(np.zeros((60, 1)), y, ("x1",))
+
+    found = evaluation.evaluate(
+        lambda _: Scores(predicted, probabilities[:, order], are_labels=True),
+        labels[order].tolist(),
+        rows,
+    )
+
+    expected = expect_classification(y, predicted, probabilities, labels.tolist(), y)
+    assert_same(found, expected)

@@ -150,7 +150,7 @@ def test_the_command_line_draws_plots_too(
     assert drawn.exit_code == 0, drawn.output
     assert out.read_bytes() == client.get(url("residuals")).data
     assert refused.exit_code == 1
-    assert re.search("Error: .*it is a regression", refused.stderr)
+    assert re.search("Error: .*it is not a classification", refused.stderr)
     assert not (tmp_path / "none.svg").exists()
 
 

@@ -97,9 +97,9 @@ class Shown:
         if row.of == "coefficients":
             return "" if self.coefficients else "it has no coefficients"
         if row.of == "numbers" and self.classes is not None:
-            return "it is a classification"
+            return "it is not a regression"
         if row.of != "numbers" and self.classes is None:
-            return "it is a regression"
+            return "it is not a classification"
         if self.rows is None:
             return "its held-out rows are not known: it was not trained here, or long ago"
         if row.of == "probabilities" and self.read_rows().probabilities is None:

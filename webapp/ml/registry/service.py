@@ -32,6 +32,7 @@ from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.ml import errors
 from webapp.ml.core import artifacts, plots
+from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import FORMATS, inspect_file
 from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.isolation import ProcessFailed, ProcessLimits, run_isolated
@@ -490,6 +491,9 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
     """
     version = get_version(session, name, number)
     kind, model_type = FORMATS[version.format], version.model_type
+    entry = CATALOGUE.get(version.estimator)
+    if entry is None or not entry.is_linear:  # to load a large forest takes seconds
+        raise errors.CoefficientsNotFound(name, number, model_type)
     loaded = load_model(session, version)
     found = kind.list_coefficients(loaded)
     if found is None:  # of text, there are as many as words

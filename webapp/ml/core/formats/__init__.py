@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.formats import elsewhere, fitted, lightgbm, onnx, skops, xgboost
+from webapp.ml.core.formats import fitted, lightgbm, onnx, skops, xgboost
 from webapp.ml.core.formats.shapes import ModelFormat
 from webapp.ml.errors import ArtifactUnusable
 
@@ -29,7 +29,6 @@ FORMATS: Mapping[str, ModelFormat] = {
             xgboost.recognises,
             xgboost.load,
             xgboost.describe,
-            elsewhere.list_no_coefficients,
         ),
         ModelFormat(
             "lightgbm",
@@ -38,7 +37,6 @@ FORMATS: Mapping[str, ModelFormat] = {
             lightgbm.recognises,
             lightgbm.load,
             lightgbm.describe,
-            elsewhere.list_no_coefficients,
         ),
         ModelFormat(
             "onnx",
@@ -47,7 +45,6 @@ FORMATS: Mapping[str, ModelFormat] = {
             onnx.recognises,
             onnx.load,
             onnx.describe,
-            elsewhere.list_no_coefficients,
         ),
     )
 }

@@ -18,7 +18,7 @@ from webapp.ml.core.datasets import (
     describe_label,
 )
 from webapp.ml.core.formats.fitted import compare_sample, try_model
-from webapp.ml.core.formats.shapes import Coefficients, LoadedModel
+from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.scoring import Scores
 from webapp.ml.core.signature import Column, Signature, Task, parse_signature
 from webapp.ml.errors import ArtifactUnusable
@@ -121,8 +121,3 @@ def score_classes(probabilities: Matrix, labels: Any = None) -> Scores:
     if labels is None:
         labels = probabilities.argmax(axis=1)
     return Scores(labels, probabilities.astype(np.float64), are_labels=True)
-
-
-def list_no_coefficients(loaded: LoadedModel) -> Coefficients | None:
-    """Return None: the format has no linear models with coefficients of its columns."""
-    return None

@@ -34,7 +34,8 @@ class ModelFormat:
     ``load(data, signature, profile)`` returns the model of a stored version; ``profile`` is that
     of its training rows, None where they are not known. ``describe(data, **options)`` returns
     what a version of an uploaded file has, as JSON; it may raise InvalidInput, too, by the field
-    of the upload. Both raise ArtifactUnusable.
+    of the upload. Both raise ArtifactUnusable. ``list_coefficients`` is for formats that may hold
+    linear models of the catalogue.
     """
 
     name: str
@@ -43,4 +44,4 @@ class ModelFormat:
     recognises: Callable[[bytes], bool]
     load: Callable[[bytes, Signature, Mapping[str, Any] | None], LoadedModel]
     describe: Callable[..., dict[str, Any]]
-    list_coefficients: Callable[[LoadedModel], Coefficients | None]
+    list_coefficients: Callable[[LoadedModel], Coefficients | None] = lambda _: None
