@@ -6,6 +6,7 @@ one line of help. Development, testing and production differ in this file only.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -27,6 +28,17 @@ PLACEHOLDER_SECRETS = frozenset(
 
 class ConfigError(ValueError):
     """A setting is missing or unusable; the message names it."""
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use: its affinity, cut by the cgroup's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -239,6 +251,31 @@ SETTINGS = (
         integer(64, 2**30),
         "2048",
         "Most memory in MB that a training may take beside its rows, by an estimate beforehand.",
+    ),
+    Setting(
+        "TRAINING_PROCESSES",
+        integer(0, 1024),
+        "0",
+        "Trainings that run at once on a host, each in a process of its own, whatever the number "
+        "of workers; 0 means one per usable core but one, at least one.",
+    ),
+    Setting(
+        "JOB_QUEUE",
+        integer(1, 10**6),
+        "1000",
+        "Jobs that may wait; their rows lie in the database.",
+    ),
+    Setting(
+        "JOB_QUEUE_OF_KEY",
+        integer(1, 10**6),
+        "100",
+        "Jobs of one holder of an API key that may wait.",
+    ),
+    Setting(
+        "JOB_KEEP_DAYS",
+        integer(1, 36_500),
+        "30",
+        "Days for which a job that has ended is kept.",
     ),
     Setting(
         "PROXY_HOPS",

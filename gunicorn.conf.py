@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import math
 import os
 import resource
 import select
@@ -14,7 +13,7 @@ from gunicorn.glogging import Logger
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from config import ConfigError, load_settings
+from config import ConfigError, load_settings, usable_cores
 
 try:
     _settings = load_settings()
@@ -27,17 +26,6 @@ OPEN_FILES = 65_536  # each connection is one, and one more for a large body
 # an operator's own value wins.
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
-
-
-def _usable_cores() -> int:
-    """Return the cores that this process may use: its affinity, cut by the cgroup's quota."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
 class ServerLog(Logger):
@@ -58,7 +46,7 @@ worker_class = "webapp.server.worker.EpollWorker" if _is_epoll else "gthread"
 # Workers are forked from a master that has imported everything: they start at once, share its
 # memory, and no first prediction waits for scikit-learn. Nothing connects before the fork.
 preload_app = True
-workers = _settings["WEB_CONCURRENCY"] or max(2, _usable_cores())
+workers = _settings["WEB_CONCURRENCY"] or max(2, usable_cores())
 threads = _settings["WEB_THREADS"]
 timeout = _settings["WEB_TIMEOUT"]
 graceful_timeout = _settings["WEB_GRACEFUL_TIMEOUT"]
@@ -84,11 +72,14 @@ def on_starting(server: object) -> None:
         from webapp.server.worker import EpollWorker
 
         EpollWorker.max_body = _settings["MAX_CONTENT_LENGTH"]
-    for library in ("skops.io", "sklearn.linear_model", "sklearn.metrics"):
+    for library in ("skops.io", "sklearn.linear_model", "sklearn.metrics", "pandas"):
         importlib.import_module(library)
     # What is here now stays: workers need not look through it for garbage, nor copy its pages.
     gc.collect()
     gc.freeze()
+    from wsgi import app
+
+    app.extensions["jobs"].executor.start()  # which its workers share
 
 
 def post_worker_init(worker: object) -> None:
@@ -96,3 +87,11 @@ def post_worker_init(worker: object) -> None:
     from wsgi import app
 
     app.extensions["keyring"].load()
+    app.extensions["jobs"].start()
+
+
+def worker_exit(_server: object, _worker: object) -> None:
+    """Leave the jobs that this worker has begun to others."""
+    from wsgi import app
+
+    app.extensions["jobs"].close()

@@ -104,6 +104,7 @@ def table_names() -> set[str]:
 
 def dispose_app(app: Flask) -> None:
     """Close the application's connections, and stop its threads."""
+    app.extensions["jobs"].close()
     app.extensions["model_server"].close()
     app.extensions["keyring"].close()
     with app.app_context():

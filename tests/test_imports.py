@@ -64,8 +64,9 @@ LAW: dict[str, set[str]] = {
     "audit": {"web", "db", "errors", "scopes", "extensions"},
     "access": {"audit", "web", "db", *SHARED},
     "idempotency": {"web", "db", "errors", "extensions"},
+    "jobs": {"audit", "web", "db", *SHARED},
     "items": {"idempotency", "audit", "web", "db", *SHARED},
-    "ml": {"idempotency", "audit", "observability", "web", "db", *SHARED},
+    "ml": {"jobs", "idempotency", "audit", "observability", "web", "db", *SHARED},
     "cli": {"items", "ml", "audit", "db", "commands", "extensions"},
 }
 """What each folder (or module beside them) of ``webapp`` may import; the root may import all."""
@@ -94,7 +95,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 CORE = r"errors|ml\.errors|ml\.core\..+"
 SERVICE = rf"{CORE}|db\.(base|outages|postgresql)|audit\.service|{{own}}\.(errors|models)"
-WEB_PARTS = "blueprint|openapi|parsing|fields|jsonio|paging|problems"
+WEB_PARTS = "blueprint|openapi|parsing|fields|jsonio|paging|problems|request"
 ROUTES = rf"scopes|commands|errors|extensions|web\.({WEB_PARTS})|{{feature}}\..+"
 LAYERS = [
     ("errors", "", WEB | NUMERIC | {"sqlalchemy", "marshmallow"}),
@@ -110,17 +111,18 @@ LAYERS = [
     (r"access\.service", rf"{SERVICE}|scopes", WEB | {"marshmallow", "config"}),
     (
         r"ml\..+\.service",
-        rf"{SERVICE}|db\.leases|ml\.inference\.serving|ml\.registry\.(models|service)",
+        rf"{SERVICE}|{{own}}\.work|jobs\.(processes|runner|service)|db\.leases|"
+        r"ml\.inference\.serving|ml\.registry\.(models|service)",
         WEB | {"marshmallow", "config"},
     ),
     (
         r".+\.schemas",
-        rf"{CORE}|web\.(fields|paging)|{{feature}}\.schemas|{{own}}\.models",
+        rf"{CORE}|web\.(fields|paging)|{{feature}}\.schemas|({{own}}|jobs)\.models",
         {"flask", "sqlalchemy"},
     ),
     (
         r".+\.routes|ml\.cli",
-        rf"{ROUTES}|idempotency\.views|observability\.observer",
+        rf"{ROUTES}|idempotency\.views|observability\.observer|jobs\.(models|processes|service)",
         {"sqlalchemy"},
     ),
 ]

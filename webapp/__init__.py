@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,14 @@ from webapp.audit import routes as audit_routes
 from webapp.db.engine import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
+from webapp.jobs.processes import LocalExecutor
+from webapp.jobs.runner import Runner
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
+from webapp.ml.blueprint import is_long
 from webapp.ml.inference.service import make_server
 from webapp.ml.registry.service import list_active_versions
+from webapp.ml.training import service as training
 from webapp.observability import health, metrics
 from webapp.observability import log as logs
 from webapp.observability.observer import Observe, Observer
@@ -33,6 +38,7 @@ from webapp.web.request import Application
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
+PRELOADED = ("webapp.ml.training.work", "skops.io", "pandas")  # for work in child processes
 
 
 def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
@@ -47,6 +53,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     with app.app_context():  # the engine is the application's
         register_extensions(app)
         register_model_server(app)
+        register_jobs(app)
         register_blueprints(app)
         register_checks(app)
         register_commands(app)
@@ -64,7 +71,7 @@ def configure(app: Application, overrides: Mapping[str, Any]) -> None:
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(
             url,
             # Each thread holds one connection, and may ask for a lease on another.
-            pool_size=settings["WEB_THREADS"] + 2,
+            pool_size=2 * settings["WEB_THREADS"] + 2,
             timeout=settings["DATABASE_TIMEOUT"],
         ),
         API_TITLE="webapp",
@@ -95,15 +102,27 @@ def register_extensions(app: Flask) -> None:
 
 def register_model_server(app: Flask) -> None:
     """Give the application its model server, which predicts with the active versions."""
-    with app.app_context():
-        app.extensions["model_server"] = make_server(
-            db.engine,
-            lease=app.config["MODEL_LEASE_MS"] / 1000,
-            capacity=app.config["MODEL_CACHE_SIZE"],
-        )
+    app.extensions["model_server"] = make_server(
+        db.engine,
+        lease=app.config["MODEL_LEASE_MS"] / 1000,
+        capacity=app.config["MODEL_CACHE_SIZE"],
+    )
 
 
-def register_blueprints(app: Flask) -> None:
+def register_jobs(app: Flask) -> None:
+    """Give the application what does its jobs; `start` lets it begin with those in the queue."""
+    leases = app.extensions["model_server"].leases
+    app.extensions["jobs"] = Runner(
+        db.engine,
+        LocalExecutor(
+            app.config["TRAINING_PROCESSES"] or max(1, config.usable_cores() - 1), PRELOADED
+        ),
+        {training.KIND: training.make_kind(leases, app.config)},
+        keep=timedelta(days=app.config["JOB_KEEP_DAYS"]),
+    )
+
+
+def register_blueprints(app: Application) -> None:
     """Register the items and ml blueprints, health, and the pages for people."""
     for blueprint in (items_routes.blp, ml_routes.blp, audit_routes.blp):
         prefix = API_PREFIX + str(blueprint.url_prefix)
@@ -113,6 +132,7 @@ def register_blueprints(app: Flask) -> None:
     app.register_blueprint(docs.blp)
     if app.config["METRICS"]:
         app.register_blueprint(metrics.blp)
+    app.is_long = is_long
 
 
 def register_checks(app: Flask) -> None:

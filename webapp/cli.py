@@ -14,9 +14,11 @@ from webapp.commands import clear_errors
 from webapp.db.backup import back_up
 from webapp.extensions import db
 from webapp.items.service import seed_items
-from webapp.ml.blueprint import model_leases
-from webapp.ml.registry.service import DEFAULT_MODEL
-from webapp.ml.training.service import seed_default_model
+from webapp.ml.cli import run_job
+from webapp.ml.core.sample_data import make_sample_data
+from webapp.ml.core.training import TrainingSpec
+from webapp.ml.registry.service import DEFAULT_MODEL, has_versions
+from webapp.ml.training.service import order_training
 
 
 @click.command()
@@ -37,8 +39,11 @@ def seed(total: int) -> None:
     """
     added = seed_items(db.session(), total)
     click.echo(f"Items: {added} added." if added else "Items: enough already.")
-    version = seed_default_model(db.session(), model_leases())
-    done = "trained already" if version is None else f"version {version.number} trained"
+    if has_versions(db.session(), DEFAULT_MODEL):
+        done = "trained already"
+    else:
+        order = order_training(name=DEFAULT_MODEL, dataset=make_sample_data(), spec=TrainingSpec())
+        done = f"version {run_job(order).number} trained"
     click.echo(f"Model {DEFAULT_MODEL!r}: {done}.")
 
 

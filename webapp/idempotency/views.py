@@ -47,7 +47,7 @@ class KeyHeader(ma.Schema):
 def idempotent(
     blp: Blueprint,
     schema: ma.Schema,
-    announce: Callable[[Any], tuple[Any, Headers]],
+    announce: Callable[[Any], Response | tuple[Any, Headers]],
     *,
     describe: Callable[[dict[str, Any]], Any] = dict,
     before_repeat: Callable[[], None] = lambda: None,
@@ -56,8 +56,9 @@ def idempotent(
 
     The view gets ``before_commit``, which its service calls with the new object before it
     commits, and returns that object. ``announce`` turns it into what ``schema`` dumps and the
-    headers of the answer. ``describe`` returns the view's arguments as JSON, to tell a repeat
-    from another request; ``before_repeat`` is called before a stored answer is sent.
+    headers of the answer, or into an answer with another status. ``describe`` returns the view's
+    arguments as JSON, to tell a repeat from another request; ``before_repeat`` is called before a
+    stored answer is sent.
     """
 
     def decorate(view: View) -> View:
@@ -78,12 +79,16 @@ def idempotent(
                 return Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
 
             def store(created: Any) -> None:
-                content, headers = announce(created)
-                response = jsonify(schema.dump(content))
+                announced = announce(created)
+                if isinstance(announced, Response):
+                    response, headers = announced, dict(announced.headers)
+                else:
+                    content, headers = announced
+                    response = jsonify(schema.dump(content))
+                    response.status_code = 201
                 headers = {"Content-Type": str(response.content_type), **headers}
-                service.store_answer(
-                    session, found, StoredAnswer(201, headers, response.get_data())
-                )
+                answer = StoredAnswer(response.status_code, headers, response.get_data())
+                service.store_answer(session, found, answer)
 
             with service.claim_held(session, db.engine, found):
                 return announce(view(self, arguments, before_commit=store, **path))

@@ -16,23 +16,29 @@ import marshmallow as ma
 import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Request, abort, current_app, url_for
+from flask import Request, Response, abort, current_app, jsonify, request, url_for
 from marshmallow import fields
 from werkzeug.datastructures import FileStorage, MultiDict
 
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
+from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, idempotent
+from webapp.jobs.models import Job
+from webapp.jobs.runner import Runner
+from webapp.jobs.service import Order, QueueLimits, submit
 from webapp.ml.core import tables
 from webapp.ml.core.tables.shapes import Format, Limits, Source
+from webapp.ml.jobs.schemas import JobSchema, prefers_async
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
+from webapp.observability.observer import training_noted
 from webapp.web import jsonio
 from webapp.web.blueprint import Blueprint, View
 from webapp.web.openapi import OPENAPI_VERSION, header
 from webapp.web.parsing import StrictParser, is_utf8, load
-from webapp.web.request import unpack
+from webapp.web.request import check_client, current_identity, unpack
 
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 MULTIPART = "multipart/form-data"
@@ -40,7 +46,7 @@ TABLE_TYPES = [media_type for row in tables.FORMATS.values() for media_type in r
 BINARY = {"type": "string", "format": "binary"}
 Answer: TypeAlias = dict[str, Any]
 Headers: TypeAlias = dict[str, str]
-BeforeCommit: TypeAlias = Callable[[ModelVersion], None]
+BeforeCommit: TypeAlias = Callable[[Any], object]
 
 LONGEST_FILE_NAME = 255
 FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their columns
@@ -49,6 +55,45 @@ FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their 
 def model_leases() -> Leases[Any, Any]:
     """Return the leases by which this process knows which version of each model is active."""
     return cast(Leases[Any, Any], current_app.extensions["model_server"].leases)
+
+
+def job_runner() -> Runner:
+    """Return what does jobs in this process."""
+    return cast(Runner, current_app.extensions["jobs"])
+
+
+def holder_id() -> str:
+    """Return the id of who sent the current request, "" without a key."""
+    identity = current_identity()
+    return "" if identity is None else identity.holder_id
+
+
+def do(order: Order, *, before_commit: BeforeCommit) -> ModelVersion | Job:
+    """Do a job while its client waits, and return what it makes; or put it into the queue."""
+    if not prefers_async(request.headers.get("Prefer", "")):
+        with training_noted():
+            return cast(
+                ModelVersion,
+                job_runner().run(
+                    db.session(),
+                    order,
+                    before_commit=before_commit,
+                    watch=lambda _: check_client(),
+                ),
+            )
+    settings = current_app.config
+    limits = QueueLimits(settings["JOB_QUEUE"], settings["JOB_QUEUE_OF_KEY"])
+    job = submit(db.session(), order, limits=limits, before_commit=before_commit)
+    job_runner().wake()
+    return job
+
+
+def is_long(environ: Mapping[str, Any]) -> bool:
+    """Return whether a request may take seconds: it makes or judges a model, or awaits a job."""
+    path = str(environ["PATH_INFO"]).rstrip("/")
+    if environ["REQUEST_METHOD"] == "POST":
+        return path.endswith(("/train", "/versions", "/evaluate"))
+    return "/ml/jobs/" in path and "HTTP_PREFER" in environ
 
 
 class RowsParser(StrictParser):
@@ -274,7 +319,14 @@ def creates_version(
     ``describe`` returns what tells one request from another, as JSON values.
     """
 
-    def announce(version: ModelVersion) -> tuple[Answer, Headers]:
+    def announce(made: ModelVersion | Job) -> Response | tuple[Answer, Headers]:
+        if isinstance(made, Job):
+            response = jsonify(JobSchema().dump(made))
+            response.status_code = 202
+            response.headers["Location"] = url_for("ml.OneJob", number=made.id)
+            response.headers["Preference-Applied"] = "respond-async"
+            return response
+        version = made
         url = url_for("ml.Version", name=version.model.name, number=version.number)
         answer = {
             "message": message,
@@ -296,6 +348,15 @@ def creates_version(
         )(view)
         location = header("URL of the new version.", format="uri-reference")
         headers = {"Location": location, **REPLAYED_HEADER}
-        return blp.response(201, NewVersionSchema, headers=headers)(blp.problems(404, 503)(create))
+        answers = blp.response(201, NewVersionSchema, headers=headers)
+        queued = {
+            "Location": header("URL of the job.", format="uri-reference"),
+            "Preference-Applied": header("`respond-async`"),
+            **REPLAYED_HEADER,
+        }
+        answers_async = blp.alt_response(
+            202, schema=JobSchema, headers=queued, description="The job, if preferred."
+        )
+        return answers_async(answers(blp.problems(404, 503)(create)))
 
     return decorate

@@ -22,9 +22,10 @@ from marshmallow import fields, validate
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
-from webapp.ml.blueprint import model_leases, name_of, read_option
+from webapp.jobs.processes import Task
+from webapp.jobs.service import Order
+from webapp.ml.blueprint import job_runner, model_leases, name_of, read_option
 from webapp.ml.core import tables
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import DataWarning
 from webapp.ml.core.features import iterate_features
 from webapp.ml.core.inspection import inspect_columns
@@ -126,14 +127,29 @@ def train(file: Path, name: str, as_json: bool, **options: Any) -> None:
     loaded = _load(TableTrainingOptions, options)
     with _open_source(file, loaded.pop("dialect")) as source:
         request = TrainingRequest().load(Table(source, loaded))
-    version = training.train_model(
-        db.session(),
-        model_leases(),
-        name=name,
-        limits=FitLimits.from_settings(current_app.config),
-        **request,
-    )
+    version = run_job(training.order_training(name=name, **request))
     _echo_version(version, as_json=as_json)
+
+
+def run_job(order: Order) -> ModelVersion:
+    """Do a job, and show how far it is where somebody looks on."""
+    runner, shown = job_runner(), ""
+    if not current_app.testing:  # where other threads run
+        runner.executor.start()
+
+    def show(task: Task) -> None:
+        nonlocal shown
+        if task.progress is not None and sys.stderr.isatty():
+            done, total = task.progress["done"], task.progress["total"]
+            of_all = "" if total is None else f" of {total}"
+            text = f"{done}{of_all} {task.progress['unit']}"
+            click.echo(f"\r{text:<{len(shown)}}", nl=False, err=True)
+            shown = text
+
+    version: ModelVersion = runner.run(db.session(), order, watch=show)
+    if shown:
+        click.echo(err=True)
+    return version
 
 
 @commands.command()

@@ -12,5 +12,6 @@ from webapp.ml.training import routes as training
 from webapp.ml.inference import routes as inference
 from webapp.ml.registry import routes as registry
 from webapp.ml.evaluation import routes as evaluation
+from webapp.ml.jobs import routes as jobs
 
-__all__ = ["blp", "evaluation", "inference", "registry", "training"]
+__all__ = ["blp", "evaluation", "inference", "jobs", "registry", "training"]

@@ -116,7 +116,7 @@ class Connection:
         self.response: Response | None = None  # which has parts left
         self.unsent = memoryview(b"")  # what waits for a slow client
         self.deadline = 0.0
-        self._sock, self._base = sock, base
+        self._sock, self._base = sock, {**base, "gunicorn.socket": sock}
         self._received = bytearray()
         self.allow(REQUEST_DEADLINE)
 

@@ -76,7 +76,9 @@ class EpollWorker(Worker):
     """Threads that share one epoll, under gunicorn's master.
 
     The application may have a method ``takes_body(environ)``: whether it would read the body of
-    a request. It is asked before a large body is taken; if not, the request has no body.
+    a request. It is asked before a large body is taken; if not, the request has no body. And it
+    may have one ``is_long(environ)``: such requests have threads of their own, so that they never
+    keep others waiting.
     """
 
     max_body = 2**28  # bytes, set by gunicorn.conf.py; the application must refuse larger ones
@@ -93,7 +95,8 @@ class EpollWorker(Worker):
     def run(self) -> None:
         """Serve until told to stop, then answer the clients that are connected."""
         self._epoll = select.epoll()
-        self._queues = _Queues(HEALTH_THREADS, self.cfg.threads)
+        self._queues = _Queues(HEALTH_THREADS, self.cfg.threads, self.cfg.threads)
+        self._is_long = getattr(self.wsgi, "is_long", lambda environ: False)
         self._connections: dict[int, Connection] = {}
         self._armed: set[Connection] = set()
         self._next_check = 0.0  # of deadlines
@@ -101,7 +104,7 @@ class EpollWorker(Worker):
         self._environ |= {"wsgi.url_scheme": "http", "SCRIPT_NAME": ""}
         self._listeners = {listener.fileno(): listener for listener in self.sockets}
         # One thread more than the application can use sees to the network.
-        for number in range(HEALTH_THREADS + self.cfg.threads + 1):
+        for number in range(HEALTH_THREADS + 2 * self.cfg.threads + 1):
             threading.Thread(target=self._serve, name=f"serve-{number}", daemon=True).start()
         while self.alive and self.ppid == os.getppid():
             self._tick(TICK)
@@ -253,8 +256,12 @@ class EpollWorker(Worker):
             self._arm(connection)
 
     def _enqueue(self, connection: Connection) -> None:
-        path = connection.request.environ["PATH_INFO"]
-        self._queues.put(0 if path.startswith(self.health_path) else 1, connection)
+        environ = connection.request.environ
+        if environ["PATH_INFO"].startswith(self.health_path):
+            kind = 0
+        else:
+            kind = 2 if self._is_long(environ) else 1
+        self._queues.put(kind, connection)
 
     def _follow(self, connection: Connection) -> None:
         """Go on after a response, once all of it has been sent."""

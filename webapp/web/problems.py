@@ -66,6 +66,21 @@ def status_of(kind: type[errors.ServiceError]) -> int:
     return next(STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
 
 
+def describe_problem(error: BaseException) -> dict[str, Any]:
+    """Return an error as JSON, for work that no request waits for: title, status, detail, errors.
+
+    What is not raised on purpose gets the text of any 500, which says nothing of its cause.
+    """
+    if not isinstance(error, errors.ServiceError):
+        title, detail = HTTP_STATUS_CODES[500], InternalServerError.description or ""
+        return {"title": title, "status": 500, "detail": detail}
+    status = status_of(type(error))
+    problem = {"title": HTTP_STATUS_CODES[status], "status": status, "detail": str(error)}
+    if isinstance(error, errors.InvalidInput):
+        problem["errors"] = {error.source or "request": error.faults}
+    return problem
+
+
 def _handle_service_error(error: errors.ServiceError) -> Response:
     status = status_of(type(error))
     if status >= 500:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import socket
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class Application(flask.Flask):
     json_provider_class = OrjsonProvider
     behind_proxies: Callable[[Any], Any] = staticmethod(lambda application: application)
     """Wraps a WSGI application in what reads the headers of trusted proxies."""
+    is_long: Callable[[dict[str, Any]], bool] = staticmethod(lambda environ: False)
+    """Says whether a request may take seconds: the server gives those threads of their own."""
 
     def create_url_adapter(self, request: flask.Request | None) -> MapAdapter | None:
         """Return what matches the URL of a request; raises SecurityError for an untrusted host.
@@ -160,6 +163,24 @@ def current_identity() -> Identity | None:
     """Return who sent the current request, as the guard found out; None without a valid key."""
     found: Identity | None = flask.request.environ.get(IDENTITY_KEY)
     return found
+
+
+def check_client() -> None:
+    """Raise ClientDisconnected where who sent the current request has closed the connection.
+
+    Only a server that puts its socket into the environ, as gunicorn's workers do, can tell.
+    """
+    connection = flask.request.environ.get("gunicorn.socket")
+    if connection is None:
+        return
+    try:
+        closed = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return
+    except OSError:
+        closed = True
+    if closed:
+        raise ClientDisconnected("The client has hung up.")
 
 
 def open_body(environ: WSGIEnvironment, limit: int) -> BinaryIO:

@@ -393,6 +393,12 @@ def list_active_versions(session: Session) -> Sequence[tuple[str, int]]:
     return [(name, number) for name, number in session.execute(query)]
 
 
+def has_versions(session: Session, name: str) -> bool:
+    """Return whether a model has ever had a version."""
+    begin_read(session)
+    return bool(session.scalar(sa.select(Model.last_version).where(Model.name == name)))
+
+
 def get_active_version(session: Session, name: str) -> ModelVersion | None:
     """Return the active version of a model, None where there is none."""
     return session.scalar(

@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flask import current_app
 from flask.views import MethodView
 
-from webapp.extensions import db
-from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, model_leases
+from webapp.jobs.models import Job
+from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, do, holder_id
 from webapp.ml.core import sample_data
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.inspection import Inspection, inspect_columns
 from webapp.ml.core.metrics import digest_dataset
+from webapp.ml.jobs.schemas import PREFER_ASYNC
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training import schemas, service
-from webapp.observability.observer import training_noted
 from webapp.scopes import ANY_ML, Scope
 
 EXAMPLE = {"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]}
@@ -81,27 +79,25 @@ class Train(MethodView):
     """Training of a model."""
 
     @blp.allow(Scope.ML_TRAIN)
+    @blp.doc(parameters=[PREFER_ASYNC])
     @blp.arguments(schemas.TrainingRequest, location="rows", example=EXAMPLE)
     @creates_version("Model trained successfully", describe=_describe)
     def post(
         self, request: dict[str, Any], name: str, before_commit: BeforeCommit
-    ) -> ModelVersion:
+    ) -> ModelVersion | Job:
         """Train a model.
 
         Every training is a new version; the first one creates the model. When the answer
         arrives, every worker on every host predicts with it. With fewer than 10 rows, or a
         hold-out of one, the metrics are of the training rows, and `evaluated_on` says so.
 
+        With `Prefer: respond-async`, the answer comes at once, with the URL of the job that
+        trains. Without it the request waits for the same job; if its client hangs up, the job is
+        cancelled.
+
         Instead of JSON, the body may be a table with a header (CSV, Parquet or an Arrow stream),
         or a form with such a `file`. The other fields are then query parameters, and `target`
         names the column to predict.
         """
-        with training_noted():
-            return service.train_model(
-                db.session(),
-                model_leases(),
-                name=name,
-                limits=FitLimits.from_settings(current_app.config),
-                before_commit=before_commit,
-                **request,
-            )
+        order = service.order_training(name=name, holder=holder_id(), **request)
+        return do(order, before_commit=before_commit)

@@ -1,91 +1,106 @@
-"""Train: from a dataset and its options to a stored version."""
+"""Train: from a dataset and its options to a job, and from its answer to a stored version."""
 
 from __future__ import annotations
 
-import ctypes
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
-from webapp.ml.core import evaluation, training
-from webapp.ml.core.costs import FitLimits
+from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
+from webapp.jobs.runner import Kind
+from webapp.jobs.service import Order
+from webapp.ml.core import training
 from webapp.ml.core.datasets import Dataset
-from webapp.ml.core.estimators import CATALOGUE, split_pipeline
-from webapp.ml.core.evaluation import is_better
-from webapp.ml.core.formats import skops
 from webapp.ml.core.metrics import METRICS
-from webapp.ml.core.sample_data import make_sample_data
+from webapp.ml.core.packing import pack_dataset
 from webapp.ml.core.signature import Signature, read_signature
-from webapp.ml.core.training import TrainedModel, TrainingSpec
-from webapp.ml.errors import ArtifactUnusable, FitTooLong, VersionDeleted
-from webapp.ml.registry.models import Model, ModelVersion
+from webapp.ml.core.training import TrainingSpec
+from webapp.ml.errors import ArtifactUnusable, VersionDeleted
+from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import (
-    DEFAULT_MODEL,
     get_active_version,
     library_versions,
-    load_model,
+    read_artifact,
     store_version,
 )
+from webapp.ml.training import work
 
-NORMAL_LIMITS = FitLimits()
+KIND = "train"
+ROWS_IN_MEMORY = 4  # times: as they come, unpacked, split, and judged
 
 
-def train_model(
-    session: Session,
-    leases: Leases[Any, Any],
+def order_training(
     *,
     name: str,
     dataset: Dataset,
     spec: TrainingSpec,
-    limits: FitLimits = NORMAL_LIMITS,
+    activate: bool = True,
     metric: str | None = None,
     source: str | None = None,
-    **storing: Any,
-) -> ModelVersion:
-    """Train a model and store it as its next version.
+    holder: str = "",
+) -> Order:
+    """Return the order for a training of a model.
 
-    With a ``metric``, it is activated only if it is better than the active version on the rows
-    that are held out; ``comparison`` in its metrics says what was compared. ``source`` is the
-    name of the file that the rows came in. ``storing`` goes to
-    ``registry.service.store_version``. Raises InvalidInput where the data cannot be fitted, or
-    not within ``limits``.
+    With a ``metric``, its version is activated only if it is better than the active one on the
+    rows that are held out; ``comparison`` in its metrics says what was compared. ``source`` is
+    the name of the file that the rows came in. Raises InvalidInput for a metric that nothing could
+    be judged by.
     """
     if metric is not None:
         _check_metric(metric, dataset, spec)
-    try:
-        with fit_time_limit(limits.seconds):
-            trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
-        artifact = skops.dumps(trained.estimator)
-    except (MemoryError, ArtifactUnusable):  # the latter: too large to be stored
-        entry = CATALOGUE.get(spec.estimator or "")
-        lighter = "" if entry is None else entry.lighter
-        message = "makes a model that is too large: try fewer rows or columns"
-        faults = {"estimator": [f"{message}, or {lighter}" if lighter else message]}
-        raise InvalidInput(faults) from None
-    version = _describe_training(trained, dataset, spec)
-    version.source = source
-    version.warnings += _find_difference(session, name, trained.signature)
-    if metric is not None:
-        storing |= _compare_with_active(session, name, trained, version, metric)
-    return store_version(session, leases, name=name, version=version, artifact=artifact, **storing)
+    return Order(
+        kind=KIND,
+        model=name,
+        options={
+            "estimator": spec.estimator,
+            "activate": activate if metric is None else "if_better",
+            "metric": metric,
+            "source": source,
+            "rows": len(dataset.X),
+        },
+        payload=pack_dataset(dataset, spec=asdict(spec), metric=metric),
+        holder=holder,
+    )
 
 
-def _find_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
-    """Return a warning where the active version takes other columns, in a list."""
-    active = get_active_version(session, name)
-    difference = "" if active is None else signature.find_difference(read_signature(active))
-    if active is None or not difference:
-        return []
-    message = f"differs from the active version {active.number}: it {difference}"
-    return [{"column": "", "message": message}]
+def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
+    """Return how jobs of this kind are done."""
+    memory, seconds = settings["MAX_FIT_MEMORY"], settings["MAX_FIT_SECONDS"]
+
+    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
+        compares = order.options["metric"] is not None
+        active = _describe_active(session, order.model) if compares else None
+        return order.payload, active, (memory * 1e6, seconds)
+
+    def limit(order: Order) -> ProcessLimits:
+        rows = ROWS_IN_MEMORY * len(order.payload)
+        return ProcessLimits(memory=memory * MB + rows, seconds=seconds)
+
+    def store(
+        session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
+    ) -> ModelVersion:
+        return _store(session, leases, order, answer, before_commit=before_commit)
+
+    def explain(order: Order, failure: ProcessFailed) -> Exception:
+        if failure.reason == "memory":
+            return work.too_large(order.options["estimator"])
+        if failure.reason == "seconds":
+            message = f"takes more than the {seconds} seconds that MAX_FIT_SECONDS allows"
+            return InvalidInput({"estimator": [f"{message}: try fewer rows or columns"]})
+        return failure
+
+    return Kind(
+        work=work.fit,
+        limit=limit,
+        prepare=prepare,
+        store=store,
+        describe=lambda version: {"version": version.number, "metrics": version.single_metrics},
+        explain=explain,
+    )
 
 
 def _check_metric(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
@@ -101,111 +116,69 @@ def _check_metric(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
         raise InvalidInput({"metric": [message]})
 
 
-def _compare_with_active(
-    session: Session, name: str, trained: TrainedModel, version: ModelVersion, metric: str
-) -> dict[str, Any]:
-    """Return whether to activate a new version, and over which; its metrics say why."""
-    active, candidate = get_active_version(session, name), trained.metrics[metric]
-    comparison = {"metric": metric, "candidate": candidate, "active": None, "version": None}
+def _describe_active(session: Session, name: str) -> dict[str, Any] | None:
+    """Return what a comparison needs of the active version; None where there is none."""
+    active = get_active_version(session, name)
     if active is None:
-        version.metrics = {**version.metrics, "comparison": {**comparison, "better": True}}
-        return {"activate": True, "over": None}
-    active_id, number = active.id, active.number
-    try:
-        comparison["active"] = _judge(session, active, trained)[metric]
-        undefined = candidate is None or comparison["active"] is None
-        obstacle = f"{metric} is undefined for the rows that were held out" if undefined else ""
-    except InvalidInput as error:
-        obstacle = str(error)
-    except (ArtifactUnusable, VersionDeleted) as error:
-        obstacle = f"it cannot be loaded: {error}"
-    if obstacle:
-        message = f"was not compared with the active version {number}, which stays: {obstacle}"
-        version.warnings = [*version.warnings, {"column": "", "message": message}]
-    better = is_better(metric, candidate, comparison["active"])
-    comparison |= {"version": number, "better": better}
-    version.metrics = {**version.metrics, "comparison": comparison}
-    return {"activate": better, "over": active_id}
-
-
-def _judge(session: Session, active: ModelVersion, trained: TrainedModel) -> dict[str, Any]:
-    """Return the metrics of the active version on the rows that a training has held out.
-
-    Raises InvalidInput where it cannot be judged on them, VersionDeleted and ArtifactUnusable.
-    """
-    assert trained.held_out is not None  # noqa: S101 (as checked before the fit)
-    signature, classes = read_signature(active), active.classes
-    task = evaluation.Task(signature, classes)
-    rows = trained.held_out.take()
-    rows = evaluation.recode_rows(rows, trained.signature, task, trained.classes)
-    return evaluation.evaluate(load_model(session, active).scorer, classes, rows)
-
-
-def seed_default_model(session: Session, leases: Leases[Any, Any]) -> ModelVersion | None:
-    """Train the default model on the sample data, unless it has a version; return the new one."""
-    if session.scalar(sa.select(Model.last_version).where(Model.name == DEFAULT_MODEL)):
         return None
-    return train_model(
-        session, leases, name=DEFAULT_MODEL, dataset=make_sample_data(), spec=TrainingSpec()
-    )
-
-
-@contextmanager
-def fit_time_limit(seconds: float) -> Iterator[None]:
-    """Raise FitTooLong in this block when it takes longer than ``seconds``.
-
-    A thread cannot be killed; CPython can make it raise an exception at its next step of Python
-    code. A single call into compiled code ends first: ``webapp.ml.core.costs`` estimates those.
-    """
-    thread = ctypes.c_ulong(threading.get_ident())
-    lock = threading.Lock()
-    finished = False
-
-    def interrupt() -> None:
-        with lock:  # so that nothing is raised in a thread that has left the block
-            if not finished:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(FitTooLong))
-
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
+    described = {
+        "id": active.id,
+        "number": active.number,
+        "format": active.format,
+        "signature": read_signature(active).to_json(),
+        "profile": active.profile,
+        "classes": active.classes,
+    }
     try:
-        yield
-    finally:
-        with lock:
-            finished = True
-        timer.cancel()
+        return {**described, "artifact": read_artifact(session, active.artifact_digest)}
+    except (ArtifactUnusable, VersionDeleted) as error:
+        return {**described, "artifact": b"", "fault": str(error)}
 
 
-def _describe_training(
-    trained: TrainedModel, dataset: Dataset, spec: TrainingSpec
+def _store(
+    session: Session,
+    leases: Leases[Any, Any],
+    order: Order,
+    answer: dict[str, Any],
+    **storing: Any,
 ) -> ModelVersion:
-    basis = trained.interval_basis
-    return ModelVersion(
+    """Store the version that a training has made."""
+    options, described = order.options, answer["version"]
+    version = ModelVersion(
         origin="trained",
-        task=trained.signature.task,
-        estimator=trained.estimator_name,
-        model_type=type(split_pipeline(trained.estimator)[1]).__name__,
-        params=dict(trained.params),
-        scale=trained.scale,
-        feature_names=list(dataset.feature_names),
-        signature=trained.signature.to_json(),
-        classes=None if trained.classes is None else list(trained.classes),
-        metrics=dict(trained.metrics),
-        coefficients=trained.coefficients,
         libraries=library_versions(),
-        evaluated_on=trained.evaluated_on,
-        n_train=trained.n_train,
-        n_test=trained.n_test,
-        test_size=spec.test_size,
-        random_state=spec.random_state,
-        refit=spec.refit,
-        stratify=spec.stratify if trained.signature.task == "classification" else None,
-        fit_seconds=trained.fit_seconds,
-        converged=trained.converged,
-        data_digest=trained.data_digest,
-        warnings=[asdict(warning) for warning in (*dataset.warnings, *trained.warnings)],
-        profile=dict(trained.profile),
-        interval_basis=None if basis is None else basis.to_json(),
-        judged_rows=trained.judged.to_bytes(),
+        judged_rows=answer["judged"],
+        source=options["source"],
+        **described,
     )
+    signature = Signature.from_json(described["signature"])
+    version.warnings += _find_difference(session, order.model, signature)
+    if options["metric"] is None:
+        storing["activate"] = options["activate"]
+    else:
+        comparison = dict(answer["comparison"])
+        obstacle, over = comparison.pop("obstacle"), comparison.pop("over")
+        if obstacle:
+            number = comparison["version"]
+            message = f"was not compared with the active version {number}, which stays: {obstacle}"
+            version.warnings = [*version.warnings, {"column": "", "message": message}]
+        version.metrics = {**version.metrics, "comparison": comparison}
+        storing |= {"activate": comparison["better"], "over": over}
+    return store_version(
+        session,
+        leases,
+        name=order.model,
+        version=version,
+        artifact=answer["artifact"],
+        **storing,
+    )
+
+
+def _find_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
+    """Return a warning where the active version takes other columns, in a list."""
+    active = get_active_version(session, name)
+    difference = "" if active is None else signature.find_difference(read_signature(active))
+    if active is None or not difference:
+        return []
+    message = f"differs from the active version {active.number}: it {difference}"
+    return [{"column": "", "message": message}]

@@ -1,0 +1,1 @@
+"""Work that takes long: jobs in the database, and the processes that do them."""

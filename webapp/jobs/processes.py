@@ -1,0 +1,366 @@
+"""Work in child processes: within limits, and gone as soon as nobody waits for it.
+
+Children are forked from a *fork server*: a process with one thread that has imported everything
+and holds no connection. A fork takes milliseconds, where a new interpreter would take seconds to
+import scikit-learn, and a fork of a web worker would inherit its locks. gunicorn's master forks
+the server before its workers, so that all of them share its memory and its limit of children;
+elsewhere the first work starts one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from webapp.errors import InvalidInput
+
+MB = 2**20
+LARGEST_ANSWER = 2**31  # bytes of one part of an answer
+BACKLOG = 1024  # callers that wait for a child
+LOOK = 0.1  # seconds between looks whether the work has been cancelled
+START = 60.0  # seconds in which a fork server must have imported everything
+NICER = 10  # than a web worker: predictions come first
+
+Report: TypeAlias = Callable[[int, int | None, str], None]
+"""Tells how far work is: how much is done, of how much in all (None: unknown), and of what."""
+Work: TypeAlias = Callable[..., dict[str, Any]]
+"""A function of a module: ``work(report, *arguments)``; its answer holds JSON values and bytes."""
+
+
+@dataclass(frozen=True)
+class ProcessLimits:
+    """What a child may take: bytes of memory beyond its libraries, and seconds.
+
+    The seconds are both of CPU and of the clock on the wall.
+    """
+
+    memory: int = 2048 * MB
+    seconds: float = 60.0
+
+    def __str__(self) -> str:
+        """Return the limits in words."""
+        return f"{self.memory // MB} MB and {self.seconds:g} seconds"
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a child is to do, and what it may take."""
+
+    work: Work
+    arguments: tuple[Any, ...]
+    limits: ProcessLimits
+
+
+class ProcessFailed(Exception):
+    """A child died, or was ended at one of its limits.
+
+    ``reason`` is ``memory``, ``seconds`` or ``died``; for an error in the work it is ``error``,
+    and the message is its traceback.
+    """
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.reason = reason
+
+
+class Task(Future[dict[str, Any]]):
+    """Work that was submitted; ``progress`` is what it last reported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.progress: dict[str, Any] | None = None
+        self._stop = False
+
+    def cancel(self) -> bool:
+        """End the work, even if it is running: its process is killed within ``LOOK``."""
+        self._stop = True
+        return super().cancel() or not self.done()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the work is to end."""
+        return self._stop
+
+
+class LocalExecutor(Executor):
+    """Runs work in child processes of this machine, at most ``processes`` at once.
+
+    Work begins in the order in which it was submitted, by whichever process that shares the fork
+    server, which imports the ``preloaded`` modules where it is started anew.
+    """
+
+    def __init__(self, processes: int, preloaded: tuple[str, ...] = ()) -> None:
+        self._server = _fork_server(processes, preloaded)
+
+    def start(self) -> None:
+        """Fork the server from this process, which must have no other thread."""
+        self._server.fork()
+
+    def submit(  # type: ignore[override] # the work gets ``report`` first, and has limits
+        self, work: Work, /, *arguments: Any, limits: ProcessLimits
+    ) -> Task:
+        """Return the work as a future.
+
+        Its result is the answer. It raises InvalidInput where the work did, ProcessFailed, and
+        CancelledError.
+        """
+        return self.submit_late(lambda: Call(work, arguments, limits))
+
+    def submit_late(self, begin: Callable[[], Call]) -> Task:
+        """Return work as a future, where ``begin`` says what it is as soon as there is a process.
+
+        What ``begin`` raises, the future raises, too.
+        """
+        task = Task()
+        values = (task, begin)
+        threading.Thread(target=self._see_to, args=values, name="task", daemon=True).start()
+        return task
+
+    def _see_to(self, task: Task, begin: Callable[[], Call]) -> None:
+        try:
+            answer = self._wait(task, begin)
+        except BaseException as error:
+            if not task.cancelled():
+                task.set_exception(error)
+        else:
+            task.set_result(answer)
+
+    def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
+        with closing(self._server.connect()) as child:
+            _receive(child, task, None)  # it has been forked
+            if not task.set_running_or_notify_cancel():
+                raise CancelledError
+            call = begin()
+            deadline = time.monotonic() + call.limits.seconds
+            with suppress(BrokenPipeError):  # it died, as the next read will tell
+                child.send(call)
+            while "progress" in (message := json.loads(_receive(child, task, deadline))):
+                task.progress = message["progress"]
+            for name in message.get("parts", ()):
+                message["answer"][name] = _receive(child, task, deadline)
+        if "invalid" in message:
+            raise InvalidInput(message["invalid"], source=message["source"])
+        if "failed" in message:
+            raise ProcessFailed(message["failed"], message["message"])
+        answer: dict[str, Any] = message["answer"]
+        return answer
+
+
+def _receive(child: Connection, task: Task, deadline: float | None) -> bytes:
+    """Return the next part of what a child sends; raises CancelledError and ProcessFailed."""
+    try:
+        while not child.poll(LOOK):
+            if task.is_stopped:
+                raise CancelledError
+            if deadline is not None and time.monotonic() > deadline:
+                raise ProcessFailed("seconds")
+        return child.recv_bytes(LARGEST_ANSWER)
+    except (EOFError, OSError):
+        raise ProcessFailed("died") from None
+
+
+class ForkServer:
+    """The process that children are forked from; it ends with the process that started it."""
+
+    def __init__(self, most: int, preloaded: tuple[str, ...]) -> None:
+        self._most = most
+        self._preloaded = preloaded
+        self._lock = threading.Lock()
+        self._address = ""
+
+    def fork(self) -> None:
+        """Fork the server from this process, which must have no other thread."""
+        self._make_address()
+        owner = os.getpid()
+        with _listen(self._address) as listener:
+            if os.fork() == 0:
+                try:
+                    _serve(listener, self._most, owner)
+                finally:
+                    os._exit(0)
+
+    def connect(self) -> Connection:
+        """Return a connection to a new child, which is forked once there are fewer than the most.
+
+        Starts the server where it does not run: it may have been killed, too.
+        """
+        with suppress(OSError):
+            return self._connect()
+        with self._lock:
+            with suppress(OSError):  # another thread has started it meanwhile
+                return self._connect()
+            self._spawn()
+            return self._connect()
+
+    def _connect(self) -> Connection:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(self._address)
+        except OSError:
+            sock.close()
+            raise
+        return Connection(sock.detach())
+
+    def _make_address(self) -> None:
+        folder = tempfile.mkdtemp(prefix="webapp-")  # nobody else may enter it
+        self._address = f"{folder}/fork"
+        owner = os.getpid()
+
+        def remove() -> None:
+            if os.getpid() == owner:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        atexit.register(remove)
+
+    def _spawn(self) -> None:
+        """Start the server in a new interpreter, and wait until it listens."""
+        self._make_address()
+        command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+        # Each child has one core.
+        threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+        process = subprocess.Popen(  # noqa: S603 (of our own)
+            [*command, self._address, str(self._most), str(os.getpid()), *self._preloaded],
+            cwd=Path(__file__).parents[2],
+            env={**threads, **os.environ},
+        )
+        atexit.register(process.kill)
+        deadline = time.monotonic() + START
+        while time.monotonic() < deadline and process.poll() is None:
+            if Path(self._address).exists():
+                return
+            time.sleep(0.01)
+        process.kill()
+        raise ProcessFailed("died", "The process that forks others did not start.")
+
+
+@cache
+def _fork_server(most: int, preloaded: tuple[str, ...]) -> ForkServer:
+    """Return the fork server that all executors of this process share."""
+    return ForkServer(most, preloaded)
+
+
+def _listen(address: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _serve(listener: socket.socket, most: int, owner: int) -> None:
+    """Fork a child for each caller, at most so many at once, while the owner lives."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    gc.freeze()  # so that no child copies pages to collect garbage
+    children: set[int] = set()
+    while os.getppid() == owner:
+        callers = [listener] if len(children) < most else []
+        waited_for: list[Any] = [woken, *callers]
+        ready, _, _ = select.select(waited_for, [], [], 1.0)
+        if woken in ready:
+            os.read(woken, 4096)
+        while children and (ended := os.waitpid(-1, os.WNOHANG)[0]):
+            children.discard(ended)
+        if listener in ready:
+            caller, _ = listener.accept()
+            child = os.fork()
+            if child == 0:
+                try:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    listener.close()
+                    _work_for(caller)
+                finally:
+                    os._exit(0)
+            children.add(child)
+            caller.close()
+
+
+def _work_for(caller: socket.socket) -> None:
+    """Do the work that a caller sends, and send the answer."""
+    connection = Connection(caller.detach())
+    connection.send_bytes(b"{}")  # there is a process for the work
+    call: Call = connection.recv()  # from whoever owns this process
+    _end_with(connection)
+    os.nice(NICER)
+    _set_limits(call.limits)
+    warnings.simplefilter("ignore")  # nobody reads them
+
+    def report(done: int, total: int | None, unit: str) -> None:
+        progress = {"done": done, "total": total, "unit": unit}
+        connection.send_bytes(json.dumps({"progress": progress}).encode())
+
+    parts: list[bytes] = []
+    try:
+        answer = call.work(report, *call.arguments)
+        names = [name for name, value in answer.items() if isinstance(value, bytes)]
+        parts = [answer.pop(name) for name in names]
+        message = json.dumps({"answer": answer, "parts": names})
+    except InvalidInput as error:
+        message = json.dumps({"invalid": error.faults, "source": error.source})
+    except MemoryError:
+        message = json.dumps({"failed": "memory", "message": ""})
+    except Exception:
+        message = json.dumps({"failed": "error", "message": traceback.format_exc()})
+    for part in (message.encode(), *parts):
+        connection.send_bytes(part)
+
+
+def _end_with(connection: Connection) -> None:
+    """Let the kernel end this process when its caller closes the connection, or dies.
+
+    From now on the caller sends nothing: the one event that can still come is its end.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # which ends the process
+    descriptor = connection.fileno()
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if connection.poll(0):  # it ended before
+        os._exit(0)
+
+
+def _set_limits(limits: ProcessLimits) -> None:
+    seconds = int(limits.seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # elsewhere, what is mapped already is not known
+        mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
+        most = mapped + limits.memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def serve() -> None:
+    """Be a fork server; the arguments of the program say where, for whom, and what to import."""
+    address, most, owner, *preloaded = sys.argv[1:]
+    for module in preloaded:
+        importlib.import_module(module)
+    with _listen(address) as listener:
+        _serve(listener, int(most), int(owner))

@@ -1,0 +1,299 @@
+"""Jobs in the database: submit, claim, renew, finish, cancel, list.
+
+A process that works on a job holds a *claim*: a token in its row, and a time until which it
+counts. The result is stored in the transaction that ends the job, and only by the holder of the
+claim: both are committed together or not at all, and never twice.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, undefer
+
+from webapp.audit.service import current_actor, record
+from webapp.db.base import Page, begin_read, begin_write, fetch_page, keep_nothing, utc_now
+from webapp.jobs.errors import JobEnded, JobLost, JobNotFound, JobNotRepeatable, QueueFull
+from webapp.jobs.models import CANCELLED, FAILED, QUEUED, RUNNING, Job
+
+CLAIM = timedelta(seconds=15)
+MOST_ATTEMPTS = 2
+MOST_SWEPT = 100  # old jobs that are deleted at a time
+DIED = "the process that worked on it died"
+FROM_REQUEST = "its rows came with a request that waited, and are not kept"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job while its row has this token."""
+
+    id: int
+    token: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for.
+
+    ``options`` are JSON, to be shown; ``payload`` is what the work needs. ``holder`` is the id of
+    who asks, "" where nobody needs a key.
+    """
+
+    kind: str
+    model: str
+    options: Mapping[str, Any]
+    payload: bytes
+    holder: str = ""
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """How many jobs may wait: in all, and of one holder."""
+
+    jobs: int
+    of_holder: int
+
+
+def submit(
+    session: Session,
+    order: Order,
+    *,
+    limits: QueueLimits,
+    before_commit: Callable[[Job], object] = keep_nothing,
+) -> Job:
+    """Put a job into the queue, its payload with it; raises QueueFull."""
+    begin_write(session)
+    queued = sa.select(sa.func.count()).select_from(Job).where(Job.status == QUEUED)
+    of_holder = queued.where(Job.holder == order.holder)
+    for count, most, whose in (
+        (queued, limits.jobs, ""),
+        (of_holder, limits.of_holder, " of yours"),
+    ):
+        if (session.scalar(count) or 0) >= most:
+            raise QueueFull(f"As many jobs{whose} as may wait are waiting: {most}.")
+    job = _make(order, payload=order.payload)
+    session.add(job)
+    session.flush()
+    record(session, "job.submit", f"model {order.model}", {"job": job.id, "kind": order.kind})
+    before_commit(job)
+    session.commit()
+    return job
+
+
+def submit_waiting(session: Session, order: Order) -> Claim:
+    """Note a job that is done for a request that waits; its payload stays with that."""
+    begin_write(session)
+    job = _make(order, payload=None)
+    session.add(job)
+    session.flush()
+    claim = _claim(job)
+    session.commit()
+    return claim
+
+
+def start(session: Session, claim: Claim) -> None:
+    """Note that a job runs; raises JobLost."""
+    _update(session, claim, status=RUNNING, started_at=utc_now(), attempts=Job.attempts + 1)
+    session.commit()
+
+
+def claim_next(session: Session) -> tuple[Job, Claim] | None:
+    """Claim the job that has waited longest, with its payload; None where there is none.
+
+    Jobs whose process died are among them; those that it happened to twice fail.
+    """
+    begin_write(session)
+    now = utc_now()
+    waits = sa.and_(Job.status == QUEUED, Job.payload.is_not(None))
+    lost = sa.and_(Job.status.in_([QUEUED, RUNNING]), Job.claimed_until < now)
+    while True:
+        job = session.scalar(
+            sa.select(Job)
+            .where(sa.or_(waits, lost))
+            .order_by(Job.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .options(undefer(Job.payload))
+        )
+        if job is None:
+            session.commit()
+            return None
+        if job.payload is not None and job.attempts < MOST_ATTEMPTS:
+            claim = _claim(job)
+            job.status, job.started_at, job.progress = RUNNING, now, None
+            job.attempts += 1
+            session.commit()
+            return job, claim
+        again = job.payload is not None
+        detail = f"{DIED} {job.attempts} times" if again else f"{DIED}; {FROM_REQUEST}"
+        _end(
+            job,
+            FAILED,
+            problem={"title": "Internal Server Error", "status": 500, "detail": detail},
+        )
+        session.flush()
+
+
+def has_waiting(session: Session) -> bool:
+    """Return whether a job waits for a process, or has lost its own."""
+    begin_read(session)
+    waits = sa.and_(Job.status == QUEUED, Job.payload.is_not(None))
+    lost = sa.and_(Job.status.in_([QUEUED, RUNNING]), Job.claimed_until < utc_now())
+    return bool(session.scalar(sa.select(sa.exists().where(sa.or_(waits, lost)))))
+
+
+def renew(session: Session, claim: Claim, progress: Mapping[str, Any] | None) -> None:
+    """Keep a claim, and note how far the job is; raises JobLost."""
+    _update(session, claim, claimed_until=utc_now() + CLAIM, progress=progress)
+    session.commit()
+
+
+def finish(
+    session: Session,
+    claim: Claim,
+    status: str,
+    *,
+    result: Mapping[str, Any] | None = None,
+    problem: Mapping[str, Any] | None = None,
+    keep_payload: bool = False,
+) -> None:
+    """End a job in the session's current transaction; the caller commits. Raises JobLost."""
+    values = {"status": status, "result": result, "problem": problem, "finished_at": utc_now()}
+    if not keep_payload:
+        values["payload"] = None
+    _update(session, claim, begin=False, **values, token=None, claimed_until=None)
+
+
+def give_back(session: Session, claim: Claim, *, counts: bool = True) -> None:
+    """Put a job back into the queue; raises JobLost. ``counts``: whether as a failed attempt."""
+    attempts = Job.attempts if counts else Job.attempts - 1
+    values: dict[str, Any] = {"status": QUEUED, "attempts": attempts, "progress": None}
+    values |= {"token": None, "claimed_until": None, "started_at": None}
+    _update(session, claim, **values)
+    session.commit()
+
+
+def cancel(session: Session, number: int, *, holder: str | None = None) -> None:
+    """Cancel a job: nothing of it is stored any more, and its process ends within two seconds.
+
+    Raises JobNotFound, also for a job of another ``holder``, and JobEnded.
+    """
+    begin_write(session)
+    job = _get(session, number, holder, lock=True)
+    if job.status not in (QUEUED, RUNNING):
+        raise JobEnded(number, job.status)
+    _end(job, CANCELLED)
+    record(session, "job.cancel", f"model {job.model}", {"job": number})
+    session.commit()
+
+
+def retry(session: Session, number: int) -> Job:
+    """Put a job whose process died back into the queue.
+
+    Raises JobNotFound and JobNotRepeatable.
+    """
+    begin_write(session)
+    job = _get(session, number, None, lock=True)
+    has_payload = session.scalar(sa.select(Job.payload.is_not(None)).where(Job.id == number))
+    if job.status != FAILED:
+        raise JobNotRepeatable(number, f"it is {job.status}")
+    if not has_payload:
+        raise JobNotRepeatable(number, "its rows are kept only where a process died")
+    job.status, job.attempts, job.problem, job.finished_at = QUEUED, 0, None, None
+    record(session, "job.retry", f"model {job.model}", {"job": number})
+    session.commit()
+    return job
+
+
+def get_job(session: Session, number: int, *, holder: str | None = None) -> Job:
+    """Return a job; raises JobNotFound, also for a job of another ``holder``."""
+    begin_read(session)
+    return _get(session, number, holder)
+
+
+def list_jobs(
+    session: Session,
+    *,
+    page: int,
+    page_size: int,
+    status: str | None = None,
+    holder: str | None = None,
+) -> Page[Job]:
+    """Return one page of the jobs, or of those with a status or of a holder, the latest first."""
+    begin_read(session)
+    query = sa.select(Job).order_by(Job.id.desc())
+    if status is not None:
+        query = query.where(Job.status == status)
+    if holder is not None:
+        query = query.where(Job.holder == holder)
+    return fetch_page(session, query, number=page, size=page_size)
+
+
+def count_jobs(session: Session) -> tuple[dict[str, int], datetime | None]:
+    """Return how many jobs are queued and running, and since when the first one has waited."""
+    begin_read(session)
+    counts = sa.select(Job.status, sa.func.count(), sa.func.min(Job.created_at))
+    rows = session.execute(counts.where(Job.status.in_([QUEUED, RUNNING])).group_by(Job.status))
+    found = {status: (count, first) for status, count, first in rows}
+    numbers = {status: found[status][0] if status in found else 0 for status in (QUEUED, RUNNING)}
+    return numbers, found[QUEUED][1] if QUEUED in found else None
+
+
+def delete_old(session: Session, *, keep: timedelta) -> None:
+    """Delete some of the jobs that ended longer ago than they are kept."""
+    begin_write(session)
+    old = sa.select(Job.id).where(Job.finished_at < utc_now() - keep).limit(MOST_SWEPT)
+    found = session.scalars(old.with_for_update(skip_locked=True)).all()
+    session.execute(sa.delete(Job).where(Job.id.in_(found)))
+    session.commit()
+
+
+def _make(order: Order, payload: bytes | None) -> Job:
+    actor = current_actor()
+    return Job(
+        kind=order.kind,
+        model=order.model,
+        options=dict(order.options),
+        payload=payload,
+        created_at=utc_now(),
+        created_by=actor.name,
+        holder=order.holder,
+        request_id=actor.request_id,
+    )
+
+
+def _claim(job: Job) -> Claim:
+    job.token, job.claimed_until = uuid.uuid4().hex, utc_now() + CLAIM
+    job.claimed_by = f"{socket.gethostname()}:{os.getpid()}"[:128]
+    return Claim(job.id, job.token)
+
+
+def _update(session: Session, claim: Claim, *, begin: bool = True, **values: Any) -> None:
+    if begin:
+        begin_write(session)
+    held = sa.and_(Job.id == claim.id, Job.token == claim.token)
+    changed = session.execute(sa.update(Job).where(held).values(values))
+    if changed.rowcount != 1:  # type: ignore[attr-defined] # the result of an UPDATE has it
+        raise JobLost
+
+
+def _end(job: Job, status: str, problem: dict[str, Any] | None = None) -> None:
+    job.status, job.problem, job.finished_at = status, problem, utc_now()
+    job.token = job.claimed_until = None
+    if status == CANCELLED:
+        job.payload = None
+
+
+def _get(session: Session, number: int, holder: str | None, *, lock: bool = False) -> Job:
+    query = sa.select(Job).where(Job.id == number)
+    job = session.scalar(query.with_for_update() if lock else query)
+    if job is None or holder not in (None, job.holder):
+        raise JobNotFound(number)
+    return job

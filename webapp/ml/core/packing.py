@@ -1,0 +1,57 @@
+"""Datasets as bytes, to lie in the database or to be sent to another process."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import orjson
+
+from webapp.ml.core.datasets import Dataset, DataWarning
+from webapp.ml.core.signature import Signature
+
+
+def pack_dataset(dataset: Dataset, **further: Any) -> bytes:
+    """Return a dataset as arrays in NumPy's format; what comes with it is JSON."""
+    y, labels = dataset.y, None
+    if y.dtype == object:
+        import pandas as pd
+
+        y, found = pd.factorize(y)
+        labels = found.tolist()
+    described = {
+        "feature_names": dataset.feature_names,
+        "warnings": [asdict(warning) for warning in dataset.warnings],
+        "signature": None if dataset.signature is None else dataset.signature.to_json(),
+        "texts": None if dataset.texts is None else dataset.texts.tolist(),
+        "target": dataset.target,
+        "labels": labels,
+        "further": further,
+    }
+    file = io.BytesIO()
+    for array in (np.frombuffer(orjson.dumps(described), np.uint8), dataset.X, y):
+        np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def unpack_dataset(data: bytes) -> tuple[Dataset, Mapping[str, Any]]:
+    """Return the dataset that ``pack_dataset`` wrote, and what came with it."""
+    file = io.BytesIO(data)
+    text, X, y = (np.load(file, allow_pickle=False) for _ in range(3))
+    described = orjson.loads(text.tobytes())
+    labels, texts = described["labels"], described["texts"]
+    if labels is not None:
+        y = np.array(labels, dtype=np.object_).take(y)  # rows of one label share one object
+    dataset = Dataset(
+        X=X,
+        y=y,
+        feature_names=tuple(described["feature_names"]),
+        warnings=tuple(DataWarning(**warning) for warning in described["warnings"]),
+        signature=described["signature"] and Signature.from_json(described["signature"]),
+        texts=None if texts is None else np.array(texts, dtype=np.object_).reshape(len(X), -1),
+        target=described["target"],
+    )
+    return dataset, described["further"]

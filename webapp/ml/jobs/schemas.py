@@ -1,0 +1,105 @@
+"""The JSON of jobs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields, validate
+
+from webapp.jobs.models import STATUSES
+from webapp.ml.schemas import about
+from webapp.web.fields import StrictSchema
+from webapp.web.paging import PageQuery
+
+LONGEST_WAIT = 60  # seconds
+
+
+PREFER_ASYNC = {
+    "in": "header",
+    "name": "Prefer",
+    "description": "`respond-async` for an answer at once, with the URL of a job (RFC 7240).",
+    "schema": {"type": "string"},
+}
+
+
+class WaitHeader(ma.Schema):
+    """How long the client would wait (RFC 7240)."""
+
+    prefer = fields.String(
+        data_key="Prefer",
+        load_default="",
+        metadata=about(f"`wait=10` to wait so many seconds, at most {LONGEST_WAIT}, for the end."),
+    )
+
+
+def prefers_async(header: str) -> bool:
+    """Return whether a client would rather not wait."""
+    return any(part.strip().lower() == "respond-async" for part in re.split("[,;]", header))
+
+
+def find_wait(header: str) -> int:
+    """Return how many seconds a client would wait; 0 where it does not say so."""
+    found = re.search(r"(?:^|[,;])\s*wait\s*=\s*([0-9]{1,9})\s*(?:$|[,;])", header, re.IGNORECASE)
+    return min(int(found[1]), LONGEST_WAIT) if found else 0
+
+
+class JobQuery(PageQuery):
+    """Which jobs."""
+
+    status = fields.String(
+        validate=validate.OneOf(STATUSES), metadata=about("Only jobs with this status.")
+    )
+
+
+class ProgressSchema(StrictSchema):
+    """How far a job is."""
+
+    done = fields.Integer(required=True)
+    total = fields.Integer(required=True, allow_none=True, metadata=about("null: not known."))
+    unit = fields.String(required=True, metadata={"example": "trees"})
+
+
+class ResultSchema(StrictSchema):
+    """What has become of a job that succeeded."""
+
+    version = fields.Integer(required=True, metadata={"example": 3})
+    url = fields.String(required=True, metadata={"format": "uri-reference"})
+    metrics = fields.Dict(keys=fields.String(), required=True)
+
+
+class JobSchema(StrictSchema):
+    """Work that was asked for."""
+
+    id = fields.Integer(required=True, metadata={"format": "int64", "example": 1})
+    kind = fields.String(required=True, metadata={"example": "train"})
+    model = fields.String(required=True, metadata={"example": "default"})
+    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
+    options = fields.Dict(
+        keys=fields.String(), required=True, metadata=about("What was asked for.")
+    )
+    progress = fields.Nested(ProgressSchema, required=True, allow_none=True)
+    created_at = fields.AwareDateTime(required=True, format="iso")
+    started_at = fields.AwareDateTime(required=True, allow_none=True, format="iso")
+    finished_at = fields.AwareDateTime(required=True, allow_none=True, format="iso")
+    created_by = fields.String(
+        required=True,
+        allow_none=True,
+        metadata=about("Holder of the API key, or `cli:NAME`; null without a key."),
+    )
+    attempts = fields.Integer(required=True, metadata=about("Processes that began it."))
+    claimed_by = fields.String(
+        required=True, allow_none=True, metadata=about("Host and process that see to it.")
+    )
+    result = fields.Nested(ResultSchema, metadata=about("Of a job that succeeded."))
+    problem = fields.Dict(
+        keys=fields.String(),
+        metadata=about("Why a job failed: title, status, detail, and errors by field."),
+    )
+
+    @ma.post_dump
+    def leave_out_nulls(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Return a job with the result, or the problem, that it has."""
+        absent = [name for name in ("result", "problem") if data.get(name) is None]
+        return {name: value for name, value in data.items() if name not in absent}
