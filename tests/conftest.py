@@ -40,7 +40,7 @@ from tests.faults.record import (
 )
 from tests.ports import hold_port, port_of
 from tests.postgres import server_for_tests
-from webapp import create_app, register_model_server
+from webapp import create_app, register_jobs, register_model_server
 from webapp.db.base import Base
 from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
@@ -230,6 +230,7 @@ def app(database_url: str) -> Iterator[Flask]:
     """Return an application on an empty, migrated database, for tests that do not alter it."""
     app = shared_app(database_url)
     register_model_server(app)
+    register_jobs(app)
     yield app
     dispose_app(app)
 

@@ -19,6 +19,7 @@ from webapp.audit import routes as audit_routes
 from webapp.db.engine import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
+from webapp.jobs import cli as jobs_cli
 from webapp.jobs.processes import LocalExecutor
 from webapp.jobs.runner import Runner
 from webapp.ml import cli as ml_cli
@@ -102,18 +103,21 @@ def register_extensions(app: Flask) -> None:
 
 def register_model_server(app: Flask) -> None:
     """Give the application its model server, which predicts with the active versions."""
-    app.extensions["model_server"] = make_server(
-        db.engine,
-        lease=app.config["MODEL_LEASE_MS"] / 1000,
-        capacity=app.config["MODEL_CACHE_SIZE"],
-    )
+    with app.app_context():
+        app.extensions["model_server"] = make_server(
+            db.engine,
+            lease=app.config["MODEL_LEASE_MS"] / 1000,
+            capacity=app.config["MODEL_CACHE_SIZE"],
+        )
 
 
 def register_jobs(app: Flask) -> None:
     """Give the application what does its jobs; `start` lets it begin with those in the queue."""
     leases = app.extensions["model_server"].leases
+    with app.app_context():
+        engine = db.engine
     app.extensions["jobs"] = Runner(
-        db.engine,
+        engine,
         LocalExecutor(
             app.config["TRAINING_PROCESSES"] or max(1, config.usable_cores() - 1), PRELOADED
         ),
@@ -144,7 +148,8 @@ def register_checks(app: Flask) -> None:
 
 def register_commands(app: Flask) -> None:
     """Register the `flask` commands."""
-    for command in (cli.seed, cli.backup, cli.audit, ml_cli.commands, access_cli.commands):
+    ours = (ml_cli.commands, jobs_cli.commands, access_cli.commands)
+    for command in (cli.seed, cli.backup, cli.audit, *ours):
         app.cli.add_command(command)
 
 

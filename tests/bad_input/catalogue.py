@@ -150,6 +150,7 @@ REFUSED_QUERY = {
     ],
     "after": ["", "\0", "é", "1", "W10", "WyJpZCIsMF0", "WyItaWQiLDFd", "A" * 5000],
     "subject": NO_TEXT,
+    "status": ["", "Queued", "queued,running", "\0", "x" * 5000],
     "delimiter": ["", ":", ";;", "\0", "a"],
     "decimal": ["", ";", "..", "\0", "1", ","],
     "n_samples": [*NO_INTEGERS, "0", "100001"],

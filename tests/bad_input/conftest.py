@@ -17,6 +17,12 @@ def census(own_app: Flask, record: Record) -> Iterator[Census]:
     """Return a census of an application that holds an item and a trained default model."""
     client = own_app.test_client()
     body = {"X": [[i, i * i % 7, -i] for i in range(1, 5)], "y": [1, 2, 4, 3], "refit": True}
+    later = client.post(
+        f"{API_PREFIX}/ml/train",
+        json={"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]},
+        headers={"Prefer": "respond-async"},
+    )
+    assert later.status_code == 202  # nobody works off the queue: it stays job 1
     assert client.post(f"{API_PREFIX}/items", json={"name": "kept"}).status_code == 201
     assert client.post(f"{API_PREFIX}/ml/train", json=body).status_code == 201
     alias = f"{API_PREFIX}/ml/models/default/aliases/champion"

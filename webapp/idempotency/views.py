@@ -51,6 +51,7 @@ def idempotent(
     *,
     describe: Callable[[dict[str, Any]], Any] = dict,
     before_repeat: Callable[[], None] = lambda: None,
+    headers: type[KeyHeader] = KeyHeader,
 ) -> Callable[[View], View]:
     """Let a view that creates something take an `Idempotency-Key`; its answer has status 201.
 
@@ -58,7 +59,7 @@ def idempotent(
     commits, and returns that object. ``announce`` turns it into what ``schema`` dumps and the
     headers of the answer, or into an answer with another status. ``describe`` returns the view's
     arguments as JSON, to tell a repeat from another request; ``before_repeat`` is called before a
-    stored answer is sent.
+    stored answer is sent. ``headers`` may document more than the key.
     """
 
     def decorate(view: View) -> View:
@@ -93,7 +94,7 @@ def idempotent(
             with service.claim_held(session, db.engine, found):
                 return announce(view(self, arguments, before_commit=store, **path))
 
-        takes_key = blp.arguments(KeyHeader, location="headers")
+        takes_key = blp.arguments(headers, location="headers")
         return takes_key(blp.problems(409, 422)(create))  # type: ignore[no-any-return] # untyped
 
     return decorate

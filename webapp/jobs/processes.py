@@ -150,8 +150,7 @@ class LocalExecutor(Executor):
             task.set_result(answer)
 
     def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
-        with closing(self._server.connect()) as child:
-            _receive(child, task, None)  # it has been forked
+        with closing(self._fork_child(task)) as child:
             if not task.set_running_or_notify_cancel():
                 raise CancelledError
             call = begin()
@@ -168,6 +167,19 @@ class LocalExecutor(Executor):
             raise ProcessFailed(message["failed"], message["message"])
         answer: dict[str, Any] = message["answer"]
         return answer
+
+    def _fork_child(self, task: Task) -> Connection:
+        """Return a connection to a new child, once there may be one; raises as ``_receive``."""
+        while True:
+            child = self._server.connect()
+            try:
+                _receive(child, task, None)
+                return child
+            except ProcessFailed:  # the fork server has died
+                child.close()
+            except BaseException:
+                child.close()
+                raise
 
 
 def _receive(child: Connection, task: Task, deadline: float | None) -> bytes:
@@ -289,7 +301,12 @@ def _serve(listener: socket.socket, most: int, owner: int) -> None:
             children.discard(ended)
         if listener in ready:
             caller, _ = listener.accept()
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError:  # there are too many processes, or too little memory
+                time.sleep(LOOK)
+                caller.close()  # who will try again
+                continue
             if child == 0:
                 try:
                     signal.set_wakeup_fd(-1)

@@ -23,7 +23,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
 from webapp.extensions import db
-from webapp.idempotency.views import REPLAYED_HEADER, idempotent
+from webapp.idempotency.views import REPLAYED_HEADER, KeyHeader, idempotent
 from webapp.jobs.models import Job
 from webapp.jobs.runner import Runner
 from webapp.jobs.service import Order, QueueLimits, submit
@@ -32,7 +32,7 @@ from webapp.ml.core.tables.shapes import Format, Limits, Source
 from webapp.ml.jobs.schemas import JobSchema, prefers_async
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
-from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table
+from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table, about
 from webapp.observability.observer import training_noted
 from webapp.web import jsonio
 from webapp.web.blueprint import Blueprint, View
@@ -55,6 +55,15 @@ FURTHER_VALUES = 1000  # of a JSON body, beside its rows and the names of their 
 def model_leases() -> Leases[Any, Any]:
     """Return the leases by which this process knows which version of each model is active."""
     return cast(Leases[Any, Any], current_app.extensions["model_server"].leases)
+
+
+class CreationHeaders(KeyHeader):
+    """The headers of a request that makes a version."""
+
+    prefer = fields.String(
+        data_key="Prefer",
+        metadata=about("`respond-async` for an answer at once, with the URL of a job (RFC 7240)."),
+    )
 
 
 def job_runner() -> Runner:
@@ -323,7 +332,7 @@ def creates_version(
         if isinstance(made, Job):
             response = jsonify(JobSchema().dump(made))
             response.status_code = 202
-            response.headers["Location"] = url_for("ml.OneJob", number=made.id)
+            response.headers["Location"] = url_for("ml.OneJob", job=made.id)
             response.headers["Preference-Applied"] = "respond-async"
             return response
         version = made
@@ -345,6 +354,7 @@ def creates_version(
             announce,
             describe=describe,
             before_repeat=lambda: model_leases().wait_out(),
+            headers=CreationHeaders,
         )(view)
         location = header("URL of the new version.", format="uri-reference")
         headers = {"Location": location, **REPLAYED_HEADER}

@@ -54,7 +54,7 @@ def list_jobs(query: Mapping[str, Any]) -> tuple[Sequence[Job], Headers]:
     return answer_page(replace(page, objects=[_complete(job) for job in page.objects]))
 
 
-@blp.route("/jobs/<id:number>", get="get_job", delete="cancel_job")
+@blp.route("/jobs/<id:job>", get="get_job", delete="cancel_job")
 class OneJob(MethodView):
     """A job."""
 
@@ -66,7 +66,7 @@ class OneJob(MethodView):
         headers={"Preference-Applied": header("`wait=…`, if the service has waited.")},
     )
     @blp.problems(404, 503)
-    def get(self, headers: Mapping[str, str], number: int) -> tuple[Job, Headers]:
+    def get(self, headers: Mapping[str, str], job: int) -> tuple[Job, Headers]:
         """Get a job, and how far it is.
 
         With `Prefer: wait=10`, the answer comes when the job has ended, or after ten seconds.
@@ -74,20 +74,20 @@ class OneJob(MethodView):
         seconds, session = find_wait(headers["prefer"]), db.session()
         deadline = time.monotonic() + seconds
         while True:
-            job = service.get_job(session, number, holder=_visible())
-            if job.status in ENDED or time.monotonic() > deadline:
+            found = service.get_job(session, job, holder=_visible())
+            if found.status in ENDED or time.monotonic() > deadline:
                 break
             session.rollback()  # others need the connection
             check_client()
             time.sleep(LOOK)
-        return _complete(job), {"Preference-Applied": f"wait={seconds}"} if seconds else {}
+        return _complete(found), {"Preference-Applied": f"wait={seconds}"} if seconds else {}
 
     @blp.allow(Scope.ML_TRAIN, Scope.ML_ADMIN)
     @blp.response(204)
     @blp.problems(404, 409, 503)
-    def delete(self, number: int) -> None:
+    def delete(self, job: int) -> None:
         """Cancel a job.
 
         Its process is gone within two seconds, and nothing of it is stored.
         """
-        service.cancel(db.session(), number, holder=_visible())
+        service.cancel(db.session(), job, holder=_visible())

@@ -16,14 +16,6 @@ from webapp.web.paging import PageQuery
 LONGEST_WAIT = 60  # seconds
 
 
-PREFER_ASYNC = {
-    "in": "header",
-    "name": "Prefer",
-    "description": "`respond-async` for an answer at once, with the URL of a job (RFC 7240).",
-    "schema": {"type": "string"},
-}
-
-
 class WaitHeader(ma.Schema):
     """How long the client would wait (RFC 7240)."""
 

@@ -14,7 +14,6 @@ from webapp.ml.core import sample_data
 from webapp.ml.core.estimators import CATALOGUE, describe_estimator
 from webapp.ml.core.inspection import Inspection, inspect_columns
 from webapp.ml.core.metrics import digest_dataset
-from webapp.ml.jobs.schemas import PREFER_ASYNC
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.training import schemas, service
@@ -79,7 +78,6 @@ class Train(MethodView):
     """Training of a model."""
 
     @blp.allow(Scope.ML_TRAIN)
-    @blp.doc(parameters=[PREFER_ASYNC])
     @blp.arguments(schemas.TrainingRequest, location="rows", example=EXAMPLE)
     @creates_version("Model trained successfully", describe=_describe)
     def post(

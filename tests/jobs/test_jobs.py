@@ -1,0 +1,255 @@
+"""Jobs over HTTP and at the command line: queued, watched, cancelled, taken up again."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy.orm import Session
+
+from webapp.db.base import utc_now
+from webapp.extensions import db
+from webapp.jobs import service
+from webapp.jobs.models import Job
+from webapp.jobs.runner import Runner
+
+ROWS = {"X": [[1, 2, 3], [4, 5, 6], [7, 8, 10]], "y": [10, 20, 33]}
+LATER = {"Prefer": "respond-async"}
+DEADLINE = 30.0  # seconds
+SLOW = {
+    "X": [[i % 97, i % 89, i % 83] for i in range(5000)],
+    "y": [i % 79 for i in range(5000)],
+    "estimator": "random_forest",
+    "params": {"n_estimators": 1000, "min_samples_leaf": 5},
+}
+
+
+@pytest.fixture
+def queue(app: Flask) -> Iterator[Runner]:
+    """Return what works off the queue of the application."""
+    found: Runner = app.extensions["jobs"]
+    found.start()
+    yield found
+    found.close()
+
+
+def submit(client: FlaskClient, rows: Any = ROWS, name: str = "default") -> str:
+    response = client.post(f"/api/v1/ml/models/{name}/train", json=rows, headers=LATER)
+    assert response.status_code == 202, response.text
+    return str(response.headers["Location"])
+
+
+def wait_for(client: FlaskClient, url: str, *statuses: str) -> Any:
+    end = time.monotonic() + DEADLINE
+    while (job := client.get(url, headers={"Prefer": "wait=1"}).json)["status"] not in statuses:
+        assert time.monotonic() < end, job
+    return job
+
+
+def test_a_training_that_is_not_waited_for_becomes_a_version(
+    client: FlaskClient, queue: Runner
+) -> None:
+    response = client.post("/api/v1/ml/train", json=ROWS, headers=LATER)
+
+    assert response.headers["Preference-Applied"] == "respond-async"
+    assert response.json["status"] == "queued"
+    job = wait_for(client, response.headers["Location"], "succeeded")
+    version = client.get(job["result"]["url"]).json
+    assert version["version"] == job["result"]["version"] == 1
+    assert version["metrics"]["r2_score"] == job["result"]["metrics"]["r2_score"]
+    assert job["attempts"] == 1
+    assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+    predicted = client.post("/api/v1/ml/predict", json={"features": [1, 2, 3]})
+    assert predicted.json["model"]["version"] == 1
+
+
+def test_a_training_that_is_waited_for_is_a_job_too(client: FlaskClient) -> None:
+    assert client.post("/api/v1/ml/train", json=ROWS).status_code == 201
+    refused = client.post("/api/v1/ml/train", json={**ROWS, "y": [1, 2, 1e300], "cv": 2})
+
+    failed, done = client.get("/api/v1/ml/jobs").json
+    assert (done["status"], done["result"]["version"]) == ("succeeded", 1)
+    assert (failed["status"], refused.status_code) == ("failed", 422)
+    assert failed["problem"]["detail"] in refused.json["detail"]
+    assert failed["problem"]["status"] == 422
+
+
+def test_what_cannot_be_fitted_fails_with_the_reason_that_a_request_would_have_had(
+    client: FlaskClient, queue: Runner
+) -> None:
+    url = submit(client, {**ROWS, "y": [1, 2, 1e300], "cv": 2})
+
+    job = wait_for(client, url, "failed")
+    assert job["problem"]["status"] == 422
+    assert job["problem"]["errors"]
+    assert client.get("/api/v1/ml/models").json == []
+
+
+def test_jobs_are_listed_the_latest_first_and_by_status(client: FlaskClient) -> None:
+    urls = [submit(client) for _ in range(3)]
+    client.delete(urls[1])
+
+    listed = client.get("/api/v1/ml/jobs?page_size=2")
+    assert [job["id"] for job in listed.json] == [3, 2]
+    assert json.loads(listed.headers["X-Pagination"])["total"] == 3
+    assert [job["id"] for job in client.get("/api/v1/ml/jobs?status=cancelled").json] == [2]
+
+
+def test_a_job_is_cancelled_before_it_begins_and_only_once(client: FlaskClient) -> None:
+    url = submit(client)
+
+    assert client.delete(url).status_code == 204
+    assert client.get(url).json["status"] == "cancelled"
+    assert client.delete(url).status_code == 409
+    with client.application.app_context():
+        assert db.session.get_one(Job, 1).payload is None
+
+
+def test_a_job_that_runs_is_cancelled_and_stores_nothing(
+    client: FlaskClient, queue: Runner
+) -> None:
+    url = submit(client, SLOW)
+    wait_for(client, url, "running")
+
+    assert client.delete(url).status_code == 204
+    after = wait_for(client, submit(client), "succeeded")  # its process is free again
+    assert after["result"]["version"] == 1
+    assert client.get(url).json["status"] == "cancelled"
+
+
+def test_an_answer_to_a_submission_is_repeated_by_its_key(client: FlaskClient) -> None:
+    headers = {**LATER, "Idempotency-Key": "once"}
+    first, second = (client.post("/api/v1/ml/train", json=ROWS, headers=headers) for _ in range(2))
+
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.headers["Location"] == second.headers["Location"]
+    assert second.headers["Idempotency-Replayed"] == "true"
+    assert len(client.get("/api/v1/ml/jobs").json) == 1
+
+
+def test_a_full_queue_refuses_with_the_time_to_come_back(own_app: Flask) -> None:
+    own_app.config["JOB_QUEUE"] = 1
+    client = own_app.test_client()
+    submit(client)
+
+    refused = client.post("/api/v1/ml/train", json=ROWS, headers=LATER)
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    assert client.post("/api/v1/ml/train", json=ROWS).status_code == 201  # it does not wait
+
+
+def expire(app: Flask, number: int) -> None:
+    """Let a job look as if its process had died a while ago."""
+    with app.app_context():
+        job = db.session.get_one(Job, number)
+        job.claimed_until = utc_now() - timedelta(seconds=1)
+        db.session.commit()
+
+
+def test_a_job_whose_process_died_is_taken_up_once_more(app: Flask, client: FlaskClient) -> None:
+    submit(client)
+    with app.app_context():
+        for attempt in (1, 2):
+            found = service.claim_next(db.session())
+            assert found is not None
+            job, claim = found
+            assert (job.attempts, job.status) == (attempt, "running")
+            assert service.claim_next(db.session()) is None
+            expire(app, 1)
+        assert service.claim_next(db.session()) is None
+        with pytest.raises(service.JobLost):
+            service.renew(db.session(), claim, None)
+    job = client.get("/api/v1/ml/jobs/1").json
+    assert (job["status"], job["problem"]["status"]) == ("failed", 500)
+    assert "died 2 times" in job["problem"]["detail"]
+
+
+def test_who_lost_a_claim_can_end_nothing(app: Flask, client: FlaskClient) -> None:
+    submit(client)
+    with app.app_context():
+        first = service.claim_next(db.session())
+        expire(app, 1)
+        second = service.claim_next(db.session())
+        assert first is not None
+        assert second is not None
+        with pytest.raises(service.JobLost):
+            service.finish(db.session(), first[1], "succeeded")
+        db.session.rollback()
+        service.finish(db.session(), second[1], "succeeded")
+        db.session.commit()
+    assert client.get("/api/v1/ml/jobs/1").json["status"] == "succeeded"
+
+
+def test_of_many_that_claim_at_once_each_gets_another_job(app: Flask, client: FlaskClient) -> None:
+    for _ in range(6):
+        submit(client)
+    claimed: list[int] = []
+    with app.app_context():
+        engine = db.engine
+
+    def claim() -> None:
+        for _ in range(2):
+            with Session(engine) as session:
+                found = service.claim_next(session)
+                assert found is not None
+                claimed.append(found[0].id)
+
+    threads = [threading.Thread(target=claim) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == [1, 2, 3, 4, 5, 6]
+
+
+def test_jobs_that_ended_long_ago_are_deleted(app: Flask, client: FlaskClient) -> None:
+    client.post("/api/v1/ml/train", json=ROWS)
+    submit(client)
+    with app.app_context():
+        service.delete_old(db.session(), keep=timedelta(days=1))
+        assert [job["id"] for job in client.get("/api/v1/ml/jobs").json] == [2, 1]
+        service.delete_old(db.session(), keep=timedelta(0))
+    assert [job["id"] for job in client.get("/api/v1/ml/jobs").json] == [2]
+
+
+def test_operators_list_show_cancel_and_retry(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    for _ in range(2):
+        submit(client)
+
+    def run(*arguments: str) -> Any:
+        return runner.invoke(args=["jobs", *arguments])
+
+    assert run("cancel", "2").exit_code == 0
+    listed = run("list").output
+    assert "cancelled" in listed
+    assert "2 of 2 jobs" in listed
+    queued = json.loads(run("list", "--status", "queued", "--json").output)
+    assert [job["id"] for job in queued] == [1]
+    assert "it is queued" in run("retry", "1").output
+    assert "cannot be done again" in run("retry", "2").output
+    with app.app_context():
+        for _ in range(3):
+            service.claim_next(db.session())
+            expire(app, 1)
+        service.claim_next(db.session())
+    assert json.loads(run("show", "1").output)["status"] == "failed"
+    assert run("retry", "1").exit_code == 0
+    assert json.loads(run("show", "1").output)["attempts"] == 0
+
+
+def test_a_worker_that_stops_leaves_its_jobs_to_others(client: FlaskClient, queue: Runner) -> None:
+    url = submit(client, SLOW)
+    wait_for(client, url, "running")
+
+    queue.close()
+    job = client.get(url).json
+    assert (job["status"], job["attempts"]) == ("queued", 0)

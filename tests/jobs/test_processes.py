@@ -1,0 +1,180 @@
+"""Work in a child process ends within its limits, with its caller, and in its turn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from webapp.errors import InvalidInput
+from webapp.jobs.processes import MB, LocalExecutor, ProcessFailed, ProcessLimits
+
+LIMITS = ProcessLimits(memory=300 * MB, seconds=2)
+LONG = ProcessLimits(seconds=60)
+DEADLINE = 20.0  # seconds
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def double(report: Any, value: int) -> dict[str, Any]:
+    report(1, 2, "steps")
+    return {"doubled": 2 * value, "process": os.getpid(), "bytes": b"\0\1", "more": b""}
+
+
+def tell_and_sort(report: Any) -> dict[str, Any]:
+    import numpy as np
+
+    report(os.getpid(), None, "process")
+    while True:  # calls into compiled code that no signal of Python interrupts
+        np.random.RandomState(0).random_sample(10_000_000).sort()
+
+
+def sleep(_report: Any) -> dict[str, Any]:
+    time.sleep(60)
+    return {}
+
+
+def spin(_report: Any) -> dict[str, Any]:
+    while True:
+        pass
+
+
+def take_memory(_report: Any) -> dict[str, Any]:
+    return {"taken": len(bytes(400 * MB))}
+
+
+def die(_report: Any) -> dict[str, Any]:
+    os.abort()
+
+
+def fail(_report: Any) -> dict[str, Any]:
+    raise KeyError("a key")
+
+
+def answer_oddly(_report: Any) -> dict[str, Any]:
+    return {"odd": object()}
+
+
+def refuse(_report: Any) -> dict[str, Any]:
+    raise InvalidInput({"X": {"3": ["is odd"]}}, source="json")
+
+
+@pytest.fixture(scope="module")
+def executor() -> LocalExecutor:
+    return LocalExecutor(2)
+
+
+def test_the_answer_comes_from_another_process(executor: LocalExecutor) -> None:
+    tasks = [executor.submit(double, number, limits=LIMITS) for number in (1, 2, 3)]
+    answers = [task.result() for task in tasks]
+
+    assert [answer["doubled"] for answer in answers] == [2, 4, 6]
+    assert {(answer["bytes"], answer["more"]) for answer in answers} == {(b"\0\1", b"")}
+    assert len({os.getpid(), *(answer["process"] for answer in answers)}) == 4
+    assert tasks[0].progress == {"done": 1, "total": 2, "unit": "steps"}
+
+
+@pytest.mark.parametrize(
+    ("work", "reason"),
+    [
+        *[(sleep, "seconds"), (spin, "seconds"), (take_memory, "memory"), (die, "died")],
+        *[(fail, "error"), (answer_oddly, "error")],
+    ],
+)
+def test_work_that_does_not_end_well_says_why(
+    executor: LocalExecutor, work: Any, reason: str
+) -> None:
+    with pytest.raises(ProcessFailed) as caught:
+        executor.submit(work, limits=LIMITS).result()
+    assert caught.value.reason == reason
+    assert work is not fail or "KeyError: 'a key'" in str(caught.value)
+
+
+def test_what_work_refuses_is_refused(executor: LocalExecutor) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        executor.submit(refuse, limits=LIMITS).result()
+    assert caught.value.faults == {"X": {"3": ["is odd"]}}
+    assert caught.value.source == "json"
+
+
+def test_no_more_run_at_once_than_may_and_the_others_wait_their_turn(
+    executor: LocalExecutor,
+) -> None:
+    tasks = [executor.submit(sleep, limits=LONG) for _ in range(3)]
+    wait_until(lambda: tasks[0].running() and tasks[1].running())
+
+    assert not tasks[2].running()
+    tasks[0].cancel()
+    wait_until(tasks[2].running)
+    for task in tasks:
+        task.cancel()
+
+
+def test_cancelled_work_is_gone_even_from_compiled_code(executor: LocalExecutor) -> None:
+    task = executor.submit(tell_and_sort, limits=LONG)
+    wait_until(lambda: task.progress is not None)
+    assert task.progress is not None
+    process = task.progress["done"]
+
+    task.cancel()
+    with pytest.raises(CancelledError):
+        task.result(DEADLINE)
+    wait_until(lambda: not is_alive(process))
+
+
+def test_work_that_waits_for_a_process_can_be_cancelled(executor: LocalExecutor) -> None:
+    running = [executor.submit(sleep, limits=LONG) for _ in range(2)]
+    wait_until(lambda: all(task.running() for task in running))
+    waiting = executor.submit(double, 1, limits=LONG)
+
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        waiting.result(DEADLINE)
+    for task in running:
+        task.cancel()
+
+
+def test_nothing_is_left_of_a_process_that_was_killed() -> None:
+    script = (
+        "from tests.jobs.test_processes import *\n"
+        "task = LocalExecutor(1).submit(tell_and_sort, limits=LONG)\n"
+        "wait_until(lambda: task.progress is not None)\n"
+        "print(task.progress['done'], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        child = int(caller.stdout.readline())
+        assert is_alive(child)
+        caller.send_signal(signal.SIGKILL)
+    wait_until(lambda: not is_alive(child))
+
+
+def test_a_fork_server_that_was_killed_is_started_again() -> None:
+    executor = LocalExecutor(3)
+    executor.submit(double, 1, limits=LIMITS).result()
+    find = ["pgrep", "-P", str(os.getpid()), "-f", "serve.*/fork 3"]
+    server = subprocess.run(find, stdout=subprocess.PIPE, check=True).stdout
+    os.kill(int(server), signal.SIGKILL)
+
+    assert executor.submit(double, 2, limits=LIMITS).result()["doubled"] == 4
