@@ -543,10 +543,10 @@ def _cut(text: str) -> str:
 
 
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
-    """Print a version: as JSON, or a field per line without coefficients and profile."""
+    """Print a version: as JSON, or a field per line without those of each column."""
     shown = VersionSchema().dump(version)
     if not as_json:
-        for grows in ("coefficients", "profile"):
+        for grows in ("coefficients", "importances", "profile"):
             del shown[grows]
     _echo_fields(shown, as_json=as_json)
 

@@ -238,7 +238,8 @@ def draw_version_plot(name: str, number: int, plot: str) -> Response:
     """Draw a plot of a version, of up to 5,000 of its held-out rows.
 
     `predicted-vs-actual` and `residuals` of a regression; `roc`, `precision-recall`,
-    `calibration` and `confusion-matrix` of a classification; `coefficients` of a linear model.
+    `calibration` and `confusion-matrix` of a classification; `coefficients` of a linear model;
+    `importances` of any model that has them.
     """
     drawn = service.get_plot(db.session(), name, number, plot)
     response = Response(drawn, content_type=SVG, headers={"Content-Security-Policy": PLOT_POLICY})

@@ -11,6 +11,7 @@ from marshmallow import fields, validate
 
 from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.formats import FORMATS
+from webapp.ml.core.importances import MOST_COLUMNS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
@@ -55,7 +56,7 @@ ESTIMATOR = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 MOST_COMPARED = 10
 NUMBER = "[1-9][0-9]{0,8}"
 COMPARED = f"{NUMBER}(,{NUMBER}){{1,{MOST_COMPARED - 1}}}"
-NOT_COMPARED = ("name", "version", "coefficients", "profile", "warnings")
+NOT_COMPARED = ("name", "version", "coefficients", "importances", "profile", "warnings")
 TAGS_EXAMPLE = {"team": "pricing", "stage": "candidate"}
 
 
@@ -178,6 +179,53 @@ class VersionSummarySchema(StrictSchema):
     )
 
 
+class ImportancesSchema(StrictSchema):
+    """How much each column matters to a model."""
+
+    method = fields.String(
+        required=True,
+        validate=validate.OneOf(["impurity", "gain", "permutation"]),
+        metadata=about(
+            "`impurity` and `gain`: what the splits of the trees by a column have gained, as a "
+            "share of 1. `permutation`: how far the metric on held-out rows falls when the values "
+            "of a column change places.",
+            example="permutation",
+        ),
+    )
+    metric = fields.String(
+        **NULLABLE,
+        validate=validate.OneOf(["r2_score", "accuracy"]),
+        metadata=about("Of permutations.", example="r2_score"),
+    )
+    rows = fields.Integer(**NULLABLE, metadata=about("Held-out rows, permuted.", example=20))
+    repeats = fields.Integer(
+        **NULLABLE,
+        metadata=about("Permutations of each column, fewer of a slow model.", example=5),
+    )
+    not_measured = fields.Integer(
+        required=True,
+        metadata=about("Columns that there was no time to permute, or undefined.", example=0),
+    )
+    values = fields.Dict(
+        keys=fields.String(),
+        values=fields.Float(),
+        required=True,
+        metadata=about(
+            f"By column, the largest first: the {MOST_COLUMNS} largest.",
+            example={"x2": 1.16, "x1": 0.53, "x3": 0.12},
+        ),
+    )
+    std = fields.Dict(
+        keys=fields.String(),
+        values=fields.Float(),
+        **NULLABLE,
+        metadata=about(
+            "Of permutations, by column, where there are several.",
+            example={"x2": 0.29, "x1": 0.14, "x3": 0.05},
+        ),
+    )
+
+
 class VersionSchema(VersionSummarySchema):
     """A version of a model: how it was made, and how good it is.
 
@@ -230,6 +278,15 @@ class VersionSchema(VersionSummarySchema):
             "unscaled features; of a classification by class. null for other models, and where "
             f"there are more than {MOST_COEFFICIENTS}: `…/coefficients` has those.",
             example={"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
+        ),
+    )
+    importances = fields.Nested(
+        ImportancesSchema,
+        **NULLABLE,
+        metadata=about(
+            "null where no rows were held out to permute, there are more than "
+            f"{MOST_COLUMNS} columns to permute or the metric is undefined, and of an upload that "
+            "has none of its own."
         ),
     )
     profile = fields.Dict(

@@ -425,6 +425,7 @@ def get_plot(session: Session, name: str, number: int, plot: str) -> bytes:
         classes=None if version.classes is None else tuple(version.classes),
         rows=rows,
         coefficients=json.dumps(version.coefficients) if version.coefficients else None,
+        importances=json.dumps(version.importances) if version.importances else None,
     )
     drawable = [name for name in plots.PLOTS if not shown.why_not(name)]
     if plot not in drawable:

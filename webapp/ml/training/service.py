@@ -193,6 +193,7 @@ def _describe_training(
         classes=None if trained.classes is None else list(trained.classes),
         metrics=dict(trained.metrics),
         coefficients=trained.coefficients,
+        importances=None if trained.importances is None else dict(trained.importances),
         libraries=library_versions(),
         evaluated_on=trained.evaluated_on,
         n_train=trained.n_train,
