@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -109,24 +110,19 @@ def permute_columns(
     rows = replace(held_out, index=held_out.index[:n_rows]).take()
 
     deadline = clock() + seconds
-    base = _judge(scorer, rows)
+    base, places = _judge(scorer, rows), _list_places(rows, signature)
     random = np.random.RandomState(random_state)
+    orders = [random.permutation(n_rows) for _ in range(repeats)]
     drops = np.full((repeats, n_columns), np.nan)
-    completed = 0
-    for repeat in range(repeats):
-        order = random.permutation(n_rows)
-        for number, (values, place) in enumerate(_list_places(rows, signature)):
-            if clock() > deadline:
-                break
-            kept = values[:, place].copy()
-            values[:, place] = kept[order]
-            drops[repeat, number] = base - _judge(scorer, rows)
-            values[:, place] = kept
-        else:
-            completed += 1
-            continue
-        break
-    drops = drops[: max(1, completed)]
+    for repeat, number in product(range(repeats), range(n_columns)):
+        if clock() > deadline:
+            drops = drops[: max(1, repeat)]
+            break
+        values, place = places[number]
+        kept = values[:, place].copy()
+        values[:, place] = kept[orders[repeat]]
+        drops[repeat, number] = base - _judge(scorer, rows)
+        values[:, place] = kept
     with np.errstate(all="ignore"):  # a fall by 1e300 has no square
         mean, std = drops.mean(axis=0), drops.std(axis=0)
     return list_importances(
@@ -193,7 +189,7 @@ def _estimate_row(final: Any, signature: Signature) -> float:
     elif hasattr(final, "support_vectors_"):
         cost += 0.02 * len(final.support_vectors_)
     elif hasattr(final, "n_samples_fit_"):  # neighbours
-        cost += 5 + 0.001 * final.n_samples_fit_
+        cost += 7 + 0.001 * final.n_samples_fit_
     elif hasattr(final, "theta_"):  # naive Bayes
         cost += 0.005 * final.theta_.size
     elif hasattr(final, "coefs_"):  # a network
