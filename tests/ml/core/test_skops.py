@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import sklearn
 import skops.io
-from sklearn.cluster import BisectingKMeans
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression, Ridge
@@ -297,7 +297,8 @@ def fitted(*steps: Any) -> Make:
 
 
 def two_refused() -> bytes:
-    clusters = BisectingKMeans(2, random_state=0).fit(X)
+    clusters = KMeans(2, random_state=0).fit(X)
+    clusters.init = np.linalg.det
     data: bytes = skops.io.dumps(make_pipeline(FunctionTransformer(np.linalg.norm), clusters))
     return data
 
@@ -546,7 +547,7 @@ REFUSED: dict[str, dict[str, Make]] = {
             for value in (3, "text", [1], {"coef_": 1.0}, np.zeros(3), print)
         },
     },
-    "numpy.linalg.norm at model.steps[0][1].func, sklearn.cluster": {
+    "numpy.linalg.det at model.steps[1][1].init, numpy.linalg.norm at model.steps[0][1].func": {
         "all of them": two_refused,
     },
     "types that are not allowed: a type at model": {

@@ -119,7 +119,7 @@ def _list_checks() -> dict[type, Callable[[Any], None]]:
     from scipy import sparse
     from scipy.interpolate import BSpline
     from sklearn import base, ensemble, neighbors, preprocessing, svm, tree
-    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.cluster import BisectingKMeans, KMeans, MiniBatchKMeans
     from sklearn.ensemble._hist_gradient_boosting.binning import _BinMapper
     from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import (
         BaseHistGradientBoosting,
@@ -144,6 +144,7 @@ def _list_checks() -> dict[type, Callable[[Any], None]]:
         (_check_neighbors, (neighbors.KNeighborsTransformer, neighbors.LocalOutlierFactor)),
         (_check_neighbors, (neighbors.RadiusNeighborsTransformer,)),
         (_check_centers, (KMeans, MiniBatchKMeans)),
+        (_check_bisections, (BisectingKMeans,)),
         (_check_words, (CountVectorizer, HashingVectorizer)),
         (_check_one_hot, (preprocessing.OneHotEncoder,)),
         (_check_function, (preprocessing.FunctionTransformer,)),
@@ -245,6 +246,24 @@ def _check_centers(part: Any) -> None:
     centers = vars(part).get("cluster_centers_")
     if centers is not None:
         _require(centers.shape == (len(centers), part.n_features_in_), centers.size)
+
+
+def _check_bisections(part: Any) -> None:
+    """Check the tree of clusters: no circles, and centers as wide as the rows."""
+    from sklearn.cluster._bisect_k_means import _BisectingTree
+
+    nodes, seen = [vars(part).get("_bisecting_tree")], set()
+    if nodes == [None]:
+        return
+    width = (part.n_features_in_,)
+    _require(getattr(part, "_X_mean", nodes[0].center).shape == width)
+    while nodes:
+        node = nodes.pop()
+        _require(type(node) is _BisectingTree, id(node) not in seen)
+        _require(isinstance(node.center, np.ndarray), node.center.shape == width)
+        seen.add(id(node))
+        if node.left is not None:
+            nodes += [node.left, node.right]
 
 
 def _check_tree(part: Any) -> None:
