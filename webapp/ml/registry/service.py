@@ -141,10 +141,11 @@ def register_version(
         raise InvalidInput(answer["faults"], source="form")
     described = answer["version"]
     described["metrics"] |= metrics or {}
+    libraries = {**library_versions(), **described.pop("libraries")}
     version = ModelVersion(
         origin="uploaded",
         warnings=warn_of_difference(session, name, Signature.from_json(described["signature"])),
-        libraries=library_versions(),
+        libraries=libraries,
         source=source,
         **described,
     )
