@@ -110,8 +110,6 @@ from tests.ml.calls import ML
 from webapp.ml.blueprint import ARROW
 from webapp.ml.core.formats.fitted import is_own_pipeline
 from webapp.ml.core.formats.skops import loads
-from webapp.ml.core.isolation import MB, ProcessLimits
-from webapp.ml.registry import service
 
 RANDOM = np.random.RandomState(0)
 X = np.abs(RANDOM.randn(120, 4))
@@ -515,12 +513,13 @@ def test_what_compiled_code_would_trust_is_checked(client: FlaskClient, make: An
 def test_a_process_that_takes_too_much_is_a_clear_refusal(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "LOADING", ProcessLimits(memory=MB, seconds=0.01))
+    monkeypatch.setitem(client.application.config, "MAX_UPLOAD_MEMORY", 1)
+    monkeypatch.setitem(client.application.config, "MAX_UPLOAD_SECONDS", 0.01)
 
     url, refused = send(client, skops.io.dumps(Ridge().fit(X, Y)))
 
     assert refused.status_code == 422
-    assert "within 1 MB and 0.01 seconds" in refused.text
+    assert "within 1 MB and 0.01 seconds (MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS)" in refused.text
     assert client.get(url).status_code == 404
 
 

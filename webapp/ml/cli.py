@@ -28,6 +28,7 @@ from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import DataWarning
 from webapp.ml.core.features import iterate_features
 from webapp.ml.core.inspection import inspect_columns
+from webapp.ml.core.isolation import ProcessLimits
 from webapp.ml.core.tables import writing
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
@@ -454,6 +455,7 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         data=file.read(),
         source=name_of(file.name),
         max_features=current_app.config["MAX_COLUMNS"],
+        limits=ProcessLimits.from_settings(current_app.config),
         activate=activate,
     )
     _echo_version(version, as_json=as_json)

@@ -52,7 +52,7 @@ from webapp.ml.registry.models import (
 )
 
 DEFAULT_MODEL = "default"
-LOADING = ProcessLimits()  # of a file that comes from elsewhere
+NORMAL_LIMITS = ProcessLimits()
 ANY_VERSION = 0  # is no row's id
 MOST_LISTED = 1000  # models, where there are no pages
 
@@ -114,6 +114,7 @@ def register_version(
     name: str,
     data: bytes,
     max_features: int,
+    limits: ProcessLimits = NORMAL_LIMITS,
     format_name: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     checks: Mapping[str, Any] | None = None,
@@ -129,13 +130,14 @@ def register_version(
     ``source`` is the name of the file. With a ``metric``, it is activated only if it is better
     than the active version on the ``rows``; ``comparison`` in its metrics says what was compared.
     ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with
-    it, cannot be used, or it has more than ``max_features``.
+    it, cannot be used, or it has more than ``max_features``, or takes more than its ``limits``.
     """
     options = {"max_features": max_features, **(checks or {})}
     try:
-        answer = run_isolated(inspect_file, data, format_name, options, limits=LOADING)
+        answer = run_isolated(inspect_file, data, format_name, options, limits=limits)
     except ProcessFailed:
-        message = f"it could not be loaded and tried within {LOADING}"
+        settings = "MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS"
+        message = f"it could not be loaded and tried within {limits} ({settings})"
         answer = {"faults": {"artifact": [str(errors.ArtifactUnusable(message))]}}
     if "faults" in answer:
         raise InvalidInput(answer["faults"], source="form")
