@@ -502,7 +502,7 @@ def _check_flat(rows: Sequence[Any]) -> None:
 def _check_metrics(metrics: Mapping[str, Any]) -> None:
     _check_size(metrics)
     if "comparison" in metrics:
-        raise ma.ValidationError("Has a comparison, which only the service makes.")
+        raise ma.ValidationError("Has a comparison, which is the service's: leave it out.")
 
 
 @dataclass(frozen=True)

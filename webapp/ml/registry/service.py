@@ -211,12 +211,8 @@ def compare_with_active(
     where that cannot be judged on them.
     """
     active = get_active_version(session, name)
-    comparison: dict[str, Any] = {
-        "metric": metric,
-        "candidate": candidate,
-        "active": None,
-        "version": None,
-    }
+    comparison: dict[str, Any] = {"metric": metric, "candidate": candidate}
+    comparison |= {"active": None, "version": None}
     if active is None:
         version.metrics = {**version.metrics, "comparison": {**comparison, "better": True}}
         return {"activate": True, "over": None}
@@ -226,8 +222,7 @@ def compare_with_active(
         judged = evaluation.evaluate(load_model(session, active).scorer, classes, found)
         comparison["active"] = judged[metric]
         undefined = candidate is None or comparison["active"] is None
-        obstacle = f"{metric} is undefined for the rows that they are judged on"
-        obstacle = obstacle if undefined else ""
+        obstacle = f"{metric} is undefined for the rows compared" if undefined else ""
     except InvalidInput as error:
         obstacle = str(error)
     except (errors.ArtifactUnusable, errors.VersionDeleted) as error:
