@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import skops.io
-from flask.testing import FlaskClient
+from flask.testing import FlaskClient, FlaskCliRunner
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from werkzeug.test import TestResponse
@@ -129,6 +130,23 @@ def test_a_repeat_with_an_idempotency_key_gets_the_comparison_again(client: Flas
     assert first.json["comparison"]["better"] is True
     assert again.json == first.json
     assert other.status_code == 422
+
+
+def test_the_command_line_takes_it_too(
+    client: FlaskClient, runner: FlaskCliRunner, tmp_path: Path
+) -> None:
+    upload(client, BAD["regression"], activate="true")
+    model, table = tmp_path / "a.skops", tmp_path / "rows.csv"
+    skops.io.dump(GOOD["regression"], model)
+    table.write_bytes(to_csv(ROWS["regression"]))
+    command = ["ml", "import", str(model), "--model", "house-prices", "--metric", "rmse"]
+
+    alone = runner.invoke(args=command)
+    compared = runner.invoke(args=[*command, "--table", str(table), "--target", "y"])
+
+    assert "--metric, --table and --target go together" in alone.output
+    assert (compared.exit_code, active(client)) == (0, 2), compared.output
+    assert '"better": true' in compared.output
 
 
 CSV_ROWS = to_csv(ROWS["regression"])
