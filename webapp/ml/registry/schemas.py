@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import marshmallow as ma
 import orjson
 from marshmallow import fields, validate
 
+from webapp.ml.core import evaluation
+from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.importances import MOST_COLUMNS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
-from webapp.ml.core.signature import Task, read_signature
+from webapp.ml.core.signature import Signature, Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.registry.models import (
     MOST_TAGS,
@@ -27,10 +30,16 @@ from webapp.ml.schemas import (
     ROWS,
     VALUE,
     Activate,
+    CsvOptions,
     FeatureNames,
     FilePart,
+    Table,
+    TablePart,
     WarningSchema,
     about,
+    check_gate,
+    extra_field,
+    metric_field,
 )
 from webapp.web.fields import JSONInteger, JSONObject, StrictSchema, Text
 from webapp.web.paging import PageQuery
@@ -296,7 +305,7 @@ class VersionSchema(VersionSummarySchema):
 
 
 class JudgementSchema(StrictSchema):
-    """A new version and the active one, on the rows that the training has held out."""
+    """A new version and the active one, on the same rows."""
 
     metric = fields.String(required=True, metadata={"example": "rmse"})
     candidate = fields.Float(**NULLABLE, metadata=about("Of the new version.", example=41.2))
@@ -547,7 +556,26 @@ def _check_flat(rows: Sequence[Any]) -> None:
             raise ma.ValidationError(f"Row {number} holds arrays or objects.")
 
 
-class UploadRequest(StrictSchema):
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    _check_size(metrics)
+    if "comparison" in metrics:
+        raise ma.ValidationError("Has a comparison, which is the service's: leave it out.")
+
+
+@dataclass(frozen=True)
+class JudgedTable(Table):
+    """A table to judge versions on, with the options ``target`` and ``extra``."""
+
+    def read_rows(self, signature: Signature, classes: Sequence[Any] | None) -> Dataset:
+        """Return its rows as a version takes them; raises InvalidInput."""
+        target, ignore_extra = self.options["target"], self.options["extra"] == "ignore"
+        task = evaluation.Task(signature, classes, target, ignore_extra)
+        task.find_target()  # what is wrong with it is no fault of the table
+        self.source.file.seek(0)
+        return self.read(evaluation.read_table, task=task)
+
+
+class UploadRequest(CsvOptions):
     """A model that was fitted elsewhere."""
 
     artifact = FilePart(
@@ -587,14 +615,28 @@ class UploadRequest(StrictSchema):
     metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
-        validate=_check_size,
+        validate=_check_metrics,
         metadata=about("What is known of its quality.", example={"r2_score": 0.9}),
     )
     activate = Activate(
-        judged=False,
         load_default=False,
-        metadata=about("Whether it becomes the active version."),
+        metadata=about(
+            "Whether it becomes the active version; with `if_better`, when it is better than the "
+            "active one by `metric`, on the rows of `table`."
+        ),
     )
+    metric = metric_field()
+    table = TablePart(
+        metadata=about(
+            "For `if_better`: rows whose target is known, in CSV, Parquet or Arrow.",
+            type="string",
+            format="binary",
+        ),
+    )
+    target = fields.String(
+        load_default=None, metadata=about("The column of `table` that is to be predicted.")
+    )
+    extra = extra_field()
 
     @ma.post_load
     def join_checks(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -607,3 +649,17 @@ class UploadRequest(StrictSchema):
         if sample is None and expected is not None:
             raise ma.ValidationError("Goes with the rows of a sample.", "expected")
         return {**data, "checks": checks}
+
+    @ma.post_load
+    def make_dialect(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Join what goes with a table to it."""
+        data = super().make_dialect(data)
+        options = {name: data.pop(name) for name in ("target", "extra")}
+        dialect, source = data.pop("dialect"), data.get("table")
+        table = source and JudgedTable(replace(source, dialect=dialect), options)
+        return {**data, "table": table}
+
+    @ma.validates_schema
+    def check_comparison(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError for a comparison without its parts, or the reverse."""
+        check_gate(data, "metric", "table", "target")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,20 +20,17 @@ from webapp.ml.core import evaluation, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
-from webapp.ml.core.evaluation import is_better
 from webapp.ml.core.formats import skops
-from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.sample_data import make_sample_data
-from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.core.training import TrainedModel, TrainingSpec
-from webapp.ml.errors import ArtifactUnusable, FitTooLong, VersionDeleted
+from webapp.ml.errors import ArtifactUnusable, FitTooLong
 from webapp.ml.registry.models import Model, ModelVersion
 from webapp.ml.registry.service import (
     DEFAULT_MODEL,
-    get_active_version,
+    compare_with_active,
     library_versions,
-    load_model,
     store_version,
+    warn_of_difference,
 )
 
 NORMAL_LIMITS = FitLimits()
@@ -72,27 +70,17 @@ def train_model(
         raise InvalidInput(faults) from None
     version = _describe_training(trained, dataset, spec)
     version.source = source
-    version.warnings += _find_difference(session, name, trained.signature)
+    version.warnings += warn_of_difference(session, name, trained.signature)
     if metric is not None:
-        storing |= _compare_with_active(session, name, trained, version, metric)
+        rows = partial(_take_held_out, trained)
+        found = trained.metrics[metric]
+        storing |= compare_with_active(session, name, version, metric, found, rows)
     return store_version(session, leases, name=name, version=version, artifact=artifact, **storing)
-
-
-def _find_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
-    """Return a warning where the active version takes other columns, in a list."""
-    active = get_active_version(session, name)
-    difference = "" if active is None else signature.find_difference(read_signature(active))
-    if active is None or not difference:
-        return []
-    message = f"differs from the active version {active.number}: it {difference}"
-    return [{"column": "", "message": message}]
 
 
 def _check_metric(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
     """Raise InvalidInput, before the fit, for a metric that nothing could be judged by."""
-    if metric not in METRICS[dataset.task]:
-        known = ", ".join(METRICS[dataset.task])
-        raise InvalidInput({"metric": [f"is none of a {dataset.task}, which are {known}"]})
+    evaluation.check_metric(metric, dataset.task)
     if not training.count_held_out(len(dataset.y), spec.test_size):
         message = (
             "needs rows to judge on: a training of 10 rows or more, with a test_size that holds "
@@ -101,44 +89,11 @@ def _check_metric(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
         raise InvalidInput({"metric": [message]})
 
 
-def _compare_with_active(
-    session: Session, name: str, trained: TrainedModel, version: ModelVersion, metric: str
-) -> dict[str, Any]:
-    """Return whether to activate a new version, and over which; its metrics say why."""
-    active, candidate = get_active_version(session, name), trained.metrics[metric]
-    comparison = {"metric": metric, "candidate": candidate, "active": None, "version": None}
-    if active is None:
-        version.metrics = {**version.metrics, "comparison": {**comparison, "better": True}}
-        return {"activate": True, "over": None}
-    active_id, number = active.id, active.number
-    try:
-        comparison["active"] = _judge(session, active, trained)[metric]
-        undefined = candidate is None or comparison["active"] is None
-        obstacle = f"{metric} is undefined for the rows that were held out" if undefined else ""
-    except InvalidInput as error:
-        obstacle = str(error)
-    except (ArtifactUnusable, VersionDeleted) as error:
-        obstacle = f"it cannot be loaded: {error}"
-    if obstacle:
-        message = f"was not compared with the active version {number}, which stays: {obstacle}"
-        version.warnings = [*version.warnings, {"column": "", "message": message}]
-    better = is_better(metric, candidate, comparison["active"])
-    comparison |= {"version": number, "better": better}
-    version.metrics = {**version.metrics, "comparison": comparison}
-    return {"activate": better, "over": active_id}
-
-
-def _judge(session: Session, active: ModelVersion, trained: TrainedModel) -> dict[str, Any]:
-    """Return the metrics of the active version on the rows that a training has held out.
-
-    Raises InvalidInput where it cannot be judged on them, VersionDeleted and ArtifactUnusable.
-    """
+def _take_held_out(trained: TrainedModel, task: evaluation.Task) -> Dataset:
+    """Return the rows that a training has held out, as a task has them; raises InvalidInput."""
     assert trained.held_out is not None  # noqa: S101 (as checked before the fit)
-    signature, classes = read_signature(active), active.classes
-    task = evaluation.Task(signature, classes)
     rows = trained.held_out.take()
-    rows = evaluation.recode_rows(rows, trained.signature, task, trained.classes)
-    return evaluation.evaluate(load_model(session, active).scorer, classes, rows)
+    return evaluation.recode_rows(rows, trained.signature, task, trained.classes)
 
 
 def seed_default_model(session: Session, leases: Leases[Any, Any]) -> ModelVersion | None:
