@@ -278,6 +278,19 @@ SETTINGS = (
         "Days for which a job that has ended is kept.",
     ),
     Setting(
+        "MAX_UPLOAD_SECONDS",
+        integer(1, 86_400),
+        "60",
+        "Longest time that an uploaded model may take to be loaded and tried, of the clock and of "
+        "a core.",
+    ),
+    Setting(
+        "MAX_UPLOAD_MEMORY",
+        integer(64, 2**30),
+        "2048",
+        "Most memory in MB that it may take meanwhile.",
+    ),
+    Setting(
         "PROXY_HOPS",
         integer(0, 10),
         "0",

@@ -77,7 +77,7 @@ BEYOND_SCHEMAS = [
     r".*: holds .*, but the labels of the model are .*",
     r".*\.target: (is .*, a feature of the model|is needed: .*)",
     r".*\.intervals: needs a linear regression of numbers .*",
-    r".*\.metric: (Is what if_better needs|Is for activate=if_better alone)\.",
+    r".*\.(metric|table|target): (Is what if_better needs|Is for activate=if_better alone)\.",
     r".*\.metric: (is none of a|needs rows to judge on).*",
     # What can be fitted, and judged, shows when it is done.
     r".*\.y: has one class only among the rows to fit",
@@ -115,6 +115,7 @@ BEYOND_SCHEMAS = [
     r"form\.artifact: The model version cannot be loaded: (it is not an? |onnxruntime).*",
     # What fits to the model in the file.
     r"form\.(signature|sample|expected)\b.*",
+    r"form\.metrics: Has a comparison, .*",
     r"form\.artifact: .* own predict fails for rows as its signature has them\.",
 ]
 

@@ -1,7 +1,7 @@
 """Jobs: work that was asked for, whose turn it is, and how it ended.
 
 Revision ID: c3e85f0a91d4
-Revises: a4d0c7e2519b
+Revises: c3f6b18e7a40
 Create Date: 2026-11-27 06:40:00
 """
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "c3e85f0a91d4"
-down_revision = "a4d0c7e2519b"
+down_revision = "c3f6b18e7a40"
 branch_labels = None
 depends_on = None
 

@@ -283,7 +283,13 @@ REFUSED_UPLOAD_FIELDS = {
         *("", "1", "[]", "null", "x", '{"a": NaN}', '{"a": 1e400}', '{"a": ', '{"a": 1} {}'),
         *(r'{"\ud800": 1}', f'{{"a": {DIGITS}}}', f'{{"a": {NESTED}}}', "[" * 10**5),
     ],
-    "activate": [*NO_FLAGS, "if_better"],
+    "activate": [*NO_FLAGS, "better"],
+    "metric": ["", "1", "r2", "rmse"],  # which needs activate=if_better, as the next ones do
+    "table": ["", "a,b", "null"],
+    "target": ["y", "\0"],
+    "extra": ["", "Ignore", "null"],
+    "delimiter": ["", ";", ","],
+    "decimal": ["", "."],
     "format": ["", "pickle", "1", "SKOPS"],
     "signature": [
         *("", "1", "[]", "x", "{}", '{"columns": []}', '{"columns": [1]}', f'{{"a": {NESTED}}}'),

@@ -89,6 +89,7 @@ def test_trainings(census: Census, task: str) -> None:
             if made.status_code != 201:
                 continue
             assert_finite(made.json["model"]["coefficients"] or {}, note)
+            assert_finite((made.json["model"]["importances"] or {"values": {}})["values"], note)
             options = {"intervals": True} if estimator.name == "linear_regression" else {}
             for probe in PROBES[: None if options else 2]:
                 row = [probe[i % len(probe)] for i in range(X.shape[1])]

@@ -174,6 +174,12 @@ def test_uploads(fruitless: Census) -> None:
                 data = form(part("artifact", good, "m.skops"), part(name, value.encode()))
                 place = ("form", name)
                 fruitless.send_file(operation, FORM, f"{name}={value}", data, place=place)
+        options = {"activate": "if_better", "metric": "rmse", "target": "y"}
+        given = [part("artifact", good, "m.skops")]
+        given += [part(name, value.encode()) for name, value in options.items()]
+        for status, filename in ((422, "rows.csv"), (422, "rows.parquet"), (415, "rows.txt")):
+            data = form(*given, part("table", NOISE, filename))
+            fruitless.send_file(operation, FORM, filename, data, status)
 
 
 def test_odd_metrics_are_kept(census: Census) -> None:

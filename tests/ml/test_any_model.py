@@ -110,8 +110,6 @@ from tests.ml.calls import ML
 from webapp.ml.blueprint import ARROW
 from webapp.ml.core.formats.fitted import is_own_pipeline
 from webapp.ml.core.formats.skops import loads
-from webapp.ml.core.isolation import MB, ProcessLimits
-from webapp.ml.registry import service
 
 RANDOM = np.random.RandomState(0)
 X = np.abs(RANDOM.randn(120, 4))
@@ -239,6 +237,7 @@ KINDS = [
         for model in (
             *(KMeans(3, random_state=0), MeanShift(), AffinityPropagation(random_state=0)),
             *(make_pipeline(StandardScaler(), KMeans(3)), GaussianMixture(2, random_state=0)),
+            BisectingKMeans(5, random_state=0),
         )
     ),
     *(
@@ -403,8 +402,9 @@ def test_a_model_predicts_here_what_it_predicts_there(client: FlaskClient, kind:
 
 
 def test_a_refusal_names_all_types_and_where_they_are(client: FlaskClient) -> None:
-    steps = make_pipeline(FunctionTransformer(np.linalg.norm), BisectingKMeans(2))
-    steps[-1].fit(X)
+    clusters = KMeans(2).fit(X)
+    clusters.init = np.linalg.det
+    steps = make_pipeline(FunctionTransformer(np.linalg.norm), clusters)
 
     url, refused = send(client, skops.io.dumps(steps))
 
@@ -412,8 +412,7 @@ def test_a_refusal_names_all_types_and_where_they_are(client: FlaskClient) -> No
     assert refused.status_code == 422
     for found in (
         "numpy.linalg.norm at model.steps[0][1].func",
-        "sklearn.cluster._bisect_k_means._BisectingTree at model.steps[1][1]._bisecting_tree",
-        "sklearn.cluster._kmeans._kmeans_single_lloyd at model.steps[1][1]._kmeans_single",
+        "numpy.linalg.det at model.steps[1][1].init",
     ):
         assert found in message
     assert client.get(url).status_code == 404
@@ -457,6 +456,18 @@ def centers_of_another_width() -> Any:
     return model
 
 
+def bisections_of_another_width() -> Any:
+    model = BisectingKMeans(4).fit(X)
+    model._bisecting_tree.left.center = model._bisecting_tree.left.center[:2].copy()
+    return model
+
+
+def bisections_in_a_circle() -> Any:
+    model = BisectingKMeans(4).fit(X)
+    model._bisecting_tree.left = model._bisecting_tree.right
+    return model
+
+
 def columns_that_are_not_filled() -> Any:
     model = make_pipeline(PolynomialFeatures(), Ridge()).fit(X, Y)
     model[0].n_output_features_ = 1000
@@ -488,6 +499,7 @@ def isolation_of_fewer_columns() -> Any:
         *(tree_in_place_of_a_model, file_names_for_texts, words_out_of_place),
         *(centers_of_another_width, columns_that_are_not_filled, rare_words_out_of_place),
         *(forest_of_wider_trees, isolation_of_fewer_columns),
+        *(bisections_of_another_width, bisections_in_a_circle),
     ],
 )
 def test_what_compiled_code_would_trust_is_checked(client: FlaskClient, make: Any) -> None:
@@ -501,12 +513,13 @@ def test_what_compiled_code_would_trust_is_checked(client: FlaskClient, make: An
 def test_a_process_that_takes_too_much_is_a_clear_refusal(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "LOADING", ProcessLimits(memory=MB, seconds=0.01))
+    monkeypatch.setitem(client.application.config, "MAX_UPLOAD_MEMORY", 1)
+    monkeypatch.setitem(client.application.config, "MAX_UPLOAD_SECONDS", 0.01)
 
     url, refused = send(client, skops.io.dumps(Ridge().fit(X, Y)))
 
     assert refused.status_code == 422
-    assert "within 1 MB and 0.01 seconds" in refused.text
+    assert "within 1 MB and 0.01 seconds (MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS)" in refused.text
     assert client.get(url).status_code == 404
 
 

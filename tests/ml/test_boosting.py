@@ -16,6 +16,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -66,6 +67,7 @@ TABLE = pd.DataFrame(WITH_GAPS, columns=list("abcd")).assign(
 )
 Y_TABLE = Y + 3 * (TABLE["size"] == "large")
 SIZES = (1, 2, 7, 100)
+LIBRARIES = {"xgboost": xgboost, "lightgbm": lightgbm, "onnx": onnxruntime}
 NUMBERS = itertools.count()
 
 
@@ -109,6 +111,8 @@ def assert_is_served(app: Flask, case: Case) -> dict[str, Any]:
     url, answer = upload(app, case.data)
     assert answer.status_code == 201, answer.text
     version: dict[str, Any] = answer.json["model"]
+    library = LIBRARIES[version["format"]]
+    assert version["libraries"][library.__name__] == library.__version__
     client = app.test_client()
     rows = case.rows.set_axis(version["feature_names"], axis=1)
     for size in SIZES:

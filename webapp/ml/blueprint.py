@@ -7,9 +7,11 @@ form; each is a JSON value, or plain text.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar, TypeAlias, cast
 
 import marshmallow as ma
@@ -28,11 +30,11 @@ from webapp.jobs.models import Job
 from webapp.jobs.runner import Runner
 from webapp.jobs.service import Order, QueueLimits, submit
 from webapp.ml.core import tables
-from webapp.ml.core.tables.shapes import Format, Limits, Source
+from webapp.ml.core.tables.shapes import CsvDialect, Limits, Source
 from webapp.ml.jobs.schemas import JobSchema, prefers_async
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
-from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table, about
+from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table, TablePart, about
 from webapp.observability.observer import training_noted
 from webapp.web import jsonio
 from webapp.web.blueprint import Blueprint, View
@@ -141,12 +143,19 @@ class RowsParser(StrictParser):
         return body
 
     def load_form(self, req: Request, schema: ma.Schema) -> Any:
-        """Return the fields of a form, its one file among them."""
+        """Return the fields of a form, its files among them."""
         if req.mimetype != MULTIPART:
             abort(415, f"The body must be sent as Content-Type: {MULTIPART}.")
-        (file_field,) = (name for name, f in schema.fields.items() if isinstance(f, FilePart))
+        parts = {name: f for name, f in schema.fields.items() if isinstance(f, FilePart)}
+        files: dict[str, Any] = _find_files(req, {n: f.required for n, f in parts.items()})
         options = _read_options(req.form, schema)
-        return {file_field: _find_only_file(req, file_field), **options}
+        for name in [name for name, part in parts.items() if isinstance(part, TablePart)]:
+            source = _open_table(files[name]) if name in files else None
+            _check_csv_options(source, options, "form")
+            if source is not None:
+                # It is read more than once, which a packed file cannot be.
+                files[name] = replace(source, file=io.BytesIO(source.file.read()))
+        return {**files, **options}
 
 
 class RowsBlueprint(Blueprint):
@@ -163,8 +172,12 @@ class RowsBlueprint(Blueprint):
         """Declare what a view takes; for ``rows``, document tables and their options too."""
         decorate = super().arguments(schema, location=location, **kwargs)
         if location == "form":
-            files = [name for name, f in schema().fields.items() if isinstance(f, FilePart)]
-            encoding = {name: {"contentType": "application/octet-stream"} for name in files}
+            encoding = {}
+            for name, field in schema().fields.items():
+                if isinstance(field, FilePart):
+                    is_table = isinstance(field, TablePart)
+                    kinds = TABLE_TYPES if is_table else ["application/octet-stream"]
+                    encoding[name] = {"contentType": ", ".join(kinds)}
             document = self.doc(requestBody={"content": {MULTIPART: {"encoding": encoding}}})
         elif location == "rows":
             document = self._document_tables(schema.table_options)
@@ -215,19 +228,41 @@ def _find_table(req: Request, schema: RowsSchema) -> Table:
         if repeated:
             raise InvalidInput(repeated, source="form")
         options, source = options | form, "form" if form else "query"
-        sent = _find_only_file(req, "file")
+        sent = _find_files(req, {"file": True})["file"]
+    opened = _open_table(sent)
+    loaded = load(expected, options, source=source)
+    _check_csv_options(opened, options, source)
+    return Table(replace(opened, dialect=loaded.pop("dialect")), loaded)
+
+
+def _check_csv_options(opened: Source | None, options: Mapping[str, Any], place: str) -> None:
+    """Raise InvalidInput for options of CSV that go with another table, or with none."""
+    if opened is None or opened.format.name != "csv":
+        given = CsvOptions().fields.keys() & options
+        if given:
+            raise InvalidInput({n: ["is an option of CSV alone"] for n in given}, source=place)
+
+
+def _open_table(sent: Request | FileStorage) -> Source:
+    """Return the bytes of a table and their format, by its suffix or content type."""
     # RFC 4180, section 3: a content type may say that the table is not what would be read.
     if not is_utf8(sent.mimetype_params.get("charset", "utf-8")):
         abort(415, "A table must be sent in UTF-8.")
     if sent.mimetype_params.get("header", "present").lower() != "present":
         abort(415, "A table must be sent with a header.")
-    stream, found = _open_table(sent)
-    loaded = load(expected, options, source=source)
-    if found.name != "csv" and (given := CsvOptions().fields.keys() & options):
-        raise InvalidInput({name: ["is an option of CSV alone"] for name in given}, source=source)
+    stream, found = cast(BinaryIO, sent.stream), None
+    file_name = sent.filename if isinstance(sent, FileStorage) else None
+    if isinstance(sent, FileStorage):
+        name = (file_name or "").lower()
+        if name.endswith(".gz"):
+            stream = unpack(stream, "gzip", current_app.config["MAX_CONTENT_LENGTH"])
+        found = tables.format_of_suffix(name.removesuffix(".gz"))
+    found = found or tables.format_of_media_type(sent.mimetype)
+    if found is None:
+        known = ", ".join([JSON, *TABLE_TYPES, MULTIPART])
+        abort(415, f"The body must be of one of these types: {known}.")
     limits = Limits.from_settings(current_app.config)
-    name = name_of(sent.filename) if isinstance(sent, FileStorage) else None
-    return Table(Source(stream, found, loaded.pop("dialect"), limits, name), loaded)
+    return Source(stream, found, CsvDialect(), limits, name_of(file_name))
 
 
 def name_of(path: str | None) -> str | None:
@@ -236,30 +271,23 @@ def name_of(path: str | None) -> str | None:
     return name if name and name.isprintable() else None
 
 
-def _open_table(sent: Request | FileStorage) -> tuple[BinaryIO, Format]:
-    """Return the bytes of a table and their format, by its suffix or content type."""
-    stream, found = cast(BinaryIO, sent.stream), None
-    if isinstance(sent, FileStorage):
-        name = (sent.filename or "").lower()
-        if name.endswith(".gz"):
-            stream = unpack(stream, "gzip", current_app.config["MAX_CONTENT_LENGTH"])
-        found = tables.format_of_suffix(name.removesuffix(".gz"))
-    found = found or tables.format_of_media_type(sent.mimetype)
-    if found is None:
-        known = ", ".join([JSON, *TABLE_TYPES, MULTIPART])
-        abort(415, f"The body must be of one of these types: {known}.")
-    return stream, found
+def _find_files(req: Request, needed: Mapping[str, bool]) -> dict[str, FileStorage]:
+    """Return the files of a form; ``needed`` are its fields of files, and whether it needs them.
 
-
-def _find_only_file(req: Request, field: str) -> FileStorage:
-    files = req.files.getlist(field)
-    others = {name: ["Unknown file."] for name in req.files if name != field}
+    Raises InvalidInput for files of other fields, and for more than one of a field.
+    """
+    others = {name: ["Unknown file."] for name in req.files if name not in needed}
     if others:
         raise InvalidInput(others, source="form")
-    if len(files) != 1:
-        message = f"needs exactly one file part named {field}, and got {len(files)}"
-        raise InvalidInput({field: [message]}, source="form")
-    return files[0]
+    files = {}
+    for field, must in needed.items():
+        found = req.files.getlist(field)
+        if len(found) > 1 or (must and not found):
+            message = f"needs exactly one file part named {field}, and got {len(found)}"
+            raise InvalidInput({field: [message]}, source="form")
+        if found:
+            files[field] = found[0]
+    return files
 
 
 def _read_options(values: MultiDict[str, str], schema: ma.Schema) -> dict[str, Any]:
@@ -343,7 +371,7 @@ def creates_version(
             "warnings": version.warnings,
             "model": version,
         }
-        if version.origin == "trained" and "comparison" in version.metrics:
+        if "comparison" in version.metrics:
             answer["comparison"] = version.metrics["comparison"]
         return answer, {"Location": url}
 

@@ -29,6 +29,7 @@ from webapp.ml.core import tables
 from webapp.ml.core.datasets import DataWarning
 from webapp.ml.core.features import iterate_features
 from webapp.ml.core.inspection import inspect_columns
+from webapp.ml.core.isolation import ProcessLimits
 from webapp.ml.core.tables import writing
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
@@ -44,6 +45,7 @@ from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import (
     ComparisonQuery,
+    JudgedTable,
     ModelChanges,
     ModelQuery,
     ModelSchema,
@@ -458,11 +460,36 @@ def export_artifact(number: int, out: IO[bytes], name: str) -> None:
 @click.argument("file", type=click.File("rb"))
 @model_option
 @click.option("--activate", is_flag=True, help="Make it the active version.")
+@click.option("--metric", help="Make it active only if it is better by this, on --table.")
+@click.option(
+    "--table",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rows to judge it and the active version on: CSV, Parquet or Arrow.",
+)
+@click.option("--target", help="The column of --table that is to be predicted.")
 @json_option
 @clear_errors
-def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -> None:
-    """Register a model that was fitted elsewhere: FILE is what skops.io.dump wrote."""
+def import_artifact(
+    file: IO[bytes],
+    name: str,
+    activate: bool,
+    metric: str | None,
+    table: Path | None,
+    target: str | None,
+    as_json: bool,
+) -> None:
+    """Register a model that was fitted elsewhere: FILE is what skops.io.dump wrote.
+
+    Example: flask ml import model.skops --metric rmse --table june.csv --target price
+    """
     _check_name(name)
+    if not (metric is None) == (table is None) == (target is None):
+        raise click.UsageError("--metric, --table and --target go together.")
+    rows = None
+    if table is not None:
+        stream, limits = io.BytesIO(table.read_bytes()), Limits.from_settings(current_app.config)
+        source = Source(stream, _find_format(table), CsvDialect(), limits)
+        rows = JudgedTable(source, {"target": target, "extra": "refuse"}).read_rows
     version = registry.register_version(
         db.session(),
         model_leases(),
@@ -470,7 +497,10 @@ def import_artifact(file: IO[bytes], name: str, activate: bool, as_json: bool) -
         data=file.read(),
         source=name_of(file.name),
         max_features=current_app.config["MAX_COLUMNS"],
+        limits=ProcessLimits.from_settings(current_app.config),
         activate=activate,
+        metric=metric,
+        rows=rows,
     )
     _echo_version(version, as_json=as_json)
 
@@ -559,10 +589,10 @@ def _cut(text: str) -> str:
 
 
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
-    """Print a version: as JSON, or a field per line without coefficients and profile."""
+    """Print a version: as JSON, or a field per line without those of each column."""
     shown = VersionSchema().dump(version)
     if not as_json:
-        for grows in ("coefficients", "profile"):
+        for grows in ("coefficients", "importances", "profile"):
             del shown[grows]
     _echo_fields(shown, as_json=as_json)
 

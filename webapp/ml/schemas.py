@@ -12,6 +12,7 @@ from werkzeug.datastructures import FileStorage
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import datasets
+from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.tables.shapes import DELIMITERS, CsvDialect, Source
 from webapp.web.fields import JSONBoolean, StrictSchema
 
@@ -58,20 +59,32 @@ IF_BETTER = "if_better"
 
 
 class Activate(JSONBoolean):
-    """Whether a new version becomes the active one: true, false or, of a training, "if_better"."""
+    """Whether a new version becomes the active one: true, false or "if_better"."""
 
-    def __init__(self, *, judged: bool, metadata: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *, metadata: dict[str, Any], **kwargs: Any) -> None:
         allowed = {"type": ["boolean", "string"], "enum": [True, False, IF_BETTER]}
-        super().__init__(metadata=metadata | (allowed if judged else {}), **kwargs)
-        self.judged = judged
+        super().__init__(metadata=metadata | allowed, **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if value != IF_BETTER:
-            return super()._deserialize(value, *args, **kwargs)
-        if not self.judged:
-            message = "Is for trainings: an upload brings no rows. Evaluate it, then activate it."
-            raise ma.ValidationError(message)
-        return value
+        return value if value == IF_BETTER else super()._deserialize(value, *args, **kwargs)
+
+
+def metric_field() -> fields.Field[Any]:
+    """Return the field that says what a new version must be better by."""
+    return fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf([name for names in METRICS.values() for name in names]),
+        metadata=about("What `activate=if_better` compares."),
+    )
+
+
+def check_gate(data: dict[str, Any], *names: str) -> None:
+    """Raise ValidationError unless the fields of a comparison go with one, and without not."""
+    compares = data["activate"] == IF_BETTER
+    message = "Is what if_better needs." if compares else "Is for activate=if_better alone."
+    if faults := {name: [message] for name in names if (data.get(name) is not None) != compares}:
+        raise ma.ValidationError(faults)
 
 
 class FeatureNames(fields.List[str]):
@@ -82,8 +95,17 @@ class FeatureNames(fields.List[str]):
         super().__init__(name, load_default=None, metadata=about(description, uniqueItems=True))
 
 
-class FilePart(fields.Field[FileStorage]):
-    """A file part of a form."""
+class FilePart(fields.Field[Any]):
+    """A file part of a form: a FileStorage or, of a ``TablePart``, a Source."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, FileStorage | Source):
+            raise ma.ValidationError("Must be sent as a file.")
+        return value
+
+
+class TablePart(FilePart):
+    """A file part that is a table: CSV, Parquet or Arrow."""
 
 
 class WarningSchema(StrictSchema):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -17,10 +18,12 @@ import pandas as pd
 import pytest
 import sklearn
 import skops.io
-from sklearn.cluster import BisectingKMeans
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -297,9 +300,66 @@ def fitted(*steps: Any) -> Make:
 
 
 def two_refused() -> bytes:
-    clusters = BisectingKMeans(2, random_state=0).fit(X)
+    clusters = KMeans(2, random_state=0).fit(X)
+    clusters.init = np.linalg.det
     data: bytes = skops.io.dumps(make_pipeline(FunctionTransformer(np.linalg.norm), clusters))
     return data
+
+
+def words(pattern: Any) -> Make:
+    """Return a maker of a file of a vectoriser with a pattern of words."""
+    vectoriser = CountVectorizer().fit(["a few words"])
+    vectoriser.token_pattern = pattern
+    return lambda: skops.io.dumps(make_pipeline(vectoriser, MultinomialNB()))
+
+
+SLOW = [
+    *(
+        r"(\w+)+!",
+        r"(a|a)*b",
+        r"\w+\w+!",
+        r"\w*\w*",
+        r"[a-z]+\b",
+        r"\w+x",
+        r"(?:\w+)",
+        r"\w+(?=x)",
+    ),
+    *(r"(?x)a", r"\b\w+\b+", r"(\w)\1", r"\w{1,1000}", r"(?u)\b\w+ \w+\b", r"[a-z", "a" * 201),
+]
+
+
+@pytest.mark.parametrize("pattern", SLOW)
+def test_a_pattern_of_words_that_may_be_slow_is_refused(pattern: str) -> None:
+    assert "token_pattern of its CountVectorizer may take very long" in refuse(words(pattern)())
+
+
+@pytest.mark.parametrize("pattern", [3, "[^]", "[z-a]"])
+def test_a_pattern_of_words_that_is_none_is_refused(pattern: Any) -> None:
+    assert "do not fit together" in refuse(words(pattern)())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(
+            r"(?u)\b\w\w+\b",
+            r"\b\w+\b",
+            r"\w+",
+            r"\S+",
+            r"[a-zA-Z]{3,}",
+            r"\b[^\d\W]+\b",
+            r"[^\s,]+",
+        ),
+        *(r"\b[a-z][a-z'’-]*\b", r"(?ui)\b\w{2,15}\b|[!?.]", r".", r"\b\w+", None),
+    ],
+)
+def test_a_pattern_of_words_that_is_quick_is_taken(pattern: Any) -> None:
+    model = load(words(pattern)())
+
+    if pattern is not None:
+        find = re.compile(model[0].token_pattern).findall
+        for text in ("a" * 10**5, "a" * 10**5 + "D!", "a " * 10**4 + "é", "!?- " * 10**4):
+            find(text)  # a test that never ends would be one that fails
 
 
 def unfitted(row: Estimator, scale: bool) -> Make:
@@ -546,7 +606,7 @@ REFUSED: dict[str, dict[str, Make]] = {
             for value in (3, "text", [1], {"coef_": 1.0}, np.zeros(3), print)
         },
     },
-    "numpy.linalg.norm at model.steps[0][1].func, sklearn.cluster": {
+    "numpy.linalg.det at model.steps[1][1].init, numpy.linalg.norm at model.steps[0][1].func": {
         "all of them": two_refused,
     },
     "types that are not allowed: a type at model": {

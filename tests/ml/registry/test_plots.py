@@ -23,7 +23,7 @@ from webapp.ml.registry.models import ModelVersion
 
 OF_NUMBERS = {"predicted-vs-actual", "residuals"}
 OF_LABELS = {"confusion-matrix"}
-OF_PROBABILITIES = {"roc", "precision-recall", "calibration"}
+OF_CLASSES = OF_LABELS | {"roc", "precision-recall", "calibration"}
 RANDOM = np.random.RandomState(0)
 X = RANDOM.standard_normal((200, 2))
 CODES = (X[:, 0] + RANDOM.standard_normal(200) > 0).astype(int)
@@ -51,21 +51,25 @@ def read_texts(svg: bytes) -> list[str]:
 @pytest.mark.parametrize(
     ("y", "options", "expected"),
     [
-        (X[:, 0], {}, OF_NUMBERS | {"coefficients"}),
-        (X[:, 0], {"estimator": "random_forest"}, OF_NUMBERS),
+        (X[:, 0], {}, OF_NUMBERS | {"coefficients", "importances"}),
+        (X[:, 0], {"estimator": "random_forest"}, OF_NUMBERS | {"importances"}),
         (X[:, 0], {"test_size": 0}, OF_NUMBERS | {"coefficients"}),
-        (CODES, {"task": "classification"}, OF_LABELS | OF_PROBABILITIES | {"coefficients"}),
-        (CODES, {"estimator": "random_forest_classifier"}, OF_LABELS | OF_PROBABILITIES),
-        (CODES, {"estimator": "linear_svm_classifier"}, OF_LABELS | {"coefficients"}),
+        (CODES, {"task": "classification"}, OF_CLASSES | {"coefficients", "importances"}),
+        (CODES, {"estimator": "random_forest_classifier"}, OF_CLASSES | {"importances"}),
+        (
+            CODES,
+            {"estimator": "linear_svm_classifier"},
+            OF_LABELS | {"coefficients", "importances"},
+        ),
         (
             np.arange(200) % 60,
             {"task": "classification"},
-            OF_LABELS | OF_PROBABILITIES | {"coefficients"},
+            OF_CLASSES | {"coefficients", "importances"},
         ),
         (
             np.take(STRANGE, np.arange(200) % 5),
             {"feature_names": ["$\\frac{$", "_a"]},
-            OF_LABELS | OF_PROBABILITIES | {"coefficients"},
+            OF_CLASSES | {"coefficients", "importances"},
         ),
     ],
 )
@@ -98,6 +102,18 @@ def test_plots_show_the_numbers_of_the_metrics(client: FlaskClient) -> None:
     assert f"class 1 (AP = {metrics['average_precision']:.2f})" in recall
     counts = metrics["confusion_matrix"]["counts"]
     assert {str(count) for row in counts for count in row} <= set(confusion)
+
+
+def test_importances_are_drawn_as_the_version_shows_them(client: FlaskClient) -> None:
+    permuted = train(client, X[:, 0].tolist(), feature_names=["right", "wrong"])["importances"]
+    of_trees = train(client, CODES.tolist(), estimator="random_forest_classifier")["importances"]
+
+    drawn = [read_texts(client.get(url("importances", number)).data) for number in (1, 2)]
+
+    assert list(permuted["values"]) == ["right", "wrong"]
+    assert {"right", "wrong", "mean fall of R²"} <= set(drawn[0])
+    assert {*of_trees["values"], "share of the impurity"} <= set(drawn[1])
+    assert client.get(f"{ML}/models/default/versions/2").get_json()["importances"] == of_trees
 
 
 def test_labels_are_shown_as_they_are(client: FlaskClient) -> None:

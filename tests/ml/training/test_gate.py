@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -209,7 +208,7 @@ def test_a_version_that_became_active_meanwhile_stays(
 ) -> None:
     for _ in range(2):
         train(client, make_table(), **BAD["regression"])
-    compare, other = service._compare_with_active, client.application.test_client()
+    compare, other = service.compare_with_active, client.application.test_client()
 
     def compare_slowly(*arguments: Any) -> Any:
         found = compare(*arguments)
@@ -217,7 +216,7 @@ def test_a_version_that_became_active_meanwhile_stays(
             pool.submit(other.put, f"{MODEL}/active", json={"version": 1}).result()
         return found
 
-    monkeypatch.setattr(service, "_compare_with_active", compare_slowly)
+    monkeypatch.setattr(service, "compare_with_active", compare_slowly)
     answer = train(client, make_table(), "mse", **GOOD["regression"])
 
     assert (answer["comparison"]["version"], answer["comparison"]["better"]) == (2, True)
@@ -242,18 +241,6 @@ def test_what_if_better_needs(client: FlaskClient, options: Any, fault: str) -> 
     assert refused.status_code == 422
     assert fault in refused.json["detail"]
     assert client.get(MODEL).status_code == 404
-
-
-@on_sqlite
-def test_an_upload_is_not_activated_if_better(client: FlaskClient) -> None:
-    train(client, make_table())
-    artifact = client.get(f"{MODEL}/versions/1/artifact").data
-    form = {"artifact": (io.BytesIO(artifact), "a.skops"), "activate": "if_better"}
-
-    refused = client.post(f"{MODEL}/versions", data=form)
-
-    assert refused.status_code == 422
-    assert "form.activate: Is for trainings" in refused.json["detail"]
 
 
 @on_sqlite

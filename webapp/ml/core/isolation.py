@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +32,11 @@ class ProcessLimits:
 
     memory: int = 2048 * MB
     seconds: float = 60.0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> ProcessLimits:
+        """Return the limits of the settings MAX_UPLOAD_MEMORY (in MB) and MAX_UPLOAD_SECONDS."""
+        return cls(settings["MAX_UPLOAD_MEMORY"] * MB, settings["MAX_UPLOAD_SECONDS"])
 
     def __str__(self) -> str:
         """Return the limits in words."""

@@ -24,7 +24,7 @@ MOST_JUDGED = 5000  # rows that are kept of those held out
 MOST_JUDGED_CELLS = 100_000  # their probabilities, at 4 bytes each
 MOST_CURVES = 10  # classes that have a curve of their own
 MOST_MATRIX_CLASSES = 30
-MOST_BARS = 30
+MOST_BARS, MOST_IMPORTANCES = 30, 20
 MOST_KEPT = 32  # plots, of up to 1 MB with their rows
 LONGEST_NAME = 40  # characters of a label in a plot
 _DRAWING = threading.Lock()  # matplotlib is not made for threads
@@ -79,13 +79,14 @@ class Judged:
 class Shown:
     """What a version has to draw.
 
-    classes: None for a regression; rows: ``Judged`` as bytes, and coefficients: as JSON, None
-    where they are not known.
+    classes: None for a regression; rows: ``Judged`` as bytes, coefficients and importances: as
+    JSON, None where they are not known.
     """
 
     classes: tuple[Any, ...] | None
     rows: bytes | None
     coefficients: str | None
+    importances: str | None
 
     def read_rows(self) -> Judged:
         """Return the held-out rows."""
@@ -96,6 +97,8 @@ class Shown:
         row = PLOTS[plot]
         if row.of == "coefficients":
             return "" if self.coefficients else "it has no coefficients"
+        if row.of == "importances":
+            return "" if self.importances else "it has no importances"
         if row.of == "numbers" and self.classes is not None:
             return "it is not a regression"
         if row.of != "numbers" and self.classes is None:
@@ -224,6 +227,20 @@ def _draw_coefficients(axes: Any, shown: Shown) -> None:
     axes.set_xlabel("coefficient")
 
 
+def _draw_importances(axes: Any, shown: Shown) -> None:
+    described = json.loads(shown.importances or "{}")
+    names = list(described["values"])[:MOST_IMPORTANCES][::-1]  # they begin with the largest
+    std = described["std"]
+    axes.barh(
+        range(len(names)),
+        [described["values"][name] for name in names],
+        xerr=None if std is None else [std[name] for name in names],
+    )
+    axes.set_yticks(range(len(names)), map(_name, names), fontsize="small")
+    falls = {"r2_score": "mean fall of R²", "accuracy": "mean fall of the accuracy"}
+    axes.set_xlabel(falls.get(described["metric"], f"share of the {described['method']}"))
+
+
 PLOTS: Mapping[str, Plot] = {
     "predicted-vs-actual": Plot(
         "Predicted and actual values",
@@ -252,4 +269,5 @@ PLOTS: Mapping[str, Plot] = {
     ),
     "confusion-matrix": Plot("Confusion matrix", "labels", _draw_matrix),
     "coefficients": Plot("Largest coefficients", "coefficients", _draw_coefficients),
+    "importances": Plot("Largest importances", "importances", _draw_importances),
 }

@@ -26,6 +26,7 @@ from webapp.ml.core.estimators import (
     resolve_params,
     split_pipeline,
 )
+from webapp.ml.core.importances import permute_columns, read_importances
 from webapp.ml.core.learning import find_doubts
 from webapp.ml.core.least_squares import (
     IntervalBasis,
@@ -56,6 +57,8 @@ MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
 TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
 NAMED_CLASSES = 3  # in a warning
+# What permutations may take: whichever is longer, seconds, or a share of the training before.
+LEAST_SECONDS, SHARE_OF_SECONDS = 1.0, 0.1
 LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed on
 
 
@@ -103,6 +106,7 @@ class TrainedModel:
     fit_seconds: float
     classes: tuple[Any, ...] | None
     coefficients: Mapping[str, Any] | None
+    importances: Mapping[str, Any] | None
     profile: Mapping[str, Any]
     data_digest: str
     interval_basis: IntervalBasis | None
@@ -149,7 +153,7 @@ def train(
 
     Raises InvalidInput where the rows cannot be fitted as asked, or not within ``limits``.
     """
-    candidates = None
+    started, candidates = clock(), None
     if spec.estimator == AUTO:
         spec, candidates = _choose_best(dataset, spec, clock, limits)
     entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATORS[dataset.task]]
@@ -173,7 +177,7 @@ def train(
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
-        fit = _fit(plan, fitted_rows)
+        fit = judged_fit = _fit(plan, fitted_rows)
         metrics, judged = _measure(fit, test_rows or fitted_rows, fitted_rows)
         if spec.cv:
             metrics["cross_validation"], further = _cross_validate(plan, dataset)
@@ -186,6 +190,17 @@ def train(
         dataset.feature_names, entry.task, dataset.target
     )
     estimator = fit.estimator
+    importances = read_importances(estimator, signature)
+    if importances is None and test_rows is not None:
+        importances = permute_columns(
+            judged_fit.estimator,
+            judged_fit.scorer,
+            test_rows,
+            signature,
+            random_state=spec.random_state,
+            clock=clock,
+            seconds=max(LEAST_SECONDS, SHARE_OF_SECONDS * (clock() - started)),
+        )
     return TrainedModel(
         estimator=estimator,
         estimator_name=entry.name,
@@ -197,6 +212,7 @@ def train(
         fit_seconds=fit.seconds,
         classes=list_classes(estimator),
         coefficients=describe_coefficients(estimator, signature),
+        importances=importances,
         profile=fit.profile,
         data_digest=digest.result(),
         interval_basis=fit.basis,

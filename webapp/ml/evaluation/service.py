@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -12,16 +10,11 @@ from sqlalchemy.orm import Session
 from webapp.audit.service import current_actor, record
 from webapp.db.base import Page, begin_write, fetch_page
 from webapp.ml.core import evaluation
-from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.metrics import digest_dataset
-from webapp.ml.core.signature import Signature
 from webapp.ml.errors import VersionDeleted
 from webapp.ml.evaluation.models import Evaluation
 from webapp.ml.inference.serving import ModelServer
-from webapp.ml.registry.service import get_model, get_version
-
-RowReader: TypeAlias = Callable[[Signature, Sequence[Any] | None], Dataset]
-"""Returns rows with their target, as a signature has them; the other argument are the classes."""
+from webapp.ml.registry.service import RowReader, get_model, get_version
 
 
 def evaluate_version(

@@ -143,6 +143,7 @@ class ModelVersion(Base):
     classes: Mapped[list[Any] | None] = _wide()
     metrics: Mapped[dict[str, Any]]
     coefficients: Mapped[dict[str, Any] | None] = _wide()
+    importances: Mapped[dict[str, Any] | None] = _wide()
     warnings: Mapped[list[Any]] = mapped_column(server_default="[]", default=list)
     libraries: Mapped[dict[str, Any]]
     format: Mapped[str] = mapped_column(sa.String(16), server_default="skops", default="skops")

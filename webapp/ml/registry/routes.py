@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from flask import Response, current_app, request
@@ -22,6 +23,7 @@ from webapp.ml.blueprint import (
 )
 from webapp.ml.core import artifacts
 from webapp.ml.core.formats import FORMATS
+from webapp.ml.core.isolation import ProcessLimits
 from webapp.ml.core.plots import PLOTS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
@@ -42,10 +44,15 @@ PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'n
 
 
 def _describe_upload(request: Mapping[str, Any]) -> Answer:
-    stream = request["artifact"].stream
+    stream, table = request["artifact"].stream, request["table"]
     digest = artifacts.digest(stream.read())
     stream.seek(0)
-    return {**request, "artifact": digest}
+    described = {**request, "artifact": digest}
+    if table is not None:
+        source = table.source
+        rows = artifacts.digest(source.file.read())
+        described["table"] = [rows, source.format.name, astuple(source.dialect), table.options]
+    return described
 
 
 @blp.route("/model-info", get="get_model_info")
@@ -140,8 +147,11 @@ class Versions(MethodView):
         The file is what `skops.io.dump` wrote of any fitted scikit-learn model that predicts. It
         predicts here what it predicted there, for rows as its signature has them. A refusal names
         all types in the file that are not allowed, and where they are.
+
+        With `activate=if_better`, it and the active version are judged on the rows of `table` by
+        `metric`.
         """
-        artifact = request.pop("artifact")
+        artifact, table = request.pop("artifact"), request.pop("table")
         return service.register_version(
             db.session(),
             model_leases(),
@@ -149,6 +159,8 @@ class Versions(MethodView):
             data=artifact.stream.read(),
             source=name_of(artifact.filename),
             max_features=current_app.config["MAX_COLUMNS"],
+            limits=ProcessLimits.from_settings(current_app.config),
+            rows=None if table is None else table.read_rows,
             before_commit=before_commit,
             **request,
         )
@@ -238,7 +250,8 @@ def draw_version_plot(name: str, number: int, plot: str) -> Response:
     """Draw a plot of a version, of up to 5,000 of its held-out rows.
 
     `predicted-vs-actual` and `residuals` of a regression; `roc`, `precision-recall`,
-    `calibration` and `confusion-matrix` of a classification; `coefficients` of a linear model.
+    `calibration` and `confusion-matrix` of a classification; `coefficients` of a linear model;
+    `importances` of any model that has them.
     """
     drawn = service.get_plot(db.session(), name, number, plot)
     response = Response(drawn, content_type=SVG, headers={"Content-Security-Policy": PLOT_POLICY})

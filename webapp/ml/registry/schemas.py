@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import marshmallow as ma
 import orjson
 from marshmallow import fields, validate
 
+from webapp.ml.core import evaluation
+from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.formats import FORMATS
+from webapp.ml.core.importances import MOST_COLUMNS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
-from webapp.ml.core.signature import Task, read_signature
+from webapp.ml.core.signature import Signature, Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.registry.models import (
     MOST_TAGS,
@@ -26,10 +30,16 @@ from webapp.ml.schemas import (
     ROWS,
     VALUE,
     Activate,
+    CsvOptions,
     FeatureNames,
     FilePart,
+    Table,
+    TablePart,
     WarningSchema,
     about,
+    check_gate,
+    extra_field,
+    metric_field,
 )
 from webapp.web.fields import JSONInteger, JSONObject, StrictSchema, Text
 from webapp.web.paging import PageQuery
@@ -55,7 +65,7 @@ ESTIMATOR = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 MOST_COMPARED = 10
 NUMBER = "[1-9][0-9]{0,8}"
 COMPARED = f"{NUMBER}(,{NUMBER}){{1,{MOST_COMPARED - 1}}}"
-NOT_COMPARED = ("name", "version", "coefficients", "profile", "warnings")
+NOT_COMPARED = ("name", "version", "coefficients", "importances", "profile", "warnings")
 TAGS_EXAMPLE = {"team": "pricing", "stage": "candidate"}
 
 
@@ -178,6 +188,53 @@ class VersionSummarySchema(StrictSchema):
     )
 
 
+class ImportancesSchema(StrictSchema):
+    """How much each column matters to a model."""
+
+    method = fields.String(
+        required=True,
+        validate=validate.OneOf(["impurity", "gain", "permutation"]),
+        metadata=about(
+            "`impurity` and `gain`: what the splits of the trees by a column have gained, as a "
+            "share of 1. `permutation`: how far the metric on held-out rows falls when the values "
+            "of a column change places.",
+            example="permutation",
+        ),
+    )
+    metric = fields.String(
+        **NULLABLE,
+        validate=validate.OneOf(["r2_score", "accuracy"]),
+        metadata=about("Of permutations.", example="r2_score"),
+    )
+    rows = fields.Integer(**NULLABLE, metadata=about("Held-out rows, permuted.", example=20))
+    repeats = fields.Integer(
+        **NULLABLE,
+        metadata=about("Permutations of each column, fewer of a slow model.", example=5),
+    )
+    not_measured = fields.Integer(
+        required=True,
+        metadata=about("Columns that there was no time to permute, or undefined.", example=0),
+    )
+    values = fields.Dict(
+        keys=fields.String(),
+        values=fields.Float(),
+        required=True,
+        metadata=about(
+            f"By column, the largest first: the {MOST_COLUMNS} largest.",
+            example={"x2": 1.16, "x1": 0.53, "x3": 0.12},
+        ),
+    )
+    std = fields.Dict(
+        keys=fields.String(),
+        values=fields.Float(),
+        **NULLABLE,
+        metadata=about(
+            "Of permutations, by column, where there are several.",
+            example={"x2": 0.29, "x1": 0.14, "x3": 0.05},
+        ),
+    )
+
+
 class VersionSchema(VersionSummarySchema):
     """A version of a model: how it was made, and how good it is.
 
@@ -232,6 +289,15 @@ class VersionSchema(VersionSummarySchema):
             example={"intercept": 0.01, "coefficients": {"x1": 2.0, "x2": 3.0, "x3": -1.0}},
         ),
     )
+    importances = fields.Nested(
+        ImportancesSchema,
+        **NULLABLE,
+        metadata=about(
+            "null where no rows were held out to permute, there are more than "
+            f"{MOST_COLUMNS} columns to permute or the metric is undefined, and of an upload that "
+            "has none of its own."
+        ),
+    )
     profile = fields.Dict(
         **NULLABLE,
         metadata=about("Mean, spread, minimum and maximum of each feature in training."),
@@ -239,7 +305,7 @@ class VersionSchema(VersionSummarySchema):
 
 
 class JudgementSchema(StrictSchema):
-    """A new version and the active one, on the rows that the training has held out."""
+    """A new version and the active one, on the same rows."""
 
     metric = fields.String(required=True, metadata={"example": "rmse"})
     candidate = fields.Float(**NULLABLE, metadata=about("Of the new version.", example=41.2))
@@ -490,7 +556,26 @@ def _check_flat(rows: Sequence[Any]) -> None:
             raise ma.ValidationError(f"Row {number} holds arrays or objects.")
 
 
-class UploadRequest(StrictSchema):
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    _check_size(metrics)
+    if "comparison" in metrics:
+        raise ma.ValidationError("Has a comparison, which is the service's: leave it out.")
+
+
+@dataclass(frozen=True)
+class JudgedTable(Table):
+    """A table to judge versions on, with the options ``target`` and ``extra``."""
+
+    def read_rows(self, signature: Signature, classes: Sequence[Any] | None) -> Dataset:
+        """Return its rows as a version takes them; raises InvalidInput."""
+        target, ignore_extra = self.options["target"], self.options["extra"] == "ignore"
+        task = evaluation.Task(signature, classes, target, ignore_extra)
+        task.find_target()  # what is wrong with it is no fault of the table
+        self.source.file.seek(0)
+        return self.read(evaluation.read_table, task=task)
+
+
+class UploadRequest(CsvOptions):
     """A model that was fitted elsewhere."""
 
     artifact = FilePart(
@@ -530,14 +615,28 @@ class UploadRequest(StrictSchema):
     metrics = JSONObject(
         keys=fields.String(),
         load_default=dict,
-        validate=_check_size,
+        validate=_check_metrics,
         metadata=about("What is known of its quality.", example={"r2_score": 0.9}),
     )
     activate = Activate(
-        judged=False,
         load_default=False,
-        metadata=about("Whether it becomes the active version."),
+        metadata=about(
+            "Whether it becomes the active version; with `if_better`, when it is better than the "
+            "active one by `metric`, on the rows of `table`."
+        ),
     )
+    metric = metric_field()
+    table = TablePart(
+        metadata=about(
+            "For `if_better`: rows whose target is known, in CSV, Parquet or Arrow.",
+            type="string",
+            format="binary",
+        ),
+    )
+    target = fields.String(
+        load_default=None, metadata=about("The column of `table` that is to be predicted.")
+    )
+    extra = extra_field()
 
     @ma.post_load
     def join_checks(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -550,3 +649,17 @@ class UploadRequest(StrictSchema):
         if sample is None and expected is not None:
             raise ma.ValidationError("Goes with the rows of a sample.", "expected")
         return {**data, "checks": checks}
+
+    @ma.post_load
+    def make_dialect(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Join what goes with a table to it."""
+        data = super().make_dialect(data)
+        options = {name: data.pop(name) for name in ("target", "extra")}
+        dialect, source = data.pop("dialect"), data.get("table")
+        table = source and JudgedTable(replace(source, dialect=dialect), options)
+        return {**data, "table": table}
+
+    @ma.validates_schema
+    def check_comparison(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError for a comparison without its parts, or the reverse."""
+        check_gate(data, "metric", "table", "target")

@@ -10,9 +10,10 @@ import json
 import platform
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload, undefer_group
@@ -29,14 +30,16 @@ from webapp.db.base import (
     utc_now,
 )
 from webapp.db.leases import Leases
-from webapp.errors import InvalidInput
+from webapp.errors import InvalidInput, faults_in
 from webapp.ml import errors
-from webapp.ml.core import artifacts, plots
+from webapp.ml.core import artifacts, evaluation, plots
+from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import FORMATS, inspect_file
 from webapp.ml.core.formats.shapes import LoadedModel
+from webapp.ml.core.gate import compare
 from webapp.ml.core.isolation import ProcessFailed, ProcessLimits, run_isolated
-from webapp.ml.core.signature import read_signature
+from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.registry.models import (
     MOST_ALIASES,
     MOST_TAGS,
@@ -50,9 +53,12 @@ from webapp.ml.registry.models import (
 )
 
 DEFAULT_MODEL = "default"
-LOADING = ProcessLimits()  # of a file that comes from elsewhere
+NORMAL_LIMITS = ProcessLimits()
 ANY_VERSION = 0  # is no row's id
 MOST_LISTED = 1000  # models, where there are no pages
+
+RowReader: TypeAlias = Callable[[Signature, Sequence[Any] | None], Dataset]
+"""Returns rows with their target, as a signature has them; the other argument are the classes."""
 
 
 def store_version(
@@ -109,37 +115,123 @@ def register_version(
     name: str,
     data: bytes,
     max_features: int,
+    limits: ProcessLimits = NORMAL_LIMITS,
     format_name: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     checks: Mapping[str, Any] | None = None,
     source: str | None = None,
+    metric: str | None = None,
+    rows: RowReader | None = None,
     **storing: Any,
 ) -> ModelVersion:
     """Store a file, a model fitted elsewhere, as the model's next version.
 
     Without a ``format_name``, its bytes tell. ``checks`` are what else came with it, for the
     format's ``describe``: feature names, a signature, a sample with expected predictions.
-    ``source`` is the name of the file. ``storing`` goes to ``store_version``. Raises InvalidInput
-    when the file, or what came with it, cannot be used, or it has more than ``max_features``.
+    ``source`` is the name of the file. With a ``metric``, it is activated only if it is better
+    than the active version on the ``rows``; ``comparison`` in its metrics says what was compared.
+    ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with
+    it, cannot be used, or it has more than ``max_features``, or takes more than its ``limits``.
     """
     options = {"max_features": max_features, **(checks or {})}
     try:
-        answer = run_isolated(inspect_file, data, format_name, options, limits=LOADING)
+        answer = run_isolated(inspect_file, data, format_name, options, limits=limits)
     except ProcessFailed:
-        message = f"it could not be loaded and tried within {LOADING}"
+        settings = "MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS"
+        message = f"it could not be loaded and tried within {limits} ({settings})"
         answer = {"faults": {"artifact": [str(errors.ArtifactUnusable(message))]}}
     if "faults" in answer:
         raise InvalidInput(answer["faults"], source="form")
     described = answer["version"]
     described["metrics"] |= metrics or {}
+    libraries = {**library_versions(), **described.pop("libraries")}
     version = ModelVersion(
         origin="uploaded",
-        warnings=[],
-        libraries=library_versions(),
+        warnings=warn_of_difference(session, name, Signature.from_json(described["signature"])),
+        libraries=libraries,
         source=source,
         **described,
     )
+    if metric is not None and rows is not None:
+        storing |= _judge_upload(session, name, version, data, metric, rows)
     return store_version(session, leases, name=name, version=version, artifact=data, **storing)
+
+
+def _judge_upload(
+    session: Session,
+    name: str,
+    version: ModelVersion,
+    data: bytes,
+    metric: str,
+    rows: RowReader,
+) -> dict[str, Any]:
+    """Return what `note_comparison` does of an upload, which is judged on ``rows``.
+
+    Raises InvalidInput where it cannot be judged on them.
+    """
+    try:
+        evaluation.check_metric(metric, version.task)
+        loaded = FORMATS[version.format].load(data, read_signature(version), None)
+        found = rows(loaded.signature, loaded.classes)
+        with faults_in("table"):
+            judged = evaluation.evaluate(loaded.scorer, loaded.classes, found)
+    except InvalidInput as error:
+        raise InvalidInput(error.faults, source=error.source or "form") from None
+    version.warnings += [asdict(warning) for warning in found.warnings]
+
+    def read(task: evaluation.Task) -> Dataset:
+        if difference := loaded.signature.find_difference(task.signature):
+            raise InvalidInput([f"it {difference}"])
+        return rows(task.signature, task.classes)
+
+    active = describe_active(session, name)
+    return note_comparison(version, compare(metric, judged[metric], active, read))
+
+
+def warn_of_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
+    """Return a warning where the active version takes other columns, in a list."""
+    active = get_active_version(session, name)
+    difference = "" if active is None else signature.find_difference(read_signature(active))
+    if active is None or not difference:
+        return []
+    message = f"differs from the active version {active.number}: it {difference}"
+    return [{"column": "", "message": message}]
+
+
+def describe_active(session: Session, name: str) -> dict[str, Any] | None:
+    """Return the active version as `core.gate` compares with it; None where there is none."""
+    active = get_active_version(session, name)
+    if active is None:
+        return None
+    described: dict[str, Any] = {
+        "id": active.id,
+        "number": active.number,
+        "format": active.format,
+        "signature": read_signature(active).to_json(),
+        "profile": active.profile,
+        "classes": active.classes,
+    }
+    try:
+        artifact, fault = read_artifact(session, active.artifact_digest), ""
+    except (errors.ArtifactUnusable, errors.VersionDeleted) as error:
+        artifact, fault = b"", str(error)
+    return {**described, "artifact": artifact, "fault": fault}
+
+
+def note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whether to activate a new version, and over which, as `store_version` takes it.
+
+    The ``comparison`` in its metrics says why.
+    """
+    comparison = {name: found[name] for name in ("metric", "candidate", "active", "version")}
+    version.metrics = {**version.metrics, "comparison": {**comparison, "better": found["better"]}}
+    if found["obstacle"]:
+        message = (
+            f"was not compared with the active version {found['version']}, which stays: "
+            f"{found['obstacle']}"
+        )
+        version.warnings = [*version.warnings, {"column": "", "message": message}]
+    return {"activate": found["better"], "over": found["over"]}
 
 
 def activate_version(
@@ -431,6 +523,7 @@ def get_plot(session: Session, name: str, number: int, plot: str) -> bytes:
         classes=None if version.classes is None else tuple(version.classes),
         rows=rows,
         coefficients=json.dumps(version.coefficients) if version.coefficients else None,
+        importances=json.dumps(version.importances) if version.importances else None,
     )
     drawable = [name for name in plots.PLOTS if not shown.why_not(name)]
     if plot not in drawable:

@@ -20,13 +20,11 @@ from webapp.ml.core.learning import (
     make_dataset_of,
     read_dataset,
 )
-from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.signature import KINDS, Task
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
 from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
-    IF_BETTER,
     NUMBERS,
     RECORDS,
     ROW,
@@ -39,6 +37,8 @@ from webapp.ml.schemas import (
     TargetedRows,
     WarningSchema,
     about,
+    check_gate,
+    metric_field,
 )
 from webapp.web.fields import (
     JSONBoolean,
@@ -185,27 +185,18 @@ class TrainingOptions(StrictSchema):
         metadata=about("Columns to leave out.", default=[], example=["id"]),
     )
     activate = Activate(
-        judged=True,
         load_default=True,
         metadata=about(
             "Whether the new version becomes the active one; with `if_better`, when it is better "
             "than the active one by `metric`, on the rows that are held out."
         ),
     )
-    metric = fields.String(
-        load_default=None,
-        allow_none=True,
-        validate=validate.OneOf([name for names in METRICS.values() for name in names]),
-        metadata=about("What `activate=if_better` compares."),
-    )
+    metric = metric_field()
 
     @ma.validates_schema
     def check_metric(self, data: dict[str, Any], **_: Any) -> None:
         """Raise ValidationError for a metric without a comparison, or the reverse."""
-        compares, given = data["activate"] == IF_BETTER, data["metric"] is not None
-        if compares != given:
-            message = "Is for activate=if_better alone." if given else "Is what if_better needs."
-            raise ma.ValidationError(message, "metric")
+        check_gate(data, "metric")
 
     @ma.validates_schema
     def check_task(self, data: dict[str, Any], **_: Any) -> None:

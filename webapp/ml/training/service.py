@@ -13,19 +13,18 @@ from webapp.errors import InvalidInput
 from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
-from webapp.ml.core import training
+from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
-from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.packing import pack_dataset
-from webapp.ml.core.signature import Signature, read_signature
+from webapp.ml.core.signature import Signature
 from webapp.ml.core.training import TrainingSpec
-from webapp.ml.errors import ArtifactUnusable, VersionDeleted
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import (
-    get_active_version,
+    describe_active,
     library_versions,
-    read_artifact,
+    note_comparison,
     store_version,
+    warn_of_difference,
 )
 from webapp.ml.training import work
 
@@ -73,7 +72,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
 
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
         compares = order.options["metric"] is not None
-        active = _describe_active(session, order.model) if compares else None
+        active = describe_active(session, order.model) if compares else None
         return order.payload, active, (memory * 1e6, seconds)
 
     def limit(order: Order) -> ProcessLimits:
@@ -105,34 +104,13 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
 
 def _check_metric(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
     """Raise InvalidInput, before the fit, for a metric that nothing could be judged by."""
-    if metric not in METRICS[dataset.task]:
-        known = ", ".join(METRICS[dataset.task])
-        raise InvalidInput({"metric": [f"is none of a {dataset.task}, which are {known}"]})
+    evaluation.check_metric(metric, dataset.task)
     if not training.count_held_out(len(dataset.y), spec.test_size):
         message = (
             "needs rows to judge on: a training of 10 rows or more, with a test_size that holds "
             "out 2 or more"
         )
         raise InvalidInput({"metric": [message]})
-
-
-def _describe_active(session: Session, name: str) -> dict[str, Any] | None:
-    """Return what a comparison needs of the active version; None where there is none."""
-    active = get_active_version(session, name)
-    if active is None:
-        return None
-    described = {
-        "id": active.id,
-        "number": active.number,
-        "format": active.format,
-        "signature": read_signature(active).to_json(),
-        "profile": active.profile,
-        "classes": active.classes,
-    }
-    try:
-        return {**described, "artifact": read_artifact(session, active.artifact_digest)}
-    except (ArtifactUnusable, VersionDeleted) as error:
-        return {**described, "artifact": b"", "fault": str(error)}
 
 
 def _store(
@@ -152,18 +130,11 @@ def _store(
         **described,
     )
     signature = Signature.from_json(described["signature"])
-    version.warnings += _find_difference(session, order.model, signature)
+    version.warnings += warn_of_difference(session, order.model, signature)
     if options["metric"] is None:
         storing["activate"] = options["activate"]
     else:
-        comparison = dict(answer["comparison"])
-        obstacle, over = comparison.pop("obstacle"), comparison.pop("over")
-        if obstacle:
-            number = comparison["version"]
-            message = f"was not compared with the active version {number}, which stays: {obstacle}"
-            version.warnings = [*version.warnings, {"column": "", "message": message}]
-        version.metrics = {**version.metrics, "comparison": comparison}
-        storing |= {"activate": comparison["better"], "over": over}
+        storing |= note_comparison(version, answer["comparison"])
     return store_version(
         session,
         leases,
@@ -172,13 +143,3 @@ def _store(
         artifact=answer["artifact"],
         **storing,
     )
-
-
-def _find_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
-    """Return a warning where the active version takes other columns, in a list."""
-    active = get_active_version(session, name)
-    difference = "" if active is None else signature.find_difference(read_signature(active))
-    if active is None or not difference:
-        return []
-    message = f"differs from the active version {active.number}: it {difference}"
-    return [{"column": "", "message": message}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from webapp.errors import InvalidInput
@@ -12,9 +13,9 @@ from webapp.ml.core import evaluation, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
-from webapp.ml.core.formats import FORMATS, skops
+from webapp.ml.core.formats import skops
+from webapp.ml.core.gate import compare
 from webapp.ml.core.packing import unpack_dataset
-from webapp.ml.core.signature import Signature
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
 
@@ -37,7 +38,8 @@ def fit(report: Any, packed: bytes, active: Mapping[str, Any] | None, limits: An
     version = _describe(trained, dataset, spec)
     answer = {"version": version, "artifact": artifact, "judged": trained.judged.to_bytes()}
     if metric is not None:
-        answer["comparison"] = _compare(trained, metric, active)
+        rows = partial(_take_held_out, trained)
+        answer["comparison"] = compare(metric, trained.metrics[metric], active, rows)
     return answer
 
 
@@ -49,42 +51,11 @@ def too_large(estimator: str | None) -> InvalidInput:
     return InvalidInput({"estimator": [f"{message}, or {lighter}" if lighter else message]})
 
 
-def _compare(
-    trained: TrainedModel, metric: str, active: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return what a metric says of a new model and of the active version, and which is better."""
-    candidate = trained.metrics[metric]
-    comparison = {"metric": metric, "candidate": candidate, "active": None, "version": None}
-    if active is None:
-        return {**comparison, "better": True, "obstacle": "", "over": None}
-    try:
-        comparison["active"] = _judge(active, trained)[metric]
-        undefined = candidate is None or comparison["active"] is None
-        obstacle = f"{metric} is undefined for the rows that were held out" if undefined else ""
-    except InvalidInput as error:
-        obstacle = str(error)
-    except ArtifactUnusable as error:
-        obstacle = f"it cannot be loaded: {error}"
-    better = evaluation.is_better(metric, candidate, comparison["active"])
-    comparison |= {"version": active["number"], "better": better, "over": active["id"]}
-    return {**comparison, "obstacle": obstacle}
-
-
-def _judge(active: Mapping[str, Any], trained: TrainedModel) -> dict[str, Any]:
-    """Return the metrics of the active version on the rows that a training has held out.
-
-    Raises InvalidInput where it cannot be judged on them, and ArtifactUnusable.
-    """
+def _take_held_out(trained: TrainedModel, task: evaluation.Task) -> Dataset:
+    """Return the rows that a training has held out, as a task has them; raises InvalidInput."""
     assert trained.held_out is not None  # noqa: S101 (as checked before the fit)
-    signature = Signature.from_json(active["signature"])
-    if "fault" in active:
-        raise ArtifactUnusable(active["fault"])
-    task = evaluation.Task(signature, active["classes"])
     rows = trained.held_out.take()
-    rows = evaluation.recode_rows(rows, trained.signature, task, trained.classes)
-    kind = FORMATS[active["format"]]
-    loaded = kind.load(active["artifact"], signature, active["profile"])
-    return evaluation.evaluate(loaded.scorer, active["classes"], rows)
+    return evaluation.recode_rows(rows, trained.signature, task, trained.classes)
 
 
 def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> dict[str, Any]:
@@ -101,6 +72,7 @@ def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> di
         "classes": None if trained.classes is None else list(trained.classes),
         "metrics": dict(trained.metrics),
         "coefficients": trained.coefficients,
+        "importances": None if trained.importances is None else dict(trained.importances),
         "evaluated_on": trained.evaluated_on,
         "n_train": trained.n_train,
         "n_test": trained.n_test,

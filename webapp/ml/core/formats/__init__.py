@@ -7,6 +7,7 @@ from typing import Any
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.formats import fitted, lightgbm, onnx, skops, xgboost
+from webapp.ml.core.formats.elsewhere import import_library
 from webapp.ml.core.formats.shapes import ModelFormat
 from webapp.ml.errors import ArtifactUnusable
 
@@ -29,6 +30,7 @@ FORMATS: Mapping[str, ModelFormat] = {
             xgboost.recognises,
             xgboost.load,
             xgboost.describe,
+            library="xgboost",
         ),
         ModelFormat(
             "lightgbm",
@@ -37,6 +39,7 @@ FORMATS: Mapping[str, ModelFormat] = {
             lightgbm.recognises,
             lightgbm.load,
             lightgbm.describe,
+            library="lightgbm",
         ),
         ModelFormat(
             "onnx",
@@ -45,6 +48,7 @@ FORMATS: Mapping[str, ModelFormat] = {
             onnx.recognises,
             onnx.load,
             onnx.describe,
+            library="onnxruntime",
         ),
     )
 }
@@ -62,12 +66,18 @@ def find_format(data: bytes) -> ModelFormat:
 def inspect_file(data: bytes, name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a version of a file has, under ``version``, or else ``faults`` of the upload.
 
+    ``libraries`` has the version of the library that predicts with the file, if it need not be
+    installed.
+
     The format ``name`` is found out where it is not given. All is JSON: a process of its own
     (``isolation``) reads the file, whatever is in it.
     """
     try:
         kind = find_format(data) if name is None else FORMATS[name]
-        return {"version": {"format": kind.name, **kind.describe(data, **options)}}
+        described = {"format": kind.name, **kind.describe(data, **options), "libraries": {}}
+        if kind.library is not None:
+            described["libraries"][kind.library] = import_library(kind.library).__version__
+        return {"version": described}
     except ArtifactUnusable as error:
         return {"faults": {"artifact": [str(error)]}}
     except InvalidInput as error:

@@ -10,6 +10,7 @@ decompositions, feature selection, and the meta-estimators, whose members are wa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from types import BuiltinFunctionType, FunctionType
@@ -20,6 +21,7 @@ import numpy as np
 from webapp.ml.errors import ArtifactUnusable
 
 MOST_FEATURES = 2**20  # whatever an operator allows
+LONGEST_TOKEN_PATTERN = 200  # characters
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What NumPy and scikit-learn raise for parts that make no sense together."""
 
@@ -36,6 +38,16 @@ _METRICS = {
     "ChebyshevDistance64": "chebyshev",
     "MinkowskiDistance64": "minkowski",
 }
+
+_CHARACTER = r"(?:\\[wWdDsS]|\\[^\w\s]|\[(?:\\[wWdDsS]|\\[^\w\s]|[^][\\])+\]|[^][\\^$*+?{}|()])"
+_WORD = rf"{_CHARACTER}*(?:{_CHARACTER}(?:[*+?]|\{{\d{{1,2}}(?:,\d{{0,2}})?\}}))?"
+_CHOICE = rf"(?:\\b{_WORD}(?:\\b)?|{_WORD})"
+_TOKEN_PATTERN = re.compile(rf"(?:\(\?[ui]+\))?{_CHOICE}(?:\|{_CHOICE})*")
+"""What finds words in a time that grows with the text, and no faster.
+
+Characters, or classes of them, of which the last may be repeated; what ends at the end of a word
+also begins at a beginning, or each of its letters would be tried. Choices of these.
+"""
 
 
 def check_parts(model: Any) -> None:
@@ -119,7 +131,7 @@ def _list_checks() -> dict[type, Callable[[Any], None]]:
     from scipy import sparse
     from scipy.interpolate import BSpline
     from sklearn import base, ensemble, neighbors, preprocessing, svm, tree
-    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.cluster import BisectingKMeans, KMeans, MiniBatchKMeans
     from sklearn.ensemble._hist_gradient_boosting.binning import _BinMapper
     from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import (
         BaseHistGradientBoosting,
@@ -144,6 +156,7 @@ def _list_checks() -> dict[type, Callable[[Any], None]]:
         (_check_neighbors, (neighbors.KNeighborsTransformer, neighbors.LocalOutlierFactor)),
         (_check_neighbors, (neighbors.RadiusNeighborsTransformer,)),
         (_check_centers, (KMeans, MiniBatchKMeans)),
+        (_check_bisections, (BisectingKMeans,)),
         (_check_words, (CountVectorizer, HashingVectorizer)),
         (_check_one_hot, (preprocessing.OneHotEncoder,)),
         (_check_function, (preprocessing.FunctionTransformer,)),
@@ -210,8 +223,24 @@ def _check_function(part: Any) -> None:
 
 
 def _check_words(part: Any) -> None:
-    """Check that rows are texts, not names of files, and that words have a place each."""
+    """Check that rows are texts, not names of files, and that words have a place each.
+
+    A regular expression with a repeated group would never end with some texts.
+    """
     _require(part.input == "content")
+    pattern = part.token_pattern
+    if pattern is not None:
+        _require(isinstance(pattern, str))
+        if len(pattern) > LONGEST_TOKEN_PATTERN or not _TOKEN_PATTERN.fullmatch(pattern):
+            raise ArtifactUnusable(
+                f"the token_pattern of its {type(part).__name__} may take very long, "
+                f"{ascii(pattern)[:60]}: take one without groups that repeats its last character "
+                r"alone, such as (?u)\b\w\w+\b, [a-z]+ or \S+"
+            )
+        try:
+            re.compile(pattern)
+        except re.error:
+            raise ArtifactUnusable(_BAD_PARTS) from None
     words = vars(part).get("vocabulary_")
     if words is not None:
         places = list(words.values())
@@ -245,6 +274,24 @@ def _check_centers(part: Any) -> None:
     centers = vars(part).get("cluster_centers_")
     if centers is not None:
         _require(centers.shape == (len(centers), part.n_features_in_), centers.size)
+
+
+def _check_bisections(part: Any) -> None:
+    """Check the tree of clusters: no circles, and centers as wide as the rows."""
+    from sklearn.cluster._bisect_k_means import _BisectingTree
+
+    nodes, seen = [vars(part).get("_bisecting_tree")], set()
+    if nodes == [None]:
+        return
+    width = (part.n_features_in_,)
+    _require(getattr(part, "_X_mean", nodes[0].center).shape == width)
+    while nodes:
+        node = nodes.pop()
+        _require(type(node) is _BisectingTree, id(node) not in seen)
+        _require(isinstance(node.center, np.ndarray), node.center.shape == width)
+        seen.add(id(node))
+        if node.left is not None:
+            nodes += [node.left, node.right]
 
 
 def _check_tree(part: Any) -> None:

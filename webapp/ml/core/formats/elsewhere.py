@@ -13,12 +13,14 @@ from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import (
     LONGEST_LABEL,
     Matrix,
+    Vector,
     check_feature_names,
     default_feature_names,
     describe_label,
 )
 from webapp.ml.core.formats.fitted import compare_sample, try_model
 from webapp.ml.core.formats.shapes import LoadedModel
+from webapp.ml.core.importances import Importances, list_importances
 from webapp.ml.core.scoring import Scores
 from webapp.ml.core.signature import Column, Signature, Task, parse_signature
 from webapp.ml.errors import ArtifactUnusable
@@ -74,10 +76,16 @@ class Upload:
         return Signature(tuple(named), task)
 
     def describe(
-        self, loaded: LoadedModel, *, estimator: str, params: Mapping[str, Any]
+        self,
+        loaded: LoadedModel,
+        *,
+        estimator: str,
+        params: Mapping[str, Any],
+        gains: Vector | None = None,
     ) -> dict[str, Any]:
         """Return what a version of a model has, as JSON.
 
+        ``gains`` are those of the splits by each column, (n_columns,), None where it has no trees.
         Raises ArtifactUnusable where it does not predict, and InvalidInput where it predicts
         something else than what is expected.
         """
@@ -92,8 +100,17 @@ class Upload:
             "signature": loaded.signature.to_json(),
             "classes": None if loaded.classes is None else list(loaded.classes),
             "coefficients": None,
+            "importances": _describe_gains(gains, loaded.signature),
             "metrics": compare_sample(loaded, rows, self.expected),
         }
+
+
+def _describe_gains(gains: Vector | None, signature: Signature) -> Importances | None:
+    """Return the share of each column in the gains of all trees."""
+    if gains is None or len(gains) != len(signature.columns):
+        return None
+    with np.errstate(all="ignore"):
+        return list_importances("gain", signature.names, gains / gains.sum())
 
 
 def make_category(values: Sequence[Any]) -> Column:

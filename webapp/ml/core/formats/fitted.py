@@ -38,6 +38,7 @@ from webapp.ml.core.estimators import (
 from webapp.ml.core.formats.checks import MALFORMED
 from webapp.ml.core.formats.columns import infer_columns
 from webapp.ml.core.formats.shapes import Coefficients, LoadedModel
+from webapp.ml.core.importances import Importances, read_importances
 from webapp.ml.core.pipelines import make_checked_scorer, score_in_blocks
 from webapp.ml.core.preprocessing import ESTIMATOR, is_typed, make_frame
 from webapp.ml.core.scoring import Scorer, Scores
@@ -157,8 +158,19 @@ def describe(
         "signature": loaded.signature.to_json(),
         "classes": None if loaded.classes is None else list(loaded.classes),
         "coefficients": describe_coefficients(model, loaded.signature) if own else None,
+        "importances": _read_importances(model, loaded.signature),
         "metrics": metrics,
     }
+
+
+def _read_importances(model: Any, signature: Signature) -> Importances | None:
+    if is_typed(model) and not is_own_pipeline(model):
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return read_importances(model, signature)
+    except MALFORMED:  # parts that its predict does not use need not fit together
+        return None
 
 
 def list_coefficients(loaded: LoadedModel) -> Coefficients | None:

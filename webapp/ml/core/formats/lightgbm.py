@@ -73,7 +73,9 @@ def describe(data: bytes, **options: Any) -> dict[str, Any]:
     file, upload = _read_file(data), Upload(**options)
     signature = upload.make_signature(file.columns, file.names, file.task)
     params = {"objective": file.objective, "n_trees": file.n_trees}
-    return upload.describe(_load(file, signature), estimator="lightgbm", params=params)
+    loaded = _load(file, signature)
+    gains = loaded.model.feature_importance("gain")
+    return upload.describe(loaded, estimator="lightgbm", params=params, gains=gains)
 
 
 def _load(file: _File, signature: Signature) -> LoadedModel:
@@ -186,6 +188,8 @@ def _check_tree(fields: Mapping[str, str], n_features: int) -> str:
         names = ("split_feature", "decision_type", "left_child", "right_child")
         parts |= {name: read(name, n_leaves - 1) for name in names}
         parts["threshold"] = read("threshold", n_leaves - 1, float)
+        if "split_gain" in fields:
+            parts["split_gain"] = read("split_gain", n_leaves - 1, float)
         features, decisions, left, right = (np.array(parts[name], np.int64) for name in names)
         nodes = np.arange(n_leaves - 1)
         for children in (left, right):

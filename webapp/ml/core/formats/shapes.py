@@ -35,7 +35,8 @@ class ModelFormat:
     of its training rows, None where they are not known. ``describe(data, **options)`` returns
     what a version of an uploaded file has, as JSON; it may raise InvalidInput, too, by the field
     of the upload. Both raise ArtifactUnusable. ``list_coefficients`` is for formats that may hold
-    linear models of the catalogue.
+    linear models of the catalogue. ``library`` is the module that predicts with it, if the
+    service can do without.
     """
 
     name: str
@@ -45,3 +46,4 @@ class ModelFormat:
     load: Callable[[bytes, Signature, Mapping[str, Any] | None], LoadedModel]
     describe: Callable[..., dict[str, Any]]
     list_coefficients: Callable[[LoadedModel], Coefficients | None] = lambda _: None
+    library: str | None = None

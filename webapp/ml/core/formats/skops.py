@@ -89,6 +89,9 @@ TRUSTED: Mapping[str, Sequence[str]] = {
         *("scipy.sparse._csr.csr_matrix", "scipy.sparse._csr.csr_array"),
         *("scipy.sparse._csc.csc_matrix", "scipy.sparse._csc.csc_array"),
     ),
+    "Trees of clusters, whose centers check_parts checks": (
+        "sklearn.cluster._bisect_k_means._BisectingTree",
+    ),
     "What histogram boosting checks its numbers with": (
         "functools.partial",
         "sklearn.utils.validation.check_array",
@@ -106,7 +109,7 @@ _FIT_ONLY = frozenset(
         *("random_state", "scoring", "cv", "oob_score", "score_func"),
         *("param_grid", "param_distributions", "cv_results_", "scorer_", "_scorer"),
         *("_feature_subsample_rng", "_rng", "_random_state", "callback"),
-        *("_checked_cv_orig", "_metadata_request"),
+        *("_checked_cv_orig", "_metadata_request", "_kmeans_single"),
         # Of networks: what would go on with a fit.
         *("_optimizer", "_best_coefs", "_best_intercepts"),
     }

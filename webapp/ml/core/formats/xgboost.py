@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.ml.core.datasets import Matrix
+from webapp.ml.core.datasets import Matrix, Vector
 from webapp.ml.core.formats.checks import MALFORMED, MOST_FEATURES
 from webapp.ml.core.formats.elsewhere import (
     MOST_CATEGORIES,
@@ -97,7 +97,14 @@ def describe(data: bytes, **options: Any) -> dict[str, Any]:
     file, upload = _read_file(data), Upload(**options)
     signature = upload.make_signature(file.columns, file.names, file.task)
     params = {"booster": file.booster, "objective": file.objective, "n_trees": file.n_trees}
-    return upload.describe(_load(file, signature), estimator="xgboost", params=params)
+    loaded = _load(file, signature)
+    gains = None if file.booster == "gblinear" else _read_gains(loaded.model, len(file.columns))
+    return upload.describe(loaded, estimator="xgboost", params=params, gains=gains)
+
+
+def _read_gains(booster: Any, n_features: int) -> Vector:
+    found = booster.get_score(importance_type="total_gain")  # of features that are in a tree
+    return np.array([found.get(f"f{n}", 0.0) for n in range(n_features)])
 
 
 def _load(file: _File, signature: Signature) -> LoadedModel:
