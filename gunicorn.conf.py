@@ -79,7 +79,8 @@ def on_starting(server: object) -> None:
     gc.freeze()
     from wsgi import app
 
-    app.extensions["jobs"].executor.start()  # which its workers share
+    for executor in (app.extensions["jobs"].executor, app.extensions["inspector"]):
+        executor.start()  # what all workers share
 
 
 def post_worker_init(worker: object) -> None:

@@ -113,6 +113,7 @@ def test_queries(fruitless: Census) -> None:
 
 def test_paths(fruitless: Census) -> None:
     values = {"item_id": catalogue.BAD_IDS, "number": catalogue.BAD_IDS}
+    values["job"] = values["number"]
     values["name"] = values["alias"] = values["plot"] = catalogue.BAD_NAMES
     for operation in fruitless.operations:
         media_type = next(iter(operation.bodies), None)

@@ -81,7 +81,7 @@ def refuse(_report: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def executor() -> LocalExecutor:
-    return LocalExecutor(2)
+    return LocalExecutor("tests", 2)
 
 
 def test_the_answer_comes_from_another_process(executor: LocalExecutor) -> None:
@@ -157,7 +157,7 @@ def test_work_that_waits_for_a_process_can_be_cancelled(executor: LocalExecutor)
 def test_nothing_is_left_of_a_process_that_was_killed() -> None:
     script = (
         "from tests.jobs.test_processes import *\n"
-        "task = LocalExecutor(1).submit(tell_and_sort, limits=LONG)\n"
+        "task = LocalExecutor('tests', 1).submit(tell_and_sort, limits=LONG)\n"
         "wait_until(lambda: task.progress is not None)\n"
         "print(task.progress['done'], flush=True)\n"
         "time.sleep(60)\n"
@@ -171,9 +171,9 @@ def test_nothing_is_left_of_a_process_that_was_killed() -> None:
 
 
 def test_a_fork_server_that_was_killed_is_started_again() -> None:
-    executor = LocalExecutor(3)
+    executor = LocalExecutor("killed", 1)
     executor.submit(double, 1, limits=LIMITS).result()
-    find = ["pgrep", "-P", str(os.getpid()), "-f", "serve.*/fork 3"]
+    find = ["pgrep", "-P", str(os.getpid()), "-f", "serve.*/killed 1"]
     server = subprocess.run(find, stdout=subprocess.PIPE, check=True).stdout
     os.kill(int(server), signal.SIGKILL)
 

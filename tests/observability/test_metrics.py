@@ -29,6 +29,7 @@ CONVERTERS = {
     "number": "id",
     "alias": "name",
     "plot": "name",
+    "job": "id",
 }
 COUNTS = Family(("name",), {"counts": ""})
 HELD = Family((), {"held": ""}, gauges=True)

@@ -113,8 +113,8 @@ class LocalExecutor(Executor):
     server, which imports the ``preloaded`` modules where it is started anew.
     """
 
-    def __init__(self, processes: int, preloaded: tuple[str, ...] = ()) -> None:
-        self._server = _fork_server(processes, preloaded)
+    def __init__(self, name: str, processes: int, preloaded: tuple[str, ...] = ()) -> None:
+        self._server = _fork_server(name, processes, preloaded)
 
     def start(self) -> None:
         """Fork the server from this process, which must have no other thread."""
@@ -198,7 +198,8 @@ def _receive(child: Connection, task: Task, deadline: float | None) -> bytes:
 class ForkServer:
     """The process that children are forked from; it ends with the process that started it."""
 
-    def __init__(self, most: int, preloaded: tuple[str, ...]) -> None:
+    def __init__(self, name: str, most: int, preloaded: tuple[str, ...]) -> None:
+        self._name = name
         self._most = most
         self._preloaded = preloaded
         self._lock = threading.Lock()
@@ -239,7 +240,7 @@ class ForkServer:
 
     def _make_address(self) -> None:
         folder = tempfile.mkdtemp(prefix="webapp-")  # nobody else may enter it
-        self._address = f"{folder}/fork"
+        self._address = f"{folder}/{self._name}"
         owner = os.getpid()
 
         def remove() -> None:
@@ -270,9 +271,9 @@ class ForkServer:
 
 
 @cache
-def _fork_server(most: int, preloaded: tuple[str, ...]) -> ForkServer:
-    """Return the fork server that all executors of this process share."""
-    return ForkServer(most, preloaded)
+def _fork_server(name: str, most: int, preloaded: tuple[str, ...]) -> ForkServer:
+    """Return the fork server that all executors of this name share in this process."""
+    return ForkServer(name, most, preloaded)
 
 
 def _listen(address: str) -> socket.socket:

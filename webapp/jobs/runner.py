@@ -82,7 +82,7 @@ class Runner:
     ) -> None:
         self.executor = executor
         self._engine = engine
-        self._kinds = kinds
+        self.kinds = kinds
         self._keep = keep
         self._working: set[_Begun] = set()  # on jobs of the queue
         self._wake = threading.Event()
@@ -117,7 +117,7 @@ class Runner:
         ``watch`` is called with the task every now and then. Where it raises, the job is
         cancelled. JobLost is raised where somebody else has cancelled it.
         """
-        kind, claim = self._kinds[order.kind], service.submit_waiting(session, order)
+        kind, claim = self.kinds[order.kind], service.submit_waiting(session, order)
 
         def begin() -> Call:
             with self._session() as own:
@@ -168,7 +168,7 @@ class Runner:
                     order = Order(job.kind, job.model, job.options, job.payload or b"", job.holder)
                     actor = Actor(name=job.created_by, request_id=job.request_id)
                     found.append((order, claim, actor, job.attempts < service.MOST_ATTEMPTS))
-                    kind = self._kinds[order.kind]
+                    kind = self.kinds[order.kind]
                     return Call(kind.work, kind.prepare(session, order), kind.limit(order))
             finally:
                 looked.set()
@@ -214,7 +214,7 @@ class Runner:
         self, session: Session, begun: _Begun, before_commit: BeforeCommit = keep_nothing
     ) -> Any:
         """Store what a task has answered, in one transaction with the end of its job."""
-        kind = self._kinds[begun.order.kind]
+        kind = self.kinds[begun.order.kind]
 
         def finish(made: Any) -> None:
             service.finish(session, begun.claim, SUCCEEDED, result=kind.describe(made))
@@ -229,7 +229,7 @@ class Runner:
             return JobLost()
         died = isinstance(error, ProcessFailed) and error.reason == "died"
         if isinstance(error, ProcessFailed):
-            error = self._kinds[begun.order.kind].explain(begun.order, error)
+            error = self.kinds[begun.order.kind].explain(begun.order, error)
         if not isinstance(error, ServiceError | HTTPException):
             log.error("Job %d failed", begun.claim.id, exc_info=error)
         is_left = not isinstance(error, Exception) or isinstance(error, ClientDisconnected)

@@ -27,10 +27,13 @@ from webapp.errors import InvalidInput
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, KeyHeader, idempotent
 from webapp.jobs.models import Job
+from webapp.jobs.processes import MB, LocalExecutor, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Runner
 from webapp.jobs.service import Order, QueueLimits, submit
 from webapp.ml.core import tables
+from webapp.ml.core.formats import inspect_file
 from webapp.ml.core.tables.shapes import CsvDialect, Limits, Source
+from webapp.ml.errors import ArtifactUnusable
 from webapp.ml.jobs.schemas import JobSchema, prefers_async
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
@@ -71,6 +74,21 @@ class CreationHeaders(KeyHeader):
 def job_runner() -> Runner:
     """Return what does jobs in this process."""
     return cast(Runner, current_app.extensions["jobs"])
+
+
+def inspect_upload(data: bytes, *arguments: Any) -> dict[str, Any]:
+    """Return what `formats.inspect_file` does, in a process of its own; raises InvalidInput."""
+    memory, seconds = (current_app.config[f"MAX_UPLOAD_{of}"] for of in ("MEMORY", "SECONDS"))
+    limits = ProcessLimits(memory * MB, seconds)
+    executor = cast(LocalExecutor, current_app.extensions["inspector"])
+    try:
+        return executor.submit(inspect_file, data, *arguments, limits=limits).result()
+    except ProcessFailed as failure:
+        if failure.reason == "error":
+            raise
+        settings = "MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS"
+        message = f"it could not be loaded and tried within {limits} ({settings})"
+        raise InvalidInput({"artifact": [str(ArtifactUnusable(message))]}) from None
 
 
 def holder_id() -> str:

@@ -24,12 +24,11 @@ from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
 from webapp.jobs.processes import Task
 from webapp.jobs.service import Order
-from webapp.ml.blueprint import job_runner, model_leases, name_of, read_option
+from webapp.ml.blueprint import inspect_upload, job_runner, model_leases, name_of, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.datasets import DataWarning
 from webapp.ml.core.features import iterate_features
 from webapp.ml.core.inspection import inspect_columns
-from webapp.ml.core.isolation import ProcessLimits
 from webapp.ml.core.tables import writing
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
@@ -497,7 +496,7 @@ def import_artifact(
         data=file.read(),
         source=name_of(file.name),
         max_features=current_app.config["MAX_COLUMNS"],
-        limits=ProcessLimits.from_settings(current_app.config),
+        inspect=inspect_upload,
         activate=activate,
         metric=metric,
         rows=rows,

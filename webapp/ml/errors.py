@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from webapp.errors import Conflict, InvalidInput, NotFound, Unavailable
+from webapp.errors import Conflict, NotFound, Unavailable
 
 
 class ModelNotFound(NotFound):
@@ -102,13 +102,6 @@ class VersionUnusable(Conflict):
 
     def __init__(self, name: str, number: int, reason: str) -> None:
         super().__init__(f"Version {number} of {name!r} cannot be served. {reason}")
-
-
-class FitTooLong(InvalidInput):
-    """Fitting took longer than the service allows."""
-
-    def __init__(self) -> None:
-        super().__init__({"estimator": ["takes longer to fit than MAX_FIT_SECONDS allows"]})
 
 
 class ArtifactUnusable(Unavailable):

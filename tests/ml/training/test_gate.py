@@ -208,15 +208,14 @@ def test_a_version_that_became_active_meanwhile_stays(
 ) -> None:
     for _ in range(2):
         train(client, make_table(), **BAD["regression"])
-    compare, other = service.compare_with_active, client.application.test_client()
+    store, other = service.store_version, client.application.test_client()
 
-    def compare_slowly(*arguments: Any) -> Any:
-        found = compare(*arguments)
+    def store_late(*arguments: Any, **storing: Any) -> Any:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(other.put, f"{MODEL}/active", json={"version": 1}).result()
-        return found
+        return store(*arguments, **storing)
 
-    monkeypatch.setattr(service, "compare_with_active", compare_slowly)
+    monkeypatch.setattr(service, "store_version", store_late)
     answer = train(client, make_table(), "mse", **GOOD["regression"])
 
     assert (answer["comparison"]["version"], answer["comparison"]["better"]) == (2, True)

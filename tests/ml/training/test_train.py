@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,16 @@ from sklearn.linear_model import LinearRegression
 from tests.faults import on_sqlite
 from tests.ml.calls import ML, predict, train, train_constant
 from tests.ml.expected_metrics import assert_same
+from webapp.errors import InvalidInput
+from webapp.jobs.processes import MB, ProcessLimits
+from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import skops
-from webapp.ml.errors import ArtifactUnusable, FitTooLong
-from webapp.ml.training.service import fit_time_limit
+from webapp.ml.core.sample_data import make_sample_data
+from webapp.ml.core.training import TrainingSpec
+from webapp.ml.errors import ArtifactUnusable
+from webapp.ml.training.service import KIND, order_training
+from webapp.ml.training.work import fit
 
 
 def test_the_reference_numbers_hold(client: FlaskClient) -> None:
@@ -128,23 +134,9 @@ def test_the_catalogue_lists_every_estimator_with_its_parameters(client: FlaskCl
 # A training that needs too much memory or time
 
 
-def spin(seconds: float) -> None:
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        pass
-
-
 def train_few_rows(client: FlaskClient, **options: Any) -> Any:
     body = {"X": np.eye(10, 1000).tolist(), "y": list(range(10)), "test_size": 0}
     return client.post(f"{ML}/train", json={**body, **options})
-
-
-def test_a_block_that_takes_too_long_is_interrupted_and_nothing_after_it() -> None:
-    with pytest.raises(FitTooLong), fit_time_limit(0.05):
-        spin(60)
-    with fit_time_limit(0.1):
-        pass
-    spin(0.2)  # nothing is raised after a block that has ended in time
 
 
 @on_sqlite
@@ -176,14 +168,25 @@ def test_a_training_that_needs_too_much_memory_is_refused(client: FlaskClient) -
     assert as_advised.status_code == 201
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ArtifactUnusable("it takes too many bytes")])
-def test_a_model_too_large_for_the_machine_or_to_be_stored_is_no_fault_of_the_service(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, error: Exception
+def test_a_model_too_large_to_be_stored_is_no_fault_of_the_service(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(_estimator: Any) -> bytes:
-        raise error
+        raise ArtifactUnusable("it takes too many bytes")
 
     monkeypatch.setattr(skops, "dumps", fail)
+    order = order_training(
+        name="default", dataset=make_sample_data(), spec=TrainingSpec(estimator="ridge")
+    )
+
+    with pytest.raises(InvalidInput, match="is too large: try fewer rows or columns"):
+        fit(None, order.payload, None, FitLimits())
+
+
+@on_sqlite
+def test_a_training_that_takes_too_much_memory_after_all_is_refused(own_app: Flask) -> None:
+    client, kind = own_app.test_client(), own_app.extensions["jobs"].kinds[KIND]
+    own_app.extensions["jobs"].kinds = {KIND: replace(kind, limit=lambda _: ProcessLimits(MB, 60))}
 
     refused = train_few_rows(client, estimator="ridge")
 

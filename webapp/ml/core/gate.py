@@ -26,7 +26,8 @@ def compare(
     same rows for the task of that, and raises InvalidInput where it cannot be judged on them:
     ``obstacle`` then says why, and it stays.
     """
-    comparison = {"metric": metric, "candidate": candidate, "active": None, "version": None}
+    comparison: dict[str, Any] = {"metric": metric, "candidate": candidate}
+    comparison |= {"active": None, "version": None}
     if active is None:
         return {**comparison, "better": True, "obstacle": "", "over": None}
     obstacle = ""
@@ -37,7 +38,7 @@ def compare(
     except InvalidInput as error:
         obstacle = str(error)
     except ArtifactUnusable as error:
-        obstacle = f"it cannot be loaded: {error}"
+        obstacle = f"it cannot be loaded: {error.reason}"
     better = evaluation.is_better(metric, candidate, comparison["active"])
     comparison |= {"version": active["number"], "better": better, "over": active["id"]}
     return {**comparison, "obstacle": obstacle}

@@ -18,12 +18,12 @@ from webapp.ml.blueprint import (
     Headers,
     blp,
     creates_version,
+    inspect_upload,
     model_leases,
     name_of,
 )
 from webapp.ml.core import artifacts
 from webapp.ml.core.formats import FORMATS
-from webapp.ml.core.isolation import ProcessLimits
 from webapp.ml.core.plots import PLOTS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
@@ -159,7 +159,7 @@ class Versions(MethodView):
             data=artifact.stream.read(),
             source=name_of(artifact.filename),
             max_features=current_app.config["MAX_COLUMNS"],
-            limits=ProcessLimits.from_settings(current_app.config),
+            inspect=inspect_upload,
             rows=None if table is None else table.read_rows,
             before_commit=before_commit,
             **request,

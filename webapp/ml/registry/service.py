@@ -35,10 +35,9 @@ from webapp.ml import errors
 from webapp.ml.core import artifacts, evaluation, plots
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE
-from webapp.ml.core.formats import FORMATS, inspect_file
+from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.gate import compare
-from webapp.ml.core.isolation import ProcessFailed, ProcessLimits, run_isolated
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.registry.models import (
     MOST_ALIASES,
@@ -53,7 +52,6 @@ from webapp.ml.registry.models import (
 )
 
 DEFAULT_MODEL = "default"
-NORMAL_LIMITS = ProcessLimits()
 ANY_VERSION = 0  # is no row's id
 MOST_LISTED = 1000  # models, where there are no pages
 
@@ -114,8 +112,8 @@ def register_version(
     *,
     name: str,
     data: bytes,
+    inspect: Callable[..., dict[str, Any]],
     max_features: int,
-    limits: ProcessLimits = NORMAL_LIMITS,
     format_name: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     checks: Mapping[str, Any] | None = None,
@@ -126,23 +124,19 @@ def register_version(
 ) -> ModelVersion:
     """Store a file, a model fitted elsewhere, as the model's next version.
 
-    Without a ``format_name``, its bytes tell. ``checks`` are what else came with it, for the
+    ``inspect`` is `formats.inspect_file`, in a process of its own; without a ``format_name``, the
+    file's bytes tell. ``checks`` are what else came with it, for the
     format's ``describe``: feature names, a signature, a sample with expected predictions.
     ``source`` is the name of the file. With a ``metric``, it is activated only if it is better
     than the active version on the ``rows``; ``comparison`` in its metrics says what was compared.
     ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with
-    it, cannot be used, or it has more than ``max_features``, or takes more than its ``limits``.
+    it, cannot be used, or it has more than ``max_features``.
     """
     options = {"max_features": max_features, **(checks or {})}
     try:
-        answer = run_isolated(inspect_file, data, format_name, options, limits=limits)
-    except ProcessFailed:
-        settings = "MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS"
-        message = f"it could not be loaded and tried within {limits} ({settings})"
-        answer = {"faults": {"artifact": [str(errors.ArtifactUnusable(message))]}}
-    if "faults" in answer:
-        raise InvalidInput(answer["faults"], source="form")
-    described = answer["version"]
+        described = inspect(data, format_name, options)
+    except InvalidInput as error:
+        raise InvalidInput(error.faults, source="form") from None
     described["metrics"] |= metrics or {}
     libraries = {**library_versions(), **described.pop("libraries")}
     version = ModelVersion(

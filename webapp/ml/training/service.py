@@ -14,6 +14,7 @@ from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
 from webapp.ml.core import evaluation, training
+from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.packing import pack_dataset
 from webapp.ml.core.signature import Signature
@@ -68,16 +69,15 @@ def order_training(
 
 def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     """Return how jobs of this kind are done."""
-    memory, seconds = settings["MAX_FIT_MEMORY"], settings["MAX_FIT_SECONDS"]
 
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
         compares = order.options["metric"] is not None
         active = describe_active(session, order.model) if compares else None
-        return order.payload, active, (memory * 1e6, seconds)
+        return order.payload, active, FitLimits.from_settings(settings)
 
     def limit(order: Order) -> ProcessLimits:
-        rows = ROWS_IN_MEMORY * len(order.payload)
-        return ProcessLimits(memory=memory * MB + rows, seconds=seconds)
+        memory = settings["MAX_FIT_MEMORY"] * MB + ROWS_IN_MEMORY * len(order.payload)
+        return ProcessLimits(memory, settings["MAX_FIT_SECONDS"])
 
     def store(
         session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
@@ -88,7 +88,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         if failure.reason == "memory":
             return work.too_large(order.options["estimator"])
         if failure.reason == "seconds":
-            message = f"takes more than the {seconds} seconds that MAX_FIT_SECONDS allows"
+            message = f"takes more than the {settings['MAX_FIT_SECONDS']} seconds that MAX_FIT_SECONDS allows"
             return InvalidInput({"estimator": [f"{message}: try fewer rows or columns"]})
         return failure
 

@@ -22,7 +22,9 @@ from webapp.ml.errors import ArtifactUnusable
 Answer = dict[str, Any]
 
 
-def fit(report: Any, packed: bytes, active: Mapping[str, Any] | None, limits: Any) -> Answer:
+def fit(
+    _report: Any, packed: bytes, active: Mapping[str, Any] | None, limits: FitLimits
+) -> Answer:
     """Train on a packed dataset; return a version's columns, its artifact, and the judged rows.
 
     ``active`` is the version to compare with, as ``training.service`` describes it. Raises
@@ -30,7 +32,7 @@ def fit(report: Any, packed: bytes, active: Mapping[str, Any] | None, limits: An
     """
     dataset, further = unpack_dataset(packed)
     spec, metric = TrainingSpec(**further["spec"]), further["metric"]
-    trained = training.train(dataset, spec, clock=time.perf_counter, limits=FitLimits(*limits))
+    trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
     try:
         artifact = skops.dumps(trained.estimator)
     except ArtifactUnusable:

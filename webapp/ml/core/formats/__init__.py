@@ -63,22 +63,20 @@ def find_format(data: bytes) -> ModelFormat:
     return found
 
 
-def inspect_file(data: bytes, name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a version of a file has, under ``version``, or else ``faults`` of the upload.
+def inspect_file(
+    _report: object, data: bytes, name: str | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a version of a file has, as JSON, for a process of its own to find out.
 
     ``libraries`` has the version of the library that predicts with the file, if it need not be
-    installed.
-
-    The format ``name`` is found out where it is not given. All is JSON: a process of its own
-    (``isolation``) reads the file, whatever is in it.
+    installed. The format ``name`` is found out where it is not given. Raises InvalidInput, by the
+    field of the upload.
     """
     try:
         kind = find_format(data) if name is None else FORMATS[name]
         described = {"format": kind.name, **kind.describe(data, **options), "libraries": {}}
-        if kind.library is not None:
-            described["libraries"][kind.library] = import_library(kind.library).__version__
-        return {"version": described}
     except ArtifactUnusable as error:
-        return {"faults": {"artifact": [str(error)]}}
-    except InvalidInput as error:
-        return {"faults": error.faults}
+        raise InvalidInput({"artifact": [str(error)]}) from None
+    if kind.library is not None:
+        described["libraries"][kind.library] = import_library(kind.library).__version__
+    return described
