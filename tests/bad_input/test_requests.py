@@ -154,7 +154,7 @@ def test_content_types(fruitless: Census) -> None:
 
 def test_headers(fruitless: Census) -> None:
     # At what does not exist, so that nothing comes of a header that is rightly ignored.
-    nobody = {"item_id": "999", "number": "999"}
+    nobody = {"item_id": "999", "number": "999", "job": "999"}
     nobody |= {"name": "nobody", "alias": "nobody", "plot": "none"}
     calls = []
     for op in fruitless.operations:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 POLL = 1.0  # seconds between looks into the queue, which other hosts fill, too
 BEAT = 0.5  # seconds between renewals of a claim; a job that was cancelled ends at the next one
+STOP = 5.0  # seconds in which the thread that looks into the queue should end
 SWEEP = 600.0  # seconds between deletions of old jobs
 
 BeforeCommit: TypeAlias = Callable[[Any], object]
@@ -85,12 +86,14 @@ class Runner:
         self.kinds = kinds
         self._keep = keep
         self._working: set[_Begun] = set()  # on jobs of the queue
+        self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closed = threading.Event()
 
     def start(self) -> None:
         """Begin to do the jobs in the queue."""
-        threading.Thread(target=self._work_off, name="jobs", daemon=True).start()
+        self._thread = threading.Thread(target=self._work_off, name="jobs", daemon=True)
+        self._thread.start()
 
     def wake(self) -> None:
         """Look into the queue at once: this process has put a job into it."""
@@ -99,6 +102,9 @@ class Runner:
     def close(self) -> None:
         """Put the jobs of the queue that are not done yet back into it."""
         self._closed.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(STOP)
         for begun in self._working.copy():
             begun.task.cancel()
             with suppress(Unavailable, JobLost), self._session() as session:
@@ -182,13 +188,13 @@ class Runner:
             return False
         order, claim, actor, repeatable = found[0]
         begun = _Begun(order, claim, task, repeatable=repeatable)
+        self._working.add(begun)
         threading.Thread(target=self._see_to, args=(begun, actor), name="job", daemon=True).start()
         return True
 
     def _see_to(self, begun: _Begun, actor: Actor) -> None:
         """Follow a job of the queue to its end."""
         set_actor(actor)
-        self._working.add(begun)
         try:
             self._follow(begun)
             while True:

@@ -88,7 +88,8 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         if failure.reason == "memory":
             return work.too_large(order.options["estimator"])
         if failure.reason == "seconds":
-            message = f"takes more than the {settings['MAX_FIT_SECONDS']} seconds that MAX_FIT_SECONDS allows"
+            seconds = settings["MAX_FIT_SECONDS"]
+            message = f"takes more than the {seconds} seconds that MAX_FIT_SECONDS allows"
             return InvalidInput({"estimator": [f"{message}: try fewer rows or columns"]})
         return failure
 
