@@ -77,6 +77,7 @@ BEYOND_SCHEMAS = [
     r".*: holds .*, but the labels of the model are .*",
     r".*\.target: (is .*, a feature of the model|is needed: .*)",
     r".*\.intervals: needs a linear regression of numbers .*",
+    r".*\.explain: (is not possible|is answered in JSON|takes too long|gives numbers|fails) .*",
     r".*\.metric: (Is what if_better needs|Is for activate=if_better alone)\.",
     r".*\.metric: (is none of a|needs rows to judge on).*",
     # What can be fitted, and judged, shows when it is done.

@@ -126,8 +126,8 @@ def assert_sums_up(found: Explanation, scores: Scores, rtol: float = 1e-9) -> No
         shares /= shares.sum(axis=1, keepdims=True)
         assert np.allclose(shares, scores.probabilities, rtol=rtol)
     else:
-        classes = np.unique(scores.values)
-        assert (classes[sums.argmax(axis=1)] == scores.values).all()
+        codes = sums.argmax(axis=1) if sums.shape[1] > 1 else (sums[:, 0] > 0).astype(int)
+        assert (np.unique(scores.values)[codes] == scores.values).all()
 
 
 def prepare(trained: TrainedModel) -> LoadedModel:
@@ -280,6 +280,18 @@ def test_models_of_others_are_explained(model: Any) -> None:
     assert found.contributions.shape == (N_ROWS, 3, 1)
 
 
+def test_columns_that_a_model_drops_are_not_explained() -> None:
+    scaled = make_column_transformer((StandardScaler(), ["c", "a"]))
+    model = make_pipeline(scaled, LinearRegression())
+    loaded = load(model.fit(pd.DataFrame(X, columns=list("abc")), X[:, 2]))
+
+    found = explain(loaded, X[:, [0, 2]])
+
+    assert loaded.signature.names == ("a", "c")
+    assert np.allclose(found.contributions[:, 0], 0)
+    assert np.ptp(found.contributions[:, 1]) > 0.1
+
+
 def test_categories_of_a_frame_that_boosting_encodes_itself_are_explained() -> None:
     frame = FRAME.astype(dict.fromkeys(COLORS, "category"))
     model = HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=5)
@@ -311,12 +323,12 @@ def test_a_model_of_texts_has_one_contribution(vectoriser: Any, final: Any) -> N
 @pytest.mark.parametrize(
     ("model", "y", "message"),
     [
-        (KNeighborsRegressor(), Y, "a KNeighborsRegressor: linear models, decision trees"),
-        (AdaBoostRegressor(n_estimators=2), Y, "not possible for a AdaBoostRegressor"),
+        (KNeighborsRegressor(), Y, "for KNeighborsRegressor: linear models, decision trees"),
+        (AdaBoostRegressor(n_estimators=2), Y, "not possible for AdaBoostRegressor"),
         (RandomForestClassifier(2), np.stack([LABELS, LABELS], 1), "several outputs"),
         (LinearRegression(), np.stack([Y, Y], 1), "several outputs"),
-        (make_pipeline(PCA(2), LinearRegression()), Y, "a PCA makes numbers of several columns"),
-        (make_pipeline(PolynomialFeatures(), Ridge()), Y, "a PolynomialFeatures makes"),
+        (make_pipeline(PCA(2), LinearRegression()), Y, "PCA makes numbers of several columns"),
+        (make_pipeline(PolynomialFeatures(), Ridge()), Y, "PolynomialFeatures makes"),
         (GradientBoostingRegressor(init=Ridge(), n_estimators=2), Y, "another estimator"),
     ],
     ids=lambda value: str(value)[:20] if hasattr(value, "fit") else "",

@@ -158,8 +158,8 @@ def test_tables_that_are_too_large_to_keep_are_made_in_pieces(
 ) -> None:
     rows = MODELS[name][1]
     expected = fit(name)[1](rows)
-    monkeypatch.setattr(tree_shap, "EDGES_KEPT", 0)
-    monkeypatch.setattr(tree_shap, "EDGES_AT_ONCE", 40)
+    monkeypatch.setattr(tree_shap, "CELLS_KEPT", 0)
+    monkeypatch.setattr(tree_shap, "CELLS_AT_ONCE", 40)
     monkeypatch.setattr(tree_shap, "BLOCK_CELLS", 100)
 
     found = fit(name)[1](rows)

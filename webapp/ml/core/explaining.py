@@ -30,6 +30,7 @@ Owners: TypeAlias = NDArray[np.intp]
 
 BLOCK_CELLS = 2**22  # of rows as the estimator gets them, and of what is added to each: 32 MB
 MOST_SECONDS = 5.0  # of a core that a request may take; a row of 100 boosted trees takes 1 ms
+MOST_OUTPUTS = 2**22  # of a transformer, such as words by their hash
 MEAN_ROWS = 100_000  # of training that means are taken of, evenly spaced: they take 0.2 s
 EXPLAINED = (
     "linear models, decision trees, forests and gradient boosting of scikit-learn, and models of "
@@ -147,6 +148,7 @@ class ModelExplainer:
         profile: Mapping[str, Any] | None = None,
     ) -> None:
         self._steps = split_steps(model)
+        self._learnt = getattr(model, "feature_names_in_", None)
         self._signature, self._to_rows, self._profile = signature, to_rows, profile
 
     def __call__(
@@ -162,7 +164,7 @@ class ModelExplainer:
             check_seconds(len(X), parts[0].seconds_by_row, parts[0].seconds)
         try:
             blocks = [_explain(parts, Z, means) for Z in self._transform_blocks(X, texts)]
-        except MALFORMED:
+        except (*MALFORMED, MemoryError):
             raise refuse(
                 "fails for these rows: the parts of the model do not fit together"
             ) from None
@@ -201,11 +203,11 @@ class ModelExplainer:
     def _parts(self) -> LinearTerms | tuple[TreeShap, Of, bool] | InvalidInput:
         try:
             n_columns = len(self._signature.columns)
-            owners = find_owners(self._steps[:-1], _list_owners(self._signature))
+            owners = find_owners(self._steps[:-1], _list_owners(self._signature, self._learnt))
             return _read_final(self._steps[-1], owners, n_columns)
         except InvalidInput as error:
             return error
-        except MALFORMED:
+        except (*MALFORMED, MemoryError):
             return refuse("is not possible: the parts of the model do not fit together")
 
     @cached_property
@@ -249,10 +251,18 @@ def split_steps(model: Any) -> list[Any]:
     return [*steps, model] if encoder is None else [*steps, encoder, model]
 
 
-def _list_owners(signature: Signature) -> Owners:
-    """Return the column of each number or text of a row, as models get them."""
+def _list_owners(signature: Signature, learnt: Sequence[str] | None) -> Owners:
+    """Return the column of each number or text of a row, as a model gets them.
+
+    By name where it has ``learnt`` names: -1 of what it drops, which is no column.
+    """
     widths = [max(1, len(column.inputs)) for column in signature.columns]
-    return np.repeat(np.arange(len(widths)), widths)
+    owners = np.repeat(np.arange(len(widths)), widths)
+    if learnt is None:
+        return owners
+    names = [name for column in signature.columns for name in column.inputs or (column.name,)]
+    known = dict(zip(names, owners.tolist(), strict=True))
+    return np.array([known.get(name, -1) for name in learnt], dtype=np.intp)
 
 
 def find_owners(steps: Sequence[Any], owners: Owners) -> Owners:
@@ -298,8 +308,10 @@ def _follow(step: Any, owners: Owners) -> Owners:
     if isinstance(step, OneToOneFeatureMixin | FunctionTransformer):
         return owners
     if len(owners) and (owners == owners[0]).all():
-        return np.full(_count_outputs(step), owners[0])
-    raise refuse(f"is not possible: a {type(step).__name__} makes numbers of several columns")
+        n_outputs = _count_outputs(step)
+        if n_outputs <= MOST_OUTPUTS:
+            return np.full(n_outputs, owners[0])
+    raise refuse(f"is not possible: {type(step).__name__} makes numbers of several columns")
 
 
 def _follow_columns(step: Any, owners: Owners) -> Owners:
@@ -323,7 +335,7 @@ def _count_outputs(step: Any) -> int:
     if hasattr(step, "n_features") and names is None:  # words by their hash
         return int(step.n_features)
     if names is None:
-        raise refuse(f"is not possible behind a {type(step).__name__}")
+        raise refuse(f"is not possible behind {type(step).__name__}")
     return len(names())
 
 
@@ -335,17 +347,16 @@ def _read_final(
     Raises InvalidInput for another model.
     """
     kind = type(final).__name__
-    if not type(final).__module__.startswith("sklearn."):
-        raise refuse(f"is not possible for a {kind}: {EXPLAINED}")
-    if len(owners) != final.n_features_in_:
+    reader = next((read for name, read in _TREES.items() if kind.startswith(name)), None)
+    ours = type(final).__module__.startswith("sklearn.")
+    if not ours or (kind not in LINEAR and reader is None):
+        raise refuse(f"is not possible for {kind}: {EXPLAINED}")
+    if len(owners) != final.n_features_in_ or (owners < 0).any():
         raise refuse("is not possible: it is not known which columns the model's features are of")
-    if kind in LINEAR:
+    if reader is None:
         return _read_linear(final, owners, n_columns)
     if getattr(final, "n_outputs_", 1) > 1:
         raise refuse("is not possible for models of several outputs")
-    reader = next((read for name, read in _TREES.items() if kind.startswith(name)), None)
-    if reader is None:
-        raise refuse(f"is not possible for a {kind}: {EXPLAINED}")
     start, trees, of = reader(final)
     try:
         shap = TreeShap(trees, owners=owners, n_columns=n_columns, start=start)
@@ -368,7 +379,7 @@ _Read: TypeAlias = tuple[Vector, list[CoverTree], Of]
 """What trees are added to, (n_functions,), the trees, and what their sum is."""
 
 
-def _read_tree(tree: Any, values: Matrix, function: int = 0) -> CoverTree:
+def _read_tree(tree: Any, weight: float, function: int = 0) -> CoverTree:
     return CoverTree(
         left=tree.children_left,
         right=tree.children_right,
@@ -377,14 +388,15 @@ def _read_tree(tree: Any, values: Matrix, function: int = 0) -> CoverTree:
         missing_left=tree.missing_go_to_left,
         is_leaf=tree.children_left == -1,
         cover=tree.weighted_n_node_samples,
-        values=values,
+        values=tree.value[:, 0, :],
+        weight=weight,
         function=function,
     )
 
 
 def _read_forest(final: Any) -> _Read:
     members = [member.tree_ for member in getattr(final, "estimators_", [final])]
-    trees = [_read_tree(tree, tree.value[:, 0, :] / len(members)) for tree in members]
+    trees = [_read_tree(tree, 1 / len(members)) for tree in members]
     of: Of = "probability" if hasattr(final, "classes_") else "prediction"
     return np.zeros(members[0].value.shape[2]), trees, of
 
@@ -394,7 +406,7 @@ def _read_stages(final: Any) -> _Read:
         raise refuse("is not possible for boosting that begins with another estimator")
     first = final._raw_predict_init(np.zeros((1, final.n_features_in_), np.float32))[0]
     trees = [
-        _read_tree(tree.tree_, final.learning_rate * tree.tree_.value[:, 0, :], function)
+        _read_tree(tree.tree_, final.learning_rate, function)
         for stage in final.estimators_
         for function, tree in enumerate(stage)
     ]

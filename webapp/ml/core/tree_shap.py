@@ -25,10 +25,10 @@ from scipy.sparse import csr_array
 from webapp.ml.core.datasets import Matrix, Vector
 
 N_CODES = 256  # of categories, as histogram boosting has them
-EDGES_AT_ONCE = 2**18  # of paths: tables of 15 MB
-EDGES_KEPT = 2**19  # of a model: larger ones make their tables for each request
+CELLS_AT_ONCE = 2**18  # edges of paths times the values of a leaf: tables of 15 MB
+CELLS_KEPT = 2**19  # of a model: larger ones make their tables for each request
 BLOCK_CELLS = 2**16  # rows times what paths ask: half a megabyte stays in the cache
-SECONDS_BY_EDGE = 1.2e-7  # to make tables
+SECONDS_BY_ENTRY = 1.2e-7  # of a table, to make it
 SECONDS_BY_CELL = 5e-10  # of an array, each time that it is computed with
 
 
@@ -37,7 +37,8 @@ class CoverTree(NamedTuple):
 
     left, right, feature, threshold: (n_nodes,), not read at a leaf, of the question ``x[feature]
     <= threshold`` whose yes leads left; missing_left: (n_nodes,); cover: (n_nodes,);
-    values: (n_nodes, n_values), added to the functions from ``function`` on. Node 0 is the root.
+    values: (n_nodes, n_values), which ``weight`` times are added to the functions from
+    ``function`` on. Node 0 is the root.
     Where a feature is of categories, ``set_of`` is the place of a node's set in ``sets``, -1 of
     another node; sets: (n_sets, 32), a bit for each code that leads left.
     """
@@ -50,6 +51,7 @@ class CoverTree(NamedTuple):
     is_leaf: Any
     cover: Any
     values: Matrix
+    weight: float = 1.0
     function: int = 0
     set_of: Any = None
     sets: Any = None
@@ -141,10 +143,10 @@ class TreeShap:
     ) -> None:
         self.trees, self.owners = trees, owners
         self.n_columns, self.start = n_columns, start
-        self._edges, cells = zip(*(_measure(tree, len(owners)) for tree in trees), strict=True)
+        self._sizes, cells = zip(*(_measure(tree, len(owners)) for tree in trees), strict=True)
         self.seconds_by_row = SECONDS_BY_CELL * sum(cells)
-        self.kept = sum(self._edges) <= EDGES_KEPT
-        self.seconds = 0.0 if self.kept else SECONDS_BY_EDGE * sum(self._edges)
+        self.kept = sum(self._sizes) <= CELLS_KEPT
+        self.seconds = 0.0 if self.kept else SECONDS_BY_ENTRY * sum(self._sizes)
 
     def explain(self, Z: Matrix) -> tuple[Vector, Any]:
         """Return the base, (n_functions,), and what each column adds to it for each row.
@@ -154,33 +156,34 @@ class TreeShap:
         n_functions = len(self.start)
         base = self.start.copy()
         sums = np.zeros((len(Z), self.n_columns * n_functions))
-        for of_chunk, paths in self._kept if self.kept else self._make_tables():
-            base += of_chunk
-            for group in paths:
-                sums += group.add(Z)
+        for of_paths, paths in self._kept if self.kept else self._make_tables():
+            base += of_paths
+            if paths is not None:
+                sums += paths.add(Z)
         return base, sums.reshape(len(Z), self.n_columns, n_functions)
 
     @cached_property
-    def _kept(self) -> list[tuple[Vector, list[_Paths]]]:
+    def _kept(self) -> list[tuple[Vector, _Paths | None]]:
         return list(self._make_tables())
 
-    def _make_tables(self) -> Iterator[tuple[Vector, list[_Paths]]]:
+    def _make_tables(self) -> Iterator[tuple[Vector, _Paths | None]]:
+        """Yield some paths at a time, and what their leaves add to the base."""
         chunk: list[CoverTree] = []
-        edges = 0
-        for tree, count in zip(self.trees, self._edges, strict=True):
-            if chunk and edges + count > EDGES_AT_ONCE:
-                yield self._tabulate(chunk)
-                chunk, edges = [], 0
+        done = 0
+        for tree, size in zip(self.trees, self._sizes, strict=True):
+            if chunk and done + size > CELLS_AT_ONCE:
+                yield from self._tabulate(chunk)
+                chunk, done = [], 0
             chunk.append(tree)
-            edges += count
-        yield self._tabulate(chunk)
+            done += size
+        yield from self._tabulate(chunk)
 
-    def _tabulate(self, trees: Sequence[CoverTree]) -> tuple[Vector, list[_Paths]]:
-        """Return what trees add to the base, and their paths by the number of features."""
+    def _tabulate(self, trees: Sequence[CoverTree]) -> Iterator[tuple[Vector, _Paths | None]]:
         nodes = _join(trees)
-        n_functions = len(self.start)
         leaves = np.flatnonzero(nodes.is_leaf)
-        values = np.concatenate([tree.values for tree in trees])[leaves]
+        values = np.concatenate(
+            [tree.weight * tree.values[np.asarray(tree.is_leaf, dtype=bool)] for tree in trees]
+        )
         sizes = [len(tree.is_leaf) for tree in trees]
         first = np.repeat([tree.function for tree in trees], sizes)[leaves]
         functions = first[:, np.newaxis] + np.arange(values.shape[1])
@@ -191,12 +194,12 @@ class TreeShap:
         is_first = np.ones(len(leaf), dtype=bool)
         is_first[1:] = key[1:] != key[:-1]
         starts = np.flatnonzero(is_first)
-        base = np.zeros(n_functions)
         counts = np.bincount(leaf[starts], minlength=len(leaves))
         single = counts == 0  # a tree that asks nothing
-        np.add.at(base, functions[single], values[single])
+        if single.any():
+            yield self._sum(functions[single], values[single]), None
         if not len(starts):
-            return base, []
+            return
         low = np.maximum.reduceat(nodes.low[node], starts)
         high = np.minimum.reduceat(nodes.high[node], starts)
         missing = np.logical_and.reduceat(nodes.missing[node], starts)
@@ -208,32 +211,47 @@ class TreeShap:
         sets = np.bitwise_and.reduceat(bits, first_of_set) if len(first_of_set) else bits
         set_place = np.where(by_set[starts], np.cumsum(by_set[starts]) - 1, -1)
         begins = np.cumsum(counts) - counts
-        groups = []
         for d in np.unique(counts[~single]).tolist():
-            chosen = np.flatnonzero(counts == d)
-            slots = begins[chosen] + np.arange(d)[:, np.newaxis]  # (d, n_leaves)
-            np.add.at(base, functions[chosen], values[chosen] * shares[slots].prod(0)[:, None])
-            places = set_place[slots].ravel()
-            columns = self.owners[feature[slots]].ravel()[:, np.newaxis] * n_functions
-            rows = columns + np.tile(functions[chosen], (d, 1))
-            cells = np.repeat(np.arange(slots.size), values.shape[1])
-            spread = csr_array(
-                (np.tile(values[chosen], (d, 1)).ravel(), (rows.ravel(), cells)),
-                shape=(self.n_columns * n_functions, slots.size),
-            )
-            groups.append(
-                _Paths(
-                    features=feature[slots],
-                    low=low[slots],
-                    high=high[slots],
-                    missing=missing[slots],
-                    shares=shares[slots],
-                    coded=np.flatnonzero(places >= 0),
-                    sets=sets[places[places >= 0]],
-                    spread=spread,
+            of_size = np.flatnonzero(counts == d)
+            step = max(1, CELLS_AT_ONCE // (d * values.shape[1]))
+            for start in range(0, len(of_size), step):
+                chosen = of_size[start : start + step]
+                slots = begins[chosen] + np.arange(d)[:, np.newaxis]  # (d, n_leaves)
+                weights = shares[slots].prod(axis=0)[:, np.newaxis]
+                places = set_place[slots].ravel()
+                columns = self.owners[feature[slots]]
+                yield (
+                    self._sum(functions[chosen], values[chosen] * weights),
+                    _Paths(
+                        features=feature[slots],
+                        low=low[slots],
+                        high=high[slots],
+                        missing=missing[slots],
+                        shares=shares[slots],
+                        coded=np.flatnonzero(places >= 0),
+                        sets=sets[places[places >= 0]],
+                        spread=self._spread(columns, functions[chosen], values[chosen]),
+                    ),
                 )
-            )
-        return base, groups
+
+    def _sum(self, functions: NDArray[np.intp], values: Matrix) -> Vector:
+        sums = np.zeros(len(self.start))
+        np.add.at(sums, functions, values)
+        return sums
+
+    def _spread(
+        self, columns: NDArray[np.intp], functions: NDArray[np.intp], values: Matrix
+    ) -> csr_array:
+        """Return where values are added: columns (d, n_leaves), the others (n_leaves, n_values).
+
+        See ``_Paths``.
+        """
+        n_functions, n_slots = len(self.start), columns.size
+        rows = columns.ravel()[:, np.newaxis] * n_functions + np.tile(functions, (len(columns), 1))
+        slots = np.repeat(np.arange(n_slots), values.shape[1])
+        added = np.tile(values, (len(columns), 1)).ravel()
+        shape = (self.n_columns * n_functions, n_slots)
+        return csr_array((added, (rows.ravel(), slots)), shape=shape)
 
 
 def _find_points(d: int) -> tuple[Vector, Vector]:
@@ -243,7 +261,7 @@ def _find_points(d: int) -> tuple[Vector, Vector]:
 
 
 def _measure(tree: CoverTree, n_features: int) -> tuple[int, int]:
-    """Return how many edges the paths of a tree have, and about how many cells a row costs.
+    """Return the size of a tree's tables, and about how many cells a row costs.
 
     Raises ValueError where nodes are no tree, or no row reached one of them.
     """
@@ -266,8 +284,9 @@ def _measure(tree: CoverTree, n_features: int) -> tuple[int, int]:
         depth += 1
     of_leaves = depths[is_leaf]
     asked = np.minimum(of_leaves, n_features)
-    by_cell = 6 * ((asked + 1) // 2) + 10 + 4 * tree.values.shape[1]
-    return int(of_leaves.sum()), int((asked * by_cell).sum())
+    n_values = tree.values.shape[1]
+    by_cell = 6 * ((asked + 1) // 2) + 10 + 4 * n_values
+    return int(of_leaves.sum()) * n_values, int((asked * by_cell).sum())
 
 
 def _join(trees: Sequence[CoverTree]) -> _Nodes:
