@@ -56,6 +56,7 @@ AUTO = "auto"
 DEFAULT_ESTIMATORS = {"regression": DEFAULT_ESTIMATOR, "classification": "logistic_regression"}
 MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
+MOST_MEANS = 100_000  # columns times classes: 2 MB of JSON
 TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
 NAMED_CLASSES = 3  # in a warning
 LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed on
@@ -432,7 +433,8 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
 def _find_mean_contributions(estimator: Any, signature: Signature, rows: Dataset) -> Matrix | None:
     to_rows = partial(make_frame, signature)
     means = ModelExplainer(estimator, signature, to_rows).find_means(rows.X, rows.texts)
-    return means if means is not None and np.isfinite(means).all() else None
+    kept = means is not None and means.size <= MOST_MEANS and np.isfinite(means).all()
+    return means if kept else None
 
 
 def _as_input(rows: Dataset) -> Any:
