@@ -23,7 +23,7 @@ from sklearn.ensemble import (
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_regression
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -278,6 +278,15 @@ def test_models_of_others_are_explained(model: Any) -> None:
 
     assert_sums_up(found, loaded.scorer(X))
     assert found.contributions.shape == (N_ROWS, 3, 1)
+
+
+def test_a_model_whose_steps_make_frames_is_explained() -> None:
+    frame = pd.DataFrame(X, columns=list("abc"))
+    scaled = make_pipeline(StandardScaler().set_output(transform="pandas"), BayesianRidge())
+    for model in (BayesianRidge(), scaled):
+        loaded = load(model.fit(frame, Y))
+
+        assert_sums_up(explain(loaded, X), loaded.scorer(X))
 
 
 def test_columns_that_a_model_drops_are_not_explained() -> None:

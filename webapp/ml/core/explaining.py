@@ -28,7 +28,7 @@ from webapp.ml.core.validation import MALFORMED
 Of: TypeAlias = Literal["prediction", "log_prediction", "probability", "log_odds", "score"]
 Owners: TypeAlias = NDArray[np.intp]
 
-BLOCK_CELLS = 2**22  # of rows as the estimator gets them, and of what is added to each: 32 MB
+BLOCK_CELLS = 2**22  # of rows as the estimator gets them: 32 MB
 MOST_SECONDS = 5.0  # of a core that a request may take; a row of 100 boosted trees takes 1 ms
 MOST_OUTPUTS = 2**22  # of a transformer, such as words by their hash
 MEAN_ROWS = 100_000  # of training that means are taken of, evenly spaced: they take 0.2 s
@@ -176,7 +176,7 @@ class ModelExplainer:
         Z = self._to_rows(X, texts)
         for step in self._steps[:-1]:
             Z = step.transform(Z)
-        return Z
+        return Z if hasattr(Z, "toarray") else np.asarray(Z, dtype=np.float64)
 
     def find_means(self, X: Matrix, texts: Texts | None) -> Matrix | None:
         """Return what each column of rows adds on average, (n_columns, n_functions).
@@ -450,7 +450,5 @@ _TREES: Mapping[str, Callable[[Any], _Read]] = {
 
 def _to_dense(Z: Any, *, single: bool) -> Matrix:
     """Return rows as trees read them: of most, rounded to float32."""
-    Z = Z.toarray() if hasattr(Z, "toarray") else np.asarray(Z)
-    rows = Z.astype(np.float32) if single else Z
-    dense: Matrix = rows.astype(np.float64)
-    return dense
+    dense: Matrix = Z.toarray() if hasattr(Z, "toarray") else Z
+    return dense.astype(np.float32).astype(np.float64) if single else dense

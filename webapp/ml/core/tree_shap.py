@@ -172,21 +172,40 @@ class TreeShap:
         done = 0
         for tree, size in zip(self.trees, self._sizes, strict=True):
             if chunk and done + size > CELLS_AT_ONCE:
-                yield from self._tabulate(chunk)
+                yield from self._tabulate(chunk, done)
                 chunk, done = [], 0
             chunk.append(tree)
             done += size
-        yield from self._tabulate(chunk)
+        yield from self._tabulate(chunk, done)
 
-    def _tabulate(self, trees: Sequence[CoverTree]) -> Iterator[tuple[Vector, _Paths | None]]:
+    def _tabulate(
+        self, trees: Sequence[CoverTree], size: int
+    ) -> Iterator[tuple[Vector, _Paths | None]]:
+        """Yield the paths of trees, whose tables have ``size`` cells, by some leaves at a time."""
         nodes = _join(trees)
         leaves = np.flatnonzero(nodes.is_leaf)
         values = np.concatenate(
             [tree.weight * tree.values[np.asarray(tree.is_leaf, dtype=bool)] for tree in trees]
         )
-        sizes = [len(tree.is_leaf) for tree in trees]
-        first = np.repeat([tree.function for tree in trees], sizes)[leaves]
+        n_nodes = [len(tree.is_leaf) for tree in trees]
+        first = np.repeat([tree.function for tree in trees], n_nodes)[leaves]
         functions = first[:, np.newaxis] + np.arange(values.shape[1])
+        step = max(1, len(leaves) * CELLS_AT_ONCE // max(size, CELLS_AT_ONCE))
+        for start in range(0, len(leaves), step):
+            block = slice(start, start + step)
+            yield from self._find_paths(nodes, leaves[block], functions[block], values[block])
+
+    def _find_paths(
+        self,
+        nodes: _Nodes,
+        leaves: NDArray[np.intp],
+        functions: NDArray[np.intp],
+        values: Matrix,
+    ) -> Iterator[tuple[Vector, _Paths | None]]:
+        """Yield the paths to leaves by the number of features that they ask.
+
+        functions, values: (n_leaves, n_values).
+        """
         leaf, node = _climb(nodes.parent, leaves)
         key = leaf * len(self.owners) + nodes.feature[node]
         order = np.argsort(key)

@@ -219,7 +219,11 @@ def predict(
 def _explain(version: LoadedVersion, features: Features) -> Explanation:
     assert version.explain is not None  # noqa: S101 (as checked before)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return version.explain(features.X, features.texts)
+        explanation = version.explain(features.X, features.texts)
+    n_classes = 1 if version.classes is None else len(version.classes)
+    if len(explanation.base) not in (n_classes, 1 if n_classes == 2 else n_classes):
+        raise refuse("is not possible for models of several outputs")
+    return explanation
 
 
 def _count_contributions(version: LoadedVersion) -> int:
