@@ -42,7 +42,7 @@ from webapp.errors import InvalidInput
 from webapp.ml.core import explaining
 from webapp.ml.core.datasets import Dataset, make_dataset
 from webapp.ml.core.estimators import CATALOGUE
-from webapp.ml.core.explaining import Explanation, find_owners
+from webapp.ml.core.explaining import Explanation, ModelExplainer, find_owners
 from webapp.ml.core.formats import FORMATS, fitted
 from webapp.ml.core.formats.elsewhere import LibraryExplainer
 from webapp.ml.core.formats.shapes import LoadedModel
@@ -183,6 +183,19 @@ def test_contributions_of_a_linear_model_are_nothing_on_average_in_training(
     found = explain(prepare(trained), dataset.X[learnt], means=trained.mean_contributions)
 
     assert np.allclose(found.contributions.mean(axis=0), 0, atol=1e-9)
+
+
+def test_rows_that_overflow_have_no_means() -> None:
+    signature = Signature.from_json(
+        {"columns": [{"name": "a"}, {"name": "b"}], "task": "regression", "target": None}
+    )
+    model = Ridge().fit(X[:, :2], Y)
+    model.coef_ = np.array([1e200, 1.0])
+    explainer = ModelExplainer(model, signature, lambda rows, _texts: rows)
+
+    assert explainer.find_means(np.full((2, 2), 1e200), None) is None
+    with pytest.raises(InvalidInput, match="explain"), np.errstate(all="ignore"):
+        explainer(np.full((2, 2), 1e200))
 
 
 def test_contributions_of_a_linear_regression_are_its_terms() -> None:

@@ -181,7 +181,7 @@ class ModelExplainer:
     def find_means(self, X: Matrix, texts: Texts | None) -> Matrix | None:
         """Return what each column of rows adds on average, (n_columns, n_functions).
 
-        None where the model is not linear, or cannot be explained.
+        None where the model is not linear, cannot be explained, or adds what is not finite.
         """
         parts = self._parts
         if not isinstance(parts, LinearTerms):
@@ -189,9 +189,13 @@ class ModelExplainer:
         every = max(1, -(-len(X) // MEAN_ROWS))
         X, texts = X[::every], None if texts is None else texts[::every]
         total = np.zeros((len(parts.places), len(parts.intercepts)))
-        for Z in self._transform_blocks(X, texts):
-            total += parts.add(Z).sum(axis=0)
-        return total / len(X)
+        try:
+            with np.errstate(all="ignore"):
+                for Z in self._transform_blocks(X, texts):
+                    total += parts.add(Z).sum(axis=0)
+        except MALFORMED:  # values that overflow on the way, say
+            return None
+        return total / len(X) if np.isfinite(total).all() else None
 
     def _transform_blocks(self, X: Matrix, texts: Texts | None) -> Iterator[Any]:
         step = max(1, BLOCK_CELLS // self._steps[-1].n_features_in_)

@@ -433,8 +433,7 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
 def _find_mean_contributions(estimator: Any, signature: Signature, rows: Dataset) -> Matrix | None:
     to_rows = partial(make_frame, signature)
     means = ModelExplainer(estimator, signature, to_rows).find_means(rows.X, rows.texts)
-    kept = means is not None and means.size <= MOST_MEANS and np.isfinite(means).all()
-    return means if kept else None
+    return means if means is not None and means.size <= MOST_MEANS else None
 
 
 def _as_input(rows: Dataset) -> Any:
