@@ -78,6 +78,7 @@ BEYOND_SCHEMAS = [
     r".*\.target: (is .*, a feature of the model|is needed: .*)",
     r".*\.intervals: needs a linear regression of numbers .*",
     r".*\.(metric|table|target): (Is what if_better needs|Is for activate=if_better alone)\.",
+    r".*\.explain: (is not possible|is answered in JSON|takes too long|gives numbers|fails) .*",
     r".*\.metric: (is none of a|needs rows to judge on).*",
     # What can be fitted, and judged, shows when it is done.
     r".*\.y: has one class only among the rows to fit",

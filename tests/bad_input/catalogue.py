@@ -87,6 +87,7 @@ REFUSED_VALUES: dict[str, list[str]] = {
         *('[[1, 2, 3], {"x1": 1, "x2": 2, "x3": 3}]', NESTED),
     ],
     "intervals": FLAG,
+    "explain": FLAG,
     "for_spreadsheet": FLAG,
     "level": [*all_but("decimal"), "1.0", "1.5", "-0.5"],
     "version": [*all_but("integer"), "0", "-1", "9223372036854775808"],
@@ -173,6 +174,7 @@ REFUSED_QUERY = {
     "metric": ["", "1", "r2", "\0", "rmse,mae", "rmse"],
     "target": ["", "nobody", "Y", "y\0", "x" * 5000],
     "intervals": NO_FLAGS,
+    "explain": NO_FLAGS,
     "for_spreadsheet": NO_FLAGS,
     "level": [*NO_NUMBERS, "0", "1", "-1", "true", "null"],
 }

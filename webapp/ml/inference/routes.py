@@ -8,11 +8,13 @@ from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
 from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp
 from webapp.ml.core.datasets import DataWarning
+from webapp.ml.core.explaining import Explanation, refuse
 from webapp.ml.core.tables import writing
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import NOTES, VALUE_BYTES, Predictions, warn_of_notes
@@ -80,12 +82,16 @@ class Predict(MethodView):
         """
         server = current_app.extensions["model_server"]
         which = alias if number is None else number
+        if request["explain"]:
+            request["most_values"] = _count_json_values()
         predictions = service.predict_one(server, name=name, which=which, **request)
         # Plain values: dumping them through the schema would take as long as predicting.
         answer = {
             "prediction": predictions.scores.values[0],
             **_describe(predictions, itemgetter(0)),
         }
+        if predictions.explanation is not None:
+            answer["explanation"] = _describe_explanation(predictions, predictions.explanation)
         for name in NOTES:
             noted = getattr(predictions, name)
             if noted.rows:
@@ -138,9 +144,12 @@ class PredictBatch(MethodView):
         """
         media_type = _choose_answer_type()
         for_spreadsheet = request.pop("for_spreadsheet")
-        most_values = current_app.config["MAX_CELLS"]
         if media_type == JSON:
-            most_values = min(most_values, current_app.config["MAX_CONTENT_LENGTH"] // VALUE_BYTES)
+            most_values = _count_json_values()
+        else:
+            most_values = current_app.config["MAX_CELLS"]
+            if request["explain"]:
+                raise refuse(f"is answered in JSON only: send `Accept: {JSON}`")
         server = current_app.extensions["model_server"]
         which = alias if number is None else number
         predictions = service.predict(
@@ -158,6 +167,12 @@ def _choose_answer_type() -> str:
     accepted = request.accept_mimetypes
     media_type = accepted.best_match([JSON, CSV, ARROW]) if accepted else JSON
     return media_type or abort(406, f"Predictions can be had as {JSON}, {CSV} or {ARROW}.")
+
+
+def _count_json_values() -> int:
+    """Return how many values an answer in JSON has at most."""
+    config = current_app.config
+    return int(min(config["MAX_CELLS"], config["MAX_CONTENT_LENGTH"] // VALUE_BYTES))
 
 
 def _finish(response: Response, predictions: Predictions) -> Response:
@@ -198,6 +213,8 @@ def _describe_rows(predictions: Predictions) -> dict[str, Any]:
         "predictions": predictions.scores.values,
         **_describe(predictions, lambda column: column),
     }
+    if predictions.explanation is not None:
+        answer["explanations"] = _describe_explanations(predictions, predictions.explanation)
     for name in NOTES:
         noted = getattr(predictions, name)
         if noted.rows:
@@ -209,6 +226,46 @@ def _describe_rows(predictions: Predictions) -> dict[str, Any]:
     if predictions.warnings:
         answer["warnings"] = [asdict(warning) for warning in predictions.warnings]
     return answer
+
+
+def _describe_explanation(predictions: Predictions, found: Explanation) -> dict[str, Any]:
+    """Return what each feature added for the only row: by name, of a classification by class."""
+    names, contributions = predictions.version.signature.names, found.contributions[0]
+    sums = found.base + contributions.sum(axis=0)
+    by_name = [dict(zip(names, values, strict=True)) for values in contributions.T.tolist()]
+    by_function = _by_class(predictions.version.classes)
+    return {
+        "of": found.of,
+        "against": found.against,
+        "base": by_function(found.base.tolist()),
+        "contributions": by_function(by_name),
+        "sum": by_function(sums.tolist()),
+    }
+
+
+def _describe_explanations(predictions: Predictions, found: Explanation) -> dict[str, Any]:
+    """Return what each feature added: rows of values in the order of the features."""
+    by_function = _by_class(predictions.version.classes)
+    values = np.ascontiguousarray(found.contributions.transpose(2, 0, 1))
+    return {
+        "of": found.of,
+        "against": found.against,
+        "features": predictions.version.signature.names,
+        "base": by_function(found.base.tolist()),
+        "contributions": by_function(list(values)),
+    }
+
+
+def _by_class(classes: Sequence[Any] | None) -> Callable[[list[Any]], Any]:
+    """Return what names a value for each function by its class; one of two is of the second."""
+
+    def name(values: list[Any]) -> Any:
+        if classes is None:
+            return values[0]
+        labels = classes[1:] if len(values) == 1 else classes
+        return dict(zip(map(str, labels), values, strict=True))
+
+    return name
 
 
 def _write_table(predictions: Predictions, media_type: str, *, for_spreadsheet: bool) -> Response:

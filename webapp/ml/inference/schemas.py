@@ -32,6 +32,38 @@ INTERVALS = about(
     type="object",
     properties={"level": {"type": "number"}, "confidence": BOUNDS, "prediction": BOUNDS},
 )
+BY_CLASS = "A classification has one for each class, by its label; of two, `log_odds` and `score` "
+EXPLAINED = {
+    "of": about(
+        "What base and contributions sum up to: the prediction or its logarithm, the probability "
+        "of a class, its log-odds (of more than two classes: what the softmax makes "
+        "probabilities of), or the score that a class is chosen by.",
+        enum=["prediction", "log_prediction", "probability", "log_odds", "score"],
+    ),
+    "against": about("What contributions are measured against.", enum=["training mean", "zero"]),
+}
+EXPLANATION = about(
+    f"What each feature added. {BY_CLASS}are those of the second.",
+    type="object",
+    properties={
+        **EXPLAINED,
+        "base": about("The number without any feature.", type=["number", "object"]),
+        "contributions": about("By feature.", type="object"),
+        "sum": about("Base and contributions together.", type=["number", "object"]),
+    },
+)
+EXPLANATIONS = about(
+    f"What each feature added. {BY_CLASS}are those of the second.",
+    type="object",
+    properties={
+        **EXPLAINED,
+        "features": {"type": "array", "items": {"type": "string"}},
+        "base": about("The number without any feature.", type=["number", "object"]),
+        "contributions": about(
+            "A row of values in the order of `features` for each row.", type=["array", "object"]
+        ),
+    },
+)
 
 
 class PredictionOptions(StrictSchema):
@@ -48,6 +80,10 @@ class PredictionOptions(StrictSchema):
         bounds=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
         load_default=0.95,
         metadata=about("Level of the intervals."),
+    )
+    explain = JSONBoolean(
+        load_default=False,
+        metadata=about("Add what each feature added to the prediction; in JSON only."),
     )
 
 
@@ -147,6 +183,7 @@ class PredictionResponse(StrictSchema):
     probabilities = fields.Dict(metadata=about("Of a classification: by class."))
     score = fields.Float(metadata=about(SCORE))
     intervals = fields.Raw(metadata=INTERVALS)
+    explanation = fields.Raw(metadata=EXPLANATION)
     extrapolated = fields.List(
         fields.String(),
         metadata=about("Features outside their range in training; absent without any."),
@@ -172,6 +209,7 @@ class BatchResponse(StrictSchema):
     )
     score = fields.List(fields.Float(), metadata=about(SCORE))
     intervals = fields.Raw(metadata=INTERVALS)
+    explanations = fields.Raw(metadata=EXPLANATIONS)
     extrapolated = fields.Dict(
         metadata=about(
             "Features outside their range in training, by number of the row; absent without any, "

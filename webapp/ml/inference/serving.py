@@ -18,6 +18,7 @@ from typing import TypeAlias
 from webapp.db.leases import Leases, lease_clock
 from webapp.errors import ServiceError, Unavailable
 from webapp.ml.core.datasets import Vector
+from webapp.ml.core.explaining import Explainer
 from webapp.ml.core.least_squares import IntervalBasis
 from webapp.ml.core.scoring import Scorer
 from webapp.ml.core.signature import Signature
@@ -60,6 +61,7 @@ class LoadedVersion:
     minimum: Vector | None = None
     maximum: Vector | None = None
     interval_basis: IntervalBasis | None = None
+    explain: Explainer | None = None
 
 
 Which: TypeAlias = int | str | None

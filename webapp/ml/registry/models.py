@@ -166,6 +166,7 @@ class ModelVersion(Base):
     profile: Mapped[dict[str, Any] | None] = _wide()
     interval_basis: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     judged_rows: Mapped[bytes | None] = mapped_column(deferred=True)
+    mean_contributions: Mapped[list[Any] | None] = mapped_column(deferred=True)
 
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
     tag_rows: Mapped[dict[str, VersionTag]] = relationship(

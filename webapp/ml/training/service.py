@@ -135,7 +135,7 @@ def fit_time_limit(seconds: float) -> Iterator[None]:
 def _describe_training(
     trained: TrainedModel, dataset: Dataset, spec: TrainingSpec
 ) -> ModelVersion:
-    basis = trained.interval_basis
+    basis, means = trained.interval_basis, trained.mean_contributions
     return ModelVersion(
         origin="trained",
         task=trained.signature.task,
@@ -164,4 +164,5 @@ def _describe_training(
         profile=dict(trained.profile),
         interval_basis=None if basis is None else basis.to_json(),
         judged_rows=trained.judged.to_bytes(),
+        mean_contributions=None if means is None else means.tolist(),
     )
