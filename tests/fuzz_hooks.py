@@ -101,6 +101,10 @@ BEYOND_SCHEMAS = [
     r"(query|form)\.decimal: Must not be the delimiter\.",
     # A key stands for one request, and is used up by it.
     r"headers\.Idempotency-Key: was used before, with another request: .*",
+    # Shares make a whole, of versions that take the same columns; a shadow has none of them.
+    r"json\.shares: Must add up to 100, and not to \d+\.",
+    r"json\.(shares\.\d+|shadow): is unlike the active version, .*",
+    r"json\.shadow: Must be a version without a share\.",
     # A version differs in nothing from itself.
     r"query\.versions: Must be different versions\.",
     # A place in a list is one that the list has named.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -95,11 +95,17 @@ def register_extensions(app: Flask) -> None:
 
 def register_model_server(app: Flask) -> None:
     """Give the application its model server, which predicts with the active versions."""
+
+    def note_shadow(model: str, number: int, outcome: Sequence[float]) -> None:
+        if app.config["METRICS"]:
+            app.extensions["metrics"].count_shadow(model, number, outcome)
+
     with app.app_context():
         app.extensions["model_server"] = make_server(
             db.engine,
             lease=app.config["MODEL_LEASE_MS"] / 1000,
             capacity=app.config["MODEL_CACHE_SIZE"],
+            note_shadow=note_shadow,
         )
 
 

@@ -90,6 +90,13 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "for_spreadsheet": FLAG,
     "level": [*all_but("decimal"), "1.0", "1.5", "-0.5"],
     "version": [*all_but("integer"), "0", "-1", "9223372036854775808"],
+    "shares": [
+        *(*all_but(), '{"1": 99}', '{"1": 101}', '{"1": "100"}', '{"1": 100.0}', '{"1": null}'),
+        *('{"0": 100}', '{"-1": 100}', '{"01": 100}', '{"1.0": 100}', '{"": 100}', '{"1": true}'),
+        *('{"1": 100, "2": 0}', '{"1": 101, "2": -1}', f'{{"{DIGITS}": 100}}', '{"1": [100]}'),
+        "{" + ", ".join(f'"{n}": {10 - (n > 9) * 5}' for n in range(1, 12)) + "}",
+    ],
+    "shadow": [*all_but("integer", "null"), "0", "-1", "1", "9223372036854775808"],
     "data": [*all_but("array"), *KINDS["array"]],
     "extra": [*all_but(), '"Ignore"'],
     "passthrough": [*all_but("array"), "[1]", "[null]", '["x9"]', '["prediction"]'],

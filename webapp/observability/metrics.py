@@ -100,6 +100,16 @@ PREDICTIONS = Family(
         "webapp_stale_predictions": "Prediction requests answered while the database was away.",
     },
 )
+SHADOWS = Family(
+    ("model", "version"),
+    {
+        "webapp_shadow_rows": "Rows that a shadow predicted too, by its version.",
+        "webapp_shadow_disagreements": "Rows for which a shadow predicted something else.",
+        "webapp_shadow_absolute_difference": "Sum of the differences of predicted numbers.",
+        "webapp_shadow_failures": "Requests that a shadow could not predict for.",
+        "webapp_shadow_dropped": "Requests that a shadow was not asked for: too many, or large.",
+    },
+)
 CACHE = Family(
     (),
     {
@@ -118,7 +128,7 @@ WORKERS = Family(
     },
     gauges=True,
 )
-FAMILIES = (REQUESTS, TRAININGS, PREDICTIONS, CACHE, WORKERS)
+FAMILIES = (REQUESTS, TRAININGS, PREDICTIONS, SHADOWS, CACHE, WORKERS)
 
 
 class SharedCounts:
@@ -262,6 +272,10 @@ class Metrics(Collector):
         if self._in_use or time.monotonic() >= self._look_at:
             self._look()
 
+    def count_shadow(self, model: str, version: int, outcome: Sequence[float]) -> None:
+        """Count what came of a request for a shadow: a number for each metric of ``SHADOWS``."""
+        self._counts.record(SHADOWS, (model, str(version)), outcome)
+
     def _look(self) -> None:
         """Count what this process holds, now that a request has let go of what it had."""
         with self._lock:
@@ -300,7 +314,7 @@ class Metrics(Collector):
         yield active
         yield up
         outcomes: list[Labels] = [(outcome,) for outcome in OUTCOMES]
-        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, [()], [()])
+        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, [], [()], [()])
         counted = self._counts.read()
         for family, labels in zip(FAMILIES, known, strict=True):
             yield from _render(family, counted[family.name], labels)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
+import orjson
 from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
@@ -23,6 +24,16 @@ from webapp.web import jsonio
 from webapp.web.openapi import header
 
 DEFAULTS = {"name": DEFAULT_MODEL}
+TRAFFIC_KEY = "X-Traffic-Key"
+TRAFFIC_PARAMETERS = [
+    {
+        "in": "header",
+        "name": TRAFFIC_KEY,
+        "description": "While the traffic of the model is shared: any text of your own, such as "
+        "the id of a user. Equal keys are answered by the same version; without one, equal rows.",
+        "schema": {"type": "string"},
+    }
+]
 EXAMPLE = {"features": [1.0, 2.0, 3.0]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
 # Many proxies take 4 kB of all headers of an answer, unless told otherwise.
@@ -47,9 +58,13 @@ TABLE_HEADERS = {
 
 
 @blp.route(
-    "/predict", endpoint="PredictDefault", defaults=DEFAULTS, post="predict_with_default_model"
+    "/predict",
+    endpoint="PredictDefault",
+    defaults=DEFAULTS,
+    post="predict_with_default_model",
+    parameters=TRAFFIC_PARAMETERS,
 )
-@blp.route("/models/<name:name>/predict", post="predict")
+@blp.route("/models/<name:name>/predict", post="predict", parameters=TRAFFIC_PARAMETERS)
 @blp.route(
     "/models/<name:name>/aliases/<name:alias>/predict",
     endpoint="PredictAlias",
@@ -80,7 +95,9 @@ class Predict(MethodView):
         """
         server = current_app.extensions["model_server"]
         which = alias if number is None else number
-        predictions = service.predict_one(server, name=name, which=which, **request)
+        predictions = service.predict_one(
+            server, name=name, which=which, key_of=_key_of, **request
+        )
         # Plain values: dumping them through the schema would take as long as predicting.
         answer = {
             "prediction": predictions.scores.values[0],
@@ -98,8 +115,11 @@ class Predict(MethodView):
     endpoint="PredictBatchDefault",
     defaults=DEFAULTS,
     post="predict_batch_with_default_model",
+    parameters=TRAFFIC_PARAMETERS,
 )
-@blp.route("/models/<name:name>/predict/batch", post="predict_batch")
+@blp.route(
+    "/models/<name:name>/predict/batch", post="predict_batch", parameters=TRAFFIC_PARAMETERS
+)
 @blp.route(
     "/models/<name:name>/aliases/<name:alias>/predict/batch",
     endpoint="BatchAlias",
@@ -144,13 +164,21 @@ class PredictBatch(MethodView):
         server = current_app.extensions["model_server"]
         which = alias if number is None else number
         predictions = service.predict(
-            server, name=name, which=which, most_values=most_values, **request
+            server, name=name, which=which, key_of=_key_of, most_values=most_values, **request
         )
         if media_type == JSON:
             response: Response = jsonio.answer(_describe_rows(predictions))
         else:
             response = _write_table(predictions, media_type, for_spreadsheet=for_spreadsheet)
         return _finish(response, predictions)
+
+
+def _key_of(rows: Any) -> bytes:
+    """Return the key of the client, or else what the rows are: equal ones give the same bytes."""
+    kept = rows.keep() if isinstance(rows, schemas.TableRows) else None
+    if given := request.headers.get(TRAFFIC_KEY):
+        return given.encode()
+    return orjson.dumps(rows, option=orjson.OPT_SORT_KEYS) if kept is None else kept
 
 
 def _choose_answer_type() -> str:
