@@ -90,6 +90,7 @@ BEYOND_SCHEMAS = [
     r".*: must be 1 to 255 printable characters.*",
     # Which keys an object may have, and how many when those that are stored are counted too.
     r"json\.tags\..*\.key: Must be 1 to 63 of the characters .*",
+    r"json\.shares\..*\.key: Must be the number of a version\.",
     r"json\.tags: would be \d+ tags, at most 50 are allowed",
     # 1.0 is a whole number to JSON Schema; here it may be a slip.
     r"json\.\w+: Not a valid integer\.",

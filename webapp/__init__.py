@@ -21,7 +21,7 @@ from webapp.items import routes as items_routes
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml.inference.service import make_server
-from webapp.ml.registry.service import list_active_versions
+from webapp.ml.registry.service import list_active_versions, list_shadows
 from webapp.observability import health, metrics
 from webapp.observability import log as logs
 from webapp.observability.observer import Observe, Observer
@@ -142,6 +142,7 @@ def register_observation(app: Flask) -> None:
             db.engine,
             cache=lambda: app.extensions["model_server"].cache,
             active_versions=list_active_versions,
+            shadows=list_shadows,
             workers=app.config["WEB_CONCURRENCY"],
             outcomes=api.list_outcomes(app),
         )

@@ -239,18 +239,21 @@ class Metrics(Collector):
         *,
         cache: Callable[[], Any],
         active_versions: Callable[[Session], Iterable[tuple[str, int]]],
+        shadows: Callable[[Session], Iterable[tuple[str, int]]],
         workers: int,
         outcomes: Iterable[Labels],
     ) -> None:
         """Count for the processes of a server.
 
         ``cache`` returns the process's cache of model versions; ``active_versions`` reads names of
-        models and the numbers of their active versions. ``outcomes`` are the routes, methods and
-        statuses that are shown as 0 from the start: Prometheus would miss a counter's first step.
+        models and the numbers of their active versions, ``shadows`` those of their shadows.
+        ``outcomes`` are the routes, methods and statuses. What these name is shown as 0 from the
+        start: Prometheus would miss a counter's first step.
         """
         self._engine = engine
         self._find_cache = cache
         self._active_versions = active_versions
+        self._shadows = shadows
         self._outcomes = list(outcomes)
         # At a reload old and new workers live side by side; an operator may add some.
         self._counts = SharedCounts(FAMILIES, slots=max(64, 4 * workers))
@@ -299,6 +302,7 @@ class Metrics(Collector):
         )
         up = GaugeMetricFamily("webapp_database_up", "1 if the database answered, else 0.")
         versions: list[Labels] = []
+        shadows: list[Labels] = []
         try:
             with (
                 outages_translated(),
@@ -308,13 +312,14 @@ class Metrics(Collector):
                 for name, number in self._active_versions(session):
                     active.add_metric((name,), number)
                     versions.append((name, str(number)))
+                shadows = [(name, str(number)) for name, number in self._shadows(session)]
             up.add_metric((), 1)
         except Unavailable:
             up.add_metric((), 0)
         yield active
         yield up
         outcomes: list[Labels] = [(outcome,) for outcome in OUTCOMES]
-        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, [], [()], [()])
+        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, shadows, [()], [()])
         counted = self._counts.read()
         for family, labels in zip(FAMILIES, known, strict=True):
             yield from _render(family, counted[family.name], labels)

@@ -24,6 +24,7 @@ from webapp.ml.inference.serving import (
     LoadedVersion,
     ModelServer,
     Traffic,
+    TrafficKey,
     VersionRef,
 )
 
@@ -431,7 +432,9 @@ def test_what_may_move_falls_back_to_what_it_named_before(
 
 def ask_with(server: ModelServer, key: bytes) -> tuple[int, bool]:
     """Return number and staleness of the version that answers a key."""
-    version, stale, _ = server.choose_version("iris", key_of=lambda rows: rows, rows=key)
+    version, stale, _ = server.choose_version(
+        "iris", key_of=lambda rows: TrafficKey(rows, 1), rows=key
+    )
     return version.number, stale
 
 

@@ -24,7 +24,7 @@ from webapp.extensions import db
 from webapp.ml.core.scoring import Scores
 from webapp.ml.inference import shadow
 from webapp.ml.inference.serving import Traffic, VersionRef
-from webapp.ml.inference.shadow import QUEUED, Outcome, ShadowThread, compare_scores
+from webapp.ml.inference.shadow import QUEUED, Outcome, ShadowThread, Size, compare_scores
 from webapp.ml.registry.models import Artifact, ModelVersion
 
 TRAFFIC = f"{MODEL}/traffic"
@@ -286,9 +286,12 @@ def test_a_shadow_that_fails_or_is_asked_too_much_changes_no_answer(
     assert predict(client) == (7, 1)
     wait_for(client, "failures", 2, 1)
     monkeypatch.setattr(shadow, "MOST_VALUES", 1)
-    too_large = client.post(f"{MODEL}/predict/batch", json={"instances": [[1], [2]]})
-    assert too_large.status_code == 200
-    wait_for(client, "dropped", 2, 1)
+    many = client.post(f"{MODEL}/predict/batch", json={"instances": [[1], [2]]})
+    monkeypatch.setattr(shadow, "MOST_BYTES", 9)
+    rows = {"instances": [{"x1": 1, "long": 2}], "extra": "ignore"}
+    long = client.post(f"{MODEL}/predict/batch", json=rows)
+    assert [many.status_code, long.status_code] == [200, 200]
+    wait_for(client, "dropped", 2, 2)
 
 
 @on_sqlite
@@ -310,6 +313,7 @@ def test_a_shadow_with_other_categories_reads_rows_in_its_own_way(own_app: Flask
     wait_for(client, "disagreements", 2, 0)
 
 
+SMALL = Size(1, 1)
 LABELS = {"are_labels": True}
 
 
@@ -349,10 +353,10 @@ def test_a_shadow_that_is_busy_drops_requests_and_no_error_ends_it() -> None:
         assert goes_on.wait(PATIENCE)
         raise RuntimeError
 
-    thread.submit("m", 1, 1, fail_later)
+    thread.submit("m", 1, SMALL, fail_later)
     assert begins.wait(PATIENCE)
     for _ in range(QUEUED + 2):
-        thread.submit("m", 1, 1, lambda: Outcome(rows=1))
+        thread.submit("m", 1, SMALL, lambda: Outcome(rows=1))
     assert outcomes == [Outcome(dropped=1)] * 3
 
     goes_on.set()

@@ -17,6 +17,7 @@ from webapp.ml.core.datasets import DataWarning
 from webapp.ml.core.tables import writing
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import NOTES, VALUE_BYTES, Predictions, warn_of_notes
+from webapp.ml.inference.serving import TrafficKey
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.observability.observer import note_prediction
 from webapp.scopes import Scope
@@ -173,12 +174,14 @@ class PredictBatch(MethodView):
         return _finish(response, predictions)
 
 
-def _key_of(rows: Any) -> bytes:
-    """Return the key of the client, or else what the rows are: equal ones give the same bytes."""
-    kept = rows.keep() if isinstance(rows, schemas.TableRows) else None
-    if given := request.headers.get(TRAFFIC_KEY):
-        return given.encode()
-    return orjson.dumps(rows, option=orjson.OPT_SORT_KEYS) if kept is None else kept
+def _key_of(rows: Any) -> TrafficKey:
+    """Return the key that the client has sent, or else the bytes of the rows."""
+    if isinstance(rows, schemas.TableRows):
+        sent = rows.keep()
+    else:
+        sent = orjson.dumps(rows, option=orjson.OPT_SORT_KEYS)
+    given = request.headers.get(TRAFFIC_KEY, "")
+    return TrafficKey(given.encode() or sent, len(sent))
 
 
 def _choose_answer_type() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any
 
 import marshmallow as ma
@@ -118,9 +117,9 @@ class TableRows:
         self._body: bytes | None = None
 
     def keep(self) -> bytes:
-        """Keep the table in memory, to be read more than once; return a hash of its bytes."""
+        """Keep the table in memory, to be read more than once; return its bytes."""
         self._body = self._table.source.file.read()
-        return blake2b(self._body).digest()
+        return self._body
 
     def __call__(self, signature: Signature) -> Features:
         """Return the rows; raises InvalidInput, by column and row."""

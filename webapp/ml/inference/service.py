@@ -39,7 +39,7 @@ from webapp.ml.inference.serving import (
     VersionRef,
     Which,
 )
-from webapp.ml.inference.shadow import Note, Outcome, ShadowThread, compare_scores
+from webapp.ml.inference.shadow import Note, Outcome, ShadowThread, Size, compare_scores
 from webapp.ml.registry.models import Activation, Model, ModelAlias, ModelVersion, TrafficShare
 from webapp.ml.registry.service import DEFAULT_MODEL, load_model
 
@@ -168,8 +168,8 @@ def predict(
 ) -> Predictions:
     """Predict with a version of a model, by default the active one; ``which``: see serving.
 
-    Where the model's traffic is shared, ``key_of(rows)`` decides which version answers; the shadow
-    then predicts too, later. A reader must be able to read again once ``key_of`` has had it.
+    Where the model's traffic is shared, ``key_of`` decides which version answers; the shadow then
+    predicts too, later: a reader must be able to read again once ``key_of`` has had it.
 
     ``rows`` are JSON, read with the options ``batch``, or come from a reader. ``intervals`` adds
     bounds, for a model fitted by ordinary least squares. ``most_values`` limits the size of the
@@ -204,9 +204,9 @@ def predict(
     except InvalidInput as error:
         raise error if callable(rows) else InvalidInput({"instances": error.faults}) from None
     if shadow is not None:
-        n_values = len(X) * len(signature.columns)
-        compare = partial(_compare, server, shadow, rows, batch, scores)
-        server.shadows.submit(name, shadow.number, n_values, compare)
+        size = Size(len(X) * len(signature.columns), shadow.n_bytes)
+        compare = partial(_compare, server, shadow.ref, rows, batch, scores)
+        server.shadows.submit(name, shadow.ref.number, size, compare)
     typed = not signature.is_matrix
     return Predictions(
         scores=scores,
@@ -223,13 +223,13 @@ def predict(
 
 def _compare(
     server: ModelServer,
-    shadow: VersionRef,
+    ref: VersionRef,
     rows: RowReader | list[Any],
     batch: BatchOptions,
     answered: Scores,
 ) -> Outcome:
     """Return how the predictions of a shadow differ from those that were answered."""
-    version = server.cache.get(shadow)
+    version = server.cache.get(ref)
     signature = version.signature  # has the columns of the other, but may encode them otherwise
     features = rows(signature) if callable(rows) else _read_json(rows, signature, batch)
     return compare_scores(answered, score(version.scorer, features.X, features.texts))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from webapp.db.leases import Leases, lease_clock
 from webapp.errors import ServiceError, Unavailable
@@ -93,8 +93,24 @@ Which: TypeAlias = int | str | None
 """Which version of a model a request asks for: a number, an alias, or None for the active one."""
 Key: TypeAlias = tuple[str, Which]
 """What a request asks for: a model's name, and which of its versions."""
-KeyOf: TypeAlias = Callable[[Any], bytes]
-"""Returns, for the rows of a request, what decides which version of a shared traffic answers."""
+
+
+class TrafficKey(NamedTuple):
+    """What decides which version of a shared traffic answers; the size of the rows in bytes."""
+
+    key: bytes
+    n_bytes: int
+
+
+KeyOf: TypeAlias = Callable[[Any], TrafficKey]
+"""Returns the key of a request for its rows."""
+
+
+class Shadow(NamedTuple):
+    """The version that predicts too, and answers nothing; the size of the rows in bytes."""
+
+    ref: VersionRef
+    n_bytes: int
 
 
 class ModelServer:
@@ -137,8 +153,8 @@ class ModelServer:
 
     def choose_version(
         self, name: str, which: Which = None, key_of: KeyOf | None = None, rows: Any = None
-    ) -> tuple[LoadedVersion, bool, VersionRef | None]:
-        """Return the version that answers, whether it is stale, and the one to be its shadow.
+    ) -> tuple[LoadedVersion, bool, Shadow | None]:
+        """Return the version that answers, whether it is stale, and its shadow.
 
         Where traffic is shared, ``key_of(rows)`` decides, if it is given. A version is stale when
         the database could not be asked for it. Raises the error of an Absence (ModelNotTrained,
@@ -152,8 +168,9 @@ class ModelServer:
             raise answer()
         shadow = None
         if answer.traffic is not None and key_of is not None:
-            shadow = answer.traffic.shadow
-            answer = answer.traffic.choose(name, key_of(rows))
+            asked, found = key_of(rows), answer.traffic.shadow
+            shadow = None if found is None else Shadow(found, asked.n_bytes)
+            answer = answer.traffic.choose(name, asked.key)
         try:
             version = self.cache.get(answer)
         except Unavailable:

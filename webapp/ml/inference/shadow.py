@@ -20,7 +20,8 @@ from webapp.ml.core.scoring import Scores
 log = logging.getLogger(__name__)
 
 QUEUED = 8  # requests that a process has for its shadows at a time; further ones are dropped
-MOST_VALUES = 100_000  # rows × columns of a request that is compared: 8 of them take some 25 MB
+MOST_VALUES = 100_000  # of a request that is compared
+MOST_BYTES = 2**20
 TOLERANCE = 1e-6  # by which numbers may differ, relative to the larger one
 
 
@@ -39,6 +40,13 @@ class Outcome(NamedTuple):
     dropped: int = 0
 
 
+class Size(NamedTuple):
+    """The size of a request: rows × columns, and bytes of the rows as they were sent."""
+
+    n_values: int
+    n_bytes: int
+
+
 Note: TypeAlias = Callable[[str, int, Outcome], object]
 """Is told of a model and the number of its shadow what came of a request."""
 
@@ -55,11 +63,10 @@ class ShadowThread:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._places = BoundedSemaphore(QUEUED)
 
-    def submit(
-        self, model: str, number: int, n_values: int, compare: Callable[[], Outcome]
-    ) -> None:
-        """Have a comparison made, unless too many wait or the request has too many values."""
-        if n_values <= MOST_VALUES and self._places.acquire(blocking=False):
+    def submit(self, model: str, number: int, size: Size, compare: Callable[[], Outcome]) -> None:
+        """Have a comparison made, unless too many wait or the request is too large to keep."""
+        is_small = size.n_values <= MOST_VALUES and size.n_bytes <= MOST_BYTES
+        if is_small and self._places.acquire(blocking=False):
             self._pool.submit(self._run, model, number, compare)
         else:
             self._note(model, number, Outcome(dropped=1))

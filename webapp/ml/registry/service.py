@@ -454,6 +454,18 @@ def list_active_versions(session: Session) -> Sequence[tuple[str, int]]:
     return [(name, number) for name, number in session.execute(query)]
 
 
+def list_shadows(session: Session) -> Sequence[tuple[str, int]]:
+    """Return name and shadow's number of the first ``MOST_LISTED`` models by name."""
+    query = (
+        sa.select(Model.name, TrafficShare.version_number)
+        .join(TrafficShare, TrafficShare.model_id == Model.id)
+        .where(TrafficShare.percent.is_(None))
+        .order_by(Model.name)
+        .limit(MOST_LISTED)
+    )
+    return [(name, number) for name, number in session.execute(query)]
+
+
 def get_active_version(session: Session, name: str) -> ModelVersion | None:
     """Return the active version of a model, None where there is none."""
     return session.scalar(
