@@ -232,6 +232,7 @@ HEADERS: dict[str, list[str]] = {
     "Range": ["bytes=", "bytes=9-1", f"bytes={DIGITS}-", "bytes=" + ",".join(["0-0"] * 5000)],
     "If-Modified-Since": ["Thu, 99 Foo 99999 99:99:99 GMT"],
     "X-Request-ID": [LONG, "a b"],
+    "X-Traffic-Key": [LONG, "", "\xff"],
     "X-HTTP-Method-Override": ["DELETE"],
     "X-Forwarded-For": ["\xff" * 100],
     "X-Forwarded-Host": ["evil.example, b"],
