@@ -20,6 +20,7 @@ from tests.conftest import app_on
 from tests.faults import on_sqlite
 from tests.ml.calls import ARROW, CSV, JSON, MODEL, predict, train_constant
 from tests.observability.test_metrics import parse
+from webapp.errors import InvalidInput
 from webapp.extensions import db
 from webapp.ml.core.scoring import Scores
 from webapp.ml.inference import shadow
@@ -342,9 +343,11 @@ def test_predictions_are_compared_by_row(
     assert compare_scores(answered, other) == pytest.approx((*expected, 0, 0))
 
 
-def test_predictions_of_another_shape_are_not_compared() -> None:
+def test_predictions_that_have_no_difference_are_not_compared() -> None:
     with pytest.raises(ValueError, match="of shape"):
         compare_scores(Scores(np.zeros(2)), Scores(np.zeros((2, 2))))
+    with pytest.raises(InvalidInput):
+        compare_scores(Scores(np.array([1e308])), Scores(np.array([-1e308])))
 
 
 def test_a_shadow_that_is_busy_drops_requests_and_no_error_ends_it() -> None:
@@ -369,3 +372,5 @@ def test_a_shadow_that_is_busy_drops_requests_and_no_error_ends_it() -> None:
         time.sleep(0.001)
     thread.close()
     assert outcomes[3:] == [Outcome(failed=1)] + [Outcome(rows=1)] * (QUEUED - 1)
+    thread.submit("m", 1, SMALL, fail_later)
+    assert outcomes[-1] == Outcome(dropped=1)

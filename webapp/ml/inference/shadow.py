@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from webapp.errors import ServiceError
+from webapp.errors import InvalidInput, ServiceError
 from webapp.ml.core.scoring import Scores
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,12 @@ class ShadowThread:
         """Have a comparison made, unless too many wait or the request is too large to keep."""
         is_small = size.n_values <= MOST_VALUES and size.n_bytes <= MOST_BYTES
         if is_small and self._places.acquire(blocking=False):
-            self._pool.submit(self._run, model, number, compare)
-        else:
-            self._note(model, number, Outcome(dropped=1))
+            try:
+                self._pool.submit(self._run, model, number, compare)
+                return
+            except RuntimeError:  # the process is stopping
+                self._places.release()
+        self._note(model, number, Outcome(dropped=1))
 
     def close(self) -> None:
         """Drop what waits, and stop the thread."""
@@ -90,7 +93,8 @@ class ShadowThread:
 def compare_scores(answered: Scores, shadow: Scores) -> Outcome:
     """Return in how many rows two versions differ, and by how much.
 
-    Raises ValueError where they have different outputs.
+    Raises ValueError where they have different outputs, and InvalidInput where a difference is
+    beyond the range of float64.
     """
     mine, others = np.asarray(answered.values), np.asarray(shadow.values)
     if mine.shape != others.shape:
@@ -99,8 +103,11 @@ def compare_scores(answered: Scores, shadow: Scores) -> Outcome:
     if answered.are_labels or shadow.are_labels:
         differs, difference = mine != others, 0.0
     else:
-        by_value = np.abs(mine - others)
+        with np.errstate(over="ignore"):
+            by_value = np.abs(mine - others)
+            difference = float(by_value.reshape(n_rows, -1).mean(axis=1).sum())
+        if not np.isfinite(difference):  # a counter would never come back from infinity
+            raise InvalidInput(["differ beyond the range of float64"])
         differs = by_value > TOLERANCE * np.maximum(np.abs(mine), np.abs(others))
-        difference = float(by_value.reshape(n_rows, -1).mean(axis=1).sum())
     disagreements = np.count_nonzero(differs.reshape(n_rows, -1).any(axis=1))
     return Outcome(n_rows, int(disagreements), difference)
