@@ -105,12 +105,16 @@ LAYERS = [
     (r"ml\.core\..+", CORE, WEB | {"sqlalchemy", "marshmallow", "config", "time"}),
     (r".+\.models", r"db\.base", WEB),
     (r"db\.leases", "errors", set()),
-    (r"ml\..+\.serving", rf"{CORE}|db\.leases", WEB | {"sqlalchemy", "marshmallow", "config"}),
+    (
+        r"ml\..+\.serving",
+        rf"{CORE}|db\.leases|ml\.inference\.shadow",
+        WEB | {"sqlalchemy", "marshmallow", "config"},
+    ),
     (r"(?!ml|access).+\.service", SERVICE, WEB | {"marshmallow", "config"}),
     (r"access\.service", rf"{SERVICE}|scopes", WEB | {"marshmallow", "config"}),
     (
         r"ml\..+\.service",
-        rf"{SERVICE}|db\.leases|ml\.inference\.serving|ml\.registry\.(models|service)",
+        rf"{SERVICE}|db\.leases|ml\.inference\.(serving|shadow)|ml\.registry\.(models|service)",
         WEB | {"marshmallow", "config"},
     ),
     (

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import orjson
 from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
@@ -18,6 +19,7 @@ from webapp.ml.core.explaining import Explanation, refuse
 from webapp.ml.core.tables import writing
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import NOTES, VALUE_BYTES, Predictions, warn_of_notes
+from webapp.ml.inference.serving import TrafficKey
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.observability.observer import note_prediction
 from webapp.scopes import Scope
@@ -25,6 +27,16 @@ from webapp.web import jsonio
 from webapp.web.openapi import header
 
 DEFAULTS = {"name": DEFAULT_MODEL}
+TRAFFIC_KEY = "X-Traffic-Key"
+TRAFFIC_PARAMETERS = [
+    {
+        "in": "header",
+        "name": TRAFFIC_KEY,
+        "description": "While the traffic of the model is shared: any text of your own, such as "
+        "the id of a user. Equal keys are answered by the same version; without one, equal rows.",
+        "schema": {"type": "string"},
+    }
+]
 EXAMPLE = {"features": [1.0, 2.0, 3.0]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
 # Many proxies take 4 kB of all headers of an answer, unless told otherwise.
@@ -49,9 +61,13 @@ TABLE_HEADERS = {
 
 
 @blp.route(
-    "/predict", endpoint="PredictDefault", defaults=DEFAULTS, post="predict_with_default_model"
+    "/predict",
+    endpoint="PredictDefault",
+    defaults=DEFAULTS,
+    post="predict_with_default_model",
+    parameters=TRAFFIC_PARAMETERS,
 )
-@blp.route("/models/<name:name>/predict", post="predict")
+@blp.route("/models/<name:name>/predict", post="predict", parameters=TRAFFIC_PARAMETERS)
 @blp.route(
     "/models/<name:name>/aliases/<name:alias>/predict",
     endpoint="PredictAlias",
@@ -84,7 +100,9 @@ class Predict(MethodView):
         which = alias if number is None else number
         if request["explain"]:
             request["most_values"] = _count_json_values()
-        predictions = service.predict_one(server, name=name, which=which, **request)
+        predictions = service.predict_one(
+            server, name=name, which=which, key_of=_key_of, **request
+        )
         # Plain values: dumping them through the schema would take as long as predicting.
         answer = {
             "prediction": predictions.scores.values[0],
@@ -104,8 +122,11 @@ class Predict(MethodView):
     endpoint="PredictBatchDefault",
     defaults=DEFAULTS,
     post="predict_batch_with_default_model",
+    parameters=TRAFFIC_PARAMETERS,
 )
-@blp.route("/models/<name:name>/predict/batch", post="predict_batch")
+@blp.route(
+    "/models/<name:name>/predict/batch", post="predict_batch", parameters=TRAFFIC_PARAMETERS
+)
 @blp.route(
     "/models/<name:name>/aliases/<name:alias>/predict/batch",
     endpoint="BatchAlias",
@@ -153,13 +174,23 @@ class PredictBatch(MethodView):
         server = current_app.extensions["model_server"]
         which = alias if number is None else number
         predictions = service.predict(
-            server, name=name, which=which, most_values=most_values, **request
+            server, name=name, which=which, key_of=_key_of, most_values=most_values, **request
         )
         if media_type == JSON:
             response: Response = jsonio.answer(_describe_rows(predictions))
         else:
             response = _write_table(predictions, media_type, for_spreadsheet=for_spreadsheet)
         return _finish(response, predictions)
+
+
+def _key_of(rows: Any) -> TrafficKey:
+    """Return the key that the client has sent, or else the bytes of the rows."""
+    if isinstance(rows, schemas.TableRows):
+        sent = rows.keep()
+    else:
+        sent = orjson.dumps(rows, option=orjson.OPT_SORT_KEYS)
+    given = request.headers.get(TRAFFIC_KEY, "")
+    return TrafficKey(given.encode() or sent, len(sent))
 
 
 def _choose_answer_type() -> str:

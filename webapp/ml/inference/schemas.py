@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from typing import Any
 
 import marshmallow as ma
@@ -142,6 +144,27 @@ class TableBatchOptions(BatchOptions, CsvOptions):
     """What to answer beside the predictions for a table."""
 
 
+class TableRows:
+    """The rows of a table, which are read for the columns of a signature: once, unless kept."""
+
+    def __init__(self, table: Table, options: features.BatchOptions) -> None:
+        self._table = table
+        self._options = options
+        self._body: bytes | None = None
+
+    def keep(self) -> bytes:
+        """Keep the table in memory, to be read more than once; return its bytes."""
+        self._body = self._table.source.file.read()
+        return self._body
+
+    def __call__(self, signature: Signature) -> Features:
+        """Return the rows; raises InvalidInput, by column and row."""
+        table = self._table
+        if self._body is not None:
+            table = replace(table, source=replace(table.source, file=io.BytesIO(self._body)))
+        return table.read(features.read_features, signature=signature, options=self._options)
+
+
 class BatchRequest(RowsSchema, BatchOptions):
     """Rows to predict for."""
 
@@ -153,12 +176,7 @@ class BatchRequest(RowsSchema, BatchOptions):
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its rows: the model decides which columns to read."""
         options = dict(table.options)
-        batch = options.pop("batch")
-
-        def read(signature: Signature) -> Features:
-            return table.read(features.read_features, signature=signature, options=batch)
-
-        return {**options, "rows": read}
+        return {"rows": TableRows(table, options.pop("batch")), **options}
 
 
 class VersionRefSchema(StrictSchema):

@@ -31,8 +31,17 @@ from webapp.ml.errors import (
     VersionDeleted,
     VersionNotFound,
 )
-from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef, Which
-from webapp.ml.registry.models import Activation, Model, ModelAlias, ModelVersion
+from webapp.ml.inference.serving import (
+    Absence,
+    KeyOf,
+    LoadedVersion,
+    ModelServer,
+    Traffic,
+    VersionRef,
+    Which,
+)
+from webapp.ml.inference.shadow import Note, Outcome, ShadowThread, Size, compare_scores
+from webapp.ml.registry.models import Activation, Model, ModelAlias, ModelVersion, TrafficShare
 from webapp.ml.registry.service import DEFAULT_MODEL, load_model
 
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
@@ -157,6 +166,7 @@ def predict(
     name: str,
     rows: RowReader | list[Any],
     which: Which = None,
+    key_of: KeyOf | None = None,
     intervals: bool = False,
     level: float = 0.95,
     explain: bool = False,
@@ -164,6 +174,9 @@ def predict(
     batch: BatchOptions = AS_THEY_ARE,
 ) -> Predictions:
     """Predict with a version of a model, by default the active one; ``which``: see serving.
+
+    Where the model's traffic is shared, ``key_of`` decides which version answers; the shadow then
+    predicts too, later: a reader must be able to read again once ``key_of`` has had it.
 
     ``rows`` are JSON, read with the options ``batch``, or come from a reader. ``intervals`` adds
     bounds, for a model fitted by ordinary least squares. ``explain`` adds what each feature
@@ -173,7 +186,7 @@ def predict(
     InvalidInput (by row, of JSON under ``instances``) where rows do not fit the model, or are too
     many for one answer.
     """
-    version, stale = server.get_version(name, which)
+    version, stale, shadow = server.choose_version(name, which, key_of, rows)
     basis, bounds = version.interval_basis, None
     if intervals and basis is None:
         message = (
@@ -201,6 +214,10 @@ def predict(
     except InvalidInput as error:
         raise error if callable(rows) else InvalidInput({"instances": error.faults}) from None
     explanation = _explain(version, features) if explain else None
+    if shadow is not None:
+        size = Size(len(X) * len(signature.columns), shadow.n_bytes)
+        compare = partial(_compare, server, shadow.ref, rows, batch, scores)
+        server.shadows.submit(name, shadow.ref.number, size, compare)
     typed = not signature.is_matrix
     return Predictions(
         scores=scores,
@@ -231,6 +248,20 @@ def _count_contributions(version: LoadedVersion) -> int:
     names = version.signature.names
     by_function = len(names) + sum(len(name.encode()) for name in names) // VALUE_BYTES
     return by_function * max(1, len(version.classes or ()))
+
+
+def _compare(
+    server: ModelServer,
+    ref: VersionRef,
+    rows: RowReader | list[Any],
+    batch: BatchOptions,
+    answered: Scores,
+) -> Outcome:
+    """Return how the predictions of a shadow differ from those that were answered."""
+    version = server.cache.get(ref)
+    signature = version.signature  # has the columns of the other, but may encode them otherwise
+    features = rows(signature) if callable(rows) else _read_json(rows, signature, batch)
+    return compare_scores(answered, score(version.scorer, features.X, features.texts))
 
 
 def _read_json(rows: Any, signature: Signature, options: BatchOptions) -> Features:
@@ -274,8 +305,13 @@ def _split_records(
     return kept, Features(np.empty((0, 0)), warnings=warnings, passed=passed)
 
 
-def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
-    """Return the model server of a process; lease in seconds."""
+def make_server(
+    engine: sa.Engine, *, lease: float, capacity: int, note_shadow: Note
+) -> ModelServer:
+    """Return the model server of a process; lease in seconds.
+
+    ``note_shadow`` is told what came of each request that a shadow predicted too.
+    """
 
     def find(name: str, which: Which) -> VersionRef | Absence:
         with outages_translated(), time_limit(LEASE_DEADLINE), Session(engine) as session:
@@ -291,17 +327,21 @@ def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServe
         lease=lease,
         deadline=LEASE_DEADLINE,
         capacity=capacity,
+        shadows=ShadowThread(note_shadow),
     )
 
 
 def find_version(session: Session, name: str, which: Which) -> VersionRef | Absence:
-    """Return the version that a request means.
+    """Return the version that a request means, and what it shares its traffic with.
 
     This is the one query that a lease costs.
     """
     begin_read(session)
     query = sa.select(Model.id, ModelVersion.id.label("version_id"), ModelVersion.number)
     if which is None:
+        of_model = TrafficShare.model_id == Model.id
+        query = query.add_columns(TrafficShare).outerjoin(TrafficShare, of_model)
+        query = query.order_by(TrafficShare.version_number)
         is_active = sa.and_(Activation.model_id == Model.id, Activation.ended_at.is_(None))
         query = query.outerjoin(Activation, is_active)
         is_meant = ModelVersion.id == Activation.version_id
@@ -312,15 +352,31 @@ def find_version(session: Session, name: str, which: Which) -> VersionRef | Abse
     else:
         is_meant = sa.and_(ModelVersion.model_id == Model.id, ModelVersion.number == which)
     query = query.outerjoin(ModelVersion, is_meant).where(Model.name == name)
-    row = session.execute(query).one_or_none()
+    rows = session.execute(query).all()
+    row = rows[0] if rows else None
     if row is not None and row.version_id is not None:
-        return VersionRef(row.version_id, row.number, row.id)
+        traffic = None if which is not None else _read_traffic([r.TrafficShare for r in rows])
+        return VersionRef(row.version_id, row.number, row.id, traffic)
     if isinstance(which, str):
         return partial(AliasNotFound, name, which)
     if which is not None:
         return partial(VersionNotFound, name, which)
     exists = name == DEFAULT_MODEL or row is not None
     return partial(ModelNotTrained if exists else ModelNotFound, name)
+
+
+def _read_traffic(rows: Sequence[TrafficShare | None]) -> Traffic | None:
+    """Return how traffic is shared; None where a model has no shares."""
+    refs = [
+        (VersionRef(row.version_id, row.version_number, row.model_id), row.percent)
+        for row in rows
+        if row is not None
+    ]
+    if not refs:
+        return None
+    shares = tuple((ref, percent) for ref, percent in refs if percent is not None)
+    shadows = [ref for ref, percent in refs if percent is None]
+    return Traffic(shares, shadows[0] if shadows else None)
 
 
 def load_version(session: Session, version_id: int) -> LoadedVersion:
