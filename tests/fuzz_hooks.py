@@ -78,6 +78,7 @@ BEYOND_SCHEMAS = [
     r".*\.target: (is .*, a feature of the model|is needed: .*)",
     r".*\.intervals: needs a linear regression of numbers .*",
     r".*\.(metric|table|target): (Is what if_better needs|Is for activate=if_better alone)\.",
+    r".*\.explain: (is not possible|is answered in JSON|takes too long|gives numbers|fails) .*",
     r".*\.metric: (is none of a|needs rows to judge on).*",
     # What can be fitted, and judged, shows when it is done.
     r".*\.y: has one class only among the rows to fit",
@@ -90,6 +91,8 @@ BEYOND_SCHEMAS = [
     r".*: must be 1 to 255 printable characters.*",
     # Which keys an object may have, and how many when those that are stored are counted too.
     r"json\.tags\..*\.key: Must be 1 to 63 of the characters .*",
+    r"json\.shares\..*\.key: Must be the number of a version\.",
+    r"json\.shares\..*\.value: Not a valid integer\.",  # 1.0, as below
     r"json\.tags: would be \d+ tags, at most 50 are allowed",
     # 1.0 is a whole number to JSON Schema; here it may be a slip.
     r"json\.\w+: Not a valid integer\.",
@@ -101,6 +104,10 @@ BEYOND_SCHEMAS = [
     r"(query|form)\.decimal: Must not be the delimiter\.",
     # A key stands for one request, and is used up by it.
     r"headers\.Idempotency-Key: was used before, with another request: .*",
+    # Shares make a whole, of versions that take the same columns; a shadow has none of them.
+    r"json\.shares: Must add up to 100, and not to \d+\.",
+    r"json\.(shares\.\d+|shadow): is unlike the active version, .*",
+    r"json\.shadow: Must be a version without a share\.",
     # A version differs in nothing from itself.
     r"query\.versions: Must be different versions\.",
     # A place in a list is one that the list has named.
@@ -149,7 +156,12 @@ def map_case(_context: HookContext, case: Case) -> Case:
         if case.path_parameters.get("name") in KEPT:
             case.path_parameters["name"] = SPARE
         return case
-    if case.meta is None or case.method != "POST" or case.media_type != JSON:
+    if case.meta is None or case.media_type != JSON:
+        return case
+    if case.path.endswith("/traffic") and case.meta.generation.mode.is_positive:
+        shadow = 3 if case.body.get("shadow") else None
+        case.body = {"shares": {"1": 60, "2": 40}, "shadow": shadow}
+    if case.method != "POST":
         return case
     query = case.meta.components.get(ParameterLocation.QUERY)
     if case.query and query is not None and query.mode.is_negative:

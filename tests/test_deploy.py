@@ -99,7 +99,10 @@ def test_a_setting_of_the_env_file_reaches_its_container(services: dict[str, Any
 @on_sqlite
 def test_every_metric_of_a_scrape_is_shown_and_the_other_way_round(own_app: Flask) -> None:
     client = own_app.test_client()
-    client.post("/api/v1/ml/train", json={"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]})
+    for _ in range(2):
+        client.post("/api/v1/ml/train", json={"X": [[1, 2, 3], [4, 5, 6]], "y": [10, 20]})
+    shared = {"shares": {"2": 100}, "shadow": 1}
+    client.put("/api/v1/ml/models/default/traffic", json=shared)
     client.post("/api/v1/ml/predict", json={"features": [1, 2, 3]})
     families = list(text_string_to_metric_families(client.get("/metrics").text))
     exported = {sample.name for family in families for sample in family.samples}

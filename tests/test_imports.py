@@ -106,13 +106,17 @@ LAYERS = [
     (r"ml\.core\..+", CORE, WEB | {"sqlalchemy", "marshmallow", "config", "time"}),
     (r".+\.models", r"db\.base", WEB),
     (r"db\.leases", "errors", set()),
-    (r"ml\..+\.serving", rf"{CORE}|db\.leases", WEB | {"sqlalchemy", "marshmallow", "config"}),
+    (
+        r"ml\..+\.serving",
+        rf"{CORE}|db\.leases|ml\.inference\.shadow",
+        WEB | {"sqlalchemy", "marshmallow", "config"},
+    ),
     (r"(?!ml|access).+\.service", SERVICE, WEB | {"marshmallow", "config"}),
     (r"access\.service", rf"{SERVICE}|scopes", WEB | {"marshmallow", "config"}),
     (
         r"ml\..+\.service",
         rf"{SERVICE}|{{own}}\.work|jobs\.(processes|runner|service)|db\.leases|"
-        r"ml\.inference\.serving|ml\.registry\.(models|service)",
+        r"ml\.inference\.(serving|shadow)|ml\.registry\.(models|service)",
         WEB | {"marshmallow", "config"},
     ),
     (

@@ -1,7 +1,8 @@
 """The promise of the lease: reads after an acknowledged activation never return the older version.
 
 Two versions return the constants 7 and 11. Clients predict over fresh connections, through all
-workers of two gunicorn masters ("hosts"), while activations alternate, or what an alias names.
+workers of two gunicorn masters ("hosts"), while activations alternate, or what an alias names, or
+which version has all of the traffic.
 LEASE_TEST_SECONDS makes it as long as wanted (`make lease-test`).
 """
 
@@ -29,6 +30,7 @@ MODEL = "/models/default"
 PLACES = {  # where a version is put, and where it then predicts
     "active": (f"{MODEL}/active", "/predict"),
     "alias": (f"{MODEL}/aliases/champion", f"{MODEL}/aliases/champion/predict"),
+    "traffic": (f"{MODEL}/traffic", "/predict"),
 }
 
 
@@ -54,7 +56,9 @@ class Watch:
         """Activate a version; once that is acknowledged, no other may serve."""
         with self.lock:
             self.allowed = self.allowed | {number}
-        call(client, "PUT", self.place, {"version": number})
+        shared = self.place.endswith("/traffic")
+        body = {"shares": {str(number): 100}} if shared else {"version": number}
+        call(client, "PUT", self.place, body)
         with self.lock:
             self.allowed = {number}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml.blueprint import is_long
 from webapp.ml.inference.service import make_server
-from webapp.ml.registry.service import list_active_versions
+from webapp.ml.registry.service import list_active_versions, list_shadows
 from webapp.ml.training import service as training
 from webapp.observability import health, metrics
 from webapp.observability import log as logs
@@ -103,11 +103,17 @@ def register_extensions(app: Flask) -> None:
 
 def register_model_server(app: Flask) -> None:
     """Give the application its model server, which predicts with the active versions."""
+
+    def note_shadow(model: str, number: int, outcome: Sequence[float]) -> None:
+        if app.config["METRICS"]:
+            app.extensions["metrics"].count_shadow(model, number, outcome)
+
     with app.app_context():
         app.extensions["model_server"] = make_server(
             db.engine,
             lease=app.config["MODEL_LEASE_MS"] / 1000,
             capacity=app.config["MODEL_CACHE_SIZE"],
+            note_shadow=note_shadow,
         )
 
 
@@ -163,6 +169,7 @@ def register_observation(app: Flask) -> None:
             db.engine,
             cache=lambda: app.extensions["model_server"].cache,
             active_versions=list_active_versions,
+            shadows=list_shadows,
             workers=app.config["WEB_CONCURRENCY"],
             outcomes=api.list_outcomes(app),
         )

@@ -1,7 +1,7 @@
 """Jobs: work that was asked for, whose turn it is, and how it ended.
 
 Revision ID: c3e85f0a91d4
-Revises: c3f6b18e7a40
+Revises: b7e92c4f1a60
 Create Date: 2026-11-27 06:40:00
 """
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "c3e85f0a91d4"
-down_revision = "c3f6b18e7a40"
+down_revision = "b7e92c4f1a60"
 branch_labels = None
 depends_on = None
 

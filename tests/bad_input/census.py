@@ -45,6 +45,7 @@ VALID = {
     "PredictionRequest": {"features": "[1, 2, 3]"},
     "BatchRequest": {"instances": "[[1, 2, 3], [4, 5, 6]]"},
     "ActivationRequest": {"version": "1"},
+    "TrafficRequest": {"shares": '{"1": 100}'},
     "ModelChanges": {"description": '"a"', "tags": '{"b": "c"}'},
     "VersionChanges": {"notes": '"a"', "tags": '{"b": "c"}'},
     "EvaluationRequest": {"X": "[[1, 2, 3], [4, 5, 6]]", "y": "[10, 20]"},

@@ -98,5 +98,10 @@ def test_trainings(census: Census, task: str) -> None:
                 answer = census.send(call, f"{note} {probe}", {200, 422}, json=body)
                 if answer.status_code == 200:
                     assert_finite(answer.json, f"{note} {probe}")
+            explained = census.send(
+                call, f"{note} explained", {200, 422}, json={**body, "explain": True}
+            )
+            if explained.status_code == 200:
+                assert_finite(explained.json, f"{note} explained")
     for path in ("/models/edge/versions?page_size=1000", "/models/edge/versions/1", "/model-info"):
         census.send(f"GET {ML}{path}", "what was trained", 200)

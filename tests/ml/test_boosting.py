@@ -393,6 +393,17 @@ def test_a_model_of_onnx_predicts_what_it_predicted_there(shared_app: Flask, kin
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_model_of_onnx_is_not_explained(shared_app: Flask) -> None:
+    url, _ = upload(shared_app, to_onnx(LinearRegression().fit(X, Y), X))
+
+    body = {"features": X[0].tolist(), "explain": True}
+    answer = shared_app.test_client().post(f"{url}/predict", json=body)
+
+    assert answer.status_code == 422
+    assert "XGBoost and LightGBM can be explained" in str(answer.json["errors"]["json"]["explain"])
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model", [IsolationForest(n_estimators=5), OneClassSVM()], ids=str)
 def test_an_outlier_detector_of_onnx_answers_labels_and_scores(
     shared_app: Flask, model: Any

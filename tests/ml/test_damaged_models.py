@@ -12,6 +12,7 @@ import sys
 import warnings
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,8 @@ def try_files(count: int, seed: int) -> Counter[str]:
             names = list(signature.names)
             features = encode_rows(to_json_rows(rows, names)[:50], signature)
             score(loaded.scorer, features.X, features.texts)
+            with suppress(InvalidInput):
+                loaded.explain(features.X, features.texts)
             outcomes["taken"] += 1
         except InvalidInput:
             outcomes["rows refused"] += 1

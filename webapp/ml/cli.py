@@ -48,6 +48,7 @@ from webapp.ml.registry.schemas import (
     ModelChanges,
     ModelQuery,
     ModelSchema,
+    TrafficRequest,
     VersionChanges,
     VersionQuery,
     VersionSchema,
@@ -385,6 +386,34 @@ def alias(alias: str, number: int | None, delete: bool, name: str) -> None:
 
 @commands.command()
 @click.argument("name")
+@click.argument("shares", nargs=-1, metavar="[VERSION=PERCENT]…")
+@click.option("--shadow", type=int, metavar="VERSION", help="Predicts too, and answers nothing.")
+@click.option("--clear", is_flag=True, help="Let the active version answer everything again.")
+@json_option
+@clear_errors
+def traffic(
+    name: str, shares: Sequence[str], shadow: int | None, clear: bool, as_json: bool
+) -> None:
+    """Share the traffic of the model NAME among versions, or show how it is shared.
+
+    When the command returns, every worker does so.
+
+    Examples: flask ml traffic houses 3=90 4=10 --shadow 5, flask ml traffic houses --clear
+    """
+    changes = bool(shares) or shadow is not None
+    if changes and clear:
+        raise click.UsageError("Give either shares or --clear.")
+    if changes:
+        values = {"shares": _parse_pairs("VERSION=PERCENT", shares), "shadow": shadow}
+        request = load(TrafficRequest(), values, source="options")
+        registry.set_traffic(db.session(), model_leases(), name=name, **request)
+    elif clear:
+        registry.end_traffic(db.session(), model_leases(), name=name)
+    _echo_fields(registry.get_model(db.session(), name).traffic, as_json=as_json)
+
+
+@commands.command()
+@click.argument("name")
 @click.option("--version", "number", type=click.IntRange(min=1), help="Of this version instead.")
 @click.option("--text", help="The description of the model, or the notes on the version.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY:VALUE", help="A tag to set.")
@@ -601,7 +630,7 @@ def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(shown))
         return
-    shown |= shown.pop("metrics")
+    shown |= shown.pop("metrics", {})
     width = max(map(len, shown))
     for name, value in shown.items():
         click.echo(f"{name:<{width}}  {_format(value)}")

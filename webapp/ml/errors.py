@@ -80,6 +80,16 @@ class VersionHasAliases(Conflict):
         )
 
 
+class VersionHasTraffic(Conflict):
+    """A version that has a share of the traffic, or is the shadow, cannot be deleted."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(
+            f"Version {number} of {name!r} has a share of the traffic, or is its shadow: end the "
+            "traffic first, or share it among others."
+        )
+
+
 class VersionActive(Conflict):
     """The active version cannot be deleted."""
 

@@ -100,6 +100,16 @@ PREDICTIONS = Family(
         "webapp_stale_predictions": "Prediction requests answered while the database was away.",
     },
 )
+SHADOWS = Family(
+    ("model", "version"),
+    {
+        "webapp_shadow_rows": "Rows that a shadow predicted too, by its version.",
+        "webapp_shadow_disagreements": "Rows for which a shadow predicted something else.",
+        "webapp_shadow_absolute_difference": "Sum of the differences of predicted numbers.",
+        "webapp_shadow_failures": "Requests that a shadow could not predict for.",
+        "webapp_shadow_dropped": "Requests that a shadow was not asked for: too many, or large.",
+    },
+)
 CACHE = Family(
     (),
     {
@@ -118,7 +128,7 @@ WORKERS = Family(
     },
     gauges=True,
 )
-FAMILIES = (REQUESTS, TRAININGS, PREDICTIONS, CACHE, WORKERS)
+FAMILIES = (REQUESTS, TRAININGS, PREDICTIONS, SHADOWS, CACHE, WORKERS)
 
 
 class SharedCounts:
@@ -229,18 +239,21 @@ class Metrics(Collector):
         *,
         cache: Callable[[], Any],
         active_versions: Callable[[Session], Iterable[tuple[str, int]]],
+        shadows: Callable[[Session], Iterable[tuple[str, int]]],
         workers: int,
         outcomes: Iterable[Labels],
     ) -> None:
         """Count for the processes of a server.
 
         ``cache`` returns the process's cache of model versions; ``active_versions`` reads names of
-        models and the numbers of their active versions. ``outcomes`` are the routes, methods and
-        statuses that are shown as 0 from the start: Prometheus would miss a counter's first step.
+        models and the numbers of their active versions, ``shadows`` those of their shadows.
+        ``outcomes`` are the routes, methods and statuses. What these name is shown as 0 from the
+        start: Prometheus would miss a counter's first step.
         """
         self._engine = engine
         self._find_cache = cache
         self._active_versions = active_versions
+        self._shadows = shadows
         self._outcomes = list(outcomes)
         # At a reload old and new workers live side by side; an operator may add some.
         self._counts = SharedCounts(FAMILIES, slots=max(64, 4 * workers))
@@ -261,6 +274,10 @@ class Metrics(Collector):
         # Connections in use are looked at until there are none: no further request may come.
         if self._in_use or time.monotonic() >= self._look_at:
             self._look()
+
+    def count_shadow(self, model: str, version: int, outcome: Sequence[float]) -> None:
+        """Count what came of a request for a shadow: a number for each metric of ``SHADOWS``."""
+        self._counts.record(SHADOWS, (model, str(version)), outcome)
 
     def _look(self) -> None:
         """Count what this process holds, now that a request has let go of what it had."""
@@ -285,6 +302,7 @@ class Metrics(Collector):
         )
         up = GaugeMetricFamily("webapp_database_up", "1 if the database answered, else 0.")
         versions: list[Labels] = []
+        shadows: list[Labels] = []
         try:
             with (
                 outages_translated(),
@@ -294,13 +312,14 @@ class Metrics(Collector):
                 for name, number in self._active_versions(session):
                     active.add_metric((name,), number)
                     versions.append((name, str(number)))
+                shadows = [(name, str(number)) for name, number in self._shadows(session)]
             up.add_metric((), 1)
         except Unavailable:
             up.add_metric((), 0)
         yield active
         yield up
         outcomes: list[Labels] = [(outcome,) for outcome in OUTCOMES]
-        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, [()], [()])
+        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, shadows, [()], [()])
         counted = self._counts.read()
         for family, labels in zip(FAMILIES, known, strict=True):
             yield from _render(family, counted[family.name], labels)

@@ -45,7 +45,7 @@ WITHOUT_ETAG = (CACHING, "no-store")
 
 ALLOWED_HEADERS = (
     "Authorization, Content-Encoding, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
-    "X-Request-ID"
+    "X-Request-ID, X-Traffic-Key"
 )
 EXPOSED_HEADERS = (
     "Content-Disposition, Digest, ETag, Idempotency-Replayed, Link, Location, Retry-After, "

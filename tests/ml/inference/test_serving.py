@@ -18,7 +18,15 @@ from webapp.errors import DatabaseUnavailable
 from webapp.ml.core.scoring import score_linear
 from webapp.ml.errors import ArtifactUnusable, ModelNotTrained
 from webapp.ml.inference import serving
-from webapp.ml.inference.serving import LOAD_PAUSE, Absence, LoadedVersion, ModelServer, VersionRef
+from webapp.ml.inference.serving import (
+    LOAD_PAUSE,
+    Absence,
+    LoadedVersion,
+    ModelServer,
+    Traffic,
+    TrafficKey,
+    VersionRef,
+)
 
 PATIENCE = 10.0  # seconds after which a test that waits has failed
 LEASE = 0.03
@@ -420,6 +428,56 @@ def test_what_may_move_falls_back_to_what_it_named_before(
     else:
         with pytest.raises(ArtifactUnusable):
             server.get_version("iris", which)
+
+
+def ask_with(server: ModelServer, key: bytes) -> tuple[int, bool]:
+    """Return number and staleness of the version that answers a key."""
+    version, stale, _ = server.choose_version(
+        "iris", key_of=lambda rows: TrafficKey(rows, 1), rows=key
+    )
+    return version.number, stale
+
+
+@pytest.fixture
+def shared(database: FakeDatabase) -> dict[bytes, int]:
+    """Share the traffic of "iris" among two versions; return the version for each of some keys."""
+    traffic = Traffic(((VersionRef(2, 2, 1), 50), (VersionRef(3, 3, 1), 50)))
+    database.active["iris"] = VersionRef(1, 1, 1, traffic)
+    keys = [b"%d" % number for number in range(10)]
+    expected = {key: traffic.choose("iris", key).number for key in keys}
+    assert {*expected.values()} == {2, 3}
+    return expected
+
+
+def test_the_last_known_shares_go_on_while_the_database_is_away(
+    database: FakeDatabase, server: ModelServer, clock: Clock, shared: dict[bytes, int]
+) -> None:
+    assert {key: ask_with(server, key) for key in shared} == {
+        key: (number, False) for key, number in shared.items()
+    }
+    assert ask(server) == (1, False)  # without a key it is the active version
+    database.error = DatabaseUnavailable()
+    clock.end_leases()
+
+    assert {key: ask_with(server, key) for key in shared} == {
+        key: (number, True) for key, number in shared.items()
+    }
+    assert database.questions[:1] == ["iris"]
+
+
+def test_a_version_that_cannot_be_loaded_leaves_its_share_to_another(
+    database: FakeDatabase, server: ModelServer, clock: Clock, shared: dict[bytes, int]
+) -> None:
+    database.unusable = {3}
+    first, *others = sorted(shared, key=shared.__getitem__)
+    assert ask_with(server, first) == (2, False)
+
+    assert {ask_with(server, key) for key in others} == {(2, False), (2, True)}
+    assert server.describe_state() == "cannot be loaded: iris version 3"
+    database.unusable = set()
+    clock.now += LOAD_PAUSE
+    assert {ask_with(server, key) for key in others} == {(2, False), (3, False)}
+    assert server.describe_state() == "ok"
 
 
 @pytest.mark.parametrize("asked_between", [True, False])

@@ -29,7 +29,7 @@ VERSIONS = f"{MODEL}/versions"
 DELETE_DEFAULT = f"{ML}/models/default?versions=all"
 TABLES = {
     *("model", "model_tag", "model_version", "version_tag", "version_notes", "activation"),
-    *("evaluation", "model_alias"),
+    *("evaluation", "model_alias", "traffic_share"),
 }
 
 
@@ -80,6 +80,7 @@ def test_nothing_remains_of_a_model_but_what_others_use(
     client.patch(MODEL, json={"tags": {"a": "b"}})
     client.patch(f"{VERSIONS}/1", json={"notes": "x", "tags": {"a": "b"}})
     client.put(f"{MODEL}/aliases/champion", json={"version": 1})
+    client.put(f"{MODEL}/traffic", json={"shares": {"1": 50, "2": 50}, "shadow": 3})
     client.post(f"{VERSIONS}/1/evaluate", json={"X": [[1]], "y": [2]})
     train_constant(client, 11, url=ML)
     kept = client.get(f"{ML}/models/default/versions/1").json

@@ -246,7 +246,10 @@ def test_a_listing_neither_loads_nor_shows_what_grows_with_features(own_app: Fla
     assert len(listed.data) < 2000
     assert listed.json[0]["digest"] == client.get(f"{VERSIONS}/1").json["digest"]
     (listing,) = (sql for sql in statements if "FROM model_version" in sql and "ORDER BY" in sql)
-    for column in ("classes", "coefficients", "importances", "profile", "interval_basis"):
+    for column in (
+        *("feature_names", "classes", "coefficients", "importances", "profile"),
+        *("interval_basis", "mean_contributions"),
+    ):
         assert column not in listing
 
 

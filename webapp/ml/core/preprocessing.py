@@ -100,6 +100,21 @@ def _decode(categories: tuple[Any, ...], codes: Any) -> Any:
     return pd.Series(known[places], dtype=known.dtype)
 
 
+def choose_columns(transformer: Any, chosen: Any) -> list[int]:
+    """Return the places of the columns that a column transformer was told to take."""
+    names = list(getattr(transformer, "feature_names_in_", ()))
+    if isinstance(chosen, str):
+        chosen = [chosen]
+    if isinstance(chosen, slice) and isinstance(chosen.start or chosen.stop, str):
+        start = names.index(chosen.start) if chosen.start else 0
+        stop = names.index(chosen.stop) + 1 if chosen.stop else None
+        chosen = slice(start, stop, chosen.step)
+    if isinstance(chosen, list | np.ndarray) and len(chosen) and isinstance(chosen[0], str):
+        return [names.index(name) for name in chosen]
+    found = np.arange(transformer.n_features_in_)[chosen]
+    return [int(place) for place in np.atleast_1d(found)]
+
+
 def count_outputs(signature: Signature, entry: Estimator) -> int:
     """Return how many numbers the estimator gets for a row, at most."""
     native = entry.name.startswith("hist_gradient_boosting")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ from webapp.ml.core.estimators import (
     resolve_params,
     split_pipeline,
 )
+from webapp.ml.core.explaining import ModelExplainer
 from webapp.ml.core.importances import permute_columns, read_importances
 from webapp.ml.core.learning import find_doubts
 from webapp.ml.core.least_squares import (
@@ -55,6 +57,7 @@ AUTO = "auto"
 DEFAULT_ESTIMATORS = {"regression": DEFAULT_ESTIMATOR, "classification": "logistic_regression"}
 MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
+MOST_MEANS = 100_000  # columns times classes: 2 MB of JSON
 TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
 NAMED_CLASSES = 3  # in a warning
 # What permutations may take: whichever is longer, seconds, or a share of the training before.
@@ -93,7 +96,8 @@ class TrainedModel:
     regression. ``profile`` describes the rows that were fitted, and ``data_digest`` all that were
     given. ``converged`` is None where no iterative solver with a ``max_iter`` was at work.
     ``warnings`` are of the split and of the folds. ``held_out`` are the rows that it was judged
-    on, None where these are those that were fitted.
+    on, None where these are those that were fitted. ``mean_contributions`` are what the columns
+    of a table with kinds add to a linear model on average: (n_columns, n_functions).
     """
 
     estimator: Any
@@ -116,6 +120,7 @@ class TrainedModel:
     scale: bool
     warnings: tuple[DataWarning, ...] = ()
     held_out: Subset | None = None
+    mean_contributions: Matrix | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,7 @@ def train(
         scale=bool(spec.scale),
         warnings=doubts,
         held_out=test_rows,
+        mean_contributions=fit.means,
     )
 
 
@@ -404,6 +410,7 @@ class _Fit:
     seconds: float
     profile: dict[str, Any]
     basis: IntervalBasis | None
+    means: Matrix | None
 
 
 def _fit(plan: _Plan, rows: Subset) -> _Fit:
@@ -430,12 +437,19 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
     seconds = plan.clock() - started
     if not np.isfinite(scores.numbers).all():
         raise InvalidInput({"X": ["holds values too large or too small to fit"]})
-    profile = (
-        profile_features(dataset.X, mask)
-        if dataset.signature is None
-        else profile_columns(dataset.signature, dataset.X)
-    )
-    return _Fit(estimator, scorer, seconds, profile, basis)
+    if dataset.signature is None:
+        profile, means = profile_features(dataset.X, mask), None
+    else:
+        profile, means = profile_columns(dataset.signature, dataset.X), None
+        if plan.entry.is_linear:
+            means = _find_mean_contributions(estimator, dataset.signature, dataset)
+    return _Fit(estimator, scorer, seconds, profile, basis, means)
+
+
+def _find_mean_contributions(estimator: Any, signature: Signature, rows: Dataset) -> Matrix | None:
+    to_rows = partial(make_frame, signature)
+    means = ModelExplainer(estimator, signature, to_rows).find_means(rows.X, rows.texts)
+    return means if means is not None and means.size <= MOST_MEANS else None
 
 
 def _as_input(rows: Dataset) -> Any:

@@ -8,14 +8,18 @@ from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+import orjson
 from flask import Response, abort, current_app, request
 from flask.views import MethodView
 
 from webapp.ml.blueprint import ARROW, BINARY, CSV, JSON, blp
 from webapp.ml.core.datasets import DataWarning
+from webapp.ml.core.explaining import Explanation, refuse
 from webapp.ml.core.tables import writing
 from webapp.ml.inference import schemas, service
 from webapp.ml.inference.service import NOTES, VALUE_BYTES, Predictions, warn_of_notes
+from webapp.ml.inference.serving import TrafficKey
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.observability.observer import note_prediction
 from webapp.scopes import Scope
@@ -23,6 +27,16 @@ from webapp.web import jsonio
 from webapp.web.openapi import header
 
 DEFAULTS = {"name": DEFAULT_MODEL}
+TRAFFIC_KEY = "X-Traffic-Key"
+TRAFFIC_PARAMETERS = [
+    {
+        "in": "header",
+        "name": TRAFFIC_KEY,
+        "description": "While the traffic of the model is shared: any text of your own, such as "
+        "the id of a user. Equal keys are answered by the same version; without one, equal rows.",
+        "schema": {"type": "string"},
+    }
+]
 EXAMPLE = {"features": [1.0, 2.0, 3.0]}
 BATCH_EXAMPLE = {"instances": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
 # Many proxies take 4 kB of all headers of an answer, unless told otherwise.
@@ -47,9 +61,13 @@ TABLE_HEADERS = {
 
 
 @blp.route(
-    "/predict", endpoint="PredictDefault", defaults=DEFAULTS, post="predict_with_default_model"
+    "/predict",
+    endpoint="PredictDefault",
+    defaults=DEFAULTS,
+    post="predict_with_default_model",
+    parameters=TRAFFIC_PARAMETERS,
 )
-@blp.route("/models/<name:name>/predict", post="predict")
+@blp.route("/models/<name:name>/predict", post="predict", parameters=TRAFFIC_PARAMETERS)
 @blp.route(
     "/models/<name:name>/aliases/<name:alias>/predict",
     endpoint="PredictAlias",
@@ -80,12 +98,18 @@ class Predict(MethodView):
         """
         server = current_app.extensions["model_server"]
         which = alias if number is None else number
-        predictions = service.predict_one(server, name=name, which=which, **request)
+        if request["explain"]:
+            request["most_values"] = _count_json_values()
+        predictions = service.predict_one(
+            server, name=name, which=which, key_of=_key_of, **request
+        )
         # Plain values: dumping them through the schema would take as long as predicting.
         answer = {
             "prediction": predictions.scores.values[0],
             **_describe(predictions, itemgetter(0)),
         }
+        if predictions.explanation is not None:
+            answer["explanation"] = _describe_explanation(predictions, predictions.explanation)
         for name in NOTES:
             noted = getattr(predictions, name)
             if noted.rows:
@@ -98,8 +122,11 @@ class Predict(MethodView):
     endpoint="PredictBatchDefault",
     defaults=DEFAULTS,
     post="predict_batch_with_default_model",
+    parameters=TRAFFIC_PARAMETERS,
 )
-@blp.route("/models/<name:name>/predict/batch", post="predict_batch")
+@blp.route(
+    "/models/<name:name>/predict/batch", post="predict_batch", parameters=TRAFFIC_PARAMETERS
+)
 @blp.route(
     "/models/<name:name>/aliases/<name:alias>/predict/batch",
     endpoint="BatchAlias",
@@ -138,13 +165,16 @@ class PredictBatch(MethodView):
         """
         media_type = _choose_answer_type()
         for_spreadsheet = request.pop("for_spreadsheet")
-        most_values = current_app.config["MAX_CELLS"]
         if media_type == JSON:
-            most_values = min(most_values, current_app.config["MAX_CONTENT_LENGTH"] // VALUE_BYTES)
+            most_values = _count_json_values()
+        else:
+            most_values = current_app.config["MAX_CELLS"]
+            if request["explain"]:
+                raise refuse(f"is answered in JSON only: send `Accept: {JSON}`")
         server = current_app.extensions["model_server"]
         which = alias if number is None else number
         predictions = service.predict(
-            server, name=name, which=which, most_values=most_values, **request
+            server, name=name, which=which, key_of=_key_of, most_values=most_values, **request
         )
         if media_type == JSON:
             response: Response = jsonio.answer(_describe_rows(predictions))
@@ -153,11 +183,27 @@ class PredictBatch(MethodView):
         return _finish(response, predictions)
 
 
+def _key_of(rows: Any) -> TrafficKey:
+    """Return the key that the client has sent, or else the bytes of the rows."""
+    if isinstance(rows, schemas.TableRows):
+        sent = rows.keep()
+    else:
+        sent = orjson.dumps(rows, option=orjson.OPT_SORT_KEYS)
+    given = request.headers.get(TRAFFIC_KEY, "")
+    return TrafficKey(given.encode() or sent, len(sent))
+
+
 def _choose_answer_type() -> str:
     """Return the media type that the client prefers for many predictions; aborts with 406."""
     accepted = request.accept_mimetypes
     media_type = accepted.best_match([JSON, CSV, ARROW]) if accepted else JSON
     return media_type or abort(406, f"Predictions can be had as {JSON}, {CSV} or {ARROW}.")
+
+
+def _count_json_values() -> int:
+    """Return how many values an answer in JSON has at most."""
+    config = current_app.config
+    return int(min(config["MAX_CELLS"], config["MAX_CONTENT_LENGTH"] // VALUE_BYTES))
 
 
 def _finish(response: Response, predictions: Predictions) -> Response:
@@ -198,6 +244,8 @@ def _describe_rows(predictions: Predictions) -> dict[str, Any]:
         "predictions": predictions.scores.values,
         **_describe(predictions, lambda column: column),
     }
+    if predictions.explanation is not None:
+        answer["explanations"] = _describe_explanations(predictions, predictions.explanation)
     for name in NOTES:
         noted = getattr(predictions, name)
         if noted.rows:
@@ -209,6 +257,46 @@ def _describe_rows(predictions: Predictions) -> dict[str, Any]:
     if predictions.warnings:
         answer["warnings"] = [asdict(warning) for warning in predictions.warnings]
     return answer
+
+
+def _describe_explanation(predictions: Predictions, found: Explanation) -> dict[str, Any]:
+    """Return what each feature added for the only row: by name, of a classification by class."""
+    names, contributions = predictions.version.signature.names, found.contributions[0]
+    sums = found.base + contributions.sum(axis=0)
+    by_name = [dict(zip(names, values, strict=True)) for values in contributions.T.tolist()]
+    by_function = _by_class(predictions.version.classes)
+    return {
+        "of": found.of,
+        "against": found.against,
+        "base": by_function(found.base.tolist()),
+        "contributions": by_function(by_name),
+        "sum": by_function(sums.tolist()),
+    }
+
+
+def _describe_explanations(predictions: Predictions, found: Explanation) -> dict[str, Any]:
+    """Return what each feature added: rows of values in the order of the features."""
+    by_function = _by_class(predictions.version.classes)
+    values = np.ascontiguousarray(found.contributions.transpose(2, 0, 1))
+    return {
+        "of": found.of,
+        "against": found.against,
+        "features": predictions.version.signature.names,
+        "base": by_function(found.base.tolist()),
+        "contributions": by_function(list(values)),
+    }
+
+
+def _by_class(classes: Sequence[Any] | None) -> Callable[[list[Any]], Any]:
+    """Return what names a value for each function by its class; one of two is of the second."""
+
+    def name(values: list[Any]) -> Any:
+        if classes is None:
+            return values[0]
+        labels = classes[1:] if len(values) == 1 else classes
+        return dict(zip(map(str, labels), values, strict=True))
+
+    return name
 
 
 def _write_table(predictions: Predictions, media_type: str, *, for_spreadsheet: bool) -> Response:

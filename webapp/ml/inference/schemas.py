@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from typing import Any
 
 import marshmallow as ma
@@ -32,6 +34,38 @@ INTERVALS = about(
     type="object",
     properties={"level": {"type": "number"}, "confidence": BOUNDS, "prediction": BOUNDS},
 )
+BY_CLASS = "A classification has one for each class, by its label; of two, `log_odds` and `score` "
+EXPLAINED = {
+    "of": about(
+        "What base and contributions sum up to: the prediction or its logarithm, the probability "
+        "of a class, its log-odds (of more than two classes: what the softmax makes "
+        "probabilities of), or the score that a class is chosen by.",
+        enum=["prediction", "log_prediction", "probability", "log_odds", "score"],
+    ),
+    "against": about("What contributions are measured against.", enum=["training mean", "zero"]),
+}
+EXPLANATION = about(
+    f"What each feature added. {BY_CLASS}are those of the second.",
+    type="object",
+    properties={
+        **EXPLAINED,
+        "base": about("The number without any feature.", type=["number", "object"]),
+        "contributions": about("By feature.", type="object"),
+        "sum": about("Base and contributions together.", type=["number", "object"]),
+    },
+)
+EXPLANATIONS = about(
+    f"What each feature added. {BY_CLASS}are those of the second.",
+    type="object",
+    properties={
+        **EXPLAINED,
+        "features": {"type": "array", "items": {"type": "string"}},
+        "base": about("The number without any feature.", type=["number", "object"]),
+        "contributions": about(
+            "A row of values in the order of `features` for each row.", type=["array", "object"]
+        ),
+    },
+)
 
 
 class PredictionOptions(StrictSchema):
@@ -48,6 +82,10 @@ class PredictionOptions(StrictSchema):
         bounds=validate.Range(0, 1, min_inclusive=False, max_inclusive=False),
         load_default=0.95,
         metadata=about("Level of the intervals."),
+    )
+    explain = JSONBoolean(
+        load_default=False,
+        metadata=about("Add what each feature added to the prediction; in JSON only."),
     )
 
 
@@ -106,6 +144,27 @@ class TableBatchOptions(BatchOptions, CsvOptions):
     """What to answer beside the predictions for a table."""
 
 
+class TableRows:
+    """The rows of a table, which are read for the columns of a signature: once, unless kept."""
+
+    def __init__(self, table: Table, options: features.BatchOptions) -> None:
+        self._table = table
+        self._options = options
+        self._body: bytes | None = None
+
+    def keep(self) -> bytes:
+        """Keep the table in memory, to be read more than once; return its bytes."""
+        self._body = self._table.source.file.read()
+        return self._body
+
+    def __call__(self, signature: Signature) -> Features:
+        """Return the rows; raises InvalidInput, by column and row."""
+        table = self._table
+        if self._body is not None:
+            table = replace(table, source=replace(table.source, file=io.BytesIO(self._body)))
+        return table.read(features.read_features, signature=signature, options=self._options)
+
+
 class BatchRequest(RowsSchema, BatchOptions):
     """Rows to predict for."""
 
@@ -117,12 +176,7 @@ class BatchRequest(RowsSchema, BatchOptions):
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its rows: the model decides which columns to read."""
         options = dict(table.options)
-        batch = options.pop("batch")
-
-        def read(signature: Signature) -> Features:
-            return table.read(features.read_features, signature=signature, options=batch)
-
-        return {**options, "rows": read}
+        return {"rows": TableRows(table, options.pop("batch")), **options}
 
 
 class VersionRefSchema(StrictSchema):
@@ -147,6 +201,7 @@ class PredictionResponse(StrictSchema):
     probabilities = fields.Dict(metadata=about("Of a classification: by class."))
     score = fields.Float(metadata=about(SCORE))
     intervals = fields.Raw(metadata=INTERVALS)
+    explanation = fields.Raw(metadata=EXPLANATION)
     extrapolated = fields.List(
         fields.String(),
         metadata=about("Features outside their range in training; absent without any."),
@@ -172,6 +227,7 @@ class BatchResponse(StrictSchema):
     )
     score = fields.List(fields.Float(), metadata=about(SCORE))
     intervals = fields.Raw(metadata=INTERVALS)
+    explanations = fields.Raw(metadata=EXPLANATIONS)
     extrapolated = fields.Dict(
         metadata=about(
             "Features outside their range in training, by number of the row; absent without any, "

@@ -19,6 +19,7 @@ from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import DataWarning, Features, Matrix, Vector
+from webapp.ml.core.explaining import EXPLAINED, Explanation, refuse
 from webapp.ml.core.features import BatchOptions, read_rows, warn_of_extra
 from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
 from webapp.ml.core.scoring import Scores, score
@@ -30,14 +31,27 @@ from webapp.ml.errors import (
     VersionDeleted,
     VersionNotFound,
 )
-from webapp.ml.inference.serving import Absence, LoadedVersion, ModelServer, VersionRef, Which
-from webapp.ml.registry.models import Activation, Model, ModelAlias, ModelVersion
+from webapp.ml.inference.serving import (
+    Absence,
+    KeyOf,
+    LoadedVersion,
+    ModelServer,
+    Traffic,
+    VersionRef,
+    Which,
+)
+from webapp.ml.inference.shadow import Note, Outcome, ShadowThread, Size, compare_scores
+from webapp.ml.registry.models import Activation, Model, ModelAlias, ModelVersion, TrafficShare
 from webapp.ml.registry.service import DEFAULT_MODEL, load_model
 
 LEASE_DEADLINE = 0.5  # seconds a prediction waits to hear which version serves
 VALUE_BYTES = 20  # of a value in an answer: a number of 17 digits, its point and a comma
 AS_THEY_ARE = BatchOptions()
-LOADED = (undefer_group("wide"), undefer(ModelVersion.interval_basis))
+LOADED = (
+    undefer_group("wide"),
+    undefer(ModelVersion.interval_basis),
+    undefer(ModelVersion.mean_contributions),
+)
 MOST_NAMED = 1000  # names of features in one answer; a name has up to 1 kB
 NOTES = {  # of single values, and how a warning puts it
     "extrapolated": "has a value outside the range of training",
@@ -85,6 +99,7 @@ class Predictions(NamedTuple):  # made 1.4 us sooner than a frozen dataclass, of
     intervals: Intervals | None
     warnings: Sequence[DataWarning]
     passed: Mapping[str, Any]
+    explanation: Explanation | None = None
 
     def to_columns(self) -> dict[str, Any]:
         """Return columns, (n_rows,) each: those passed on, prediction, probabilities, bounds."""
@@ -151,22 +166,27 @@ def predict(
     name: str,
     rows: RowReader | list[Any],
     which: Which = None,
+    key_of: KeyOf | None = None,
     intervals: bool = False,
     level: float = 0.95,
+    explain: bool = False,
     most_values: int | None = None,
     batch: BatchOptions = AS_THEY_ARE,
 ) -> Predictions:
     """Predict with a version of a model, by default the active one; ``which``: see serving.
 
+    Where the model's traffic is shared, ``key_of`` decides which version answers; the shadow then
+    predicts too, later: a reader must be able to read again once ``key_of`` has had it.
+
     ``rows`` are JSON, read with the options ``batch``, or come from a reader. ``intervals`` adds
-    bounds, for a model fitted by ordinary least squares. ``most_values`` limits the size of the
-    answer: predictions, probabilities and bounds together.
+    bounds, for a model fitted by ordinary least squares. ``explain`` adds what each feature
+    added. ``most_values`` limits the size of the answer, with all that it has.
 
     Raises ModelNotTrained, ModelNotFound, VersionNotFound, AliasNotFound, Unavailable, and
     InvalidInput (by row, of JSON under ``instances``) where rows do not fit the model, or are too
     many for one answer.
     """
-    version, stale = server.get_version(name, which)
+    version, stale, shadow = server.choose_version(name, which, key_of, rows)
     basis, bounds = version.interval_basis, None
     if intervals and basis is None:
         message = (
@@ -174,6 +194,8 @@ def predict(
             "independent features"
         )
         raise InvalidInput({"intervals": [message]})
+    if explain and version.explain is None:
+        raise refuse(f"is not possible for this model: {EXPLAINED}")
     signature = version.signature
     if batch.passthrough and not callable(rows):
         _check_passthrough(rows, batch.passthrough)
@@ -181,7 +203,8 @@ def predict(
         features = rows(signature) if callable(rows) else _read_json(rows, signature, batch)
         X = features.X
         if most_values is not None:
-            _check_answer(version, len(X), intervals=intervals, most=most_values)
+            further = 4 * intervals + explain * _count_contributions(version)
+            _check_answer(version, len(X), further=further, most=most_values)
         scores = score(version.scorer, X, features.texts)
         if most_values is not None and scores.values.size > most_values:
             message = f"has {scores.values.size} values in all; at most {most_values} are allowed"
@@ -190,6 +213,11 @@ def predict(
             bounds = compute_intervals(basis, X, scores.values, level=level)
     except InvalidInput as error:
         raise error if callable(rows) else InvalidInput({"instances": error.faults}) from None
+    explanation = _explain(version, features) if explain else None
+    if shadow is not None:
+        size = Size(len(X) * len(signature.columns), shadow.n_bytes)
+        compare = partial(_compare, server, shadow.ref, rows, batch, scores)
+        server.shadows.submit(name, shadow.ref.number, size, compare)
     typed = not signature.is_matrix
     return Predictions(
         scores=scores,
@@ -201,7 +229,39 @@ def predict(
         intervals=bounds,
         warnings=features.warnings,
         passed=features.passed,
+        explanation=explanation,
     )
+
+
+def _explain(version: LoadedVersion, features: Features) -> Explanation:
+    assert version.explain is not None  # noqa: S101 (as checked before)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        explanation = version.explain(features.X, features.texts)
+    n_classes = 1 if version.classes is None else len(version.classes)
+    if len(explanation.base) not in (n_classes, 1 if n_classes == 2 else n_classes):
+        raise refuse("is not possible for models of several outputs")
+    return explanation
+
+
+def _count_contributions(version: LoadedVersion) -> int:
+    """Return how many contributions there are for a row, at most; long names count, too."""
+    names = version.signature.names
+    by_function = len(names) + sum(len(name.encode()) for name in names) // VALUE_BYTES
+    return by_function * max(1, len(version.classes or ()))
+
+
+def _compare(
+    server: ModelServer,
+    ref: VersionRef,
+    rows: RowReader | list[Any],
+    batch: BatchOptions,
+    answered: Scores,
+) -> Outcome:
+    """Return how the predictions of a shadow differ from those that were answered."""
+    version = server.cache.get(ref)
+    signature = version.signature  # has the columns of the other, but may encode them otherwise
+    features = rows(signature) if callable(rows) else _read_json(rows, signature, batch)
+    return compare_scores(answered, score(version.scorer, features.X, features.texts))
 
 
 def _read_json(rows: Any, signature: Signature, options: BatchOptions) -> Features:
@@ -245,8 +305,13 @@ def _split_records(
     return kept, Features(np.empty((0, 0)), warnings=warnings, passed=passed)
 
 
-def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServer:
-    """Return the model server of a process; lease in seconds."""
+def make_server(
+    engine: sa.Engine, *, lease: float, capacity: int, note_shadow: Note
+) -> ModelServer:
+    """Return the model server of a process; lease in seconds.
+
+    ``note_shadow`` is told what came of each request that a shadow predicted too.
+    """
 
     def find(name: str, which: Which) -> VersionRef | Absence:
         with outages_translated(), time_limit(LEASE_DEADLINE), Session(engine) as session:
@@ -262,17 +327,21 @@ def make_server(engine: sa.Engine, *, lease: float, capacity: int) -> ModelServe
         lease=lease,
         deadline=LEASE_DEADLINE,
         capacity=capacity,
+        shadows=ShadowThread(note_shadow),
     )
 
 
 def find_version(session: Session, name: str, which: Which) -> VersionRef | Absence:
-    """Return the version that a request means.
+    """Return the version that a request means, and what it shares its traffic with.
 
     This is the one query that a lease costs.
     """
     begin_read(session)
     query = sa.select(Model.id, ModelVersion.id.label("version_id"), ModelVersion.number)
     if which is None:
+        of_model = TrafficShare.model_id == Model.id
+        query = query.add_columns(TrafficShare).outerjoin(TrafficShare, of_model)
+        query = query.order_by(TrafficShare.version_number)
         is_active = sa.and_(Activation.model_id == Model.id, Activation.ended_at.is_(None))
         query = query.outerjoin(Activation, is_active)
         is_meant = ModelVersion.id == Activation.version_id
@@ -283,9 +352,11 @@ def find_version(session: Session, name: str, which: Which) -> VersionRef | Abse
     else:
         is_meant = sa.and_(ModelVersion.model_id == Model.id, ModelVersion.number == which)
     query = query.outerjoin(ModelVersion, is_meant).where(Model.name == name)
-    row = session.execute(query).one_or_none()
+    rows = session.execute(query).all()
+    row = rows[0] if rows else None
     if row is not None and row.version_id is not None:
-        return VersionRef(row.version_id, row.number, row.id)
+        traffic = None if which is not None else _read_traffic([r.TrafficShare for r in rows])
+        return VersionRef(row.version_id, row.number, row.id, traffic)
     if isinstance(which, str):
         return partial(AliasNotFound, name, which)
     if which is not None:
@@ -294,15 +365,33 @@ def find_version(session: Session, name: str, which: Which) -> VersionRef | Abse
     return partial(ModelNotTrained if exists else ModelNotFound, name)
 
 
+def _read_traffic(rows: Sequence[TrafficShare | None]) -> Traffic | None:
+    """Return how traffic is shared; None where a model has no shares."""
+    refs = [
+        (VersionRef(row.version_id, row.version_number, row.model_id), row.percent)
+        for row in rows
+        if row is not None
+    ]
+    if not refs:
+        return None
+    shares = tuple((ref, percent) for ref, percent in refs if percent is not None)
+    shadows = [ref for ref, percent in refs if percent is None]
+    return Traffic(shares, shadows[0] if shadows else None)
+
+
 def load_version(session: Session, version_id: int) -> LoadedVersion:
     """Return a stored version ready to predict; raises VersionDeleted, and ArtifactUnusable."""
     version = session.get(ModelVersion, version_id, options=LOADED)
     if version is None:
         raise VersionDeleted
     basis, profile = version.interval_basis, version.profile
+    means = version.mean_contributions
     name, number = version.model.name, version.number
     loaded = load_model(session, version)
     minimum, maximum = _spread_ranges(loaded.signature, profile)
+    explain = loaded.explain
+    if explain is not None and means is not None:
+        explain = partial(explain, means=np.array(means))
     return LoadedVersion(
         id=version_id,
         model=name,
@@ -313,17 +402,19 @@ def load_version(session: Session, version_id: int) -> LoadedVersion:
         minimum=minimum,
         maximum=maximum,
         interval_basis=None if basis is None else IntervalBasis.from_json(basis),
+        explain=explain,
     )
 
 
-def _check_answer(version: LoadedVersion, n_rows: int, *, intervals: bool, most: int) -> None:
+def _check_answer(version: LoadedVersion, n_rows: int, *, further: int, most: int) -> None:
     """Raise InvalidInput where the answer for so many rows has more values than are allowed.
 
-    A label counts as a value for every 20 bytes of it.
+    A label counts as a value for every 20 bytes of it. ``further`` are those of a row beside its
+    prediction and probabilities.
     """
     labels = version.classes or ()
     longest = max((len(str(label).encode()) for label in labels), default=0)
-    by_row = 1 + longest // VALUE_BYTES + len(labels) + 4 * intervals
+    by_row = 1 + longest // VALUE_BYTES + len(labels) + further
     if n_rows * by_row > most:
         message = (
             f"would be answered by {n_rows * by_row} values, {by_row} for each of {n_rows} rows; "

@@ -1,4 +1,4 @@
-"""Which version of a model is active, and the versions that this process has loaded.
+"""Which version of a model answers, and the versions that this process has loaded.
 
 What the database says of a model holds for one lease (``webapp.db.leases``). While the database
 cannot be asked, the last known version keeps serving, marked as stale. A version never changes,
@@ -13,14 +13,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from hashlib import blake2b
+from typing import Any, NamedTuple, TypeAlias
 
 from webapp.db.leases import Leases, lease_clock
 from webapp.errors import ServiceError, Unavailable
 from webapp.ml.core.datasets import Vector
+from webapp.ml.core.explaining import Explainer
 from webapp.ml.core.least_squares import IntervalBasis
 from webapp.ml.core.scoring import Scorer
 from webapp.ml.core.signature import Signature
+from webapp.ml.inference.shadow import ShadowThread
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +34,37 @@ LOAD_PAUSE = 2.0  # seconds until a version that could not be loaded is tried ag
 class VersionRef:
     """Which version: its row id, its number within the model, and the row id of the model.
 
-    Row ids are never reused, but numbers and names of models are, after a deletion.
+    Row ids are never reused, but numbers and names of models are, after a deletion. ``traffic``:
+    what the active version shares its requests with.
     """
 
     id: int
     number: int
     model_id: int
+    traffic: Traffic | None = None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Which versions share the requests that name none: their percents, 100 in all; the shadow."""
+
+    shares: tuple[tuple[VersionRef, int], ...]
+    shadow: VersionRef | None = None
+
+    def choose(self, name: str, key: bytes) -> VersionRef:
+        """Return the version that answers requests with a key: in every process the same.
+
+        The name of the model counts, or the same clients would try what is new of every model.
+        While a share at the end grows, keys move only to that version.
+        """
+        hashed = blake2b(name.encode() + b"/", digest_size=8)
+        hashed.update(key)
+        place = int.from_bytes(hashed.digest(), "big") * 100 >> 64  # 0 to 99
+        for version, percent in self.shares:  # noqa: B007 (the last one takes the rest)
+            place -= percent
+            if place < 0:
+                break
+        return version
 
 
 Absence: TypeAlias = Callable[[], ServiceError]
@@ -60,6 +88,7 @@ class LoadedVersion:
     minimum: Vector | None = None
     maximum: Vector | None = None
     interval_basis: IntervalBasis | None = None
+    explain: Explainer | None = None
 
 
 Which: TypeAlias = int | str | None
@@ -68,13 +97,31 @@ Key: TypeAlias = tuple[str, Which]
 """What a request asks for: a model's name, and which of its versions."""
 
 
+class TrafficKey(NamedTuple):
+    """What decides which version of a shared traffic answers; the size of the rows in bytes."""
+
+    key: bytes
+    n_bytes: int
+
+
+KeyOf: TypeAlias = Callable[[Any], TrafficKey]
+"""Returns the key of a request for its rows."""
+
+
+class Shadow(NamedTuple):
+    """The version that predicts too, and answers nothing; the size of the rows in bytes."""
+
+    ref: VersionRef
+    n_bytes: int
+
+
 class ModelServer:
     """Hands out the versions of all models, to all threads of this process.
 
     ``find_version(name, which)`` asks the database for a version; ``load_version(ref)`` loads it;
     both raise ``Unavailable`` when they cannot. ``lease`` and ``deadline`` are in seconds: how
     long an answer may be relied on, and how long a request waits for one. ``capacity`` is the
-    number of versions kept loaded.
+    number of versions kept loaded. ``shadows`` lets versions predict that answer nothing.
     """
 
     def __init__(
@@ -85,7 +132,9 @@ class ModelServer:
         lease: float,
         deadline: float,
         capacity: int,
+        shadows: ShadowThread | None = None,
     ) -> None:
+        self.shadows = shadows or ShadowThread()
         self.leases = Leases[Key, VersionRef | Absence](
             lambda key: find_version(*key),
             lease=lease,
@@ -99,8 +148,19 @@ class ModelServer:
     def get_version(self, name: str, which: Which = None) -> tuple[LoadedVersion, bool]:
         """Return a version of a model, by default the active one, and whether it is stale.
 
-        It is stale when the database could not be asked for it. Raises the error of an Absence
-        (ModelNotTrained, say), and Unavailable when there is no earlier answer either.
+        See ``choose_version``.
+        """
+        version, stale, _ = self.choose_version(name, which)
+        return version, stale
+
+    def choose_version(
+        self, name: str, which: Which = None, key_of: KeyOf | None = None, rows: Any = None
+    ) -> tuple[LoadedVersion, bool, Shadow | None]:
+        """Return the version that answers, whether it is stale, and its shadow.
+
+        Where traffic is shared, ``key_of(rows)`` decides, if it is given. A version is stale when
+        the database could not be asked for it. Raises the error of an Absence (ModelNotTrained,
+        say), and Unavailable when there is no earlier answer either.
         """
         key, moves = (name, which), not isinstance(which, int)
         answer, fresh = self.leases.get(key)
@@ -108,27 +168,32 @@ class ModelServer:
             self._unusable.pop(key, None)
             self._last_served.pop(key, None)
             raise answer()
+        shadow = None
+        if answer.traffic is not None and key_of is not None:
+            asked, found = key_of(rows), answer.traffic.shadow
+            shadow = None if found is None else Shadow(found, asked.n_bytes)
+            answer = answer.traffic.choose(name, asked.key)
         try:
             version = self.cache.get(answer)
         except Unavailable:
             # An active version that cannot be loaded leaves the one before it in service, and so
-            # does one that an alias names.
+            # does one that an alias names, or that has a share of the traffic.
             self._unusable[key] = answer
             before = self._last_served.get(key)
             if before is None or before.model_id != answer.model_id:
                 raise
-            return self.cache.get(before), True
+            return self.cache.get(before), True, shadow
         if moves:
             self._last_served[key] = answer
-        if self._unusable:
+        if self._unusable and self._unusable.get(key) == answer:
             self._unusable.pop(key, None)
-        return version, not fresh
+        return version, not fresh, shadow
 
     def describe_state(self) -> str:
         """Return ``ok``, or which models are stale, and which versions cannot be loaded."""
         for key, ref in self._unusable.copy().items():
             with suppress(Unavailable):
-                if self.leases.get(key)[0] != ref:  # it has been deleted, say
+                if ref not in _list_refs(self.leases.get(key)[0]):  # it has been deleted, say
                     self._unusable.pop(key, None)
         unusable = self._unusable.copy().items()
         troubles = {
@@ -139,8 +204,17 @@ class ModelServer:
         return "; ".join(said) or "ok"
 
     def close(self) -> None:
-        """Stop the thread that asks the database after an outage."""
+        """Stop the thread that asks the database after an outage, and that of shadows."""
         self.leases.close()
+        self.shadows.close()
+
+
+def _list_refs(answer: VersionRef | Absence) -> list[VersionRef]:
+    """Return the versions that may answer a request."""
+    if not isinstance(answer, VersionRef):
+        return []
+    shares = () if answer.traffic is None else answer.traffic.shares
+    return [answer, *(ref for ref, _ in shares)]
 
 
 class VersionCache:

@@ -15,6 +15,7 @@ NAME_LENGTH = 63
 TAG_KEY_LENGTH = 63
 TAG_VALUE_LENGTH = 255
 MOST_ALIASES = 50  # of a model
+MOST_SHARES = 10  # versions that share the traffic of a model
 MOST_TAGS = 50  # of a model, or of a version
 
 
@@ -53,6 +54,23 @@ class ModelAlias(Base):
     version_number: Mapped[int]
 
 
+class TrafficShare(Base):
+    """The share of its model's traffic that a version answers; NULL is that of the shadow.
+
+    The database refuses to delete a version with one.
+    """
+
+    __tablename__ = "traffic_share"
+    __table_args__ = (sa.CheckConstraint("percent BETWEEN 1 AND 100", name="percent_range"),)
+
+    version_id: Mapped[int] = mapped_column(
+        BigInt, sa.ForeignKey("model_version.id"), primary_key=True
+    )
+    model_id: Mapped[int] = mapped_column(BigInt, sa.ForeignKey("model.id"), index=True)
+    version_number: Mapped[int]
+    percent: Mapped[int | None]
+
+
 class VersionNotes(Base):
     """What people have noted about a version."""
 
@@ -85,6 +103,9 @@ class Model(Base):
     alias_rows: Mapped[list[ModelAlias]] = relationship(
         order_by=ModelAlias.name, viewonly=True, lazy="selectin"
     )
+    share_rows: Mapped[list[TrafficShare]] = relationship(
+        order_by=TrafficShare.version_number, viewonly=True, lazy="selectin"
+    )
     tag_rows: Mapped[dict[str, ModelTag]] = relationship(
         collection_class=attribute_keyed_dict("key"),
         order_by=ModelTag.key,
@@ -99,6 +120,19 @@ class Model(Base):
     def aliases(self) -> dict[str, int]:
         """Return the numbers of the versions that have a name, by that."""
         return {row.name: row.version_number for row in self.alias_rows}
+
+    @property
+    def traffic(self) -> dict[str, Any]:
+        """Return the percent of each version that answers requests without one, and the shadow.
+
+        Where nothing is shared, the active version answers all of them.
+        """
+        rows = self.share_rows
+        shares = {str(row.version_number): row.percent for row in rows if row.percent is not None}
+        if not rows and self.active is not None:
+            shares = {str(self.active.version_number): 100}
+        shadows = [row.version_number for row in rows if row.percent is None]
+        return {"shares": shares, "shadow": shadows[0] if shadows else None}
 
 
 class Artifact(Base):
@@ -166,6 +200,7 @@ class ModelVersion(Base):
     profile: Mapped[dict[str, Any] | None] = _wide()
     interval_basis: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     judged_rows: Mapped[bytes | None] = mapped_column(deferred=True)
+    mean_contributions: Mapped[list[Any] | None] = mapped_column(deferred=True)
 
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
     tag_rows: Mapped[dict[str, VersionTag]] = relationship(

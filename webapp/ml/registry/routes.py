@@ -214,7 +214,7 @@ class Version(MethodView):
     @blp.response(204)
     @blp.problems(404, 409, 503)
     def delete(self, name: str, number: int) -> None:
-        """Delete a version, unless it is active or has an alias.
+        """Delete a version, unless it is active, or has an alias or a share of the traffic.
 
         Its number is not used again.
         """
@@ -288,8 +288,9 @@ class Active(MethodView):
     def put(self, request: Mapping[str, int], name: str) -> ModelVersion:
         """Activate a version.
 
-        When the answer arrives, every worker on every host serves it. A version that cannot be
-        loaded is refused with 409, and the one before stays active.
+        When the answer arrives, every worker on every host serves it, and traffic is no longer
+        shared. A version that cannot be loaded is refused with 409, and the one before stays
+        active.
         """
         return service.activate_version(
             db.session(), model_leases(), name=name, number=request["version"]
@@ -321,6 +322,42 @@ class Alias(MethodView):
     def delete(self, name: str, alias: str) -> None:
         """Delete an alias; its version stays."""
         service.delete_alias(db.session(), model_leases(), name=name, alias=alias)
+
+
+@blp.route(
+    "/models/<name:name>/traffic", get="get_traffic", put="set_traffic", delete="end_traffic"
+)
+class Traffic(MethodView):
+    """Which versions answer the requests that name none."""
+
+    @blp.allow(*ANY_ML)
+    @blp.response(200, schemas.TrafficSchema)
+    @blp.problems(404, 503)
+    def get(self, name: str) -> Answer:
+        """Show which versions share the traffic of a model, and its shadow."""
+        return service.get_model(db.session(), name).traffic
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.arguments(schemas.TrafficRequest, example={"shares": {"1": 90, "2": 10}})
+    @blp.response(200, schemas.TrafficSchema)
+    @blp.problems(404, 409, 503)
+    def put(self, request: Mapping[str, Any], name: str) -> Answer:
+        """Share the traffic of a model among versions, and let another one predict beside them.
+
+        When the answer arrives, every worker on every host does so. It is of predictions that
+        name no version and no alias; equal `X-Traffic-Key`, or else equal rows, are answered by
+        the same version. All versions must take the columns of the active one, for its task. A
+        version that cannot be loaded is refused with 409. An activation, training or rollback
+        that makes a version active ends it.
+        """
+        return service.set_traffic(db.session(), model_leases(), name=name, **request).traffic
+
+    @blp.allow(Scope.ML_ADMIN)
+    @blp.response(204)
+    @blp.problems(404, 503)
+    def delete(self, name: str) -> None:
+        """Let the active version answer all traffic of a model again."""
+        service.end_traffic(db.session(), model_leases(), name=name)
 
 
 @blp.route("/models/<name:name>/rollback", post="roll_back_model")

@@ -19,6 +19,7 @@ from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
 from webapp.ml.core.signature import Signature, Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.registry.models import (
+    MOST_SHARES,
     MOST_TAGS,
     TAG_KEY_LENGTH,
     TAG_VALUE_LENGTH,
@@ -435,6 +436,20 @@ class ModelInfoSchema(StrictSchema):
     )
 
 
+class TrafficSchema(StrictSchema):
+    """Which versions answer the requests that name none."""
+
+    shares = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata=about("Percents by number of the version.", example={"1": 90, "2": 10}),
+    )
+    shadow = fields.Integer(
+        **NULLABLE, metadata=about("The version that predicts too, and answers nothing.")
+    )
+
+
 class ModelSchema(StrictSchema):
     """A model and its active version."""
 
@@ -457,6 +472,42 @@ class ModelSchema(StrictSchema):
         required=True,
         metadata=about("Names of versions, and which each names.", example={"champion": 1}),
     )
+    traffic = fields.Nested(TrafficSchema, required=True)
+
+
+class TrafficRequest(StrictSchema):
+    """Which versions share the requests that name none, and which one is their shadow."""
+
+    shares = fields.Dict(
+        keys=fields.String(**matches(NUMBER, "Must be the number of a version.")),
+        values=JSONInteger(minimum=1, maximum=100),
+        required=True,
+        validate=validate.Length(1, MOST_SHARES),
+        metadata=about(
+            f"Percents by number of the version, 100 in all; at most {MOST_SHARES} versions.",
+            propertyNames={"pattern": f"^{NUMBER}$"},
+            minProperties=1,
+            maxProperties=MOST_SHARES,
+        ),
+    )
+    shadow = JSONInteger(
+        minimum=1,
+        maximum=2**31 - 1,
+        load_default=None,
+        allow_none=True,
+        metadata=about("A version without a share that predicts too, and answers nothing."),
+    )
+
+    @ma.post_load
+    def check_shares(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Return the shares by number; raises ValidationError unless they make a whole."""
+        shares = {int(number): percent for number, percent in data["shares"].items()}
+        if sum(shares.values()) != 100:
+            message = f"Must add up to 100, and not to {sum(shares.values())}."
+            raise ma.ValidationError(message, "shares")
+        if data["shadow"] in shares:
+            raise ma.ValidationError("Must be a version without a share.", "shadow")
+        return {"shares": shares, "shadow": data["shadow"]}
 
 
 class ModelQuery(PageQuery):

@@ -1,4 +1,4 @@
-"""Models and their versions: store, describe, activate, name, roll back, delete, read.
+"""Models and their versions: store, describe, activate, name, share, roll back, delete, read.
 
 A function that changes what may be served commits, and then waits until no process can rely on
 what it knew before (``webapp.db.leases``): when it returns, every worker serves the new state.
@@ -48,6 +48,7 @@ from webapp.ml.registry.models import (
     ModelAlias,
     ModelTag,
     ModelVersion,
+    TrafficShare,
     VersionTag,
 )
 
@@ -231,19 +232,22 @@ def note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> dict[str
 def activate_version(
     session: Session, leases: Leases[Any, Any], *, name: str, number: int
 ) -> ModelVersion:
-    """Make a version the active one.
+    """Make a version the active one, which answers all traffic.
 
     Raises VersionNotFound, and VersionUnusable when it cannot be loaded: the version that is
     active stays so.
     """
     fault = _find_loading_fault(session, get_version(session, name, number))
     begin_write(session)
-    active = get_model(session, name, lock=True).active
+    model = get_model(session, name, lock=True)
+    active = model.active
     version = get_version(session, name, number)  # it may have been deleted meanwhile
     if fault:
         raise errors.VersionUnusable(name, number, fault)
     if active is None or active.version_id != version.id:
         _activate(session, version, reason="activate")
+    else:
+        _end_traffic(session, model)
     record(session, "version.activate", f"model {name}", {"version": number})
     session.commit()
     leases.wait_out()
@@ -317,6 +321,59 @@ def delete_alias(session: Session, leases: Leases[Any, Any], *, name: str, alias
     leases.wait_out()
 
 
+def set_traffic(
+    session: Session,
+    leases: Leases[Any, Any],
+    *,
+    name: str,
+    shares: Mapping[int, int],
+    shadow: int | None = None,
+) -> Model:
+    """Share the requests that name no version among some, and return the model.
+
+    ``shares`` are percents by number of the version, 100 in all. ``shadow`` is the number of one
+    that predicts too, and answers nothing. Raises VersionNotFound, ModelNotTrained, InvalidInput
+    where the active version takes other columns or is for another task, and VersionUnusable.
+    """
+    percents = {**shares} if shadow is None else {**shares, shadow: None}
+    found = get_versions(session, name=name, numbers=[*percents])
+    faults = {version.number: _find_loading_fault(session, version) for version in found}
+    begin_write(session)
+    model = get_model(session, name, lock=True)
+    versions = get_versions(session, name=name, numbers=[*percents])  # as they are now
+    for number, fault in faults.items():
+        if fault:
+            raise errors.VersionUnusable(name, number, fault)
+    active = get_active_version(session, name)
+    if active is None:
+        raise errors.ModelNotTrained(name)
+    _check_alike(active, versions, shadow=shadow)
+    session.execute(sa.delete(TrafficShare).where(TrafficShare.model_id == model.id))
+    session.add_all(
+        TrafficShare(
+            version_id=version.id,
+            model_id=model.id,
+            version_number=version.number,
+            percent=percents[version.number],
+        )
+        for version in versions
+    )
+    session.flush()
+    session.refresh(model, ["share_rows"])
+    record(session, "traffic.set", f"model {name}", model.traffic)
+    session.commit()
+    leases.wait_out()
+    return model
+
+
+def end_traffic(session: Session, leases: Leases[Any, Any], *, name: str) -> None:
+    """Let the active version answer all requests that name none; raises ModelNotFound."""
+    begin_write(session)
+    _end_traffic(session, get_model(session, name, lock=True))
+    session.commit()
+    leases.wait_out()
+
+
 def change_model(
     session: Session,
     *,
@@ -367,15 +424,18 @@ def change_version(
 def delete_version(session: Session, leases: Leases[Any, Any], *, name: str, number: int) -> None:
     """Delete a version and its artifact; its number is not used again.
 
-    Raises VersionNotFound, VersionActive, and VersionHasAliases.
+    Raises VersionNotFound, VersionActive, VersionHasAliases, and VersionHasTraffic.
     """
     begin_write(session)
-    active = get_model(session, name, lock=True).active
+    model = get_model(session, name, lock=True)
+    active = model.active
     version = get_version(session, name, number)
     if active is not None and active.version_id == version.id:
         raise errors.VersionActive(name, number)
     if version.aliases:
         raise errors.VersionHasAliases(name, number, version.aliases)
+    if any(row.version_id == version.id for row in model.share_rows):
+        raise errors.VersionHasTraffic(name, number)
     _delete_versions(session, ModelVersion.id == version.id)
     record(session, "version.delete", f"model {name}", {"version": number})
     session.commit()
@@ -397,6 +457,7 @@ def delete_model(
         raise errors.ModelHasVersions(name, count)
     session.execute(sa.delete(Activation).where(Activation.model_id == model.id))
     session.execute(sa.delete(ModelAlias).where(ModelAlias.model_id == model.id))
+    session.execute(sa.delete(TrafficShare).where(TrafficShare.model_id == model.id))
     _delete_versions(session, of_model)
     session.execute(sa.delete(Model).where(Model.id == model.id))
     record(session, "model.delete", f"model {name}", {"versions": count})
@@ -483,6 +544,18 @@ def has_versions(session: Session, name: str) -> bool:
     """Return whether a model has ever had a version."""
     begin_read(session)
     return bool(session.scalar(sa.select(Model.last_version).where(Model.name == name)))
+
+
+def list_shadows(session: Session) -> Sequence[tuple[str, int]]:
+    """Return name and shadow's number of the first ``MOST_LISTED`` models by name."""
+    query = (
+        sa.select(Model.name, TrafficShare.version_number)
+        .join(TrafficShare, TrafficShare.model_id == Model.id)
+        .where(TrafficShare.percent.is_(None))
+        .order_by(Model.name)
+        .limit(MOST_LISTED)
+    )
+    return [(name, number) for name, number in session.execute(query)]
 
 
 def get_active_version(session: Session, name: str) -> ModelVersion | None:
@@ -679,6 +752,28 @@ def _find_loading_fault(session: Session, version: ModelVersion) -> str:
     return ""
 
 
+def _check_alike(
+    active: ModelVersion, versions: Sequence[ModelVersion], *, shadow: int | None
+) -> None:
+    """Raise InvalidInput unless all take the columns of the active version, for its task."""
+    expected, faults = read_signature(active), {}
+    for version in versions:
+        if difference := read_signature(version).find_difference(expected):
+            message = f"is unlike the active version, {active.number}: it {difference}"
+            faults[version.number] = [message]
+    if faults:
+        of_shadow = {"shadow": faults.pop(shadow)} if shadow in faults else {}
+        of_shares = {"shares": {str(n): fault for n, fault in faults.items()}} if faults else {}
+        raise InvalidInput({**of_shares, **of_shadow}, source="json")
+
+
+def _end_traffic(session: Session, model: Model) -> None:
+    """Share a model's traffic no longer, where it is shared."""
+    if model.share_rows:
+        session.execute(sa.delete(TrafficShare).where(TrafficShare.model_id == model.id))
+        record(session, "traffic.end", f"model {model.name}", model.traffic)
+
+
 def _find_rollback_target(session: Session, active: Activation) -> Activation | None:
     """Return the nearest predecessor whose version exists, and is another than the active."""
     target = active
@@ -692,6 +787,8 @@ def _find_rollback_target(session: Session, active: Activation) -> Activation | 
 def _activate(
     session: Session, version: ModelVersion, *, reason: str, rollback_to: Activation | None = None
 ) -> None:
+    """Make a version the active one, of all traffic."""
+    _end_traffic(session, version.model)
     now, active = utc_now(), version.model.active
     if active is not None:
         active.ended_at = now

@@ -62,7 +62,7 @@ def _take_held_out(trained: TrainedModel, task: evaluation.Task) -> Dataset:
 
 def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> dict[str, Any]:
     """Return the columns of the new version: JSON values."""
-    basis = trained.interval_basis
+    basis, means = trained.interval_basis, trained.mean_contributions
     return {
         "task": trained.signature.task,
         "estimator": trained.estimator_name,
@@ -88,4 +88,5 @@ def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> di
         "warnings": [asdict(warning) for warning in (*dataset.warnings, *trained.warnings)],
         "profile": dict(trained.profile),
         "interval_basis": None if basis is None else basis.to_json(),
+        "mean_contributions": None if means is None else means.tolist(),
     }

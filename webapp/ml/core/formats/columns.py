@@ -14,6 +14,7 @@ import numpy as np
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import default_feature_names
 from webapp.ml.core.formats.checks import MALFORMED
+from webapp.ml.core.preprocessing import choose_columns
 from webapp.ml.core.signature import Column
 from webapp.ml.errors import ArtifactUnusable
 
@@ -83,7 +84,7 @@ def _follow(parts: list[Any], places: list[int], found: dict[int, Column]) -> No
         elif isinstance(part, ColumnTransformer):
             for _, step, chosen in part.transformers_:
                 if not isinstance(step, str) or step != "drop":
-                    taken = _choose(part, chosen)
+                    taken = choose_columns(part, chosen)
                     _follow([step, *parts], [places[place] for place in taken], found)
             return
         elif isinstance(part, CountVectorizer | HashingVectorizer):
@@ -126,21 +127,6 @@ def _find_inner(part: Any) -> Any:
         if hasattr(inner, "steps") or hasattr(inner, "transformers_") or _find_inner(inner):
             return inner
     return None
-
-
-def _choose(transformer: Any, chosen: Any) -> list[int]:
-    """Return the places of the columns that a column transformer was told to take."""
-    names = list(getattr(transformer, "feature_names_in_", ()))
-    if isinstance(chosen, str):
-        chosen = [chosen]
-    if isinstance(chosen, slice) and isinstance(chosen.start or chosen.stop, str):
-        start = names.index(chosen.start) if chosen.start else 0
-        stop = names.index(chosen.stop) + 1 if chosen.stop else None
-        chosen = slice(start, stop, chosen.step)
-    if isinstance(chosen, list | np.ndarray) and len(chosen) and isinstance(chosen[0], str):
-        return [names.index(name) for name in chosen]
-    found = np.arange(transformer.n_features_in_)[chosen]
-    return [int(place) for place in np.atleast_1d(found)]
 
 
 def _describe_categories(categories: Any, *, missing: bool) -> Column:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import (
     LONGEST_LABEL,
     Matrix,
+    Texts,
     Vector,
     check_feature_names,
     default_feature_names,
     describe_label,
 )
+from webapp.ml.core.explaining import Explanation, Of, check_finite, check_seconds, refuse
 from webapp.ml.core.formats.fitted import compare_sample, try_model
 from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.importances import Importances, list_importances
@@ -28,6 +31,8 @@ from webapp.ml.errors import ArtifactUnusable
 REQUIREMENTS = "requirements/boosting.txt"
 MOST_CATEGORIES = 100_000  # of a model: they stand in its signature
 LONGEST_MESSAGE = 300  # characters
+DEEPEST_EXPLAINED = 256  # levels: both libraries explain by calls nested as deeply
+SECONDS_BY_STEP = 1e-8  # of explaining: leaves times the square of the depth
 
 
 def import_library(name: str) -> Any:
@@ -138,3 +143,51 @@ def score_classes(probabilities: Matrix, labels: Any = None) -> Scores:
     if labels is None:
         labels = probabilities.argmax(axis=1)
     return Scores(labels, probabilities.astype(np.float64), are_labels=True)
+
+
+def hide_unseen(X: Matrix, coded: Sequence[int]) -> Matrix:
+    """Return rows whose new categories, at the places ``coded``, are missing values."""
+    if not coded:
+        return X
+    X = X.copy()
+    codes = X[:, coded]
+    X[:, coded] = np.where(codes < 0, np.nan, codes)
+    return X
+
+
+@dataclass(frozen=True)
+class LibraryExplainer:
+    """Explains rows by the library of their model; see ``explaining.Explainer``.
+
+    ``contribute(X)`` returns (n_rows, n_functions, n_features + 1), whose last is the base.
+    ``children`` are those of each tree, left and right: (n_nodes,), negative where there is none.
+    """
+
+    contribute: Callable[[Matrix], Any]
+    coded: Sequence[int]
+    of: Of | None
+    children: Sequence[tuple[Any, Any]]
+
+    def __call__(self, X: Matrix, texts: Texts | None = None, means: Any = None) -> Explanation:
+        """Return the explanation of encoded rows. Trees have means of their own."""
+        if self.of is None:
+            raise refuse("is not possible for models of several outputs")
+        check_seconds(len(X), self._seconds_by_row)
+        found = self.contribute(hide_unseen(X, self.coded)).astype(np.float64)
+        added = found[:, :, :-1].transpose(0, 2, 1)
+        against: Any = "training mean" if self.children else "zero"
+        return check_finite(Explanation(found[0, :, -1], added, self.of, against))
+
+    @cached_property
+    def _seconds_by_row(self) -> float:
+        steps = 1
+        for left, right in self.children:
+            level, depth = np.zeros(min(1, len(left)), dtype=np.intp), 0
+            while len(level):
+                level = np.concatenate([left[level], right[level]])
+                level = level[level >= 0]
+                depth += 1
+                if depth > DEEPEST_EXPLAINED:
+                    raise refuse(f"is not possible for trees of more than {depth - 1} levels")
+            steps += depth * depth * (1 + int(np.count_nonzero(left < 0)))
+        return SECONDS_BY_STEP * steps

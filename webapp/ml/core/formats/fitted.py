@@ -35,6 +35,7 @@ from webapp.ml.core.estimators import (
     split_pipeline,
     to_json,
 )
+from webapp.ml.core.explaining import ModelExplainer
 from webapp.ml.core.formats.checks import MALFORMED
 from webapp.ml.core.formats.columns import infer_columns
 from webapp.ml.core.formats.shapes import Coefficients, LoadedModel
@@ -88,8 +89,7 @@ def prepare(
     """
     if is_own_pipeline(model):
         with suppress(ArtifactUnusable):  # somebody else's may refuse unseen values, say
-            scorer = make_checked_scorer(model, signature)
-            return LoadedModel(model, signature, _list_classes(model, signature.task), scorer)
+            return _assemble(model, signature, profile, make_checked_scorer(model, signature))
     entry = find_entry(model)
     if entry is not None and _is_matrix(signature):
         for part in split_pipeline(model):
@@ -98,9 +98,17 @@ def prepare(
             scorer = make_scorer(model, profile)
             if not signature.is_matrix:
                 scorer = partial(_score_gaps, scorer, _Caller.make(model, signature))
-            return LoadedModel(model, signature, _list_classes(model, signature.task), scorer)
+            return _assemble(model, signature, profile, scorer)
     caller = _Caller.make(model, signature)
-    return LoadedModel(model, signature, caller.classes, partial(score_in_blocks, caller.score))
+    return _assemble(model, signature, profile, partial(score_in_blocks, caller.score))
+
+
+def _assemble(
+    model: Any, signature: Signature, profile: Mapping[str, Any] | None, scorer: Scorer
+) -> LoadedModel:
+    caller = _Caller.make(model, signature)
+    explain = ModelExplainer(model, signature, caller.to_rows, profile)
+    return LoadedModel(model, signature, caller.classes, scorer, explain)
 
 
 def describe(
@@ -354,17 +362,21 @@ class _Caller:
 
         Raises InvalidInput for rows that its own predict refuses.
         """
-        rows: Any = X
-        if self.form == "texts" and texts is not None:
-            rows = [text or "" for text in texts[:, 0]]
-        elif self.form in ("frame", "objects"):
-            rows = make_frame(self.signature, X, texts)
-            rows = rows.to_numpy(dtype=object) if self.form == "objects" else rows
+        rows = self.to_rows(X, texts)
         try:
             return self._call(rows)
         except MALFORMED:
             message = "has values that the model's own predict refuses: a category new to it, say"
             raise InvalidInput([message]) from None
+
+    def to_rows(self, X: Matrix, texts: Texts | None = None) -> Any:
+        """Return encoded rows in the form that the model takes."""
+        if self.form == "texts" and texts is not None:
+            return [text or "" for text in texts[:, 0]]
+        if self.form == "matrix" or self.form == "texts":
+            return X
+        frame = make_frame(self.signature, X, texts)
+        return frame.to_numpy(dtype=object) if self.form == "objects" else frame
 
     def _call(self, rows: Any) -> Scores:
         values = self.model.predict(rows)

@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from webapp.ml.core.datasets import Matrix
+from webapp.ml.core.explaining import Of
 from webapp.ml.core.formats.checks import MALFORMED, MOST_FEATURES
 from webapp.ml.core.formats.elsewhere import (
     MOST_CATEGORIES,
+    LibraryExplainer,
     Upload,
+    hide_unseen,
     import_library,
     make_category,
     score_classes,
@@ -33,7 +36,7 @@ from webapp.ml.errors import ArtifactUnusable
 
 NO_MODEL = "it is not a LightGBM model as `save_model` writes them"
 _LOSSES = "regression regression_l1 huber fair poisson quantile mape gamma tweedie"
-REGRESSIONS = frozenset([*_LOSSES.split(), "cross_entropy", "cross_entropy_lambda"])
+REGRESSIONS = (*_LOSSES.split(), "cross_entropy", "cross_entropy_lambda")
 MULTIPLE = ("multiclass", "multiclassova")
 
 _IS_CATEGORY = 1  # a bit of a node's decision_type
@@ -42,11 +45,18 @@ _MOST_DECISIONS = 16  # of decision_type: two more bits for missing values, one 
 
 @dataclass(frozen=True)
 class _File:
-    """A model that has been read: what the library gets, and what the service has to know."""
+    """A model that has been read: what the library gets, and what the service has to know.
+
+    ``options`` are those of the objective. ``children`` are those of each tree, left and right.
+    ``averaged`` is the number of trees that an output is the mean of, 1 where it is their sum.
+    """
 
     text: str
     objective: str
+    options: Sequence[str]
     n_outputs: int
+    averaged: int
+    children: Sequence[tuple[Any, Any]]
     names: Sequence[str]
     columns: tuple[Column, ...]
     n_trees: int
@@ -54,6 +64,15 @@ class _File:
     @property
     def task(self) -> Task:
         return "regression" if self.objective in REGRESSIONS else "classification"
+
+    def find_sum(self) -> Of:
+        """Return what the trees sum up to."""
+        plain = not any(option.startswith(("sqrt", "sigmoid")) for option in self.options)
+        if self.objective in ("binary", "cross_entropy", "multiclass"):
+            return "log_odds" if plain or "sigmoid:1" in self.options else "score"
+        if self.objective in ("poisson", "gamma", "tweedie"):
+            return "log_prediction"
+        return "prediction" if plain and self.objective in REGRESSIONS[:-2] else "score"
 
 
 def recognises(data: bytes) -> bool:
@@ -90,15 +109,22 @@ def _load(file: _File, signature: Signature) -> LoadedModel:
     predict = partial(booster.predict, num_threads=1, validate_features=False)
     n_classes = max(2, file.n_outputs) if file.task == "classification" else 0
     scorer = partial(_score, predict, coded, file.objective)
-    return LoadedModel(booster, signature, tuple(range(n_classes)) or None, scorer)
+    explain = LibraryExplainer(
+        partial(_contribute, predict, file.n_outputs, file.averaged),
+        coded,
+        file.find_sum(),
+        file.children,
+    )
+    return LoadedModel(booster, signature, tuple(range(n_classes)) or None, scorer, explain)
+
+
+def _contribute(predict: Any, n_outputs: int, averaged: int, X: Matrix) -> Any:
+    found = predict(X, pred_contrib=True).reshape(len(X), n_outputs, -1)
+    return found / averaged  # LightGBM adds up what its random forests take the mean of
 
 
 def _score(predict: Any, coded: Sequence[int], objective: str, X: Matrix) -> Scores:
-    if coded:
-        X = X.copy()
-        codes = X[:, coded]
-        X[:, coded] = np.where(codes < 0, np.nan, codes)  # as LightGBM does for a new category
-    found = predict(X)
+    found = predict(hide_unseen(X, coded))  # as LightGBM does for a new category
     if objective in REGRESSIONS:
         return Scores(found)
     return score_classes(found if found.ndim == 2 else np.stack([1 - found, found], axis=1))
@@ -132,13 +158,15 @@ def _check_file(text: str) -> _File:
     options = [o for o in options if re.fullmatch(r"sqrt|(sigmoid|tweedie\w+|alpha):[\d.e+-]+", o)]
     if many:
         options.append(f"num_class:{n_classes}")
-    checked = [_check_tree(_read_fields(tree), n_features) for tree in trees.split("\nTree=")]
+    read = [_check_tree(_read_fields(tree), n_features) for tree in trees.split("\nTree=")]
+    checked = [text for text, _ in read]
+    is_mean = "\naverage_output\n" in head
     _require(len(checked) % n_outputs == 0)
     lines = [
         *("tree", "version=v4", f"num_class={n_classes}", f"num_tree_per_iteration={n_outputs}"),
         *("label_index=0", f"max_feature_idx={n_features - 1}"),
         " ".join([f"objective={objective}", *options]),
-        *(["average_output"] if "\naverage_output\n" in head else []),
+        *(["average_output"] if is_mean else []),
         _write_line("feature_names", (f"x{n}" for n in range(n_features))),
         _write_line("feature_infos", ["none"] * n_features),
         *(f"\nTree={number}\n{tree}\n" for number, tree in enumerate(checked)),
@@ -147,7 +175,10 @@ def _check_file(text: str) -> _File:
     return _File(
         text="\n".join(lines),
         objective=objective,
+        options=options,
         n_outputs=n_outputs,
+        averaged=len(checked) // n_outputs if is_mean else 1,
+        children=[children for _, children in read],
         names=fields["feature_names"].split(" "),
         columns=_read_columns(rest, n_features),
         n_trees=len(checked),
@@ -167,8 +198,8 @@ def _write_line(name: str, values: Any) -> str:
     return f"{name}={' '.join(map(str, values))}"
 
 
-def _check_tree(fields: Mapping[str, str], n_features: int) -> str:
-    """Return the text of a tree: n_leaves - 1 nodes, whose children are nodes, or ~leaf."""
+def _check_tree(fields: Mapping[str, str], n_features: int) -> tuple[str, tuple[Any, Any]]:
+    """Return the text of a tree, and its children, left and right, which are nodes, or ~leaf."""
     if fields.get("is_linear", "0") != "0":
         raise ArtifactUnusable("it has linear models in its leaves, which are not served")
     n_leaves, n_categories = int(fields["num_leaves"]), int(fields["num_cat"])
@@ -184,6 +215,10 @@ def _check_tree(fields: Mapping[str, str], n_features: int) -> str:
         "num_cat": [n_categories],
         "leaf_value": read("leaf_value", n_leaves, float),
     }
+    left = right = np.empty(0, np.int64)
+    if "leaf_count" in fields:  # how many rows they learnt, which explanations need
+        parts["leaf_count"] = read("leaf_count", n_leaves)
+        parts["internal_count"] = read("internal_count", n_leaves - 1)
     if n_leaves > 1:
         names = ("split_feature", "decision_type", "left_child", "right_child")
         parts |= {name: read(name, n_leaves - 1) for name in names}
@@ -207,7 +242,8 @@ def _check_tree(fields: Mapping[str, str], n_features: int) -> str:
         parts["cat_threshold"] = read("cat_threshold", int(ends[-1]))
         words = np.array(parts["cat_threshold"], np.int64)
         _require(((words >= 0) & (words < 2**32)).all())
-    return "\n".join(_write_line(name, values) for name, values in parts.items())
+    lines = (_write_line(name, values) for name, values in parts.items())
+    return "\n".join(lines), (left, right)
 
 
 def _read_columns(tail: str, n_features: int) -> tuple[Column, ...]:

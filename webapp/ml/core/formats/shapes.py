@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from webapp.ml.core.datasets import Matrix, Vector
+from webapp.ml.core.explaining import Explainer
 from webapp.ml.core.scoring import Scorer
 from webapp.ml.core.signature import Signature
 
@@ -19,12 +20,14 @@ class LoadedModel:
     """A model ready to predict: what it takes, its labels (None for other tasks), its scorer.
 
     ``model`` is the fitted object of the library, for what only the format can say of it.
+    ``explain`` is None where no model of the format can be explained.
     """
 
     model: Any
     signature: Signature
     classes: tuple[Any, ...] | None
     scorer: Scorer
+    explain: Explainer | None = None
 
 
 @dataclass(frozen=True)

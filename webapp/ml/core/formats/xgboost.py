@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 
 from webapp.ml.core.datasets import Matrix, Vector
+from webapp.ml.core.explaining import Of
 from webapp.ml.core.formats.checks import MALFORMED, MOST_FEATURES
 from webapp.ml.core.formats.elsewhere import (
     MOST_CATEGORIES,
+    LibraryExplainer,
     Upload,
+    hide_unseen,
     import_library,
     make_category,
     score_classes,
@@ -79,6 +82,14 @@ class _File:
     def task(self) -> Task:
         return "regression" if self.objective in REGRESSIONS else "classification"
 
+    def list_trees(self) -> Sequence[Mapping[str, Any]]:
+        """Return the trees, whose nodes are arrays; a linear booster has none."""
+        booster = self.model["learner"]["gradient_booster"]
+        trees: Sequence[Mapping[str, Any]] = booster.get("gbtree", booster)["model"].get(
+            "trees", ()
+        )
+        return trees
+
 
 def recognises(data: bytes) -> bool:
     """Return whether a file is a JSON or UBJSON object, with the key of XGBoost's models."""
@@ -130,7 +141,14 @@ def _load(file: _File, signature: Signature) -> LoadedModel:
     coded = [n for n, column in enumerate(signature.columns) if column.kind == "category"]
     n_classes = max(2, file.n_outputs) if file.task == "classification" else 0
     scorer = partial(_score, predict, coded, file.objective)
-    return LoadedModel(booster, signature, tuple(range(n_classes)) or None, scorer)
+    trees = file.list_trees()
+    explain = LibraryExplainer(
+        partial(_contribute, library, booster, threading.Lock(), file.rounds),
+        coded,
+        _find_sum(file),
+        [(tree["left_children"], tree["right_children"]) for tree in trees],
+    )
+    return LoadedModel(booster, signature, tuple(range(n_classes)) or None, scorer, explain)
 
 
 def _predict_locked(library: Any, booster: Any, lock: threading.Lock, X: Matrix) -> Any:
@@ -138,13 +156,29 @@ def _predict_locked(library: Any, booster: Any, lock: threading.Lock, X: Matrix)
         return booster.predict(library.DMatrix(X, nthread=1), validate_features=False)
 
 
+def _contribute(
+    library: Any, booster: Any, lock: threading.Lock, rounds: tuple[int, int], X: Matrix
+) -> Any:
+    options = {"pred_contribs": True, "iteration_range": rounds, "strict_shape": True}
+    with lock:  # only predictions in place are safe in threads for every booster
+        return booster.predict(library.DMatrix(X, nthread=1), validate_features=False, **options)
+
+
+def _find_sum(file: _File) -> Of | None:
+    """Return what the trees of a model sum up to; None of one with several targets."""
+    if file.objective in REGRESSIONS and file.n_outputs > 1:
+        return None
+    if file.objective == "binary:hinge":
+        return "score"
+    if file.objective in ("reg:logistic", "binary:logistic", *MULTIPLE):
+        return "log_odds"
+    is_log = file.objective in ("reg:gamma", "reg:tweedie", "count:poisson")
+    return "log_prediction" if is_log else "prediction"
+
+
 def _score(predict: Any, coded: Sequence[int], objective: str, X: Matrix) -> Scores:
     """Return scores as the wrappers make them: the second of two classes has more than 0.5."""
-    if coded:
-        X = X.copy()
-        codes = X[:, coded]
-        X[:, coded] = np.where(codes < 0, np.nan, codes)  # a new category is a missing value
-    found = predict(X)
+    found = predict(hide_unseen(X, coded))
     if objective in REGRESSIONS:
         return Scores(found.astype(np.float64))
     if objective == "multi:softmax":
