@@ -25,7 +25,7 @@ from webapp.ml.core.datasets import (
 )
 from webapp.ml.core.encoding import recode
 from webapp.ml.core.features import check_names, names_in_tables, read_rows, take_features
-from webapp.ml.core.metrics import SMALLER_IS_BETTER, measure_scores
+from webapp.ml.core.metrics import METRICS, SMALLER_IS_BETTER, measure_scores
 from webapp.ml.core.scoring import Scorer, score
 from webapp.ml.core.signature import Signature
 from webapp.ml.core.tables.reading import read_columns
@@ -171,6 +171,14 @@ def recode_rows(
 
 def _are_texts(values: Sequence[Any]) -> bool:
     return bool(values) and isinstance(values[0], str)
+
+
+def check_metric(metric: str, task: str) -> None:
+    """Raise InvalidInput for a metric that models for a task are not judged by."""
+    known = METRICS.get(task, ())
+    if metric not in known:
+        which = f"which are {', '.join(known)}" if known else "which has none"
+        raise InvalidInput({"metric": [f"is none of a {task}, {which}"]})
 
 
 def is_better(metric: str, value: float | None, other: float | None) -> bool:
