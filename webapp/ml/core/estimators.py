@@ -584,10 +584,8 @@ def resolve_params(estimator: Estimator, given: Params) -> dict[str, Any]:
     for name, value in given.items():
         if len(faults) == MOST_FAULTS:
             break
-        if name not in known:
-            faults[name] = [f"is no parameter of {estimator.name}; it has {', '.join(known)}"]
-        elif not _accepts(known[name], value):
-            faults[name] = [f"must be {_describe_values(known[name])}"]
+        if found := find_faults(estimator, name, value):
+            faults[name] = found
         else:
             # A whole number is a number: scikit-learn would take 1 for "one feature".
             number = known[name].type == "number" and type(value) is int
@@ -599,6 +597,14 @@ def resolve_params(estimator: Estimator, given: Params) -> dict[str, Any]:
     if faults:
         raise InvalidInput({"params": faults})
     return params
+
+
+def find_faults(estimator: Estimator, name: str, value: Any) -> list[str]:
+    """Return what is wrong with a value for a parameter, or with its name; empty for nothing."""
+    known = {parameter.name: parameter for parameter in estimator.parameters}
+    if name not in known:
+        return [f"is no parameter of {estimator.name}; it has {', '.join(known)}"]
+    return [] if _accepts(known[name], value) else [f"must be {_describe_values(known[name])}"]
 
 
 def check_range(estimator: Estimator, X: Matrix) -> None:

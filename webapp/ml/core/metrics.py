@@ -37,6 +37,39 @@ SMALLER_IS_BETTER = frozenset(
     {"mse", "rmse", "mae", "mape", "median_absolute_error", "log_loss", "brier_score"}
 )
 
+MACRO = {"average": "macro", "zero_division": 0}
+FUNCTIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "mse": ("mean_squared_error", {}),
+    "rmse": ("root_mean_squared_error", {}),
+    "mae": ("mean_absolute_error", {}),
+    "r2_score": ("r2_score", {}),
+    "mape": ("mean_absolute_percentage_error", {}),
+    "median_absolute_error": ("median_absolute_error", {}),
+    "accuracy": ("accuracy_score", {}),
+    "balanced_accuracy": ("balanced_accuracy_score", {}),
+    "precision": ("precision_score", MACRO),
+    "recall": ("recall_score", MACRO),
+    "f1": ("f1_score", MACRO),
+    "roc_auc": ("roc_auc_score", {"multi_class": "ovr"}),
+    "average_precision": ("average_precision_score", {}),
+    "log_loss": ("log_loss", {}),
+    "brier_score": ("brier_score_loss", {}),
+}
+"""The same metrics as functions of ``sklearn.metrics``, and their options."""
+
+
+def make_scorer(metric: str) -> Any:
+    """Return scikit-learn's scorer of a metric, for labels that are codes: greater is better."""
+    from sklearn import metrics
+
+    function, options = FUNCTIONS[metric]
+    return metrics.make_scorer(
+        getattr(metrics, function),
+        greater_is_better=metric not in SMALLER_IS_BETTER,
+        response_method="predict_proba" if metric in PROBABILITY_METRICS else "predict",
+        **options,
+    )
+
 
 def measure_scores(
     scores: Scores, y: Vector | Labels, classes: Sequence[Any] | None, fitted_y: Vector | Labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from webapp.errors import InvalidInput
 from webapp.ml.core.costs import FitLimits, Size
 from webapp.ml.core.estimators import CATALOGUE, resolve_params
+from webapp.ml.core.metrics import SMALLER_IS_BETTER, make_scorer
 from webapp.ml.core.signature import Task
 
 CANDIDATES: dict[Task, tuple[str, ...]] = {
@@ -31,7 +33,11 @@ CANDIDATES: dict[Task, tuple[str, ...]] = {
 """What is tried for each task, with the default parameters, from the cheapest on."""
 
 LONGEST_REASON = 200  # characters of scikit-learn's own message that are passed on
-NOT_TRIED = "not tried: the time budget was used up"
+BUDGET_USED_UP = "the time budget was used up"
+NOT_TRIED = f"not tried: {BUDGET_USED_UP}"
+
+Scored: TypeAlias = dict[str, Any]
+"""scores by fold (None: there are none), the seconds they took, and the reason for no scores."""
 
 Ranked: TypeAlias = dict[str, Any]
 """A candidate: estimator, metric, mean and std over folds, seconds, and the reason for no mean."""
@@ -70,7 +76,8 @@ def rank_candidates(
     if n_rows < fewest:
         message = f"needs at least {fewest} rows to compare estimators, and there are {n_rows}"
         raise InvalidInput({"estimator": [f'"auto" {message}']})
-    splits = _split(X, y, task, folds, random_state)
+    metric = "r2_score" if task == "regression" else "accuracy"
+    splits = split_into_folds(X, y, task, folds, random_state)
     size = Size(
         rows=n_rows - n_rows // folds,
         judged=n_rows // folds + 1,
@@ -85,9 +92,13 @@ def rank_candidates(
         reason = _exceeds(name, size, limits)
         if reason is None:
             deadline = started + seconds if scored else float("inf")
-            ranked = _cross_validate(build, name, X, y, task, splits, deadline, clock)
+            make = partial(build, name)
+            found = score_on_folds(
+                make, X, y, splits, metric=metric, deadline=deadline, clock=clock
+            )
         else:
-            ranked = _describe(name, task, reason=reason)
+            found = without_scores(reason)
+        ranked = _describe(name, metric, found)
         (others if ranked["mean"] is None else scored).append(ranked)
     if not scored:
         reasons = "; ".join(f"{ranked['estimator']}: {ranked['reason']}" for ranked in others)
@@ -96,7 +107,11 @@ def rank_candidates(
     return scored + others
 
 
-def _split(X: Any, y: Any, task: Task, folds: int, random_state: int) -> list[Any]:
+def split_into_folds(X: Any, y: Any, task: Task, folds: int, random_state: int) -> list[Any]:
+    """Return pairs of rows to fit and rows to score on, as positions.
+
+    Shuffled, and stratified where each class has a row for each fold.
+    """
     from sklearn.model_selection import KFold, StratifiedKFold
 
     stratified = task == "classification" and np.unique(y, return_counts=True)[1].min() >= folds
@@ -117,58 +132,58 @@ def _exceeds(name: str, size: Size, limits: FitLimits | None) -> str | None:
     return None
 
 
-def _cross_validate(
-    build: Callable[[str], Any],
-    name: str,
+def score_on_folds(
+    build: Callable[[], Any],
     X: Any,
     y: Any,
-    task: Task,
     splits: list[Any],
+    *,
+    metric: str,
     deadline: float,
     clock: Callable[[], float],
-) -> Ranked:
-    """Return a candidate with its scores on all folds, or the reason why there are none."""
+) -> Scored:
+    """Return the scores of what ``build`` returns on all folds, or why there are none.
+
+    No fit begins after the ``deadline``, which the ``clock`` tells.
+    """
     from sklearn.model_selection import cross_val_score
 
-    metric = "r2" if task == "regression" else "accuracy"
+    scorer, sign = make_scorer(metric), -1 if metric in SMALLER_IS_BETTER else 1
     started, scores = clock(), []
     try:
         for done, split in enumerate(splits):
             if clock() >= deadline:
-                stopped = (
-                    f"stopped after {done} of {len(splits)} folds: the time budget was used up"
-                )
-                return _describe(name, task, reason=stopped if done else NOT_TRIED)
+                stopped = f"stopped after {done} of {len(splits)} folds: {BUDGET_USED_UP}"
+                return without_scores(stopped if done else NOT_TRIED)
             with np.errstate(all="ignore"):
-                scores += cross_val_score(
-                    build(name), X, y, cv=[split], scoring=metric, error_score="raise"
-                ).tolist()
+                found = cross_val_score(
+                    build(), X, y, cv=[split], scoring=scorer, error_score="raise"
+                )
+            scores += (sign * found).tolist()
+    except TypeError:  # QuantileRegressor reads a solution that there is not
+        return without_scores("cannot be fitted: the solver finds no solution")
     except (ValueError, np.linalg.LinAlgError) as error:
         reason = next(iter(str(error).splitlines()), "")[:LONGEST_REASON]
-        return _describe(name, task, reason=f"cannot be fitted: {reason}")
+        return without_scores(f"cannot be fitted: {reason}")
     except MemoryError:
-        return _describe(name, task, reason="needs more memory than there is")
+        return without_scores("needs more memory than there is")
     if not np.isfinite(scores).all():
-        return _describe(name, task, reason=f"its {metric} is not finite")
-    mean, std = float(np.mean(scores)), float(np.std(scores))
-    return _describe(name, task, mean=mean, std=std, seconds=clock() - started)
+        return without_scores(f"its {metric} is not finite")
+    return {"scores": scores, "seconds": clock() - started, "reason": None}
 
 
-def _describe(
-    name: str,
-    task: Task,
-    *,
-    mean: float | None = None,
-    std: float | None = None,
-    seconds: float | None = None,
-    reason: str | None = None,
-) -> Ranked:
-    metric = "r2_score" if task == "regression" else "accuracy"
+def without_scores(reason: str) -> Scored:
+    """Return why there are no scores."""
+    return {"scores": None, "seconds": None, "reason": reason}
+
+
+def _describe(name: str, metric: str, scored: Scored) -> Ranked:
+    scores = scored["scores"]
     return {
         "estimator": name,
         "metric": metric,
-        "mean": mean,
-        "std": std,
-        "seconds": seconds,
-        "reason": reason,
+        "mean": None if scores is None else float(np.mean(scores)),
+        "std": None if scores is None else float(np.std(scores)),
+        "seconds": scored["seconds"],
+        "reason": scored["reason"],
     }

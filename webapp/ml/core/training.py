@@ -74,7 +74,8 @@ class TrainingSpec:
     ``refit`` fits the served model on all rows once the hold-out has judged it; ``scale``
     standardises the numbers first, None where the estimator needs it; ``cv`` is the number of
     folds of a cross-validation, or 0; ``stratify`` holds out each class in its share.
-    The estimator "auto" is the best of some that are tried within ``time_budget`` seconds.
+    The estimator "auto" is the best of some that are tried within ``time_budget`` seconds; a
+    search of parameters (``search``) has it, too.
     """
 
     estimator: str | None = None
@@ -124,8 +125,8 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What all fits of a training have in common."""
+class Plan:
+    """What all fits of a training have in common: see `make_plan`."""
 
     entry: Estimator
     params: Mapping[str, Any]
@@ -134,6 +135,7 @@ class _Plan:
     signature: Signature | None
 
     def build(self) -> Any:
+        """Return the estimator unfitted, with what prepares the rows for it."""
         seed, scale = self.spec.random_state, self.spec.scale
         if self.signature is None:
             return build_estimator(self.entry, self.params, random_state=seed, scale=bool(scale))
@@ -161,24 +163,13 @@ def train(
     started, candidates = clock(), None
     if spec.estimator == AUTO:
         spec, candidates = _choose_best(dataset, spec, clock, limits)
-    entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATORS[dataset.task]]
-    check_range(entry, dataset.X)
-    if spec.scale is None:
-        # With kinds, numbers stand beside categories of 0 and 1. And who names no estimator wants
-        # classes that are told apart: unscaled, the airports' states are 0.23 right, and not 0.52.
-        chosen = spec.estimator is None and dataset.task == "classification"
-        scaled = entry.scaled or (entry.is_linear and (dataset.signature is not None or chosen))
-        spec = replace(spec, scale=scaled)
-    plan = _Plan(entry, resolve_params(entry, spec.params), spec, clock, dataset.signature)
-    n_classes = 1 if entry.task == "regression" else len(set(dataset.y.tolist()))
-    if n_classes > MOST_CLASSES:
-        raise InvalidInput(
-            {dataset.target: [f"has {n_classes} classes, at most {MOST_CLASSES} are allowed"]}
-        )
-    fitted_rows, test_rows, doubts = _hold_out(dataset, spec)
+    plan = make_plan(dataset, spec, clock)
+    entry, spec = plan.entry, plan.spec
+    n_classes = count_classes(dataset, entry)
+    fitted_rows, test_rows, doubts = hold_out(dataset, spec)
     doubts = (*find_doubts(dataset), *doubts)
     if limits is not None:
-        _check_cost(plan, fitted_rows, n_classes, limits)
+        check_cost(plan, fitted_rows, measure_size(plan, fitted_rows, n_classes), limits)
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
@@ -231,11 +222,40 @@ def train(
     )
 
 
+def make_plan(dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float]) -> Plan:
+    """Return how to fit an estimator of the catalogue to a dataset.
+
+    Raises InvalidInput for parameters that it does not take, and rows that it cannot be fitted to.
+    """
+    entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATORS[dataset.task]]
+    check_range(entry, dataset.X)
+    if spec.scale is None:
+        # With kinds, numbers stand beside categories of 0 and 1. And who names no estimator wants
+        # classes that are told apart: unscaled, the airports' states are 0.23 right, and not 0.52.
+        chosen = spec.estimator is None and dataset.task == "classification"
+        scaled = entry.scaled or (entry.is_linear and (dataset.signature is not None or chosen))
+        spec = replace(spec, scale=scaled)
+    return Plan(entry, resolve_params(entry, spec.params), spec, clock, dataset.signature)
+
+
+def count_classes(dataset: Dataset, entry: Estimator) -> int:
+    """Return how many classes a target has, 1 for a regression.
+
+    Raises InvalidInput for more than ``MOST_CLASSES``.
+    """
+    n_classes = 1 if entry.task == "regression" else len(set(dataset.y.tolist()))
+    if n_classes > MOST_CLASSES:
+        raise InvalidInput(
+            {dataset.target: [f"has {n_classes} classes, at most {MOST_CLASSES} are allowed"]}
+        )
+    return n_classes
+
+
 def _choose_best(
     dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float], limits: FitLimits | None
 ) -> tuple[TrainingSpec, list[Ranked]]:
     """Return how to train the best of some candidates, judged on the rows to fit, and all."""
-    fitted, signature = _hold_out(dataset, spec)[0].take(), dataset.signature
+    fitted, signature = hold_out(dataset, spec)[0].take(), dataset.signature
 
     def describe(name: str) -> TrainingSpec:
         scaled = CATALOGUE[name].is_linear or CATALOGUE[name].scaled
@@ -244,11 +264,11 @@ def _choose_best(
     def build(name: str) -> Any:
         entry = CATALOGUE[name]
         params = resolve_params(entry, {})
-        return _Plan(entry, params, describe(name), clock, signature).build()
+        return Plan(entry, params, describe(name), clock, signature).build()
 
     candidates = rank_candidates(
         build,
-        _as_input(fitted),
+        as_input(fitted),
         fitted.y,
         task=dataset.task,
         # What is left of the time limit is for the training itself.
@@ -261,19 +281,24 @@ def _choose_best(
     return describe(candidates[0]["estimator"]), candidates
 
 
-def _check_cost(plan: _Plan, fitted_rows: Subset, n_classes: int, limits: FitLimits) -> None:
-    """Raise InvalidInput where fitting would take more than the limits allow."""
-    entry, params, spec = plan.entry, plan.params, plan.spec
+def measure_size(plan: Plan, fitted_rows: Subset, n_classes: int) -> Size:
+    """Return the size of a training that fits these rows of its dataset."""
+    entry, spec = plan.entry, plan.spec
     n_rows, n_columns = fitted_rows.dataset.X.shape
     if plan.signature is not None:
         n_columns = count_outputs(plan.signature, entry)
-    size = Size(
+    return Size(
         rows=n_rows if spec.refit or spec.cv else len(fitted_rows),
         judged=n_rows if len(fitted_rows) == n_rows else n_rows - len(fitted_rows),
         columns=n_columns,
         classes=n_classes,
         scale=bool(spec.scale),
     )
+
+
+def check_cost(plan: Plan, fitted_rows: Subset, size: Size, limits: FitLimits) -> None:
+    """Raise InvalidInput where fitting these rows would take more than the limits allow."""
+    entry, params, spec = plan.entry, plan.params, plan.spec
     cost = entry.estimate_cost(params, size)
     if cost.memory > limits.memory and "bootstrap" in params:  # a forest
         # No bound from the number of rows is sharp: trees that tell the rows apart easily stay
@@ -344,7 +369,7 @@ def count_held_out(n_rows: int, test_size: float) -> int:
     return 0 if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE else n_test
 
 
-def _hold_out(
+def hold_out(
     dataset: Dataset, spec: TrainingSpec
 ) -> tuple[Subset, Subset | None, tuple[DataWarning, ...]]:
     """Return rows to fit and rows to evaluate on, None of these where none are held out.
@@ -413,7 +438,7 @@ class _Fit:
     means: Matrix | None
 
 
-def _fit(plan: _Plan, rows: Subset) -> _Fit:
+def _fit(plan: Plan, rows: Subset) -> _Fit:
     least_squares = (
         plan.signature is None
         and plan.entry.name == DEFAULT_ESTIMATOR
@@ -431,7 +456,7 @@ def _fit(plan: _Plan, rows: Subset) -> _Fit:
         if least_squares:
             basis = _fit_least_squares(estimator, dataset, mask)
         else:
-            estimator.fit(_as_input(dataset), dataset.y)
+            estimator.fit(as_input(dataset), dataset.y)
         scorer = _make_scorer(estimator, dataset.signature)
         scores = _score(scorer, dataset.take_first())
     seconds = plan.clock() - started
@@ -452,7 +477,7 @@ def _find_mean_contributions(estimator: Any, signature: Signature, rows: Dataset
     return means if means is not None and means.size <= MOST_MEANS else None
 
 
-def _as_input(rows: Dataset) -> Any:
+def as_input(rows: Dataset) -> Any:
     """Return what scikit-learn fits: a matrix, or a data frame of columns with kinds."""
     return rows.X if rows.signature is None else make_frame(rows.signature, rows.X, rows.texts)
 
@@ -516,7 +541,7 @@ def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> tuple[dict[str, Any], J
 
 
 def _cross_validate(
-    plan: _Plan, dataset: Dataset
+    plan: Plan, dataset: Dataset
 ) -> tuple[dict[str, Any], tuple[DataWarning, ...]]:
     """Return a score per fold (R², or accuracy), their mean and spread; and warnings.
 
@@ -541,7 +566,7 @@ def _cross_validate(
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         scores = cross_val_score(
             plan.build(),
-            _as_input(dataset),
+            as_input(dataset),
             dataset.y,
             cv=folds,
             scoring=metric,
