@@ -66,11 +66,13 @@ def make_rows(kind: str = "plain", n_rows: int = 1000) -> tuple[np.ndarray, np.n
         X[:, 2] = X[:, 0] - 2 * X[:, 1]
     elif kind == "constant":
         X[:, 2] = 0.1
+    elif kind == "huge":
+        X *= 1e100
     y = (X / X.std(axis=0).clip(1e-3)) @ random.standard_normal(5)
     return X, y + random.standard_normal(n_rows) + 3
 
 
-KINDS = ("plain", "far from 0", "ill-scaled", "conditioned badly", "dependent", "constant")
+KINDS = ("plain", "far from 0", "ill-scaled", "conditioned badly", "dependent", "constant", "huge")
 
 
 def write_parts(
@@ -368,11 +370,12 @@ def test_parts_with_other_columns_or_other_bytes_are_named(tmp_path: Path) -> No
     assert faults_of(tmp_path) == {"source": {"002.parquet": expected}}
 
 
-def test_values_too_large_to_fit_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [False, True])
+def test_values_too_large_to_fit_are_told(tmp_path: Path, scale: bool) -> None:
     X, y = make_rows(n_rows=50)
     write_parts(tmp_path, X * 1e307, y * 1e307, [])
 
-    assert "too large" in str(faults_of(tmp_path))
+    assert "too large" in str(faults_of(tmp_path, scale=scale))
 
 
 @pytest.mark.parametrize(
@@ -383,7 +386,7 @@ def test_values_too_large_to_fit_are_told(tmp_path: Path) -> None:
         ({"params": {"positive": True}}, "coefficients cannot be kept positive"),
         ({"estimator": "ridge", "params": {"solver": "sag"}}, "the solver is one of auto"),
         ({"cv": 3}, "there is no cross-validation"),
-        ({"choices": Choices("y", "classification")}, "y holds classes"),
+        ({"choices": Choices("y", "classification")}, "for a target of numbers"),
         ({"choices": Choices("y", kinds={"x1": "category"})}, "x1 is not: exclude it"),
     ],
     ids=str,
@@ -461,7 +464,7 @@ def predict_all(root: Path, trained: TrainedModel, **options: Any) -> Written:
 
 
 @pytest.mark.parametrize("executor", [None, Messages()], ids=["here", "elsewhere"])
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", WRITERS)
 def test_each_file_is_answered_by_a_file_of_its_name(
     tmp_path: Path, trained: TrainedModel, suffix: str, executor: Executor | None
 ) -> None:
@@ -473,12 +476,11 @@ def test_each_file_is_answered_by_a_file_of_its_name(
         tmp_path, trained, executor=executor, report=lambda *done: told.append(done)
     )
 
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        f"{n:03}.{suffix}" for n in range(2)
-    ]
-    read = parquet.read_table if suffix == "parquet" else csv.read_csv
-    tables = [read(tmp_path / "out" / f"{n:03}.{suffix}") for n in range(2)]
-    answers = pa.concat_tables(tables)
+    paths = sorted((tmp_path / "out").iterdir())
+    ending = "arrow.parquet" if suffix == "arrow" else suffix
+    assert [path.name for path in paths] == [f"{n:03}.{ending}" for n in range(2)]
+    read = csv.read_csv if suffix == "csv" else parquet.read_table
+    answers = pa.concat_tables([read(path) for path in paths])
     bounds = [
         f"{kind}:{end}" for kind in ("confidence", "prediction") for end in ("lower", "upper")
     ]

@@ -80,7 +80,7 @@ class _Job:
     def name_of(self, part: Part) -> str:
         """Return where the predictions for a part are written."""
         name = PurePosixPath(self.folder, PurePosixPath(part.name).relative_to(self.base or "."))
-        return str(name if part.format.name == "csv" else name.with_suffix(".parquet"))
+        return f"{name}.parquet" if part.format.name == "arrow" else str(name)
 
 
 def predict_source(
@@ -96,9 +96,9 @@ def predict_source(
 ) -> Written:
     """Write the predictions for each file of a source to a file of the same name.
 
-    ``folder`` is below the source's root: CSV is answered by CSV, all else by Parquet. A file is
-    there once it is complete. With an ``executor`` of processes, ``predict`` must be picklable
-    (``StoredPredictor``).
+    ``folder`` is below the source's root. CSV is answered by CSV, Parquet by Parquet, and Arrow
+    by Parquet, which ends the name. A file is there once it is complete. With an ``executor`` of
+    processes, ``predict`` must be picklable (``StoredPredictor``).
 
     Raises InvalidInput, under ``source`` by file, column and row, and under ``folder`` where a
     file is there already, unless ``overwrite``; the files that were finished before stay.

@@ -12,10 +12,10 @@ import secrets
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 from webapp.errors import Faults, InvalidInput, faults_in
 from webapp.ml.core.kinds import find_kind
 from webapp.ml.core.tables import FORMATS, format_of_suffix
-from webapp.ml.core.tables.reading import leave_text, open_table, parse_errors, read_columns
-from webapp.ml.core.tables.shapes import Columns, CsvDialect, Format, Source, list_names
+from webapp.ml.core.tables.reading import leave_text, open_table, parse_errors
+from webapp.ml.core.tables.shapes import Columns, CsvDialect, Format, Source, Table, list_names
 
 MOST_PARTS = 10_000
 LONGEST_PATTERN = 1000
@@ -228,19 +228,24 @@ class DataSource:
         """Return the size of all files."""
         return sum(part.size for part in self.parts)
 
-    def read_head(self) -> Head:
-        """Read the names in the first part, and first rows of the largest; raises InvalidInput."""
-        part = max(self.parts, key=lambda part: part.size)
+    def read_head(self, wanted: Collection[str] = ()) -> Head:
+        """Read the names in the first part, and first rows of the largest that has any.
+
+        Columns that pandas calls an index are left out unless they are ``wanted``. Raises
+        InvalidInput.
+        """
         with faults_in("source"):
-            with self.parts[0].open() as source, parse_errors(source.format):
-                names = open_table(source, set(), leave_text).schema.names
-            with part.open() as source, parse_errors(source.format):
-                table = open_table(source, set(), leave_text)
-                check_columns(table.schema.names, names)
-                rows = next((batch for batch in table.batches if len(batch)), None)
-                if rows is None:
-                    raise InvalidInput(["has no rows"])
-                n_rows = _count_rows(source, rows, part.size)
+            with self._open_table(self.parts[0], wanted) as (_, table):
+                names = table.schema.names
+            for part in sorted(self.parts, key=lambda part: part.size, reverse=True):
+                with self._open_table(part, wanted) as (source, table):
+                    check_columns(table.schema.names, names)
+                    rows = next((batch for batch in table.batches if len(batch)), None)
+                    if rows is not None:
+                        n_rows = _count_rows(source, rows, part.size)
+                        break
+            else:
+                raise InvalidInput(["has no rows"])
             found = Columns(rows, table.untyped, source.dialect.decimal)
             read_kinds = {name: find_kind(rows[name], found) for name in names}
         return Head(
@@ -249,26 +254,32 @@ class DataSource:
             n_rows=round(n_rows * self.n_bytes / part.size),
         )
 
-    def read_all(self) -> Columns:
+    @contextmanager
+    def _open_table(self, part: Part, wanted: Collection[str]) -> Iterator[tuple[Source, Table]]:
+        with part.open() as source, parse_errors(source.format):
+            yield source, open_table(source, set(wanted), leave_text)
+
+    def read_all(self, wanted: Collection[str] = ()) -> Columns:
         """Return the columns of all parts, in memory; raises InvalidInput."""
         import pyarrow as pa
 
-        found = []
+        found: list[Columns] = []
         with faults_in("source"):
             for part in self.parts:
-                with part.open() as source:
-                    found.append(read_columns(source))
-                    check_columns(found[-1].rows.column_names, found[0].rows.column_names)
-            names = found[0].rows.column_names
+                with self._open_table(part, wanted) as (source, table):
+                    names = table.schema.names
+                    check_columns(names, found[0].rows.column_names if found else names)
+                    rows = pa.Table.from_batches(list(table.batches), table.schema)
+                found.append(Columns(rows, table.untyped, source.dialect.decimal, table.warnings))
+            first = found[0]
             try:
                 rows = pa.concat_tables(
-                    [columns.rows.select(names).replace_schema_metadata() for columns in found],
+                    [columns.rows.select(first.rows.column_names) for columns in found],
                     promote_options="permissive",
                 )
             except pa.ArrowException:
                 raise InvalidInput(["has columns of other types in other files"]) from None
-        first = found[0]
-        return Columns(rows, first.untyped, first.decimal, first.warnings)
+        return replace(first, rows=rows)
 
 
 def open_source(root: str, pattern: str, *, dialect: CsvDialect | None = None) -> DataSource:

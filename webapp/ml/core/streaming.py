@@ -97,11 +97,14 @@ class Triangle:
 
     def add(self, Z: Matrix) -> Triangle:
         """Return the triangle with the rows of Z: (n_columns, n_rows), not a row, too."""
-        if not Z.shape[1]:
-            return self
-        mean = Z.mean(axis=1)
-        rows = (Z - mean[:, np.newaxis]).T
-        return self.combine(Triangle(Z.shape[1], mean, Z.min(axis=1), Z.max(axis=1), rows))
+        found, step = self, count_block_rows(len(Z))
+        for start in range(0, Z.shape[1], step):
+            block = Z[:, start : start + step]
+            mean = block.mean(axis=1)
+            rows = (block - mean[:, np.newaxis]).T
+            bounds = block.min(axis=1), block.max(axis=1)
+            found = found.combine(Triangle(block.shape[1], mean, *bounds, rows))
+        return found
 
     def combine(self, other: Triangle) -> Triangle:
         """Return the triangle of the rows of both."""
@@ -124,12 +127,18 @@ class Triangle:
 
     def profile(self) -> dict[str, list[float | None]]:
         """Return mean, std, min and max by feature: see ``metrics.profile_features``."""
-        std = np.linalg.norm(self.factor, axis=0) / math.sqrt(max(self.n_rows - 1, 1))
+        with np.errstate(over="ignore"):
+            std = np.linalg.norm(self.factor, axis=0) / math.sqrt(max(self.n_rows - 1, 1))
         found = {"mean": self.mean, "std": std, "min": self.low, "max": self.high}
         return {
             name: [value if math.isfinite(value) else None for value in values[:-1].tolist()]
             for name, values in found.items()
         }
+
+
+def count_block_rows(n_columns: int) -> int:
+    """Return how many rows a QR takes, beside the triangle of those before."""
+    return max(BLOCK_ROWS, 2 * n_columns)
 
 
 def _triangulate(*rows: Any) -> Matrix:
@@ -179,10 +188,10 @@ def reduce_part(options: PartOptions, part: Part) -> Reduced:
     Raises InvalidInput by file, column and row.
     """
     columns = (*options.names, options.target)
-    block = max(BLOCK_ROWS, 2 * len(columns))
-    triangle = Triangle.of_nothing(len(columns))
+    nothing = np.empty((len(columns), 0))
+    fitted, pending = Triangle.of_nothing(len(columns)), [nothing]
     hashes = [hashlib.sha256() for _ in columns]
-    kept, draws = [np.empty((len(columns), 0))], [np.empty(0)]
+    kept, draws = [nothing], [np.empty(0)]
     # The same numbers however the rows are cut; another file has others.
     seed = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "big")
     random = np.random.Generator(np.random.PCG64([options.random_state, seed]))
@@ -208,10 +217,14 @@ def reduce_part(options: PartOptions, part: Part) -> Reduced:
                 draws.append(drawn[wanted])
                 if options.held_out:
                     Z = Z[:, drawn >= options.held_out]
-                for start in range(0, Z.shape[1], block):
-                    triangle = triangle.add(Z[:, start : start + block])
+                pending.append(Z)
+                # Batches may be far shorter than the rows that a QR takes well at once.
+                if sum(rows.shape[1] for rows in pending) >= count_block_rows(len(columns)):
+                    fitted = fitted.add(np.concatenate(pending, axis=1))
+                    pending = [nothing]
+        fitted = fitted.add(np.concatenate(pending, axis=1))
     return Reduced(
-        fitted=triangle,
+        fitted=fitted,
         kept=np.concatenate(kept, axis=1),
         draws=np.concatenate(draws),
         digests=b"".join(digest.digest() for digest in hashes),
@@ -221,7 +234,7 @@ def reduce_part(options: PartOptions, part: Part) -> Reduced:
 
 
 def _slice(batch: Any, n_columns: int) -> Iterator[Any]:
-    step = max(SLICE_CELLS // n_columns, 2 * n_columns)
+    step = max(SLICE_CELLS // n_columns, 2 * n_columns)  # of 2,000 columns, 64 MB
     for start in range(0, len(batch), step):
         yield batch.slice(start, step)
 
@@ -272,7 +285,7 @@ def train_from_source(
     be in memory, with how much that is.
     """
     choices = replace(choices, target=choices.target.strip(BLANKS))
-    head = source.read_head()
+    head = source.read_head([choices.target])
     check_target(list(head.kinds), choices.target)
     features = [name for name in head.kinds if name != choices.target]
     check_kinds(choices.kinds, features)
@@ -289,7 +302,7 @@ def train_from_source(
         allowed = f"{memory / 1e6:,.0f} MB are allowed"
         message = f"would have to be in memory, about {size}, and {allowed}: {obstacle}"
         raise InvalidInput({"source": [message]})
-    dataset = make_dataset_from(source.read_all(), choices)
+    dataset = make_dataset_from(source.read_all([choices.target]), choices)
     trained = train(dataset, spec, clock=clock, limits=limits)
     return replace(trained, warnings=(*dataset.warnings, *trained.warnings))
 
@@ -297,9 +310,8 @@ def train_from_source(
 def find_obstacle(head: Head, names: Sequence[str], choices: Choices, spec: TrainingSpec) -> str:
     """Return why a training on these features needs all rows in memory; "" where it does not."""
     others = f"in parts, only {' and '.join(STREAMED)} are trained"
-    number = head.kinds[choices.target] == "number" and choices.task in (None, "regression")
-    if spec.estimator is None and not number:
-        return f"{others}, and {choices.target} holds classes"
+    if head.kinds[choices.target] != "number" or choices.task == "classification":
+        return f"{others}, for a target of numbers"
     name = spec.estimator or DEFAULT_ESTIMATOR
     if name not in STREAMED:
         return others
@@ -474,8 +486,7 @@ def _fit(entry: Estimator, params: Mapping[str, Any], spec: TrainingSpec, rows: 
             center = rows.mean
         factor = rows.factor if linear.fit_intercept else rows.about(center)
         R, projected = factor[:-1, :-1] / scale, factor[:-1, -1]
-        finite = np.isfinite(factor).all() and np.isfinite(R).all()
-        if not finite:
+        if not (np.isfinite(factor).all() and np.isfinite(R).all()):
             raise InvalidInput({"source": ["holds values too large to fit"]})
         linear.n_features_in_ = n_features
         if entry.name == DEFAULT_ESTIMATOR:
