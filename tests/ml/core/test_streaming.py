@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.tables import WRITERS
 from webapp.errors import InvalidInput
-from webapp.ml.core import streaming
+from webapp.ml.core import sources, streaming
 from webapp.ml.core.batch import StoredPredictor, Written, predict_source
 from webapp.ml.core.datasets import make_dataset
 from webapp.ml.core.features import BatchOptions
@@ -27,6 +27,7 @@ from webapp.ml.core.formats import skops
 from webapp.ml.core.learning import Choices
 from webapp.ml.core.least_squares import IntervalBasis, compute_intervals
 from webapp.ml.core.sources import open_source
+from webapp.ml.core.tables import columnar
 from webapp.ml.core.training import TrainedModel, TrainingSpec, train
 
 T = TypeVar("T")
@@ -266,6 +267,31 @@ def test_the_hold_out_depends_on_the_seed_and_on_neither_batches_nor_executors(
     assert set(first.judged.y) == set(again.judged.y) != set(other.judged.y)
     assert first.data_digest == again.data_digest == other.data_digest
     check_close(again.estimator.coef_, first.estimator.coef_)
+
+
+def test_a_large_parquet_file_is_shared_out_by_its_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = make_rows()
+    X[950, 1] = np.nan
+    for folder, n_rows in {"whole": 900, "faulty": 1000}.items():
+        (tmp_path / folder).mkdir()
+        columns = {f"x{n}": column[:n_rows] for n, column in enumerate(X.T)}
+        table = pa.table({**columns, "y": y[:n_rows]})
+        parquet.write_table(table, tmp_path / folder / "a.parquet", row_group_size=70)
+    told: list[tuple[int, int]] = []
+
+    whole = fit(tmp_path / "whole")
+    monkeypatch.setattr(sources, "SPLIT_BYTES", 2**14)
+    shared = fit(tmp_path / "whole", executor=Messages(), report=lambda *n: told.append(n))
+
+    assert len(told) > 3
+    assert shared.n_train == whole.n_train
+    assert set(shared.judged.y) == set(whole.judged.y)
+    check_close(shared.estimator.coef_, whole.estimator.coef_)
+    monkeypatch.setattr(columnar, "BATCH_CELLS", 600)  # so that the first rows have no gap
+    faults = faults_of(tmp_path / "faulty")["source"]["a.parquet"]
+    assert list(faults["x1"]) == ["950"]
 
 
 def test_refitting_takes_the_held_out_rows_without_reading_again(tmp_path: Path) -> None:

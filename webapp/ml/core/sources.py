@@ -7,6 +7,7 @@ else. Object stores need fsspec and a package for each, which are imported when 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
 from webapp.errors import Faults, InvalidInput, faults_in
@@ -33,6 +35,7 @@ HIDDEN = (".", "_")  # as pyarrow.dataset and Spark have it: _SUCCESS, ._part.cr
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 IN_FLIGHT = 64  # parts that an executor is given at once
 FLOAT = 8  # bytes
+SPLIT_BYTES = 2**27  # of a Parquet file, for a process: some seconds of work
 
 T = TypeVar("T")
 Report: TypeAlias = Callable[[int, int], object]
@@ -175,12 +178,17 @@ def open_store(root: str) -> Store:
 
 @dataclass(frozen=True)
 class Part:
-    """A file of a source; it can be sent to another process."""
+    """A file of a source, or some row groups of Parquet; it can be sent to another process.
+
+    ``first_row``: how many rows of the file come before.
+    """
 
     store: Store
     name: str
     size: int
     dialect: CsvDialect
+    groups: tuple[int, int] | None = None
+    first_row: int = 0
 
     @property
     def format(self) -> Format:
@@ -194,7 +202,25 @@ class Part:
             with _errors_of_files():
                 file = self.store.open(self.name)
             with file:
-                yield Source(file, self.format, self.dialect, name=self.name)
+                yield Source(file, self.format, self.dialect, name=self.name, groups=self.groups)
+
+    def split(self) -> list[Part]:
+        """Return a Parquet file as parts of whole row groups, each of about 128 MB."""
+        n_parts = math.ceil(self.size / SPLIT_BYTES)
+        if self.format.name != "parquet" or n_parts < 2:
+            return [self]
+        with self.open() as source, parse_errors(source.format):
+            metadata = read_parquet_metadata(source)
+        n_groups = metadata.num_row_groups
+        rows = [metadata.row_group(number).num_rows for number in range(n_groups)]
+        n_parts = max(1, min(n_parts, n_groups))
+        cuts = [n_groups * number // n_parts for number in range(n_parts + 1)]
+        return [
+            replace(
+                self, size=self.size // n_parts, groups=(start, end), first_row=sum(rows[:start])
+            )
+            for start, end in pairwise(cuts)
+        ]
 
 
 @dataclass(frozen=True)
@@ -253,6 +279,11 @@ class DataSource:
             gaps=frozenset(name for name, (values, _) in read_kinds.items() if values.null_count),
             n_rows=round(n_rows * self.n_bytes / part.size),
         )
+
+    def split(self) -> list[Part]:
+        """Return parts of files, so that several processes can read a large one."""
+        with faults_in("source"):
+            return [piece for part in self.parts for piece in part.split()]
 
     @contextmanager
     def _open_table(self, part: Part, wanted: Collection[str]) -> Iterator[tuple[Source, Table]]:
@@ -399,10 +430,15 @@ def _errors_of_files() -> Iterator[None]:
 
 def _count_rows(source: Source, first: Any, size: int) -> float:
     """Return how many rows a file of so many bytes has, whose first batch has been read."""
-    from pyarrow import parquet
-
     if source.format.name == "parquet":
-        source.file.seek(0)
-        return int(parquet.read_metadata(source.file).num_rows)
+        return int(read_parquet_metadata(source).num_rows)
     read = source.file.tell() if source.format.name == "csv" else first.nbytes
     return float(len(first) * size / max(1, min(read, size)))
+
+
+def read_parquet_metadata(source: Source) -> Any:
+    """Return pyarrow's metadata of a Parquet file."""
+    from pyarrow import parquet
+
+    source.file.seek(0)
+    return parquet.read_metadata(source.file)

@@ -194,8 +194,10 @@ def reduce_part(options: PartOptions, part: Part) -> Reduced:
     kept, draws = [nothing], [np.empty(0)]
     # The same numbers however the rows are cut; another file has others.
     seed = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "big")
-    random = np.random.Generator(np.random.PCG64([options.random_state, seed]))
-    n_rows = n_missing = 0
+    bits = np.random.PCG64([options.random_state, seed])
+    bits.advance(part.first_row)
+    random = np.random.Generator(bits)
+    n_rows, n_missing = part.first_row, 0
     with (
         part.open() as source,
         parse_errors(source.format),
@@ -431,7 +433,7 @@ def _reduce(
     kept, draws, digests, n_missing = [], [], [], 0
     warnings: dict[DataWarning, None] = {}
     reduce = partial(reduce_part, options)
-    for part in map_parts(reduce, source.parts, executor=executor, report=report):
+    for part in map_parts(reduce, source.split(), executor=executor, report=report):
         with np.errstate(over="ignore", invalid="ignore"):  # found when it is to be fitted
             fitted = fitted.combine(part.fitted)
         kept.append(part.kept)
