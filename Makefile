@@ -6,6 +6,8 @@ PYTHON ?= python3
 FUZZ_EXAMPLES ?= 40
 # For `make bench`: --only NAME, --quick (see its --help).
 BENCH_OPTIONS ?=
+# For `make source-bench`: --rows N, --rounds N.
+SOURCE_BENCH_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -68,6 +70,10 @@ latency: $(VENV)/installed-dev ## Measure predictions beside trainings and activ
 .PHONY: bench
 bench: $(VENV)/installed-dev ## Measure this service beside competitors, as the docs quote it
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+
+.PHONY: source-bench
+source-bench: $(VENV)/installed-dev ## Measure trainings on Parquet files in parts, as the docs quote it
+	$(BIN)/python -m benchmarks.sources $(SOURCE_BENCH_OPTIONS)
 
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Check style and types

@@ -85,7 +85,7 @@ class Runner:
         self._engine = engine
         self.kinds = kinds
         self._keep = keep
-        self._working: set[_Begun] = set()  # on jobs of the queue
+        self._working: dict[_Begun, threading.Thread] = {}  # on jobs of the queue
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closed = threading.Event()
@@ -105,10 +105,11 @@ class Runner:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(STOP)
-        for begun in self._working.copy():
+        for begun, thread in self._working.copy().items():
             begun.task.cancel()
             with suppress(Unavailable, JobLost), self._session() as session:
                 service.give_back(session, begun.claim, counts=False)
+            thread.join(STOP)
 
     def run(
         self,
@@ -188,8 +189,10 @@ class Runner:
             return False
         order, claim, actor, repeatable = found[0]
         begun = _Begun(order, claim, task, repeatable=repeatable)
-        self._working.add(begun)
-        threading.Thread(target=self._see_to, args=(begun, actor), name="job", daemon=True).start()
+        values = (begun, actor)
+        thread = threading.Thread(target=self._see_to, args=values, name="job", daemon=True)
+        self._working[begun] = thread
+        thread.start()
         return True
 
     def _see_to(self, begun: _Begun, actor: Actor) -> None:
@@ -207,7 +210,7 @@ class Runner:
         except BaseException as error:
             self._end(begun, error)
         finally:
-            self._working.discard(begun)
+            del self._working[begun]
 
     def _follow(self, begun: _Begun, watch: Callable[[Task], object] = keep_nothing) -> None:
         """Wait until a task has ended; raises JobLost."""

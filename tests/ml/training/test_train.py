@@ -188,7 +188,8 @@ def test_a_training_that_takes_too_much_memory_after_all_is_refused(own_app: Fla
     client, kind = own_app.test_client(), own_app.extensions["jobs"].kinds[KIND]
     own_app.extensions["jobs"].kinds = {KIND: replace(kind, limit=lambda _: ProcessLimits(MB, 60))}
 
-    refused = train_few_rows(client, estimator="ridge")
+    X = [[row % 7 * column for column in range(100)] for row in range(2000)]
+    refused = client.post(f"{ML}/train", json={"X": X, "y": list(range(2000))})
 
     assert refused.status_code == 422
     assert "is too large: try fewer rows or columns" in refused.json["detail"]

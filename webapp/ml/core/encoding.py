@@ -48,7 +48,7 @@ def encode_table(found: Columns, signature: Signature, *, first_row: int = 0) ->
             if not column.missing:
                 _check_present(X[:, place])
         except InvalidInput as error:
-            raise InvalidInput({column.name: _shift_rows(error.faults, first_row)}) from None
+            raise InvalidInput({column.name: shift_rows(error.faults, first_row)}) from None
         if foreign is not None:
             unseen[column.name] = Unseen(foreign.rows + first_row, foreign.values)
     return Features(X, np.stack(texts, axis=1) if texts else None, unseen=unseen)
@@ -237,7 +237,8 @@ def _check_present(block: Matrix) -> None:
         raise InvalidInput({row: ["is missing; training had no missing values"]})
 
 
-def _shift_rows(faults: Any, first_row: int) -> Any:
+def shift_rows(faults: Any, first_row: int) -> Any:
+    """Return faults by row, counted from ``first_row``; faults of no row as they are."""
     if not first_row or not isinstance(faults, Mapping):
         return faults
     return {str(int(row) + first_row): fault for row, fault in faults.items()}

@@ -25,6 +25,7 @@ from webapp.ml.core.tables.reading import open_table, parse_errors
 from webapp.ml.core.tables.shapes import BLANKS, Columns, Source, kind_of
 
 BATCH_ROWS = 2**14
+NO_ROWS = ["has no rows"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def iterate_features(
                 yield replace(found, warnings=warnings, passed=passed)
                 n_rows += len(part)
     if n_rows == 0:
-        raise InvalidInput(["has no rows"])
+        raise InvalidInput(NO_ROWS)
 
 
 def names_in_tables(signature: Signature) -> tuple[list[str], set[str]]:

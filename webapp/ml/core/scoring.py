@@ -19,6 +19,7 @@ from webapp.ml.core.estimators import (
     split_pipeline,
 )
 from webapp.ml.core.leaf_masks import LeafMasks
+from webapp.ml.core.least_squares import Intervals
 from webapp.ml.core.trees import FlatTrees, Tree, flatten_trees, sum_in_order
 
 # Their predict is X @ coef_ + intercept_ and nothing else.
@@ -95,6 +96,29 @@ def score(scorer: Scorer, X: Matrix, texts: Texts | None = None) -> Scores:
         row = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
         raise InvalidInput({str(row): ["gives a prediction beyond the range of float64"]})
     return scores
+
+
+def name_columns(
+    scores: Scores, classes: Sequence[Any] | None, intervals: Intervals | None
+) -> dict[str, Any]:
+    """Return the columns of an answer, (n_rows,) each: prediction, probabilities, bounds."""
+    columns: dict[str, Any] = {}
+    if scores.values.ndim == 2:
+        columns |= {f"prediction:{place}": column for place, column in enumerate(scores.values.T)}
+    else:
+        columns["prediction"] = scores.values
+    if scores.decision is not None:
+        columns["score"] = scores.decision
+    if scores.probabilities is not None:
+        names = [f"probability:{label}" for label in classes or ()]
+        # The rows of the transposed matrix are views; copies could take 400 MB.
+        columns |= zip(names, scores.probabilities.T, strict=True)
+    if intervals is not None:
+        columns["confidence:lower"] = intervals.confidence_lower
+        columns["confidence:upper"] = intervals.confidence_upper
+        columns["prediction:lower"] = intervals.prediction_lower
+        columns["prediction:upper"] = intervals.prediction_upper
+    return columns
 
 
 def find_linear_functions(estimator: Any) -> tuple[Matrix, Vector] | None:

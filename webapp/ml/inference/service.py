@@ -22,7 +22,7 @@ from webapp.ml.core.datasets import DataWarning, Features, Matrix, Vector
 from webapp.ml.core.explaining import EXPLAINED, Explanation, refuse
 from webapp.ml.core.features import BatchOptions, read_rows, warn_of_extra
 from webapp.ml.core.least_squares import IntervalBasis, Intervals, compute_intervals
-from webapp.ml.core.scoring import Scores, score
+from webapp.ml.core.scoring import Scores, name_columns, score
 from webapp.ml.core.signature import Signature
 from webapp.ml.errors import (
     AliasNotFound,
@@ -103,24 +103,8 @@ class Predictions(NamedTuple):  # made 1.4 us sooner than a frozen dataclass, of
 
     def to_columns(self) -> dict[str, Any]:
         """Return columns, (n_rows,) each: those passed on, prediction, probabilities, bounds."""
-        columns: dict[str, Any] = {**self.passed}
-        values = self.scores.values
-        if values.ndim == 2:
-            columns |= {f"prediction:{place}": column for place, column in enumerate(values.T)}
-        else:
-            columns["prediction"] = values
-        if self.scores.decision is not None:
-            columns["score"] = self.scores.decision
-        if self.scores.probabilities is not None:
-            names = [f"probability:{label}" for label in self.version.classes or ()]
-            # The rows of the transposed matrix are views; copies could take 400 MB.
-            columns |= zip(names, self.scores.probabilities.T, strict=True)
-        if self.intervals is not None:
-            columns["confidence:lower"] = self.intervals.confidence_lower
-            columns["confidence:upper"] = self.intervals.confidence_upper
-            columns["prediction:lower"] = self.intervals.prediction_lower
-            columns["prediction:upper"] = self.intervals.prediction_upper
-        return columns
+        columns = name_columns(self.scores, self.version.classes, self.intervals)
+        return {**self.passed, **columns}
 
     def count_notes(self) -> Counter[tuple[str, str]]:
         """Return the number of rows by feature and note, a key of ``NOTES``."""

@@ -163,7 +163,8 @@ def open_parquet(source: Source, _is_text: IsText) -> Table:
         pre_buffer=False,
     )
     n_rows = max(1, BATCH_CELLS // max(1, metadata.num_columns))
-    return Table(schema, opened.iter_batches(n_rows))
+    groups = None if source.groups is None else range(*source.groups)
+    return Table(schema, opened.iter_batches(n_rows, row_groups=groups))
 
 
 def _read_footer(file: Any) -> bytes:

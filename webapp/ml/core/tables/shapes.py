@@ -96,13 +96,17 @@ class Format:
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes of a table, and how to read them; ``name`` is that of its file, if it had one."""
+    """The bytes of a table, and how to read them; ``name`` is that of its file, if it had one.
+
+    ``groups`` are the row groups of Parquet to read, from the first to before the last.
+    """
 
     file: BinaryIO
     format: Format
     dialect: CsvDialect
     limits: Limits = UNLIMITED
     name: str | None = None
+    groups: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,537 @@
+"""Least squares and ridge on data larger than memory: one pass, a QR of each part, reduced.
+
+Each part becomes the triangle R of its centred rows, target included (tall-skinny QR: Demmel,
+Grigori, Hoemmen and Langou, SIAM Journal on Scientific Computing 34(1), 2012), with their count
+and mean. Two of these are one again by the QR of both triangles and a row for the difference of
+the means (Chan, Golub and LeVeque, The American Statistician 37(3), 1983). From the last one
+follow coefficients, standardisation, profile and intervals. Nothing is squared on the way: the
+error grows with the condition of the rows, as that of a QR in memory does.
+
+Rows to judge the model by are drawn on the way, by chance that depends on the name of the file and
+the number of the row, and kept: at most about 100,000. They are not fitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.errors import InvalidInput
+from webapp.ml.core.costs import FitLimits
+from webapp.ml.core.datasets import (
+    Dataset,
+    DataWarning,
+    Matrix,
+    Subset,
+    Vector,
+    check_feature_names,
+    warn_of_missing,
+)
+from webapp.ml.core.estimators import (
+    CATALOGUE,
+    DEFAULT_ESTIMATOR,
+    Estimator,
+    build_estimator,
+    resolve_params,
+    split_pipeline,
+)
+from webapp.ml.core.learning import (
+    EXCLUDE,
+    Choices,
+    check_kinds,
+    find_doubts,
+    make_dataset_from,
+)
+from webapp.ml.core.least_squares import IntervalBasis, LeastSquares, make_interval_basis
+from webapp.ml.core.metrics import measure_scores
+from webapp.ml.core.plots import Judged
+from webapp.ml.core.scoring import Scorer, compile_scorer, score
+from webapp.ml.core.signature import matrix_signature
+from webapp.ml.core.sources import DataSource, Head, Part, Report, check_columns, map_parts
+from webapp.ml.core.tables.numbers import MISSING, to_numbers
+from webapp.ml.core.tables.reading import open_table, parse_errors
+from webapp.ml.core.tables.shapes import BLANKS, NUMERIC, check_target, kind_of
+from webapp.ml.core.training import (
+    FEWEST_ROWS_TO_JUDGE,
+    FEWEST_ROWS_TO_SPLIT,
+    TrainedModel,
+    TrainingSpec,
+    describe_coefficients,
+    train,
+)
+
+MOST_FEATURES = 2000  # a triangle of so many takes 32 MB
+MOST_JUDGED_ROWS, MOST_JUDGED_CELLS = 100_000, 4_000_000  # 32 MB
+SLICE_CELLS = 2**20  # 8 MB are converted at once
+BLOCK_ROWS = 2**12  # of a QR: 65,536 × 11 took 2 ms in such blocks, which fit the cache, 13 whole
+EXACT_SOLVERS = ("auto", "svd", "cholesky")
+STREAMED = (DEFAULT_ESTIMATOR, "ridge")
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """Rows of features and target as their count, mean, extremes, and R of the centred rows.
+
+    mean, low, high: (n_columns,); factor: (n_columns, n_columns), the target being last.
+    """
+
+    n_rows: int
+    mean: Vector
+    low: Vector
+    high: Vector
+    factor: Matrix
+
+    @classmethod
+    def of_nothing(cls, n_columns: int) -> Triangle:
+        """Return the triangle of no rows."""
+        bounds = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
+        return cls(0, np.zeros(n_columns), *bounds, np.zeros((n_columns, n_columns)))
+
+    def add(self, Z: Matrix) -> Triangle:
+        """Return the triangle with the rows of Z: (n_columns, n_rows), not a row, too."""
+        found, step = self, count_block_rows(len(Z))
+        for start in range(0, Z.shape[1], step):
+            block = Z[:, start : start + step]
+            mean = block.mean(axis=1)
+            rows = (block - mean[:, np.newaxis]).T
+            bounds = block.min(axis=1), block.max(axis=1)
+            found = found.combine(Triangle(block.shape[1], mean, *bounds, rows))
+        return found
+
+    def combine(self, other: Triangle) -> Triangle:
+        """Return the triangle of the rows of both."""
+        if not other.n_rows:
+            return self
+        n_rows = self.n_rows + other.n_rows
+        gap = other.mean - self.mean if self.n_rows else other.mean
+        between = gap * math.sqrt(self.n_rows * (other.n_rows / n_rows))
+        return Triangle(
+            n_rows,
+            self.mean + gap * (other.n_rows / n_rows),
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            _triangulate(self.factor, other.factor, between),
+        )
+
+    def about(self, center: Vector) -> Matrix:
+        """Return R of the rows less ``center``, (n_columns,), which is not their mean."""
+        return _triangulate(self.factor, math.sqrt(self.n_rows) * (self.mean - center))
+
+    def profile(self) -> dict[str, list[float | None]]:
+        """Return mean, std, min and max by feature: see ``metrics.profile_features``."""
+        with np.errstate(over="ignore"):
+            std = np.linalg.norm(self.factor, axis=0) / math.sqrt(max(self.n_rows - 1, 1))
+        found = {"mean": self.mean, "std": std, "min": self.low, "max": self.high}
+        return {
+            name: [value if math.isfinite(value) else None for value in values[:-1].tolist()]
+            for name, values in found.items()
+        }
+
+
+def count_block_rows(n_columns: int) -> int:
+    """Return how many rows a QR takes, beside the triangle of those before."""
+    return max(BLOCK_ROWS, 2 * n_columns)
+
+
+def _triangulate(*rows: Any) -> Matrix:
+    """Return R of rows, (n_columns, n_columns), also where they are fewer."""
+    stacked = np.vstack(rows)
+    factor = np.zeros((stacked.shape[1],) * 2)
+    found = np.linalg.qr(stacked, mode="r")
+    factor[: len(found)] = found
+    return factor
+
+
+@dataclass(frozen=True)
+class PartOptions:
+    """What to take of each part: features by name, in order, and the target; not ``left_out``.
+
+    A row is held out where the number drawn for it, from 0 to 1, is below ``held_out``, and kept
+    to judge the model by where it is below ``kept``.
+    """
+
+    names: tuple[str, ...]
+    target: str
+    left_out: frozenset[str]
+    random_state: int
+    held_out: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What a part has been reduced to.
+
+    kept: (n_columns, n_kept), rows to judge by, and draws: (n_kept,), the numbers drawn for them.
+    digests: SHA-256 of each column. n_missing: rows without a target, which are left out.
+    """
+
+    fitted: Triangle
+    kept: Matrix
+    draws: Vector
+    digests: bytes
+    n_missing: int
+    warnings: tuple[DataWarning, ...]
+
+
+def reduce_part(options: PartOptions, part: Part) -> Reduced:
+    """Return a part's triangle and the rows drawn from it, reading some rows at a time.
+
+    Raises InvalidInput by file, column and row.
+    """
+    columns = (*options.names, options.target)
+    nothing = np.empty((len(columns), 0))
+    fitted, pending = Triangle.of_nothing(len(columns)), [nothing]
+    hashes = [hashlib.sha256() for _ in columns]
+    kept, draws = [nothing], [np.empty(0)]
+    # The same numbers however the rows are cut; another file has others.
+    seed = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "big")
+    bits = np.random.PCG64([options.random_state, seed])
+    bits.advance(part.first_row)
+    random = np.random.Generator(bits)
+    n_rows, n_missing = part.first_row, 0
+    with (
+        part.open() as source,
+        parse_errors(source.format),
+        np.errstate(over="ignore", invalid="ignore"),  # told by what they make of sums
+    ):
+        table = open_table(source, set(columns), options.left_out.__contains__)
+        given = [name for name in table.schema.names if name not in options.left_out]
+        check_columns(given, columns)
+        for batch in table.batches:
+            for rows in _slice(batch, len(columns)):
+                Z, present = _read_numbers(rows, columns, n_rows)
+                drawn = random.random(len(rows))[present]
+                n_rows += len(rows)
+                n_missing += len(rows) - len(drawn)
+                for column, digest in zip(Z, hashes, strict=True):
+                    digest.update(np.ascontiguousarray(column, dtype="<f8").data)
+                wanted = drawn < options.kept
+                kept.append(Z[:, wanted])
+                draws.append(drawn[wanted])
+                if options.held_out:
+                    Z = Z[:, drawn >= options.held_out]
+                pending.append(Z)
+                # Batches may be far shorter than the rows that a QR takes well at once.
+                if sum(rows.shape[1] for rows in pending) >= count_block_rows(len(columns)):
+                    fitted = fitted.add(np.concatenate(pending, axis=1))
+                    pending = [nothing]
+        fitted = fitted.add(np.concatenate(pending, axis=1))
+    return Reduced(
+        fitted=fitted,
+        kept=np.concatenate(kept, axis=1),
+        draws=np.concatenate(draws),
+        digests=b"".join(digest.digest() for digest in hashes),
+        n_missing=n_missing,
+        warnings=table.warnings,
+    )
+
+
+def _slice(batch: Any, n_columns: int) -> Iterator[Any]:
+    step = max(SLICE_CELLS // n_columns, 2 * n_columns)  # of 2,000 columns, 64 MB
+    for start in range(0, len(batch), step):
+        yield batch.slice(start, step)
+
+
+def _read_numbers(
+    rows: Any, columns: tuple[str, ...], first_row: int
+) -> tuple[Matrix, NDArray[np.bool_]]:
+    """Return columns of numbers, (n_columns, n_present), and which rows have a target.
+
+    Raises InvalidInput by column and row.
+    """
+    Z = np.empty((len(columns), len(rows)))
+    for place, name in enumerate(columns):
+        kind = kind_of(rows.schema.field(name).type)
+        if kind not in NUMERIC:
+            raise InvalidInput({name: [f"holds {kind} values, expected numbers"]})
+        Z[place] = to_numbers(rows[name])
+    present = ~np.isnan(Z[-1])
+    if not present.all():
+        Z = Z[:, present]
+    # A sum is not finite where a value is not, and takes half the time of looking at each.
+    if not np.isfinite(Z.sum(axis=1)).all() and not (finite := np.isfinite(Z)).all():
+        place = int(np.argmin(finite.all(axis=1)))
+        row = first_row + int(np.flatnonzero(present)[np.argmin(finite[place])])
+        raise InvalidInput({columns[place]: {str(row): [MISSING]}})
+    return Z, present
+
+
+def train_from_source(
+    source: DataSource,
+    choices: Choices,
+    spec: TrainingSpec,
+    *,
+    clock: Callable[[], float],
+    executor: Executor | None = None,
+    report: Report | None = None,
+    memory: float = 0,
+    limits: FitLimits | None = None,
+) -> TrainedModel:
+    """Train on the files of a source; what a version has is as after ``training.train``.
+
+    Least squares and ridge on complete columns of numbers read them once, part by part, by the
+    ``executor`` if there is one (``sources.map_parts``). Any other training takes them into
+    memory, where all values as float64 take no more than ``memory`` bytes, and goes on as
+    ``training.train`` within ``limits``.
+
+    Raises InvalidInput: under ``source`` by file, column and row; and where the data would have to
+    be in memory, with how much that is.
+    """
+    choices = replace(choices, target=choices.target.strip(BLANKS))
+    head = source.read_head([choices.target])
+    check_target(list(head.kinds), choices.target)
+    features = [name for name in head.kinds if name != choices.target]
+    check_kinds(choices.kinds, features)
+    names = tuple(name for name in features if choices.kinds.get(name) != EXCLUDE)
+    fits, obstacle = head.n_bytes <= memory, find_obstacle(head, names, choices, spec)
+    if not obstacle:
+        try:
+            return _stream(source, head, names, choices.target, spec, clock, executor, report)
+        except InvalidInput:  # a gap further on, say, which a training in memory may fill
+            if not fits:
+                raise
+    elif not fits:
+        size = f"{head.n_bytes / 1e6:,.0f} MB ({head.n_rows:,} rows × {len(head.kinds)} columns)"
+        allowed = f"{memory / 1e6:,.0f} MB are allowed"
+        message = f"would have to be in memory, about {size}, and {allowed}: {obstacle}"
+        raise InvalidInput({"source": [message]})
+    dataset = make_dataset_from(source.read_all([choices.target]), choices)
+    trained = train(dataset, spec, clock=clock, limits=limits)
+    return replace(trained, warnings=(*dataset.warnings, *trained.warnings))
+
+
+def find_obstacle(head: Head, names: Sequence[str], choices: Choices, spec: TrainingSpec) -> str:
+    """Return why a training on these features needs all rows in memory; "" where it does not."""
+    others = f"in parts, only {' and '.join(STREAMED)} are trained"
+    if head.kinds[choices.target] != "number" or choices.task == "classification":
+        return f"{others}, for a target of numbers"
+    name = spec.estimator or DEFAULT_ESTIMATOR
+    if name not in STREAMED:
+        return others
+    params = resolve_params(CATALOGUE[name], spec.params)
+    if params["positive"]:
+        return "in parts, coefficients cannot be kept positive"
+    if params.get("solver", "auto") not in EXACT_SOLVERS:
+        return f"in parts, the solver is one of {', '.join(EXACT_SOLVERS)}"
+    if spec.cv:
+        return "in parts, there is no cross-validation (cv)"
+    if len(names) > MOST_FEATURES:
+        return f"in parts, there are at most {MOST_FEATURES} features"
+    for column in (*names, choices.target):
+        kind = choices.kinds.get(column, head.kinds[column])
+        if kind != "number" or head.kinds[column] != "number":
+            return f"in parts, columns are numbers, and {column} is not: exclude it"
+        if column in head.gaps and column != choices.target:
+            return f"in parts, no number may be missing, as some do in {column}"
+    return ""
+
+
+def _stream(
+    source: DataSource,
+    head: Head,
+    names: tuple[str, ...],
+    target: str,
+    spec: TrainingSpec,
+    clock: Callable[[], float],
+    executor: Executor | None,
+    report: Report | None,
+) -> TrainedModel:
+    check_feature_names(names)
+    entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATOR]
+    params = resolve_params(entry, spec.params)
+    options = _make_options(head, names, target, spec)
+    started = clock()
+    whole = _reduce(source, options, executor, report)
+    fitted, kept, held_out = whole.fitted, whole.kept, whole.draws < options.held_out
+    n_test = int(held_out.sum())
+    n_rows = fitted.n_rows + n_test
+    doubts = [*whole.warnings]
+    if whole.n_missing:
+        doubts.append(warn_of_missing(target, whole.n_missing, n_rows + whole.n_missing))
+    if n_rows == 0:
+        raise InvalidInput({"source": ["has no rows"]})
+    if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
+        fitted, n_test = fitted.add(kept[:, held_out]), 0
+    elif fitted.n_rows == 0:
+        raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
+    fit = _fit(entry, params, spec, fitted)
+    seconds = clock() - started
+
+    # Drawn by chance, the numbers also put the rows into an order of chance.
+    order = np.argsort(whole.draws, kind="stable")
+    order = order[held_out[order]] if n_test else order
+    judged = Dataset(
+        np.ascontiguousarray(kept[:-1, order].T), kept[-1, order], names, target=target
+    )
+    if n_test and spec.test_size > options.kept:
+        message = f"{n_test:,} of {n_rows:,} rows were held out: no more are kept in memory"
+        doubts.append(DataWarning("", message))
+    if not n_test and len(order) < n_rows:
+        message = f"was judged on {len(order):,} of the {n_rows:,} rows that were fitted"
+        doubts.append(DataWarning("", message))
+    doubts += find_doubts(judged)
+    scores = score(fit.scorer, judged.X)
+    metrics = measure_scores(scores, judged.y, None, fitted.mean[-1:])
+    n_train = fitted.n_rows
+    if spec.refit and n_test:
+        fitted = fitted.add(kept[:, held_out])
+        fit = _fit(entry, params, spec, fitted)
+    profile = fitted.profile()
+    signature = matrix_signature(names, "regression", target)
+    return TrainedModel(
+        estimator=fit.estimator,
+        estimator_name=entry.name,
+        params=params,
+        metrics=metrics,
+        evaluated_on="hold-out" if n_test else "training",
+        n_train=n_train,
+        n_test=n_test,
+        fit_seconds=seconds,
+        classes=None,
+        coefficients=describe_coefficients(fit.estimator, signature),
+        profile=profile,
+        data_digest=_digest(names, whole),
+        interval_basis=fit.basis,
+        judged=Judged.from_scores(judged.y, scores, None),
+        converged=None,
+        signature=signature.with_ranges(profile),
+        scale=bool(spec.scale),
+        warnings=tuple(doubts),
+        held_out=Subset(judged) if n_test else None,
+    )
+
+
+def _make_options(
+    head: Head, names: tuple[str, ...], target: str, spec: TrainingSpec
+) -> PartOptions:
+    most_kept = min(MOST_JUDGED_ROWS, MOST_JUDGED_CELLS // (len(names) + 1))
+    kept = min(1.0, most_kept / head.n_rows)
+    return PartOptions(
+        names=names,
+        target=target,
+        left_out=frozenset(head.kinds) - {*names, target},
+        random_state=spec.random_state,
+        held_out=min(spec.test_size, kept),
+        kept=kept,
+    )
+
+
+def _reduce(
+    source: DataSource, options: PartOptions, executor: Executor | None, report: Report | None
+) -> Reduced:
+    """Return all parts as one, combined in their order, whoever is done first."""
+    fitted = Triangle.of_nothing(len(options.names) + 1)
+    kept, draws, digests, n_missing = [], [], [], 0
+    warnings: dict[DataWarning, None] = {}
+    reduce = partial(reduce_part, options)
+    for part in map_parts(reduce, source.split(), executor=executor, report=report):
+        with np.errstate(over="ignore", invalid="ignore"):  # found when it is to be fitted
+            fitted = fitted.combine(part.fitted)
+        kept.append(part.kept)
+        draws.append(part.draws)
+        digests.append(part.digests)
+        n_missing += part.n_missing
+        warnings |= dict.fromkeys(part.warnings)
+    return Reduced(
+        fitted,
+        np.concatenate(kept, axis=1),
+        np.concatenate(draws),
+        b"".join(digests),
+        n_missing,
+        tuple(warnings),
+    )
+
+
+def _digest(names: Sequence[str], whole: Reduced) -> str:
+    """Return the SHA-256 of names and parts: the same for the same rows in as many parts."""
+    sha = hashlib.sha256()
+    for name in names:
+        sha.update(name.encode() + b"\0")
+    sha.update(whole.digests)
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted estimator, its scorer, and the basis of its intervals."""
+
+    estimator: Any
+    scorer: Scorer
+    basis: IntervalBasis | None
+
+
+def _fit(entry: Estimator, params: Mapping[str, Any], spec: TrainingSpec, rows: Triangle) -> _Fit:
+    """Fit a LinearRegression or a Ridge, scaled or not, to what its own ``fit`` finds."""
+    estimator = build_estimator(
+        entry, params, random_state=spec.random_state, scale=bool(spec.scale)
+    )
+    scaler, linear = split_pipeline(estimator)
+    n_features = len(rows.mean) - 1
+    scale = np.ones(n_features)
+    # What the rows are taken less: the scaler takes the mean from features alone, an intercept
+    # from the target, too.
+    center = np.zeros(n_features + 1)
+    with np.errstate(all="ignore"):
+        if scaler is not None:
+            scale = _fit_scaler(scaler, rows)
+            center[:-1] = rows.mean[:-1]
+        if linear.fit_intercept:
+            center = rows.mean
+        factor = rows.factor if linear.fit_intercept else rows.about(center)
+        R, projected = factor[:-1, :-1] / scale, factor[:-1, -1]
+        if not (np.isfinite(factor).all() and np.isfinite(R).all()):
+            raise InvalidInput({"source": ["holds values too large to fit"]})
+        linear.n_features_in_ = n_features
+        if entry.name == DEFAULT_ESTIMATOR:
+            linear.coef_, _, linear.rank_, linear.singular_ = np.linalg.lstsq(
+                R, projected, rcond=linear.tol
+            )
+        else:
+            # The penalty as further rows: √α for each coefficient, whose target is 0.
+            penalty = math.sqrt(linear.alpha) * np.eye(n_features)
+            target = np.concatenate([projected, np.zeros(n_features)])
+            linear.coef_ = np.linalg.lstsq(np.vstack([R, penalty]), target, rcond=None)[0]
+            linear.n_iter_, linear.solver_ = None, "svd"
+        # Features that are scaled have a mean of 0.
+        shift = 0.0 if scaler is not None else float(center[:-1] @ linear.coef_)
+        linear.intercept_ = float(center[-1]) - shift
+        if not (np.isfinite(linear.coef_).all() and math.isfinite(linear.intercept_)):
+            raise InvalidInput({"source": ["holds values too large or too small to fit"]})
+        basis = None
+        if entry.name == DEFAULT_ESTIMATOR:
+            missed = R @ linear.coef_ - projected
+            found = LeastSquares(
+                coefficients=linear.coef_,
+                intercept=linear.intercept_,
+                rank=int(linear.rank_),
+                singular=linear.singular_,
+                n_rows=rows.n_rows,
+                factor=factor[:-1, :-1],
+                center=center[:-1],
+                residual_sum=float(missed @ missed + factor[-1, -1] ** 2),
+            )
+            basis = make_interval_basis(found, fit_intercept=linear.fit_intercept)
+    return _Fit(estimator, compile_scorer(estimator), basis)
+
+
+def _fit_scaler(scaler: Any, rows: Triangle) -> Vector:
+    """Fit a StandardScaler to what its own ``fit`` finds, and return its scale: (n_features,)."""
+    n_rows, mean = rows.n_rows, rows.mean[:-1]
+    variance = np.linalg.norm(rows.factor[:, :-1], axis=0) ** 2 / n_rows
+    # Where it counts a feature as constant: what rounding makes of one (Chan, Golub and LeVeque).
+    eps = np.finfo(np.float64).eps
+    constant = variance <= n_rows * eps * variance + (n_rows * mean * eps) ** 2
+    scaler.n_features_in_ = len(mean)
+    scaler.n_samples_seen_ = np.int64(n_rows)
+    scaler.mean_, scaler.var_ = mean, variance
+    scaler.scale_ = np.where(constant, 1.0, np.sqrt(variance))
+    return cast(Vector, scaler.scale_)
