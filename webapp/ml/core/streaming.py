@@ -400,6 +400,7 @@ def _stream(
         coefficients=describe_coefficients(fit.estimator, signature),
         profile=profile,
         data_digest=_digest(names, whole),
+        importances=None,
         interval_basis=fit.basis,
         judged=Judged.from_scores(judged.y, scores, None),
         converged=None,
