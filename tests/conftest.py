@@ -77,6 +77,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("backend", databases, indirect=True)
 
 
+LONG = ("test_browser.py", "test_journey.py", "test_readme.py", "test_traces.py", "test_costs.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: at the end, one process would do it while the others wait."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 class Client(FlaskClient):
     """A client that closes the file in which Werkzeug keeps a form of more than 500 kB."""
 
