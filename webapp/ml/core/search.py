@@ -21,8 +21,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from webapp.errors import InvalidInput, faults_in
-from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.datasets import Dataset, Labels, Subset
+from webapp.ml.core.datasets import Dataset, Labels
 from webapp.ml.core.estimators import (
     CATALOGUE,
     Estimator,
@@ -47,11 +46,9 @@ from webapp.ml.core.training import (
     MOST_FOLDS,
     TrainingSpec,
     as_input,
-    check_cost,
     count_classes,
     hold_out,
     make_plan,
-    measure_size,
 )
 
 MOST_CANDIDATES = 1000
@@ -94,16 +91,13 @@ class SearchSpec:
 class Rows:
     """What all candidates of a search have in common, for the processes that fit them.
 
-    ``dataset`` has the rows to fit; its labels are codes, in the order of the classes. ``size`` is
-    that of the training of the best one.
+    ``dataset`` has the rows to fit; its labels are codes, in the order of the classes.
     """
 
     dataset: Dataset
     training: TrainingSpec
-    size: Size
     cv: int
     metric: str
-    limits: FitLimits | None
     clock: Callable[[], float]
 
 
@@ -139,13 +133,7 @@ class Ranking:
         return {"metric": self.metric, "cv": self.cv, "candidates": list(self.candidates)}
 
 
-def prepare_search(
-    dataset: Dataset,
-    spec: SearchSpec,
-    *,
-    clock: Callable[[], float],
-    limits: FitLimits | None = None,
-) -> Search:
+def prepare_search(dataset: Dataset, spec: SearchSpec, *, clock: Callable[[], float]) -> Search:
     """Return a search with all its candidates, each of which the catalogue allows.
 
     Raises InvalidInput, by place, for all that can be refused before anything is fitted.
@@ -168,10 +156,8 @@ def prepare_search(
     rows = Rows(
         dataset=_encode_target(fitted.take()),
         training=training,
-        size=measure_size(plan, fitted, n_classes),
         cv=spec.cv,
         metric=metric,
-        limits=limits,
         clock=clock,
     )
     return Search(rows, candidates)
@@ -194,9 +180,9 @@ def run_search(
     1,000,000 × 10, that takes 0.7 seconds, and five folds of a ridge take 2.2.
     ``report`` is told how many candidates are done, and how many there are.
 
-    A candidate that fails, that takes more than the limits, or whose future raises one of
-    ``lost`` comes last, with the reason. No candidate begins after the time budget, and no fold:
-    those without scores come last, too. The first candidate is always tried.
+    A candidate that fails, or whose future raises one of ``lost``, comes last, with the reason.
+    No candidate begins after the time budget, and no fold: those without scores come last, too.
+    The first candidate is always tried.
     The order does not depend on which ends first: of equal means, the earlier candidate is first.
 
     Raises InvalidInput where no candidate has scores.
@@ -280,11 +266,6 @@ def score_candidate(rows: Rows, params: Params, seconds: float) -> Scored:
     deadline = rows.clock() + seconds
     dataset = rows.dataset
     plan = make_plan(dataset, _choose(rows.training, params), rows.clock)
-    if rows.limits is not None:
-        try:
-            check_cost(plan, Subset(dataset), rows.size, rows.limits)
-        except InvalidInput as error:
-            return without_scores(str(error))
     X, y = as_input(dataset), dataset.y
     return score_on_folds(
         plan.build,
