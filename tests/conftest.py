@@ -77,7 +77,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("backend", databases, indirect=True)
 
 
-LONG = ("test_browser.py", "test_journey.py", "test_readme.py", "test_traces.py", "test_costs.py")
+LONG = ("test_browser.py", "test_journey.py", "test_readme.py", "test_traces.py")
 
 
 def pytest_xdist_auto_num_workers() -> int:
