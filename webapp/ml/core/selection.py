@@ -12,6 +12,7 @@ from webapp.errors import InvalidInput
 from webapp.ml.core.costs import FitLimits, Size
 from webapp.ml.core.estimators import CATALOGUE, resolve_params
 from webapp.ml.core.metrics import SMALLER_IS_BETTER, make_scorer
+from webapp.ml.core.progress import Report, tell_nobody
 from webapp.ml.core.signature import Task
 
 CANDIDATES: dict[Task, tuple[str, ...]] = {
@@ -55,6 +56,7 @@ def rank_candidates(
     random_state: int = 42,
     limits: FitLimits | None = None,
     columns: int | None = None,
+    report: Report = tell_nobody,
 ) -> list[Ranked]:
     """Return all candidates for a task, best first: by R² or accuracy, the mean over folds.
 
@@ -62,7 +64,8 @@ def rank_candidates(
     standardise the features of the linear ones. X: (n_rows, n_features), an array or a data
     frame; y: (n_rows,). Folds are shuffled, and
     stratified where each class has a row for each fold. ``columns`` are those that the
-    estimator is fitted on, where preprocessing makes another number of them.
+    estimator is fitted on, where preprocessing makes another number of them. ``report`` is told
+    how many candidates are done.
 
     No fit begins after ``seconds``, but for one candidate, which is always fitted on all folds.
     Those that were not, that failed, or that would take more than ``limits`` come last: their
@@ -88,7 +91,8 @@ def rank_candidates(
     started = clock()
     scored: list[Ranked] = []
     others: list[Ranked] = []
-    for name in CANDIDATES[task]:
+    for done, name in enumerate(CANDIDATES[task]):
+        report(done, len(CANDIDATES[task]), "candidates")
         reason = _exceeds(name, size, limits)
         if reason is None:
             deadline = started + seconds if scored else float("inf")
@@ -100,6 +104,7 @@ def rank_candidates(
             found = without_scores(reason)
         ranked = _describe(name, metric, found)
         (others if ranked["mean"] is None else scored).append(ranked)
+    report(len(CANDIDATES[task]), len(CANDIDATES[task]), "candidates")
     if not scored:
         reasons = "; ".join(f"{ranked['estimator']}: {ranked['reason']}" for ranked in others)
         raise InvalidInput({"estimator": [f'"auto" finds none that can be fitted: {reasons}']})

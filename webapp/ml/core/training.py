@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from webapp.errors import InvalidInput
+from webapp.ml.core import progress
 from webapp.ml.core.costs import FitLimits, Size
 from webapp.ml.core.datasets import Dataset, DataWarning, Labels, Matrix, Subset, Vector
 from webapp.ml.core.estimators import (
@@ -46,6 +47,7 @@ from webapp.ml.core.metrics import (
 from webapp.ml.core.pipelines import describe_linear, make_typed_scorer
 from webapp.ml.core.plots import Judged
 from webapp.ml.core.preprocessing import build_pipeline, count_outputs, is_typed, make_frame
+from webapp.ml.core.progress import Report, tell_nobody
 from webapp.ml.core.scoring import Scorer, Scores, compile_scorer, find_linear_functions
 from webapp.ml.core.selection import Ranked, rank_candidates
 from webapp.ml.core.signature import Signature, matrix_signature
@@ -151,18 +153,21 @@ def train(
     *,
     clock: Callable[[], float],
     limits: FitLimits | None = None,
+    report: Report = tell_nobody,
 ) -> TrainedModel:
     """Fit an estimator, and evaluate it on rows that it has not seen.
 
     With fewer than 10 rows, or a hold-out of one, it is fitted and evaluated on all rows, and
     ``evaluated_on`` says so. The split is that of scikit-learn's ``train_test_split``.
     ``clock`` tells seconds; those of the fit that made the returned estimator are kept.
+    ``report`` is told how far it is: candidates of "auto", then trees or iterations, then folds,
+    and with ``refit`` trees or iterations again.
 
     Raises InvalidInput where the rows cannot be fitted as asked, or not within ``limits``.
     """
     started, candidates = clock(), None
     if spec.estimator == AUTO:
-        spec, candidates = _choose_best(dataset, spec, clock, limits)
+        spec, candidates = _choose_best(dataset, spec, clock, limits, report)
     plan = make_plan(dataset, spec, clock)
     entry, spec = plan.entry, plan.spec
     n_classes = count_classes(dataset, entry)
@@ -173,15 +178,15 @@ def train(
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
-        fit = judged_fit = _fit(plan, fitted_rows)
+        fit = judged_fit = _fit(plan, fitted_rows, report)
         metrics, judged = _measure(fit, test_rows or fitted_rows, fitted_rows)
         if spec.cv:
-            metrics["cross_validation"], further = _cross_validate(plan, dataset)
+            metrics["cross_validation"], further = _cross_validate(plan, dataset, report)
             doubts += further
         if candidates is not None:
             metrics["candidates"] = candidates
         if test_rows is not None and spec.refit:
-            fit = _fit(plan, Subset(dataset))
+            fit = _fit(plan, Subset(dataset), report)
     signature = dataset.signature or matrix_signature(
         dataset.feature_names, entry.task, dataset.target
     )
@@ -252,7 +257,11 @@ def count_classes(dataset: Dataset, entry: Estimator) -> int:
 
 
 def _choose_best(
-    dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float], limits: FitLimits | None
+    dataset: Dataset,
+    spec: TrainingSpec,
+    clock: Callable[[], float],
+    limits: FitLimits | None,
+    report: Report,
 ) -> tuple[TrainingSpec, list[Ranked]]:
     """Return how to train the best of some candidates, judged on the rows to fit, and all."""
     fitted, signature = hold_out(dataset, spec)[0].take(), dataset.signature
@@ -277,6 +286,7 @@ def _choose_best(
         random_state=spec.random_state,
         limits=limits,
         columns=None if signature is None else count_outputs(signature, CATALOGUE["ridge"]),
+        report=report,
     )
     return describe(candidates[0]["estimator"]), candidates
 
@@ -438,7 +448,7 @@ class _Fit:
     means: Matrix | None
 
 
-def _fit(plan: Plan, rows: Subset) -> _Fit:
+def _fit(plan: Plan, rows: Subset, report: Report = tell_nobody) -> _Fit:
     least_squares = (
         plan.signature is None
         and plan.entry.name == DEFAULT_ESTIMATOR
@@ -456,7 +466,7 @@ def _fit(plan: Plan, rows: Subset) -> _Fit:
         if least_squares:
             basis = _fit_least_squares(estimator, dataset, mask)
         else:
-            estimator.fit(as_input(dataset), dataset.y)
+            progress.fit(estimator, as_input(dataset), dataset.y, report)
         scorer = _make_scorer(estimator, dataset.signature)
         scores = _score(scorer, dataset.take_first())
     seconds = plan.clock() - started
@@ -541,13 +551,13 @@ def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> tuple[dict[str, Any], J
 
 
 def _cross_validate(
-    plan: Plan, dataset: Dataset
+    plan: Plan, dataset: Dataset, report: Report
 ) -> tuple[dict[str, Any], tuple[DataWarning, ...]]:
     """Return a score per fold (R², or accuracy), their mean and spread; and warnings.
 
     The folds are those of scikit-learn's ``cross_val_score`` with ``cv`` as a number.
     """
-    from sklearn.model_selection import cross_val_score
+    from sklearn.model_selection import check_cv, cross_val_score
 
     folds = plan.spec.cv
     metric = "r2" if plan.entry.task == "regression" else "accuracy"
@@ -558,20 +568,23 @@ def _cross_validate(
         counts = Counter(dataset.y.tolist())
         effect = f"some of the {folds} folds have no such row"
         doubts = _warn_of_rare_classes(dataset, counts, folds, effect)
+    X, y, parts = as_input(dataset), dataset.y, []
+    report(0, folds, "folds")
     with (
         warnings.catch_warnings(),
         _faults_as("cv", "makes folds that cannot be fitted: {reason}"),
     ):
         # Of rare classes, which the warning above names.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        scores = cross_val_score(
-            plan.build(),
-            as_input(dataset),
-            dataset.y,
-            cv=folds,
-            scoring=metric,
-            error_score="raise",
-        )
+        splitter = check_cv(folds, y, classifier=metric == "accuracy")
+        for split in splitter.split(X, y):
+            parts.append(
+                cross_val_score(
+                    plan.build(), X, y, cv=[split], scoring=metric, error_score="raise"
+                )
+            )
+            report(len(parts), folds, "folds")
+    scores = np.concatenate(parts)
     finite = bool(np.isfinite(scores).all())
     found = {
         "folds": folds,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from webapp.errors import InvalidInput
+from webapp.jobs.processes import Report
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
@@ -23,7 +24,7 @@ Answer = dict[str, Any]
 
 
 def fit(
-    _report: Any, packed: bytes, active: Mapping[str, Any] | None, limits: FitLimits
+    report: Report, packed: bytes, active: Mapping[str, Any] | None, limits: FitLimits
 ) -> Answer:
     """Train on a packed dataset; return a version's columns, its artifact, and the judged rows.
 
@@ -32,7 +33,7 @@ def fit(
     """
     dataset, further = unpack_dataset(packed)
     spec, metric = TrainingSpec(**further["spec"]), further["metric"]
-    trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
+    trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits, report=report)
     try:
         artifact = skops.dumps(trained.estimator)
     except ArtifactUnusable:
