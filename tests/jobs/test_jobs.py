@@ -124,6 +124,7 @@ def test_a_job_that_runs_is_cancelled_and_stores_nothing(
     assert client.get(url).json["status"] == "cancelled"
 
 
+@pytest.mark.databases("sqlite")
 def test_a_job_shows_how_many_trees_have_grown(client: FlaskClient, queue: Runner) -> None:
     url = submit(client, SLOW)
     seen: list[int] = []

@@ -557,7 +557,8 @@ def _cross_validate(
 
     The folds are those of scikit-learn's ``cross_val_score`` with ``cv`` as a number.
     """
-    from sklearn.model_selection import check_cv, cross_val_score
+    from sklearn.metrics import get_scorer
+    from sklearn.model_selection import cross_val_score
 
     folds = plan.spec.cv
     metric = "r2" if plan.entry.task == "regression" else "accuracy"
@@ -568,23 +569,30 @@ def _cross_validate(
         counts = Counter(dataset.y.tolist())
         effect = f"some of the {folds} folds have no such row"
         doubts = _warn_of_rare_classes(dataset, counts, folds, effect)
-    X, y, parts = as_input(dataset), dataset.y, []
-    report(0, folds, "folds")
+    scorer, done = get_scorer(metric), 0
+
+    def score(estimator: Any, X: Any, y: Any) -> float:
+        nonlocal done
+        found: float = scorer(estimator, X, y)
+        done += 1
+        report(done, folds, "folds")
+        return found
+
+    report(done, folds, "folds")
     with (
         warnings.catch_warnings(),
         _faults_as("cv", "makes folds that cannot be fitted: {reason}"),
     ):
         # Of rare classes, which the warning above names.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        splitter = check_cv(folds, y, classifier=metric == "accuracy")
-        for split in splitter.split(X, y):
-            parts.append(
-                cross_val_score(
-                    plan.build(), X, y, cv=[split], scoring=metric, error_score="raise"
-                )
-            )
-            report(len(parts), folds, "folds")
-    scores = np.concatenate(parts)
+        scores = cross_val_score(
+            plan.build(),
+            as_input(dataset),
+            dataset.y,
+            cv=folds,
+            scoring=score,
+            error_score="raise",
+        )
     finite = bool(np.isfinite(scores).all())
     found = {
         "folds": folds,
