@@ -124,6 +124,24 @@ def test_a_job_that_runs_is_cancelled_and_stores_nothing(
     assert client.get(url).json["status"] == "cancelled"
 
 
+@pytest.mark.databases("sqlite")
+def test_a_job_shows_how_many_trees_have_grown(client: FlaskClient, queue: Runner) -> None:
+    url = submit(client, SLOW)
+    seen: list[int] = []
+    end = time.monotonic() + DEADLINE
+    while len(set(seen)) < 3:
+        assert time.monotonic() < end, seen
+        progress = client.get(url).json["progress"]
+        if progress is not None:
+            assert (progress["total"], progress["unit"]) == (1000, "trees")
+            seen.append(progress["done"])
+        time.sleep(0.1)
+
+    client.delete(url)
+    assert seen == sorted(seen)
+    assert all(done % 100 == 0 for done in seen)  # a tenth at a time
+
+
 def test_an_answer_to_a_submission_is_repeated_by_its_key(client: FlaskClient) -> None:
     headers = {**LATER, "Idempotency-Key": "once"}
     first, second = (client.post("/api/v1/ml/train", json=ROWS, headers=headers) for _ in range(2))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from webapp.errors import InvalidInput
-from webapp.jobs.processes import MB, LocalExecutor, ProcessFailed, ProcessLimits
+from webapp.jobs.processes import MB, LocalExecutor, ProcessFailed, ProcessLimits, Task
 
 LIMITS = ProcessLimits(memory=300 * MB, seconds=2)
 LONG = ProcessLimits(seconds=60)
@@ -39,6 +39,13 @@ def is_alive(process: int) -> bool:
 def double(report: Any, value: int) -> dict[str, Any]:
     report(1, 2, "steps")
     return {"doubled": 2 * value, "process": os.getpid(), "bytes": b"\0\1", "more": b""}
+
+
+def count_to_a_thousand(report: Any) -> dict[str, Any]:
+    for unit in ("trees", "folds"):
+        for done in range(1001):
+            report(done, 1000, unit)
+    return {}
 
 
 def tell_and_sort(report: Any) -> dict[str, Any]:
@@ -92,6 +99,28 @@ def test_the_answer_comes_from_another_process(executor: LocalExecutor) -> None:
     assert {(answer["bytes"], answer["more"]) for answer in answers} == {(b"\0\1", b"")}
     assert len({os.getpid(), *(answer["process"] for answer in answers)}) == 4
     assert tasks[0].progress == {"done": 1, "total": 2, "unit": "steps"}
+
+
+def test_of_reports_one_upon_another_beginnings_and_ends_are_sent(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        Task,
+        "progress",
+        property(lambda _: sent[-1], lambda _, value: sent.append(value)),
+        raising=False,  # an attribute of its objects
+    )
+
+    executor.submit(count_to_a_thousand, limits=LONG).result()
+
+    reports = [(value["done"], value["unit"]) for value in sent if value is not None]
+    assert reports[0] == (0, "trees")
+    assert [r for r in reports if r[0] in (0, 1000)] == [
+        *[(0, "trees"), (1000, "trees")],
+        *[(0, "folds"), (1000, "folds")],
+    ]
+    assert len(reports) < 100
 
 
 @pytest.mark.parametrize(

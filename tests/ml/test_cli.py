@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pty
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
 from tests.ml.calls import ML, predict
 from tests.tables import WRITERS
+from webapp.jobs.processes import Task
+from webapp.jobs.service import Order
+from webapp.ml import cli
 
 DATA = load_diabetes()
 
@@ -65,6 +75,48 @@ def test_train_takes_the_options_of_the_service(runner: FlaskCliRunner, diabetes
     assert version["scale"] is True
     assert version["metrics"]["cross_validation"]["folds"] == 3
     assert "not trained" in runner.invoke(args=["ml", "info"]).output
+
+
+class Counting:
+    """A runner whose job is always as far as it says, and then fails."""
+
+    def run(self, _session: Any, _order: Any, *, watch: Callable[[Task], object]) -> None:
+        """Tell how far a job is, and fail."""
+        task = Task()
+        watch(task)
+        for done, total, unit in [(0, 300, "trees"), (155, 300, "trees"), (7, None, "rows")]:
+            task.progress = {"done": done, "total": total, "unit": unit}
+            watch(task)
+        raise ZeroDivisionError
+
+
+@pytest.mark.databases("sqlite")
+def test_a_terminal_shows_how_far_a_training_is_and_a_file_does_not(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "job_runner", Counting)
+
+    def train_with(stream: IO[str]) -> None:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with app.app_context(), pytest.raises(ZeroDivisionError):
+            cli.run_job(Order("train", "default", {}, b""))
+
+    screen, terminal = pty.openpty()
+    with os.fdopen(screen, "rb") as shown, os.fdopen(terminal, "w") as stream:
+        train_with(stream)
+        drawn = ""
+        while not drawn.endswith("\n"):
+            drawn += os.read(shown.fileno(), 1000).decode()
+    train_with(file := io.StringIO())
+
+    half, rest = "#" * 15, "-" * 15
+    started, halfway, unknown, end = drawn.split("\r")[1:]
+    assert started == f"[{rest}{rest}] 0 of 300 trees"
+    assert halfway == f"[{half}{rest}] 155 of 300 trees"
+    assert unknown.rstrip() == "7 rows"
+    assert len(unknown) == len(halfway)  # nothing of the line before is left
+    assert end == "\n"
+    assert file.getvalue() == ""
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "arrow"])

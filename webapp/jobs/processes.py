@@ -43,12 +43,16 @@ LARGEST_ANSWER = 2**31  # bytes of one part of an answer
 BACKLOG = 1024  # callers that wait for a child
 LOOK = 0.1  # seconds between looks whether the work has been cancelled
 START = 60.0  # seconds in which a fork server must have imported everything
+LEAST_PAUSE = 0.2  # seconds between two reports of how far work is
 NICER = 10  # than a web worker: predictions come first …
 EASE = 1.0  # … after so many seconds: a small training need not wait for them
 TICK = 1.0  # seconds between looks whether a process has lost its parent
 
 Report: TypeAlias = Callable[[int, int | None, str], None]
-"""Tells how far work is: how much is done, of how much in all (None: unknown), and of what."""
+"""Tells how far work is: how much is done, of how much in all (None: unknown), and of what.
+
+Of reports that come one upon another, some are left out, but for beginnings and ends.
+"""
 Work: TypeAlias = Callable[..., dict[str, Any]]
 """A function of a module: ``work(report, *arguments)``; its answer holds JSON values and bytes."""
 
@@ -341,7 +345,13 @@ def _work_for(caller: socket.socket) -> None:
     _set_limits(call.limits)
     warnings.simplefilter("ignore")  # nobody reads them
 
+    next_report = 0.0
+
     def report(done: int, total: int | None, unit: str) -> None:
+        nonlocal next_report
+        if done not in (0, total) and time.monotonic() < next_report:
+            return
+        next_report = time.monotonic() + LEAST_PAUSE
         progress = {"done": done, "total": total, "unit": unit}
         connection.send_bytes(json.dumps({"progress": progress}).encode())
 

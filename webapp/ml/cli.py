@@ -73,6 +73,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 commands = AppGroup("ml", help="Train models, predict with them, manage their versions.")
 LONGEST_CELL = 80
+WIDTH_OF_BAR = 30
 PAGE = {"page": 1, "page_size": 1000}
 
 model_option = click.option(
@@ -142,16 +143,24 @@ def run_job(order: Order) -> ModelVersion:
     def show(task: Task) -> None:
         nonlocal shown
         if task.progress is not None and sys.stderr.isatty():
-            done, total = task.progress["done"], task.progress["total"]
-            of_all = "" if total is None else f" of {total}"
-            text = f"{done}{of_all} {task.progress['unit']}"
+            text = _draw_bar(**task.progress)
             click.echo(f"\r{text:<{len(shown)}}", nl=False, err=True)
             shown = text
 
-    version: ModelVersion = runner.run(db.session(), order, watch=show)
-    if shown:
-        click.echo(err=True)
+    try:
+        version: ModelVersion = runner.run(db.session(), order, watch=show)
+    finally:
+        if shown:
+            click.echo(err=True)
     return version
+
+
+def _draw_bar(done: int, total: int | None, unit: str) -> str:
+    """Return how far a job is, as a line; without a bar where the total is not known."""
+    if not total:
+        return f"{done} {unit}"
+    filled = "#" * (WIDTH_OF_BAR * done // total)
+    return f"[{filled:-<{WIDTH_OF_BAR}}] {done} of {total} {unit}"
 
 
 @commands.command()

@@ -292,9 +292,7 @@ def test_refitted_models_have_the_importances_of_the_fit_that_was_judged() -> No
 
 def inspect(data: bytes, **options: Any) -> Any:
     """Return the importances of an upload."""
-    answer = inspect_file(data, None, {"max_features": 10, **options})
-    assert "version" in answer, answer
-    return answer["version"]["importances"]
+    return inspect_file(None, data, None, {"max_features": 10, **options})["importances"]
 
 
 @pytest.mark.parametrize(

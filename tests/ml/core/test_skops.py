@@ -28,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import config
+from webapp.errors import InvalidInput
 from webapp.ml.core.artifacts import digest
 from webapp.ml.core.estimators import CATALOGUE, Estimator, build_estimator, resolve_params
 from webapp.ml.core.formats import inspect_file
@@ -85,8 +86,10 @@ def load(data: bytes) -> Any:
 
 def refuse(data: bytes) -> str:
     """Return the reason for which an upload is refused."""
-    answer = inspect_file(data, None, {"max_features": 1000})
-    (reason,) = answer["faults"]["artifact"]
+    with pytest.raises(InvalidInput) as caught:
+        inspect_file(None, data, None, {"max_features": 1000})
+    assert isinstance(caught.value.faults, dict)
+    (reason,) = caught.value.faults["artifact"]
     return str(reason)
 
 
@@ -218,7 +221,7 @@ def test_feature_names_are_read_apart_so_that_arrays_can_be_predicted() -> None:
 
     for model in (Ridge(), make_pipeline(StandardScaler(), Ridge())):
         data = skops.io.dumps(model.fit(table, y))
-        described = inspect_file(data, None, {"max_features": 10})["version"]
+        described = inspect_file(None, data, None, {"max_features": 10})
         loaded = skops_files.load(data, Signature.from_json(described["signature"]))
         assert described["feature_names"] == list(table.columns)
         assert loaded.scorer(X).values.shape == (len(X),)

@@ -17,6 +17,7 @@ from tests.ml.expected_metrics import assert_same
 from webapp.errors import InvalidInput
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import skops
+from webapp.ml.core.progress import tell_nobody
 from webapp.ml.core.sample_data import make_sample_data
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
@@ -162,7 +163,7 @@ def test_a_model_too_large_to_be_stored_is_no_fault_of_the_service(
     )
 
     with pytest.raises(InvalidInput, match="is too large: try fewer rows or columns"):
-        fit(None, order.payload, None, 600)
+        fit(tell_nobody, order.payload, None, 600)
 
 
 @on_sqlite

@@ -10,6 +10,7 @@ import numpy as np
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.metrics import SMALLER_IS_BETTER, make_scorer
+from webapp.ml.core.progress import Report, tell_nobody
 from webapp.ml.core.signature import Task
 
 CANDIDATES: dict[Task, tuple[str, ...]] = {
@@ -51,13 +52,15 @@ def rank_candidates(
     clock: Callable[[], float],
     folds: int = 3,
     random_state: int = 42,
+    report: Report = tell_nobody,
 ) -> list[Ranked]:
     """Return all candidates for a task, best first: by R² or accuracy, the mean over folds.
 
     ``build`` returns the unfitted estimator, or pipeline, of a name in the catalogue; it should
     standardise the features of the linear ones. X: (n_rows, n_features), an array or a data
     frame; y: (n_rows,). Folds are shuffled, and
-    stratified where each class has a row for each fold.
+    stratified where each class has a row for each fold. ``report`` is told how many candidates are
+    done.
 
     No fit begins after ``seconds``, but for one candidate, which is always fitted on all folds.
     Those that were not, or that failed, come last: their mean is None, and ``reason`` says why.
@@ -75,12 +78,14 @@ def rank_candidates(
     started = clock()
     scored: list[Ranked] = []
     others: list[Ranked] = []
-    for name in CANDIDATES[task]:
+    for done, name in enumerate(CANDIDATES[task]):
+        report(done, len(CANDIDATES[task]), "candidates")
         deadline = started + seconds if scored else float("inf")
         make = partial(build, name)
         found = score_on_folds(make, X, y, splits, metric=metric, deadline=deadline, clock=clock)
         ranked = _describe(name, metric, found)
         (others if ranked["mean"] is None else scored).append(ranked)
+    report(len(CANDIDATES[task]), len(CANDIDATES[task]), "candidates")
     if not scored:
         reasons = "; ".join(f"{ranked['estimator']}: {ranked['reason']}" for ranked in others)
         raise InvalidInput({"estimator": [f'"auto" finds none that can be fitted: {reasons}']})

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from webapp.errors import InvalidInput
+from webapp.ml.core import progress
 from webapp.ml.core.datasets import Dataset, DataWarning, Labels, Matrix, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
@@ -45,6 +46,7 @@ from webapp.ml.core.metrics import (
 from webapp.ml.core.pipelines import describe_linear, make_typed_scorer
 from webapp.ml.core.plots import Judged
 from webapp.ml.core.preprocessing import build_pipeline, is_typed, make_frame
+from webapp.ml.core.progress import Report, tell_nobody
 from webapp.ml.core.scoring import Scorer, Scores, compile_scorer, find_linear_functions
 from webapp.ml.core.selection import Ranked, rank_candidates
 from webapp.ml.core.signature import Signature, matrix_signature
@@ -143,18 +145,26 @@ class Plan:
         )
 
 
-def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -> TrainedModel:
+def train(
+    dataset: Dataset,
+    spec: TrainingSpec,
+    *,
+    clock: Callable[[], float],
+    report: Report = tell_nobody,
+) -> TrainedModel:
     """Fit an estimator, and evaluate it on rows that it has not seen.
 
     With fewer than 10 rows, or a hold-out of one, it is fitted and evaluated on all rows, and
     ``evaluated_on`` says so. The split is that of scikit-learn's ``train_test_split``.
     ``clock`` tells seconds; those of the fit that made the returned estimator are kept.
+    ``report`` is told how far it is: candidates of "auto", then trees or iterations, then folds,
+    and with ``refit`` trees or iterations again.
 
     Raises InvalidInput where the rows cannot be fitted as asked.
     """
     started, candidates = clock(), None
     if spec.estimator == AUTO:
-        spec, candidates = _choose_best(dataset, spec, clock)
+        spec, candidates = _choose_best(dataset, spec, clock, report)
     plan = make_plan(dataset, spec, clock)
     entry, spec = plan.entry, plan.spec
     count_classes(dataset, entry)
@@ -163,15 +173,15 @@ def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
-        fit = judged_fit = _fit(plan, fitted_rows)
+        fit = judged_fit = _fit(plan, fitted_rows, report)
         metrics, judged = _measure(fit, test_rows or fitted_rows, fitted_rows)
         if spec.cv:
-            metrics["cross_validation"], further = _cross_validate(plan, dataset)
+            metrics["cross_validation"], further = _cross_validate(plan, dataset, report)
             doubts += further
         if candidates is not None:
             metrics["candidates"] = candidates
         if test_rows is not None and spec.refit:
-            fit = _fit(plan, Subset(dataset))
+            fit = _fit(plan, Subset(dataset), report)
     signature = dataset.signature or matrix_signature(
         dataset.feature_names, entry.task, dataset.target
     )
@@ -242,7 +252,7 @@ def count_classes(dataset: Dataset, entry: Estimator) -> int:
 
 
 def _choose_best(
-    dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float]
+    dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float], report: Report
 ) -> tuple[TrainingSpec, list[Ranked]]:
     """Return how to train the best of some candidates, judged on the rows to fit, and all."""
     fitted, signature = hold_out(dataset, spec)[0].take(), dataset.signature
@@ -264,6 +274,7 @@ def _choose_best(
         seconds=spec.time_budget,
         clock=clock,
         random_state=spec.random_state,
+        report=report,
     )
     return describe(candidates[0]["estimator"]), candidates
 
@@ -383,7 +394,7 @@ class _Fit:
     means: Matrix | None
 
 
-def _fit(plan: Plan, rows: Subset) -> _Fit:
+def _fit(plan: Plan, rows: Subset, report: Report = tell_nobody) -> _Fit:
     least_squares = (
         plan.signature is None
         and plan.entry.name == DEFAULT_ESTIMATOR
@@ -401,7 +412,7 @@ def _fit(plan: Plan, rows: Subset) -> _Fit:
         if least_squares:
             basis = _fit_least_squares(estimator, dataset, mask)
         else:
-            estimator.fit(as_input(dataset), dataset.y)
+            progress.fit(estimator, as_input(dataset), dataset.y, report)
         scorer = _make_scorer(estimator, dataset.signature)
         scores = _score(scorer, dataset.take_first())
     seconds = plan.clock() - started
@@ -486,12 +497,13 @@ def _measure(fit: _Fit, rows: Subset, fitted: Subset) -> tuple[dict[str, Any], J
 
 
 def _cross_validate(
-    plan: Plan, dataset: Dataset
+    plan: Plan, dataset: Dataset, report: Report
 ) -> tuple[dict[str, Any], tuple[DataWarning, ...]]:
     """Return a score per fold (R², or accuracy), their mean and spread; and warnings.
 
     The folds are those of scikit-learn's ``cross_val_score`` with ``cv`` as a number.
     """
+    from sklearn.metrics import get_scorer
     from sklearn.model_selection import cross_val_score
 
     folds = plan.spec.cv
@@ -503,6 +515,16 @@ def _cross_validate(
         counts = Counter(dataset.y.tolist())
         effect = f"some of the {folds} folds have no such row"
         doubts = _warn_of_rare_classes(dataset, counts, folds, effect)
+    scorer, done = get_scorer(metric), 0
+
+    def score(estimator: Any, X: Any, y: Any) -> float:
+        nonlocal done
+        found: float = scorer(estimator, X, y)
+        done += 1
+        report(done, folds, "folds")
+        return found
+
+    report(done, folds, "folds")
     with (
         warnings.catch_warnings(),
         _faults_as("cv", "makes folds that cannot be fitted: {reason}"),
@@ -514,7 +536,7 @@ def _cross_validate(
             as_input(dataset),
             dataset.y,
             cv=folds,
-            scoring=metric,
+            scoring=score,
             error_score="raise",
         )
     finite = bool(np.isfinite(scores).all())

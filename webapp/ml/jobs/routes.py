@@ -69,7 +69,8 @@ class OneJob(MethodView):
     def get(self, headers: Mapping[str, str], job: int) -> tuple[Job, Headers]:
         """Get a job, and how far it is.
 
-        With `Prefer: wait=10`, the answer comes when the job has ended, or after ten seconds.
+        With `Prefer: wait=10`, the answer comes when the job has ended, or after ten seconds;
+        that it is further is no reason to answer before.
         """
         seconds, session = find_wait(headers["prefer"]), db.session()
         deadline = time.monotonic() + seconds

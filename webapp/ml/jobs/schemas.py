@@ -46,11 +46,18 @@ class JobQuery(PageQuery):
 
 
 class ProgressSchema(StrictSchema):
-    """How far a job is."""
+    """How far a job is in what it does now: each part of it counts from 0."""
 
     done = fields.Integer(required=True)
     total = fields.Integer(required=True, allow_none=True, metadata=about("null: not known."))
-    unit = fields.String(required=True, metadata={"example": "trees"})
+    unit = fields.String(
+        required=True,
+        metadata=about(
+            "What is counted: `trees` of a forest, `iterations` of gradient_boosting, `folds` of "
+            "a cross-validation, `candidates` of auto.",
+            example="trees",
+        ),
+    )
 
 
 class ResultSchema(StrictSchema):
@@ -71,7 +78,12 @@ class JobSchema(StrictSchema):
     options = fields.Dict(
         keys=fields.String(), required=True, metadata=about("What was asked for.")
     )
-    progress = fields.Nested(ProgressSchema, required=True, allow_none=True)
+    progress = fields.Nested(
+        ProgressSchema,
+        required=True,
+        allow_none=True,
+        metadata=about("Noted twice a second while it runs; null where nothing is counted."),
+    )
     created_at = fields.AwareDateTime(required=True, format="iso")
     started_at = fields.AwareDateTime(required=True, allow_none=True, format="iso")
     finished_at = fields.AwareDateTime(required=True, allow_none=True, format="iso")

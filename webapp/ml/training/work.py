@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from webapp.errors import InvalidInput
+from webapp.jobs.processes import Report
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
@@ -23,7 +24,7 @@ Answer = dict[str, Any]
 LIGHTER_THAN_AUTO = "one estimator of the catalogue"
 
 
-def fit(_report: Any, packed: bytes, active: Mapping[str, Any] | None, seconds: float) -> Answer:
+def fit(report: Report, packed: bytes, active: Mapping[str, Any] | None, seconds: float) -> Answer:
     """Train on a packed dataset; return a version's columns, its artifact, and the judged rows.
 
     ``active`` is the version to compare with, as ``training.service`` describes it. All must be
@@ -33,7 +34,7 @@ def fit(_report: Any, packed: bytes, active: Mapping[str, Any] | None, seconds: 
     spec, metric = TrainingSpec(**further["spec"]), further["metric"]
     # What a choice among estimators leaves of the seconds is for the training of the best.
     spec = replace(spec, time_budget=min(spec.time_budget, seconds / 2))
-    trained = training.train(dataset, spec, clock=time.perf_counter)
+    trained = training.train(dataset, spec, clock=time.perf_counter, report=report)
     try:
         artifact = skops.dumps(trained.estimator)
     except ArtifactUnusable:
