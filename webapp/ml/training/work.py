@@ -23,15 +23,20 @@ Answer = dict[str, Any]
 
 
 def fit(
-    _report: Any, packed: bytes, active: Mapping[str, Any] | None, limits: FitLimits
+    _report: Any,
+    packed: bytes,
+    active: Mapping[str, Any] | None,
+    limits: FitLimits,
+    spec: TrainingSpec | None = None,
 ) -> Answer:
     """Train on a packed dataset; return a version's columns, its artifact, and the judged rows.
 
-    ``active`` is the version to compare with, as ``training.service`` describes it. Raises
-    InvalidInput where the rows cannot be fitted.
+    ``active`` is the version to compare with, as ``training.service`` describes it; ``spec``
+    says how to train, where the dataset does not. Raises InvalidInput where the rows cannot be
+    fitted.
     """
     dataset, further = unpack_dataset(packed)
-    spec, metric = TrainingSpec(**further["spec"]), further["metric"]
+    spec, metric = spec or TrainingSpec(**further["spec"]), further["metric"]
     trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
     try:
         artifact = skops.dumps(trained.estimator)
