@@ -257,7 +257,8 @@ class Runner:
         kind = self.kinds[begun.order.kind]
 
         def finish(made: Any) -> None:
-            service.finish(session, begun.claim, SUCCEEDED, result=kind.describe(made))
+            result, progress = kind.describe(made), begun.task.progress
+            service.finish(session, begun.claim, SUCCEEDED, result=result, progress=progress)
             before_commit(made)
 
         return kind.store(session, begun.order, begun.task.result(), finish)

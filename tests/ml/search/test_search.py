@@ -216,3 +216,16 @@ def test_a_search_that_is_cancelled_leaves_nothing_and_others_are_not_kept_waiti
     assert wait_for(client, later.location, "succeeded")["result"]["version"] == 2
     assert [client.get(url).json["status"] for url in urls] == ["cancelled"] * 2
     assert len(client.get(f"{MODEL}/versions").json) == 2
+
+
+@on_sqlite
+@pytest.mark.slow
+def test_a_worker_that_stops_leaves_its_search_to_others(
+    client: FlaskClient, queue: Runner
+) -> None:
+    url = client.post(f"{MODEL}/search", json=LENGTHY, headers=LATER).location
+    wait_for(client, url, "running")
+
+    queue.close()
+    job = client.get(url).json
+    assert (job["status"], job["attempts"], job["progress"]) == ("queued", 0, None)
