@@ -244,13 +244,13 @@ SETTINGS = (
         "MAX_FIT_SECONDS",
         integer(1, 86_400),
         "600",
-        "Longest time that a fit may take.",
+        "Longest time in seconds that a training may take, of the clock and of a core.",
     ),
     Setting(
         "MAX_FIT_MEMORY",
         integer(64, 2**30),
         "2048",
-        "Most memory in MB that a training may take beside its rows, by an estimate beforehand.",
+        "Most memory in MB that a training may take beside its rows.",
     ),
     Setting(
         "TRAINING_PROCESSES",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import requests
 from benchmarks.competitors.common import sample
 from benchmarks.work import MEDIA_TYPES, WRITERS, make_table, train
 from tests.conftest import migrate
-from tests.faults.load import ML, Client, predict, stream, train_constant
+from tests.faults.load import ML, Answer, Client, predict, stream, train_constant
 from tests.gunicorn_server import ROOT, running_gunicorn
 
 SMALL, LARGE = 1_000, 1_000_000
@@ -25,6 +26,7 @@ import atexit, runpy
 atexit.register(lambda: print(open("/proc/self/status").read()))
 runpy.run_module("flask", run_name="__main__")
 """
+FORESTS, FOREST_ROWS, ASYNC = 50, 2_000, "respond-async"
 N_ROWS, SECONDS = 100_000, 8.0  # of a training that predictions run beside, of each line
 
 
@@ -71,12 +73,13 @@ def measure_memory(folder: Path, database_url: str) -> None:
 
 
 def measure_latency(folder: Path, database_url: str) -> None:
-    """Print how long predictions take beside nothing, large trainings, and activations.
+    """Print how long predictions take beside nothing, trainings, activations, and a long queue.
 
-    One client sends its next request once the last is answered, to four workers on SQLite.
+    One client of each kind sends its next request once the last is answered, to as many workers
+    as there are cores, at least two, on SQLite.
     """
     training = train("CSV", N_ROWS)
-    settings = {"WEB_CONCURRENCY": "4", "ACCESS_LOG": "false", "APP_ENV": "development"}
+    settings = {"ACCESS_LOG": "false", "APP_ENV": "development", "MAX_FIT_MEMORY": "4096"}
     with (
         running_gunicorn(database_url, folder / "log", **settings) as server,
         Client(server.url) as client,
@@ -89,22 +92,43 @@ def measure_latency(folder: Path, database_url: str) -> None:
                 answer = client.call("PUT", f"{ML}/models/default/active", {"version": number})
                 assert answer.status == 200
 
-        print("| beside | times | predictions | failed | p50 ms | p99 ms |")
-        print("|---|---|---|---|---|---|")
+        def queue() -> None:
+            """Put as many forests into the queue as are missing there."""
+            queued = client.call("GET", f"{ML}/jobs?status=queued&page_size=1")
+            total = json.loads(queued.headers["X-Pagination"])["total"]
+            for _ in range(FORESTS - total):
+                answer = client.call("POST", f"{ML}/models/f/train", forest, Prefer=ASYNC)
+                assert answer.status == 202
+            time.sleep(0.1)
+
+        def ask(asking: Client) -> Answer:
+            return asking.call("GET", "/health/live")
+
+        X, y = sample.make_rows(FOREST_ROWS)
+        forest = {"X": X.tolist(), "y": y.tolist(), "estimator": "random_forest"}
+        print("| beside | times | asked for | answers | failed | p50 ms | p99 ms |")
+        print("|---|---|---|---|---|---|---|")
         for name, act in {
             "nothing": lambda: time.sleep(0.1),
             f"training on {N_ROWS:,} rows": lambda: training.send(server.url),
             "activations": activate,
+            f"{FORESTS} forests in the queue": queue,
         }.items():
+            act()
             times, end = 0, time.monotonic() + SECONDS
-            with stream(server.url, predict, kept=True) as probes:
+            with (
+                stream(server.url, predict, kept=True) as predictions,
+                stream(server.url, ask, every=0.02, kept=True) as health,
+            ):
                 while time.monotonic() < end:
                     act()
                     times += 1
-            failed = sum(probe.answer is None or probe.answer.status != 200 for probe in probes)
-            took = [1000 * (probe.ended - probe.started) for probe in probes]
-            p50, p99 = np.percentile(took, [50, 99])
-            print(f"| {name} | {times} | {len(took):,} | {failed} | {p50:.1f} | {p99:.1f} |")
+            for what, probes in {"prediction": predictions, "health": health}.items():
+                failed = sum(p.answer is None or p.answer.status != 200 for p in probes)
+                took = [1000 * (probe.ended - probe.started) for probe in probes]
+                p50, p99 = np.percentile(took, [50, 99])
+                counts = f"{times} | {what} | {len(took):,} | {failed}"
+                print(f"| {name} | {counts} | {p50:.1f} | {p99:.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Work in child processes: within limits, and gone as soon as nobody waits for it.
 
 Children are forked from a *fork server*: a process with one thread that has imported everything
-and holds no connection. A fork takes milliseconds, where a new interpreter would take seconds to
-import scikit-learn, and a fork of a web worker would inherit its locks. gunicorn's master forks
-the server before its workers, so that all of them share its memory and its limit of children;
-elsewhere the first work starts one.
+and holds no connection. It keeps as many ready as may work at once; each does one piece of work. A
+new interpreter would take seconds to import scikit-learn, and a fork of a web worker would inherit
+its locks. gunicorn's master forks the server before its workers, so that all of them share its
+memory and its children; elsewhere the first work starts one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ LARGEST_ANSWER = 2**31  # bytes of one part of an answer
 BACKLOG = 1024  # callers that wait for a child
 LOOK = 0.1  # seconds between looks whether the work has been cancelled
 START = 60.0  # seconds in which a fork server must have imported everything
-NICER = 10  # than a web worker: predictions come first
+NICER = 10  # than a web worker: predictions come first …
+EASE = 1.0  # … after so many seconds: a small training need not wait for them
+TICK = 1.0  # seconds between looks whether a process has lost its parent
 
 Report: TypeAlias = Callable[[int, int | None, str], None]
 """Tells how far work is: how much is done, of how much in all (None: unknown), and of what."""
@@ -151,7 +153,7 @@ class LocalExecutor(Executor):
             task.set_result(answer)
 
     def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
-        with closing(self._fork_child(task)) as child:
+        with closing(self._take_child(task)) as child:
             if not task.set_running_or_notify_cancel():
                 raise CancelledError
             call = begin()
@@ -169,8 +171,8 @@ class LocalExecutor(Executor):
         answer: dict[str, Any] = message["answer"]
         return answer
 
-    def _fork_child(self, task: Task) -> Connection:
-        """Return a connection to a new child, once there may be one; raises as ``_receive``."""
+    def _take_child(self, task: Task) -> Connection:
+        """Return a connection to a child, as soon as one is free; raises as ``_receive``."""
         while True:
             child = self._server.connect()
             try:
@@ -218,7 +220,7 @@ class ForkServer:
                     os._exit(0)
 
     def connect(self) -> Connection:
-        """Return a connection to a new child, which is forked once there are fewer than the most.
+        """Return a connection to a child, as soon as one is free.
 
         Starts the server where it does not run: it may have been killed, too.
         """
@@ -285,49 +287,58 @@ def _listen(address: str) -> socket.socket:
 
 
 def _serve(listener: socket.socket, most: int, owner: int) -> None:
-    """Fork a child for each caller, at most so many at once, while the owner lives."""
+    """Keep so many children ready for callers, while the owner lives."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    listener.setblocking(False)
     gc.freeze()  # so that no child copies pages to collect garbage
-    children: set[int] = set()
+    server, children = os.getpid(), set[int]()
     while os.getppid() == owner:
-        callers = [listener] if len(children) < most else []
-        waited_for: list[Any] = [woken, *callers]
-        ready, _, _ = select.select(waited_for, [], [], 1.0)
-        if woken in ready:
-            os.read(woken, 4096)
         while children and (ended := os.waitpid(-1, os.WNOHANG)[0]):
             children.discard(ended)
-        if listener in ready:
-            caller, _ = listener.accept()
-            try:
+        with suppress(OSError):  # there are too many processes, or too little memory
+            while len(children) < most:
                 child = os.fork()
-            except OSError:  # there are too many processes, or too little memory
-                time.sleep(LOOK)
-                caller.close()  # who will try again
-                continue
-            if child == 0:
-                try:
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    listener.close()
-                    _work_for(caller)
-                finally:
-                    os._exit(0)
-            children.add(child)
-            caller.close()
+                if child == 0:
+                    try:
+                        signal.set_wakeup_fd(-1)
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        _wait_for_work(listener, server)
+                    finally:
+                        os._exit(0)
+                children.add(child)
+        if select.select([woken], [], [], TICK)[0]:
+            os.read(woken, 4096)
+
+
+def _wait_for_work(listener: socket.socket, server: int) -> None:
+    """Wait for a caller, and do its work; end with the server."""
+    while os.getppid() == server:
+        if not select.select([listener], [], [], TICK)[0]:
+            continue
+        try:
+            caller, _ = listener.accept()
+        except BlockingIOError:  # another child was faster
+            continue
+        listener.close()
+        caller.setblocking(True)
+        _work_for(caller)
+        return
 
 
 def _work_for(caller: socket.socket) -> None:
     """Do the work that a caller sends, and send the answer."""
     connection = Connection(caller.detach())
-    connection.send_bytes(b"{}")  # there is a process for the work
+    connection.send_bytes(b"{}")  # here is a process for the work
     call: Call = connection.recv()  # from whoever owns this process
     _end_with(connection)
-    os.nice(NICER)
+    values = (os.PRIO_PROCESS, os.getpid(), NICER)
+    ease = threading.Timer(EASE, os.setpriority, values)
+    ease.daemon = True
+    ease.start()
     _set_limits(call.limits)
     warnings.simplefilter("ignore")  # nobody reads them
 

@@ -271,7 +271,7 @@ class Runner:
         died = isinstance(error, ProcessFailed) and error.reason == "died"
         if isinstance(error, ProcessFailed):
             error = self.kinds[begun.order.kind].explain(begun.order, error)
-        if not isinstance(error, ServiceError | HTTPException):
+        if died or not isinstance(error, ServiceError | HTTPException):
             log.error("Job %d failed", begun.claim.id, exc_info=error)
         is_left = not isinstance(error, Exception) or isinstance(error, ClientDisconnected)
         # If the database is away, the claim expires.

@@ -29,7 +29,6 @@ from sklearn.model_selection import GridSearchCV, KFold, ParameterSampler, Strat
 
 from tests.ml.expected_metrics import expect_classification, expect_regression
 from webapp.errors import InvalidInput
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset, make_dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.learning import Choices, read_dataset
@@ -285,20 +284,6 @@ def test_a_spread_beyond_float64_is_none() -> None:
 
     assert [candidate["std"] for candidate in ranking.candidates] == [None, None]
     assert [candidate["params"]["alpha"] for candidate in ranking.candidates] == [0.1, 1.0]
-
-
-def test_a_candidate_beyond_the_limits_is_not_fitted_and_the_best_one_can_be_trained() -> None:
-    training = TrainingSpec(estimator="mlp", params={"max_iter": 2})
-    limits = FitLimits(memory=60e6)
-    grid = {"hidden_layer_sizes": [[1000, 1000], [3]]}
-    search = prepare(DIABETES, SearchSpec(training, grid=grid), limits=limits)
-
-    with ThreadPoolExecutor(1) as pool:
-        ranking = run_search(search, pool, at_once=1)
-
-    assert ranking.best_params == {"hidden_layer_sizes": [3]}
-    assert "MB of memory, MAX_FIT_MEMORY allows 60" in ranking.candidates[1]["reason"]
-    train(DIABETES, ranking.training, clock=time.perf_counter, limits=limits)
 
 
 def test_a_budget_that_is_used_up_leaves_the_first_candidate() -> None:

@@ -18,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE, build_estimator, resolve_params
 from webapp.ml.core.selection import CANDIDATES, NOT_TRIED, rank_candidates
 
@@ -94,8 +93,6 @@ def test_a_data_frame_goes_through_the_pipelines_of_the_caller() -> None:
         labels,
         "classification",
         build=lambda name: make_pipeline(encode, build(name)),
-        columns=6,
-        limits=FitLimits(),
     )
 
     assert ranking[0]["mean"] > 0.9
@@ -137,16 +134,6 @@ def test_a_candidate_that_cannot_be_fitted_is_listed_with_the_reason() -> None:
     assert ranking[-1]["estimator"] == "extra_trees"
     assert ranking[-1]["mean"] is None
     assert "cannot be fitted: loss='poisson' requires non-negative y" in ranking[-1]["reason"]
-
-
-def test_a_candidate_beyond_the_limits_is_not_fitted() -> None:
-    limits = FitLimits(memory=50e6)
-
-    ranking = rank(*DIABETES, "regression", limits=limits, build=build_constant)
-
-    reasons = {ranked["estimator"]: ranked["reason"] for ranked in ranking}
-    assert reasons["ridge"] is None
-    assert "MB of memory, which is beyond the limit" in reasons["random_forest"]
 
 
 def test_a_rare_class_does_not_keep_candidates_from_being_compared() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,12 @@ from tests.faults import on_sqlite
 from tests.ml.calls import ML, predict, train, train_constant
 from tests.ml.expected_metrics import assert_same
 from webapp.errors import InvalidInput
-from webapp.jobs.processes import MB, ProcessLimits
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import skops
 from webapp.ml.core.sample_data import make_sample_data
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
-from webapp.ml.training.service import KIND, order_training
+from webapp.ml.training.service import order_training
 from webapp.ml.training.work import fit
 
 
@@ -153,21 +150,6 @@ def test_a_training_that_takes_too_long_is_refused_and_leaves_nothing(own_app: F
     assert client.get(f"{ML}/model-info").json["trained"] is False
 
 
-def test_a_training_that_needs_too_much_memory_is_refused(client: FlaskClient) -> None:
-    newton = {"estimator": "logistic_regression", "params": {"solver": "newton-cholesky"}}
-
-    refused = train_few_rows(client, **newton)
-    as_advised = train_few_rows(client, estimator="logistic_regression")
-
-    assert refused.status_code == 422
-    (message,) = refused.json["errors"]["json"]["estimator"]
-    assert message.endswith(
-        " MB of memory, MAX_FIT_MEMORY allows 2048: try fewer rows or columns, "
-        'or the solver "lbfgs", or a smaller max_iter'
-    )
-    assert as_advised.status_code == 201
-
-
 def test_a_model_too_large_to_be_stored_is_no_fault_of_the_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -180,17 +162,22 @@ def test_a_model_too_large_to_be_stored_is_no_fault_of_the_service(
     )
 
     with pytest.raises(InvalidInput, match="is too large: try fewer rows or columns"):
-        fit(None, order.payload, None, FitLimits())
+        fit(None, order.payload, None, 600)
 
 
 @on_sqlite
-def test_a_training_that_takes_too_much_memory_after_all_is_refused(own_app: Flask) -> None:
-    client, kind = own_app.test_client(), own_app.extensions["jobs"].kinds[KIND]
-    own_app.extensions["jobs"].kinds = {KIND: replace(kind, limit=lambda _: ProcessLimits(MB, 60))}
+def test_a_training_that_needs_too_much_memory_is_refused(own_app: Flask) -> None:
+    own_app.config["MAX_FIT_MEMORY"] = 200
+    client = own_app.test_client()
+    newton = {"estimator": "logistic_regression", "params": {"solver": "newton-cholesky"}}
 
-    X = [[row % 7 * column for column in range(100)] for row in range(2000)]
-    refused = client.post(f"{ML}/train", json={"X": X, "y": list(range(2000))})
+    refused = train_few_rows(client, **newton)
+    as_advised = train_few_rows(client, estimator="logistic_regression")
 
     assert refused.status_code == 422
-    assert "is too large: try fewer rows or columns" in refused.json["detail"]
-    assert client.get(f"{ML}/model-info").json["trained"] is False
+    (message,) = refused.json["errors"]["json"]["estimator"]
+    assert message == (
+        "needs more memory than the 200 MB that MAX_FIT_MEMORY allows: try fewer rows or columns, "
+        'or the solver "lbfgs", or a smaller max_iter'
+    )
+    assert as_advised.status_code == 201

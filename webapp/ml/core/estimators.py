@@ -19,8 +19,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from webapp.errors import MOST_FAULTS, InvalidInput
-from webapp.ml.core import costs
-from webapp.ml.core.costs import Cost, Size
 from webapp.ml.core.datasets import Matrix
 from webapp.ml.errors import ArtifactUnusable
 
@@ -61,11 +59,11 @@ class Estimator:
     """One row of the catalogue.
 
     ``type_name`` is the full name of the class where scikit-learn defines it, which is how skops
-    names it. ``estimate_cost`` says what a fit takes, and ``lighter`` what to change where that
-    is too much. ``conflict``, of values that are fine alone and not together: which parameter to
-    change, how, and whether it is met. ``seeded``: takes a ``random_state``. ``scaled``: its fits
-    depend on the scales of the features, so that standardising them is the default. ``within``:
-    bounds of the largest absolute value of the rows, beyond which its solver never ends.
+    names it. ``lighter`` says what to change where a fit takes too much. ``conflict``, of values
+    that are fine alone and not together: which parameter to change, how, and whether it is met.
+    ``seeded``: takes a ``random_state``. ``scaled``: its fits depend on the scales of the
+    features, so that standardising them is the default. ``within``: bounds of the largest
+    absolute value of the rows, beyond which its solver never ends.
     """
 
     name: str
@@ -73,7 +71,6 @@ class Estimator:
     summary: str
     type_name: str
     parameters: tuple[Parameter, ...]
-    estimate_cost: Callable[[Params, Size], Cost]
     lighter: str = ""
     conflict: tuple[str, str, Callable[[Params], bool]] | None = None
     seeded: bool = True
@@ -250,7 +247,6 @@ _ROWS = (
         "Ordinary least squares.",
         "sklearn.linear_model._base.LinearRegression",
         (_FIT_INTERCEPT, _POSITIVE),
-        costs.least_squares_cost,
         seeded=False,
     ),
     Estimator(
@@ -264,7 +260,6 @@ _ROWS = (
             replace(_ITERATIONS, default=None, nullable=True, help="Iterations; null: automatic."),
             _TOLERANCE,
         ),
-        costs.ridge_cost,
         'the solver "lsqr", or a smaller max_iter',
         (
             "solver",
@@ -278,7 +273,6 @@ _ROWS = (
         "Least squares with a penalty on absolute coefficients, which sets some to 0.",
         "sklearn.linear_model._coordinate_descent.Lasso",
         (_ALPHA, *_DESCENT),
-        costs.coordinate_descent_cost,
         "a smaller max_iter",
     ),
     Estimator(
@@ -287,7 +281,6 @@ _ROWS = (
         "Least squares with the penalties of ridge and lasso mixed.",
         "sklearn.linear_model._coordinate_descent.ElasticNet",
         (_ALPHA, Parameter("l1_ratio", 0.5, "The lasso's share of the penalty.", 0, 1), *_DESCENT),
-        costs.coordinate_descent_cost,
         "a smaller max_iter",
     ),
     Estimator(
@@ -300,7 +293,6 @@ _ROWS = (
             _REGRESSION_CRITERION,
             _MAX_FEATURES,
         ),
-        costs.forest_cost,
         _LIGHTER_FOREST,
         _FOREST_CONFLICT,
     ),
@@ -314,7 +306,6 @@ _ROWS = (
             Parameter("quantile", None, _QUANTILE, 0.001, 0.999, nullable=True),
             *_BOOSTING,
         ),
-        costs.boosting_cost,
         _LIGHTER_BOOSTING,
         (
             "quantile",
@@ -328,7 +319,6 @@ _ROWS = (
         "A tree of questions, each about one feature, that can be read.",
         "sklearn.tree._classes.DecisionTreeRegressor",
         (*_GROWTH, _REGRESSION_CRITERION, _SPLITTER, _ALL_FEATURES),
-        costs.tree_cost,
         _LIGHTER_TREE,
     ),
     Estimator(
@@ -337,7 +327,6 @@ _ROWS = (
         "The mean of decision trees whose thresholds are drawn at random.",
         "sklearn.ensemble._forest.ExtraTreesRegressor",
         (*_EXTRA_TREES, _REGRESSION_CRITERION, _MAX_FEATURES),
-        costs.forest_cost,
         _LIGHTER_FOREST,
         _FOREST_CONFLICT,
     ),
@@ -351,7 +340,6 @@ _ROWS = (
             Parameter("alpha", 0.9, _STAGE_QUANTILE, 0.001, 0.999),
             *_STAGES,
         ),
-        costs.stages_cost,
         _LIGHTER_STAGES,
     ),
     Estimator(
@@ -360,7 +348,6 @@ _ROWS = (
         "Support vectors: rows compared by a kernel, for up to some thousand rows.",
         "sklearn.svm._classes.SVR",
         (*_KERNEL, _EPSILON),
-        costs.kernel_cost,
         _LIGHTER_SVM,
         seeded=False,
         scaled=True,
@@ -377,7 +364,6 @@ _ROWS = (
             replace(_EPSILON, default=0.0),
             *_LINEAR_SVM,
         ),
-        costs.linear_svm_cost,
         "a smaller max_iter",
         scaled=True,
         within=_LIBLINEAR,
@@ -388,7 +374,6 @@ _ROWS = (
         "The mean of the most similar rows.",
         "sklearn.neighbors._regression.KNeighborsRegressor",
         _NEIGHBORS,
-        costs.neighbors_cost,
         seeded=False,
         scaled=True,
     ),
@@ -398,7 +383,6 @@ _ROWS = (
         "A neural network of fully connected layers.",
         "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
         _NETWORK,
-        costs.network_cost,
         _LIGHTER_NETWORK,
         scaled=True,
     ),
@@ -414,7 +398,6 @@ _ROWS = (
             replace(_ITERATIONS, default=100),
             replace(_TOLERANCE, exclusive_minimum=True),
         ),
-        costs.logistic_cost,
         'the solver "lbfgs"',
         seeded=False,
     ),
@@ -428,7 +411,6 @@ _ROWS = (
             replace(_ALPHA, help="Strength of the penalty on absolute coefficients; 0 is none."),
             _FIT_INTERCEPT,
         ),
-        costs.quantile_cost,
         seeded=False,
     ),
     Estimator(
@@ -444,7 +426,6 @@ _ROWS = (
             replace(_ITERATIONS, default=100),
             *(_FIT_INTERCEPT, _TOLERANCE, _CLASS_WEIGHT),
         ),
-        costs.logistic_cost,
         'the solver "lbfgs", or a smaller max_iter',
         (
             "l1_ratio",
@@ -458,7 +439,6 @@ _ROWS = (
         "The vote of decision trees grown on random samples.",
         "sklearn.ensemble._forest.RandomForestClassifier",
         (*_FOREST, *_FOREST_CLASSES),
-        costs.forest_cost,
         _LIGHTER_FOREST,
         _FOREST_CONFLICT,
     ),
@@ -468,7 +448,6 @@ _ROWS = (
         "Boosted decision trees on binned features, for many rows.",
         f"{_TREES}.HistGradientBoostingClassifier",
         (*_BOOSTING, _CLASS_WEIGHT),
-        costs.boosting_cost,
         _LIGHTER_BOOSTING,
     ),
     Estimator(
@@ -477,7 +456,6 @@ _ROWS = (
         "A tree of questions, each about one feature, that can be read.",
         "sklearn.tree._classes.DecisionTreeClassifier",
         (*_GROWTH, _CLASS_CRITERION, _SPLITTER, _ALL_FEATURES, _CLASS_WEIGHT),
-        costs.tree_cost,
         _LIGHTER_TREE,
     ),
     Estimator(
@@ -486,7 +464,6 @@ _ROWS = (
         "The vote of decision trees whose thresholds are drawn at random.",
         "sklearn.ensemble._forest.ExtraTreesClassifier",
         (*_EXTRA_TREES, *_FOREST_CLASSES),
-        costs.forest_cost,
         _LIGHTER_FOREST,
         _FOREST_CONFLICT,
     ),
@@ -496,7 +473,6 @@ _ROWS = (
         "Boosted decision trees on exact thresholds, for few rows.",
         "sklearn.ensemble._gb.GradientBoostingClassifier",
         _STAGES,
-        costs.stages_cost,
         _LIGHTER_STAGES,
     ),
     Estimator(
@@ -505,7 +481,6 @@ _ROWS = (
         "Support vectors: rows compared by a kernel; labels without probabilities.",
         "sklearn.svm._classes.SVC",
         (*_KERNEL, _CLASS_WEIGHT),
-        costs.kernel_cost,
         _LIGHTER_SVM,
         scaled=True,
     ),
@@ -520,7 +495,6 @@ _ROWS = (
             *_LINEAR_SVM,
             _CLASS_WEIGHT,
         ),
-        costs.linear_svm_cost,
         "a smaller max_iter",
         (
             "penalty",
@@ -536,7 +510,6 @@ _ROWS = (
         "The vote of the most similar rows.",
         "sklearn.neighbors._classification.KNeighborsClassifier",
         _NEIGHBORS,
-        costs.neighbors_cost,
         seeded=False,
         scaled=True,
     ),
@@ -546,7 +519,6 @@ _ROWS = (
         "A neural network of fully connected layers.",
         "sklearn.neural_network._multilayer_perceptron.MLPClassifier",
         _NETWORK,
-        costs.network_cost,
         _LIGHTER_NETWORK,
         scaled=True,
     ),
@@ -560,7 +532,6 @@ _ROWS = (
                 "var_smoothing", 1e-9, "Share of the largest variance added to all.", 1e-15, 1
             ),
         ),
-        costs.naive_bayes_cost,
         seeded=False,
     ),
 )

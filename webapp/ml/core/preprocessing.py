@@ -115,21 +115,6 @@ def choose_columns(transformer: Any, chosen: Any) -> list[int]:
     return [int(place) for place in np.atleast_1d(found)]
 
 
-def count_outputs(signature: Signature, entry: Estimator) -> int:
-    """Return how many numbers the estimator gets for a row, at most."""
-    native = entry.name.startswith("hist_gradient_boosting")
-    count = 0
-    for column in signature.columns:
-        if column.kind == "text":
-            count += TEXT_COMPONENTS  # more words than these are few for each row
-        elif column.kind == "category":
-            few = not native and len(column.categories) <= MOST_ONE_HOT
-            count += len(column.categories) + 1 if few else 1
-        else:
-            count += len(column.inputs) * (1 if native else 2)
-    return count
-
-
 def _make_imputer(*, scale: bool) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline

@@ -21,8 +21,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from webapp.errors import InvalidInput, faults_in
-from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.datasets import Dataset, Labels, Subset
+from webapp.ml.core.datasets import Dataset, Labels
 from webapp.ml.core.estimators import (
     CATALOGUE,
     Estimator,
@@ -47,11 +46,9 @@ from webapp.ml.core.training import (
     MOST_FOLDS,
     TrainingSpec,
     as_input,
-    check_cost,
     count_classes,
     hold_out,
     make_plan,
-    measure_size,
 )
 
 MOST_CANDIDATES = 1000
@@ -94,16 +91,13 @@ class SearchSpec:
 class Rows:
     """The rows that all candidates of a search are scored on, and how.
 
-    ``dataset`` has the rows to fit; its labels are codes, in the order of the classes. ``size`` is
-    that of the training of the best one.
+    ``dataset`` has the rows to fit; its labels are codes, in the order of the classes.
     """
 
     dataset: Dataset
     training: TrainingSpec
-    size: Size
     cv: int
     metric: str
-    limits: FitLimits | None
     clock: Callable[[], float]
 
 
@@ -146,13 +140,7 @@ class Ranking:
         return {"metric": self.metric, "cv": self.cv, "candidates": list(self.candidates)}
 
 
-def prepare_search(
-    dataset: Dataset,
-    spec: SearchSpec,
-    *,
-    clock: Callable[[], float],
-    limits: FitLimits | None = None,
-) -> Search:
+def prepare_search(dataset: Dataset, spec: SearchSpec, *, clock: Callable[[], float]) -> Search:
     """Return a search with all its candidates, each of which the catalogue allows.
 
     Raises InvalidInput, by place, for all that can be refused before anything is fitted.
@@ -175,10 +163,8 @@ def prepare_search(
     rows = Rows(
         dataset=_encode_target(fitted.take()),
         training=training,
-        size=measure_size(plan, fitted, n_classes),
         cv=spec.cv,
         metric=metric,
-        limits=limits,
         clock=clock,
     )
     return Search(candidates, training, spec.cv, metric, clock, rows)
@@ -203,9 +189,9 @@ def run_search(
     of the search: of 1,000,000 × 10, that takes 0.7 seconds, and five folds of a ridge take 2.2.
     ``report`` is told how many candidates are done, and how many there are.
 
-    A candidate that fails, that takes more than the limits, or for whose error ``explain`` has a
-    reason comes last, with the reason. No candidate begins after the time budget, and no fold:
-    those without scores come last, too. The first candidate is always tried.
+    A candidate that fails, or for whose error ``explain`` has a reason, comes last with that. No
+    candidate begins after the time budget, and no fold: those without scores come last, too. The
+    first candidate is always tried.
     The order does not depend on which ends first: of equal means, the earlier candidate is first.
 
     Raises InvalidInput where no candidate has scores.
@@ -291,11 +277,6 @@ def score_candidate(rows: Rows, params: Params, seconds: float) -> Scored:
     deadline = rows.clock() + seconds
     dataset = rows.dataset
     plan = make_plan(dataset, _choose(rows.training, params), rows.clock)
-    if rows.limits is not None:
-        try:
-            check_cost(plan, Subset(dataset), rows.size, rows.limits)
-        except InvalidInput as error:
-            return without_scores(str(error))
     X, y = as_input(dataset), dataset.y
     return score_on_folds(
         plan.build,

@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.costs import FitLimits, Size
-from webapp.ml.core.estimators import CATALOGUE, resolve_params
 from webapp.ml.core.metrics import SMALLER_IS_BETTER, make_scorer
 from webapp.ml.core.signature import Task
 
@@ -53,20 +51,16 @@ def rank_candidates(
     clock: Callable[[], float],
     folds: int = 3,
     random_state: int = 42,
-    limits: FitLimits | None = None,
-    columns: int | None = None,
 ) -> list[Ranked]:
     """Return all candidates for a task, best first: by R² or accuracy, the mean over folds.
 
     ``build`` returns the unfitted estimator, or pipeline, of a name in the catalogue; it should
     standardise the features of the linear ones. X: (n_rows, n_features), an array or a data
     frame; y: (n_rows,). Folds are shuffled, and
-    stratified where each class has a row for each fold. ``columns`` are those that the
-    estimator is fitted on, where preprocessing makes another number of them.
+    stratified where each class has a row for each fold.
 
     No fit begins after ``seconds``, but for one candidate, which is always fitted on all folds.
-    Those that were not, that failed, or that would take more than ``limits`` come last: their
-    mean is None, and ``reason`` says why.
+    Those that were not, or that failed, come last: their mean is None, and ``reason`` says why.
 
     Raises InvalidInput where there are too few rows, or no candidate can be fitted.
     """
@@ -78,26 +72,13 @@ def rank_candidates(
         raise InvalidInput({"estimator": [f'"auto" {message}']})
     metric = "r2_score" if task == "regression" else "accuracy"
     splits = split_into_folds(X, y, task, folds, random_state)
-    size = Size(
-        rows=n_rows - n_rows // folds,
-        judged=n_rows // folds + 1,
-        columns=columns or X.shape[1],
-        classes=1 if task == "regression" else len(np.unique(y)),
-        scale=True,
-    )
     started = clock()
     scored: list[Ranked] = []
     others: list[Ranked] = []
     for name in CANDIDATES[task]:
-        reason = _exceeds(name, size, limits)
-        if reason is None:
-            deadline = started + seconds if scored else float("inf")
-            make = partial(build, name)
-            found = score_on_folds(
-                make, X, y, splits, metric=metric, deadline=deadline, clock=clock
-            )
-        else:
-            found = without_scores(reason)
+        deadline = started + seconds if scored else float("inf")
+        make = partial(build, name)
+        found = score_on_folds(make, X, y, splits, metric=metric, deadline=deadline, clock=clock)
         ranked = _describe(name, metric, found)
         (others if ranked["mean"] is None else scored).append(ranked)
     if not scored:
@@ -117,19 +98,6 @@ def split_into_folds(X: Any, y: Any, task: Task, folds: int, random_state: int) 
     stratified = task == "classification" and np.unique(y, return_counts=True)[1].min() >= folds
     kind = StratifiedKFold if stratified else KFold
     return list(kind(folds, shuffle=True, random_state=random_state).split(X, y))
-
-
-def _exceeds(name: str, size: Size, limits: FitLimits | None) -> str | None:
-    """Return why a candidate is not fitted: what it would take more than the limits."""
-    if limits is None:
-        return None
-    entry = CATALOGUE[name]
-    cost = entry.estimate_cost(resolve_params(entry, {}), size)
-    if cost.memory > limits.memory:
-        return f"needs about {cost.memory / 1e6:.0f} MB of memory, which is beyond the limit"
-    if cost.seconds > limits.seconds:
-        return f"may take {cost.seconds:.0f} seconds, which is beyond the limit"
-    return None
 
 
 def score_on_folds(

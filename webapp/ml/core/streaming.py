@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import (
     Dataset,
     DataWarning,
@@ -274,14 +273,13 @@ def train_from_source(
     executor: Executor | None = None,
     report: Report | None = None,
     memory: float = 0,
-    limits: FitLimits | None = None,
 ) -> TrainedModel:
     """Train on the files of a source; what a version has is as after ``training.train``.
 
     Least squares and ridge on complete columns of numbers read them once, part by part, by the
     ``executor`` if there is one (``sources.map_parts``). Any other training takes them into
     memory, where all values as float64 take no more than ``memory`` bytes, and goes on as
-    ``training.train`` within ``limits``.
+    ``training.train``.
 
     Raises InvalidInput: under ``source`` by file, column and row; and where the data would have to
     be in memory, with how much that is.
@@ -305,7 +303,7 @@ def train_from_source(
         message = f"would have to be in memory, about {size}, and {allowed}: {obstacle}"
         raise InvalidInput({"source": [message]})
     dataset = make_dataset_from(source.read_all([choices.target]), choices)
-    trained = train(dataset, spec, clock=clock, limits=limits)
+    trained = train(dataset, spec, clock=clock)
     return replace(trained, warnings=(*dataset.warnings, *trained.warnings))
 
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 
 from webapp.errors import InvalidInput
-from webapp.ml.core.costs import FitLimits, Size
 from webapp.ml.core.datasets import Dataset, DataWarning, Labels, Matrix, Subset, Vector
 from webapp.ml.core.estimators import (
     CATALOGUE,
@@ -45,7 +44,7 @@ from webapp.ml.core.metrics import (
 )
 from webapp.ml.core.pipelines import describe_linear, make_typed_scorer
 from webapp.ml.core.plots import Judged
-from webapp.ml.core.preprocessing import build_pipeline, count_outputs, is_typed, make_frame
+from webapp.ml.core.preprocessing import build_pipeline, is_typed, make_frame
 from webapp.ml.core.scoring import Scorer, Scores, compile_scorer, find_linear_functions
 from webapp.ml.core.selection import Ranked, rank_candidates
 from webapp.ml.core.signature import Signature, matrix_signature
@@ -58,7 +57,6 @@ DEFAULT_ESTIMATORS = {"regression": DEFAULT_ESTIMATOR, "classification": "logist
 MOST_CLASSES = 1000  # each is a column of every answer
 MOST_COEFFICIENTS = 1000  # with their names up to 1 MB, in every answer that shows a version
 MOST_MEANS = 100_000  # columns times classes: 2 MB of JSON
-TREE_MARGIN = 1.25  # by which the trees of a forest may be larger than its first
 NAMED_CLASSES = 3  # in a warning
 # What permutations may take: whichever is longer, seconds, or a share of the training before.
 LEAST_SECONDS, SHARE_OF_SECONDS = 1.0, 0.1
@@ -145,31 +143,23 @@ class Plan:
         )
 
 
-def train(
-    dataset: Dataset,
-    spec: TrainingSpec,
-    *,
-    clock: Callable[[], float],
-    limits: FitLimits | None = None,
-) -> TrainedModel:
+def train(dataset: Dataset, spec: TrainingSpec, *, clock: Callable[[], float]) -> TrainedModel:
     """Fit an estimator, and evaluate it on rows that it has not seen.
 
     With fewer than 10 rows, or a hold-out of one, it is fitted and evaluated on all rows, and
     ``evaluated_on`` says so. The split is that of scikit-learn's ``train_test_split``.
     ``clock`` tells seconds; those of the fit that made the returned estimator are kept.
 
-    Raises InvalidInput where the rows cannot be fitted as asked, or not within ``limits``.
+    Raises InvalidInput where the rows cannot be fitted as asked.
     """
     started, candidates = clock(), None
     if spec.estimator == AUTO:
-        spec, candidates = _choose_best(dataset, spec, clock, limits)
+        spec, candidates = _choose_best(dataset, spec, clock)
     plan = make_plan(dataset, spec, clock)
     entry, spec = plan.entry, plan.spec
-    n_classes = count_classes(dataset, entry)
+    count_classes(dataset, entry)
     fitted_rows, test_rows, doubts = hold_out(dataset, spec)
     doubts = (*find_doubts(dataset), *doubts)
-    if limits is not None:
-        check_cost(plan, fitted_rows, measure_size(plan, fitted_rows, n_classes), limits)
     # Hashed meanwhile, by another core: 42 of the 260 ms of a training on 1,000,000 × 10.
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(digest_dataset, dataset)
@@ -252,7 +242,7 @@ def count_classes(dataset: Dataset, entry: Estimator) -> int:
 
 
 def _choose_best(
-    dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float], limits: FitLimits | None
+    dataset: Dataset, spec: TrainingSpec, clock: Callable[[], float]
 ) -> tuple[TrainingSpec, list[Ranked]]:
     """Return how to train the best of some candidates, judged on the rows to fit, and all."""
     fitted, signature = hold_out(dataset, spec)[0].take(), dataset.signature
@@ -271,56 +261,11 @@ def _choose_best(
         as_input(fitted),
         fitted.y,
         task=dataset.task,
-        # What is left of the time limit is for the training itself.
-        seconds=min(spec.time_budget, math.inf if limits is None else limits.seconds / 2),
+        seconds=spec.time_budget,
         clock=clock,
         random_state=spec.random_state,
-        limits=limits,
-        columns=None if signature is None else count_outputs(signature, CATALOGUE["ridge"]),
     )
     return describe(candidates[0]["estimator"]), candidates
-
-
-def measure_size(plan: Plan, fitted_rows: Subset, n_classes: int) -> Size:
-    """Return the size of a training that fits these rows of its dataset."""
-    entry, spec = plan.entry, plan.spec
-    n_rows, n_columns = fitted_rows.dataset.X.shape
-    if plan.signature is not None:
-        n_columns = count_outputs(plan.signature, entry)
-    return Size(
-        rows=n_rows if spec.refit or spec.cv else len(fitted_rows),
-        judged=n_rows if len(fitted_rows) == n_rows else n_rows - len(fitted_rows),
-        columns=n_columns,
-        classes=n_classes,
-        scale=bool(spec.scale),
-    )
-
-
-def check_cost(plan: Plan, fitted_rows: Subset, size: Size, limits: FitLimits) -> None:
-    """Raise InvalidInput where fitting these rows would take more than the limits allow."""
-    entry, params, spec = plan.entry, plan.params, plan.spec
-    cost = entry.estimate_cost(params, size)
-    if cost.memory > limits.memory and "bootstrap" in params:  # a forest
-        # No bound from the number of rows is sharp: trees that tell the rows apart easily stay
-        # small. One tree shows it, where growing that is within limits.
-        one = replace(plan, params={**params, "n_estimators": 1}, spec=replace(spec, scale=False))
-        cost_of_one = entry.estimate_cost(one.params, size)
-        if cost_of_one.memory <= limits.memory and cost_of_one.seconds <= limits.seconds:
-            forest = split_pipeline(_fit(one, fitted_rows).estimator)[1]
-            leaves = (
-                TREE_MARGIN * forest.estimators_[0].tree_.n_leaves * size.rows / len(fitted_rows)
-            )
-            cost = entry.estimate_cost(params, replace(size, leaves=leaves))
-    if cost.memory > limits.memory:
-        needed, allowed = math.ceil(cost.memory / 1e6), int(limits.memory / 1e6)
-        message = f"needs about {needed} MB of memory, MAX_FIT_MEMORY allows {allowed}"
-    elif cost.seconds > limits.seconds:
-        needed, allowed = math.ceil(cost.seconds), int(limits.seconds)
-        message = f"may take {needed} seconds, MAX_FIT_SECONDS allows {allowed}"
-    else:
-        return
-    lighter = f", or {entry.lighter}" if entry.lighter else ""
-    raise InvalidInput({"estimator": [f"{message}: try fewer rows or columns{lighter}"]})
 
 
 def list_classes(estimator: Any) -> tuple[Any, ...] | None:

@@ -14,7 +14,6 @@ from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
 from webapp.ml.core import evaluation, training
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.packing import pack_dataset
 from webapp.ml.core.signature import Signature
@@ -56,7 +55,7 @@ def order_training(
         kind=KIND,
         model=name,
         options={
-            "estimator": spec.estimator,
+            "estimator": spec.estimator or training.DEFAULT_ESTIMATORS[dataset.task],
             "activate": activate if metric is None else IF_BETTER,
             "metric": metric,
             "source": source,
@@ -73,7 +72,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
         compares = order.options["activate"] == IF_BETTER
         active = describe_active(session, order.model) if compares else None
-        return order.payload, active, FitLimits.from_settings(settings)
+        return order.payload, active, settings["MAX_FIT_SECONDS"]
 
     def limit(order: Order) -> ProcessLimits:
         memory = settings["MAX_FIT_MEMORY"] * MB + ROWS_IN_MEMORY * len(order.payload)
@@ -85,13 +84,17 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         return _store(session, leases, order, answer, before_commit=before_commit)
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
-        if failure.reason == "memory":
-            return work.too_large(order.options["estimator"])
-        if failure.reason == "seconds":
-            seconds = settings["MAX_FIT_SECONDS"]
-            message = f"takes more than the {seconds} seconds that MAX_FIT_SECONDS allows"
-            return InvalidInput({"estimator": [f"{message}: try fewer rows or columns"]})
-        return failure
+        if failure.reason == "error":
+            return failure
+        memory, seconds = settings["MAX_FIT_MEMORY"], settings["MAX_FIT_SECONDS"]
+        excess = {
+            "memory": f"needs more memory than the {memory} MB that MAX_FIT_MEMORY allows",
+            "seconds": f"takes longer than the {seconds} seconds that MAX_FIT_SECONDS allows",
+            # Not all compiled code reports that memory cannot be had: some crashes.
+            "died": f"ended its process, most likely for want of memory: MAX_FIT_MEMORY allows "
+            f"{memory} MB",
+        }
+        return work.too_heavy(order.options["estimator"], excess[failure.reason])
 
     return Kind(
         work=work.fit,

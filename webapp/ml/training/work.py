@@ -4,44 +4,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import evaluation, training
-from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.formats import skops
 from webapp.ml.core.gate import compare
 from webapp.ml.core.packing import unpack_dataset
-from webapp.ml.core.training import TrainedModel, TrainingSpec
+from webapp.ml.core.training import AUTO, TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
 
 Answer = dict[str, Any]
+
+LIGHTER_THAN_AUTO = "one estimator of the catalogue"
 
 
 def fit(
     _report: Any,
     packed: bytes,
     active: Mapping[str, Any] | None,
-    limits: FitLimits,
+    seconds: float,
     spec: TrainingSpec | None = None,
 ) -> Answer:
     """Train on a packed dataset; return a version's columns, its artifact, and the judged rows.
 
-    ``active`` is the version to compare with, as ``training.service`` describes it; ``spec``
-    says how to train, where the dataset does not. Raises InvalidInput where the rows cannot be
-    fitted.
+    ``active`` is the version to compare with, as ``training.service`` describes it. All must be
+    done in so many ``seconds``. ``spec`` says how to train, where the dataset does not. Raises
+    InvalidInput where the rows cannot be fitted.
     """
     dataset, further = unpack_dataset(packed)
     spec, metric = spec or TrainingSpec(**further["spec"]), further["metric"]
-    trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
+    # What a choice among estimators leaves of the seconds is for the training of the best.
+    spec = replace(spec, time_budget=min(spec.time_budget, seconds / 2))
+    trained = training.train(dataset, spec, clock=time.perf_counter)
     try:
         artifact = skops.dumps(trained.estimator)
     except ArtifactUnusable:
-        raise too_large(spec.estimator) from None
+        raise too_heavy(trained.estimator_name, "makes a model that is too large") from None
     version = _describe(trained, dataset, spec)
     answer = {"version": version, "artifact": artifact, "judged": trained.judged.to_bytes()}
     if metric is not None:
@@ -50,12 +53,13 @@ def fit(
     return answer
 
 
-def too_large(estimator: str | None) -> InvalidInput:
-    """Return the error of a model that needs too much memory."""
-    entry = CATALOGUE.get(estimator or "")
-    lighter = "" if entry is None else entry.lighter
-    message = "makes a model that is too large: try fewer rows or columns"
-    return InvalidInput({"estimator": [f"{message}, or {lighter}" if lighter else message]})
+def too_heavy(estimator: str, excess: str) -> InvalidInput:
+    """Return the error of a training that takes too much: of what, and what to change."""
+    advice = "try fewer rows or columns"
+    lighter = LIGHTER_THAN_AUTO if estimator == AUTO else CATALOGUE[estimator].lighter
+    if lighter:
+        advice += f", or {lighter}"
+    return InvalidInput({"estimator": [f"{excess}: {advice}"]})
 
 
 def _take_held_out(trained: TrainedModel, task: evaluation.Task) -> Dataset:
