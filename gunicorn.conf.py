@@ -72,7 +72,8 @@ def on_starting(server: object) -> None:
         from webapp.server.worker import EpollWorker
 
         EpollWorker.max_body = _settings["MAX_CONTENT_LENGTH"]
-    for library in ("skops.io", "sklearn.linear_model", "sklearn.metrics", "pandas"):
+    of_sklearn = ("linear_model", "metrics", "model_selection")
+    for library in ("skops.io", *(f"sklearn.{name}" for name in of_sklearn), "pandas"):
         importlib.import_module(library)
     # What is here now stays: workers need not look through it for garbage, nor copy its pages.
     gc.collect()

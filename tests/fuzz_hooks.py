@@ -77,6 +77,9 @@ BEYOND_SCHEMAS = [
     r".*: holds .*, but the labels of the model are .*",
     r".*\.target: (is .*, a feature of the model|is needed: .*)",
     r".*\.intervals: needs a linear regression of numbers .*",
+    r".*\.(grid|distributions)\b.*",
+    r".*\.estimator: none of the candidates has scores: .*",
+    r".*\.metric: (needs probabilities|is for two classes), .*",
     r".*\.(metric|table|target): (Is what if_better needs|Is for activate=if_better alone)\.",
     r".*\.explain: (is not possible|is answered in JSON|takes too long|gives numbers|fails) .*",
     r".*\.metric: (is none of a|needs rows to judge on).*",
@@ -174,7 +177,9 @@ def map_case(_context: HookContext, case: Case) -> Case:
         judged = case.path.endswith("/evaluate")
         if (judged or case.path.endswith("/train")) and not case.body.get("target"):
             case.body = {"X": [[1, 2, 3], [4, 5, 6]], "y": [1, 2], **case.body}
-        if judged:
+        if case.path.endswith("/search"):
+            case.body = make_searched(case.body)
+        elif judged:
             labels = case.path_parameters.get("name") == "classes"
             case.body = make_judged(case.body, labels=labels)
         else:
@@ -206,6 +211,15 @@ def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(body["y"][0], str):
             body["y"] = list(map(len, body["y"]))
     return body
+
+
+def make_searched(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body with rows for two folds, and candidates that its estimator takes."""
+    given = ("params", "task", "columns", "exclude", "data", "target", "feature_names")
+    kept = {name: value for name, value in body.items() if name not in given}
+    rows = [[1, 2, 3], [4, 5, 6], [7, 8, 10], [2, 1, 1], [3, 3, 5], [6, 4, 9]]
+    kept |= {"X": rows, "y": [10, 20, 33, 5, 12, 25], "cv": 2}
+    return {**kept, "estimator": "ridge", "grid": {"alpha": [0.1, 1]}, "distributions": None}
 
 
 def make_judged(body: dict[str, Any], *, labels: bool) -> dict[str, Any]:

@@ -37,11 +37,11 @@ RUNS = [
     *([] if SHORT else [("sqlite", "drawn", SEED), ("postgresql", "fixed", FIXED_SEED)]),
 ]
 RULES = (ROOT / "tests" / "fuzz.toml").read_text()
-# Left out of short runs: coverage calls each of the two ways to train 1,800 times, which takes
+# Left out of short runs: coverage calls each of the ways to train 1,800 times, which takes
 # most of its time.
 SHORTLY = """
 [[operations]]
-include-path-regex = "/train$"
+include-path-regex = "/(train|search)$"
 phases.coverage.enabled = false
 """
 

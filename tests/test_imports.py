@@ -100,7 +100,7 @@ ROUTES = rf"scopes|commands|errors|extensions|web\.({WEB_PARTS})|{{feature}}\..+
 LAYERS = [
     ("errors", "", WEB | NUMERIC | {"sqlalchemy", "marshmallow"}),
     (r"ml\.registry\..+", r"(?!ml\.(training|inference)\.).+", set()),
-    (r"ml\.training\..+", r"(?!ml\.inference\.).+", set()),
+    (r"ml\.training\..+", r"(?!ml\.(inference|search)\.).+", set()),
     (r"ml\.inference\..+", r"(?!ml\.training\.).+", set()),
     (r"ml\.core\.tables\..+", r"errors|ml\.core\.(datasets|signature|tables\..+)", set()),
     (r"ml\.core\..+", CORE, WEB | {"sqlalchemy", "marshmallow", "config", "time"}),
@@ -116,12 +116,14 @@ LAYERS = [
     (
         r"ml\..+\.service",
         rf"{SERVICE}|{{own}}\.work|jobs\.(processes|runner|service)|db\.leases|"
-        r"ml\.inference\.(serving|shadow)|ml\.registry\.(models|service)",
+        r"jobs\.steps|ml\.inference\.(serving|shadow)|ml\.registry\.(models|service)|"
+        r"ml\.training\.(service|work)",
         WEB | {"marshmallow", "config"},
     ),
     (
         r".+\.schemas",
-        rf"{CORE}|web\.(fields|paging)|{{feature}}\.schemas|({{own}}|jobs)\.models",
+        rf"{CORE}|web\.(fields|paging)|{{feature}}\.(training\.)?schemas|"
+        r"({own}|jobs)\.models",
         {"flask", "sqlalchemy"},
     ),
     (

@@ -27,6 +27,7 @@ from webapp.ml import routes as ml_routes
 from webapp.ml.blueprint import is_long
 from webapp.ml.inference.service import make_server
 from webapp.ml.registry.service import list_active_versions, list_shadows
+from webapp.ml.search import service as search
 from webapp.ml.training import service as training
 from webapp.observability import health, metrics
 from webapp.observability import log as logs
@@ -39,7 +40,10 @@ from webapp.web.request import Application
 
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
-PRELOADED = ("webapp.ml.training.work", "skops.io", "pandas")  # for work in child processes
+PRELOADED = (  # for work in child processes
+    *("webapp.ml.training.work", "webapp.ml.search.work"),
+    *("sklearn.model_selection", "skops.io", "pandas"),
+)
 
 
 def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
@@ -129,7 +133,7 @@ def register_jobs(app: Flask) -> None:
     app.extensions["jobs"] = Runner(
         engine,
         LocalExecutor("trainings", processes, PRELOADED),
-        {training.KIND: training.make_kind(leases, app.config)},
+        {of.KIND: of.make_kind(leases, app.config) for of in (training, search)},
         keep=timedelta(days=app.config["JOB_KEEP_DAYS"]),
     )
 

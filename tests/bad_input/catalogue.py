@@ -73,10 +73,16 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "test_size": [*all_but("integer", "decimal"), "-1", "1", "1.5", "-5e-324"],
     "random_state": [*all_but("integer"), "-1", "4294967296"],
     "refit": FLAG,
-    "cv": [*all_but("integer"), "-1", "1", "2", "21"],
+    "cv": [*all_but("integer"), "-1", "1", "3", "21"],
     "stratify": FLAG,
     "activate": FLAG,
-    "metric": [*all_but("null"), '"r2"', '"rmse"'],
+    "metric": [*all_but("null"), '"r2"', '"f1"'],
+    "grid": [
+        *(*all_but(), '{"alpha": []}', '{"alpha": [1, -1]}', '{"alpha": 1}', '{"depth": [1]}'),
+        *(f'{{"alpha": [{NESTED}]}}', f'[{{"alpha": [{DIGITS}]}}]', '[{"alpha": [1]}, {}]'),
+    ],
+    "distributions": all_but("null"),  # which goes with no grid
+    "iterations": [*all_but(), "1001"],
     "feature_names": [*all_but("array", "null"), *NAME_LISTS],
     "features": [
         *(*all_but("array", "object"), "[]", "[1, 2]", "[1, 2, 3, 4]", "{}", "[[1, 2, 3]]"),
@@ -179,7 +185,13 @@ REFUSED_QUERY = {
     "cv": [*NO_INTEGERS, "1", "21", "4"],
     "stratify": NO_FLAGS,
     "activate": [*NO_FLAGS, "if_better", "better"],
-    "metric": ["", "1", "r2", "\0", "rmse,mae", "rmse"],
+    "metric": ["", "1", "r2", "\0", "rmse,mae", "f1"],
+    "grid": [
+        *("", "1", "null", "[]", "{}", "{", '{"alpha": []}', '{"alpha": [-1]}', '{"a": [1]}'),
+        *("[" * 5000, "\0", "alpha=1", f'{{"alpha": [{NESTED}]}}'),
+    ],
+    "distributions": ["", "1", "{}", "[]", "{", '{"alpha": [1]}', "\0"],
+    "iterations": [*NO_INTEGERS, "0", "1001"],
     "target": ["", "nobody", "Y", "y\0", "x" * 5000],
     "intervals": NO_FLAGS,
     "explain": NO_FLAGS,

@@ -42,6 +42,13 @@ VALID = {
     "NewItem": {"name": '"a"', "description": '"b"'},
     "ItemChanges": {"name": '"a"', "description": '"b"'},
     "TrainingRequest": {"X": "[[1, 2, 3], [4, 5, 6]]", "y": "[10, 20]"},
+    "SearchRequest": {
+        "X": "[[1, 2, 3], [4, 5, 6], [7, 8, 10], [2, 1, 1]]",
+        "y": "[10, 20, 33, 5]",
+        "estimator": '"ridge"',
+        "grid": '{"alpha": [0.1]}',
+        "cv": "2",
+    },
     "PredictionRequest": {"features": "[1, 2, 3]"},
     "BatchRequest": {"instances": "[[1, 2, 3], [4, 5, 6]]"},
     "ActivationRequest": {"version": "1"},
@@ -83,6 +90,8 @@ class Operation:
         trains = "target" in self.query
         self.columns = ("x1", "x2", "x3", "y") if trains else ("x1", "x2", "x3")
         self.options = {"target": "y"} if trains else {}
+        if "grid" in self.query:
+            self.options |= {"estimator": "ridge", "grid": '{"alpha": [0.1]}', "cv": "2"}
         if self.template.endswith("/compare"):
             self.options = {"versions": "1,2"}
         self.takes_numbers = self.takes_table and not trains

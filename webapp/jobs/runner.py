@@ -25,6 +25,7 @@ from webapp.jobs.errors import JobLost
 from webapp.jobs.models import CANCELLED, FAILED, SUCCEEDED
 from webapp.jobs.processes import Call, LocalExecutor, ProcessFailed, ProcessLimits, Task, Work
 from webapp.jobs.service import Claim, Order
+from webapp.jobs.steps import Answer, Steps
 from webapp.web.problems import describe_problem
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ class Kind:
     ``before_commit`` with what it has made, and returns that. ``describe(made)`` is what the job
     shows as its result, in JSON. ``explain(order, failure)`` is the error that a child's failure
     means.
+
+    Where there are several steps, ``further(steps, answer, order, prepare)`` goes on from the
+    answer of the first one, as `Steps` says; ``prepare()`` is what ``prepare`` returns by then.
     """
 
     work: Work
@@ -55,6 +59,7 @@ class Kind:
     store: Callable[[Session, Order, dict[str, Any], BeforeCommit], Any]
     describe: Callable[[Any], dict[str, Any]]
     explain: Callable[[Order, ProcessFailed], Exception]
+    further: Callable[[Steps, Answer, Order, Callable[[], Any]], Answer] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +136,8 @@ class Runner:
                 service.start(own, claim)
                 return Call(kind.work, kind.prepare(own, order), kind.limit(order))
 
-        begun = _Begun(order, claim, self.executor.submit_late(begin))
+        task = self._join_steps(order, self.executor.submit_late(begin))
+        begun = _Begun(order, claim, task)
         try:
             self._follow(begun, watch)
             return self._store(session, begun, before_commit)
@@ -149,12 +155,16 @@ class Runner:
                     swept_at = time.monotonic()
                     with self._session() as session:
                         service.delete_old(session, keep=self._keep)
-                while self._has_waiting() and self._begin_next():
+                while self._has_room() and self._has_waiting() and self._begin_next():
                     pass
             except Unavailable:
                 continue  # the database is away, as the health of the service says
             except Exception:
                 log.exception("The queue of jobs could not be worked off")
+
+    def _has_room(self) -> bool:
+        """Return whether there may be one more job: between its steps one has no process."""
+        return len(self._working) <= self.executor.processes
 
     def _has_waiting(self) -> bool:
         with self._session() as session:
@@ -188,7 +198,7 @@ class Runner:
         if not found:
             return False
         order, claim, actor, repeatable = found[0]
-        begun = _Begun(order, claim, task, repeatable=repeatable)
+        begun = _Begun(order, claim, self._join_steps(order, task), repeatable=repeatable)
         values = (begun, actor)
         thread = threading.Thread(target=self._see_to, args=values, name="job", daemon=True)
         self._working[begun] = thread
@@ -211,6 +221,27 @@ class Runner:
             self._end(begun, error)
         finally:
             del self._working[begun]
+            self.wake()
+
+    def _join_steps(self, order: Order, first: Task) -> Task:
+        """Return the task of all steps of a job, whose first one is given."""
+        kind = self.kinds[order.kind]
+        if kind.further is None:
+            return first
+        further = kind.further
+
+        def prepare() -> tuple[Any, ...]:
+            while True:
+                try:
+                    with self._session() as session:
+                        return kind.prepare(session, order)
+                except Unavailable:  # the steps before are done: wait for the database
+                    if self._closed.wait(POLL):
+                        raise
+
+        return Steps(
+            self.executor, first, lambda steps, answer: further(steps, answer, order, prepare)
+        )
 
     def _follow(self, begun: _Begun, watch: Callable[[Task], object] = keep_nothing) -> None:
         """Wait until a task has ended; raises JobLost."""
@@ -226,7 +257,8 @@ class Runner:
         kind = self.kinds[begun.order.kind]
 
         def finish(made: Any) -> None:
-            service.finish(session, begun.claim, SUCCEEDED, result=kind.describe(made))
+            result, progress = kind.describe(made), begun.task.progress
+            service.finish(session, begun.claim, SUCCEEDED, result=result, progress=progress)
             before_commit(made)
 
         return kind.store(session, begun.order, begun.task.result(), finish)

@@ -162,10 +162,13 @@ def finish(
     *,
     result: Mapping[str, Any] | None = None,
     problem: Mapping[str, Any] | None = None,
+    progress: Mapping[str, Any] | None = None,
     keep_payload: bool = False,
 ) -> None:
     """End a job in the session's current transaction; the caller commits. Raises JobLost."""
     values = {"status": status, "result": result, "problem": problem, "finished_at": utc_now()}
+    if progress is not None:
+        values["progress"] = progress
     if not keep_payload:
         values["payload"] = None
     _update(session, claim, begin=False, **values, token=None, claimed_until=None)

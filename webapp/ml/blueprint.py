@@ -121,7 +121,7 @@ def is_long(environ: Mapping[str, Any]) -> bool:
     """Return whether a request may take seconds: it makes or judges a model, or awaits a job."""
     path = str(environ["PATH_INFO"]).rstrip("/")
     if environ["REQUEST_METHOD"] == "POST":
-        return path.endswith(("/train", "/versions", "/evaluate"))
+        return path.endswith(("/train", "/search", "/versions", "/evaluate"))
     return "/ml/jobs/" in path and "HTTP_PREFER" in environ
 
 
@@ -358,7 +358,7 @@ def _describe_parameter(name: str, option: Mapping[str, Any]) -> dict[str, Any]:
     described = {"in": "query", "name": name, "description": description}
     if schema["type"] == "array":
         return {**described, "schema": schema, "style": "form", "explode": False}
-    if schema["type"] == "object":
+    if "object" in schema["type"]:
         return {**described, "content": {JSON: {"schema": schema}}}
     return {**described, "schema": schema}
 

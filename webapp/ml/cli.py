@@ -57,6 +57,8 @@ from webapp.ml.registry.schemas import (
 from webapp.ml.registry.schemas import compare as compare_versions
 from webapp.ml.registry.service import DEFAULT_MODEL
 from webapp.ml.schemas import IF_BETTER, Table
+from webapp.ml.search import service as searches
+from webapp.ml.search.schemas import SearchRequest, TableSearchOptions
 from webapp.ml.training import service as training
 from webapp.ml.training.schemas import (
     ColumnSchema,
@@ -131,6 +133,26 @@ def train(file: Path, name: str, as_json: bool, **options: Any) -> None:
     with _open_source(file, loaded.pop("dialect")) as source:
         request = TrainingRequest().load(Table(source, loaded))
     version = run_job(training.order_training(name=name, **request))
+    _echo_version(version, as_json=as_json)
+
+
+@commands.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@model_option
+@options_of(TableSearchOptions)
+@json_option
+@clear_errors
+def search(file: Path, name: str, as_json: bool, **options: Any) -> None:
+    """Search for the best parameters on a FILE as `flask ml train` reads it, and train with them.
+
+    Example: flask ml search houses.csv --target price --estimator ridge
+    --grid '{"alpha": [0.1, 1, 10]}'
+    """
+    _check_name(name)
+    loaded = _load(TableSearchOptions, options)
+    with _open_source(file, loaded.pop("dialect")) as source:
+        request = SearchRequest().load(Table(source, loaded))
+    version = run_job(searches.order_search(name=name, **request))
     _echo_version(version, as_json=as_json)
 
 
@@ -628,10 +650,15 @@ def _cut(text: str) -> str:
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
     """Print a version: as JSON, or a field per line without those of each column."""
     shown = VersionSchema().dump(version)
+    candidates = shown["metrics"].get("candidates", [])
     if not as_json:
         for grows in ("coefficients", "importances", "profile"):
             del shown[grows]
+        shown["metrics"] = {k: v for k, v in shown["metrics"].items() if k != "candidates"}
     _echo_fields(shown, as_json=as_json)
+    if candidates and not as_json:
+        columns = [name for name in candidates[0] if name not in ("metric", "scores")]
+        _echo_table(candidates, columns, as_json=False)
 
 
 def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:

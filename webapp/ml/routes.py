@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from webapp.ml.blueprint import blp
 from webapp.ml.training import routes as training
+from webapp.ml.search import routes as search
 from webapp.ml.inference import routes as inference
 from webapp.ml.registry import routes as registry
 from webapp.ml.evaluation import routes as evaluation
 from webapp.ml.jobs import routes as jobs
 
-__all__ = ["blp", "evaluation", "inference", "jobs", "registry", "training"]
+__all__ = ["blp", "evaluation", "inference", "jobs", "registry", "search", "training"]

@@ -365,24 +365,20 @@ def test_a_candidate_whose_process_is_lost_comes_last(at_once: bool) -> None:
         run(DIABETES, one, executor=Failing(at_once, BrokenExecutor()))
 
 
-def test_rows_are_shared_once() -> None:
-    shared: list[Any] = []
+def test_something_may_stand_for_the_rows_on_their_way() -> None:
+    search = prepare(DIABETES, SearchSpec(RIDGE, grid={"alpha": ALPHAS}))
 
     class Resolving(Executor):
         def submit(self, work: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
             future: Future[Any] = Future()
-            handle, *others = arguments
-            future.set_result(work(shared[handle], *others))
+            name, *others = arguments
+            assert name == "rows"
+            future.set_result(work(search.rows, *others))
             return future
 
-    def share(rows: Any) -> int:
-        shared.append(rows)
-        return len(shared) - 1
+    ranking = run_search(replace(search, rows="rows"), Resolving(), at_once=1)
 
-    spec = SearchSpec(RIDGE, grid={"alpha": ALPHAS})
-
-    assert len(run(DIABETES, spec, executor=Resolving(), share=share).candidates) == 3
-    assert len(shared) == 1
+    assert [candidate["reason"] for candidate in ranking.candidates] == [None] * 3
 
 
 @pytest.mark.slow
@@ -408,7 +404,7 @@ MANY = [float(number) for number in range(1, 34)]
         ({}, {"grid": ["must be given, or else distributions"]}),
         (
             {"grid": {"alpha": [1.0]}, "distributions": {"alpha": [1.0]}},
-            {"grid": ["must be given, or else distributions"]},
+            {"distributions": ["must not be given beside grid"]},
         ),
         ({"grid": {}}, {"grid": ["must be an object of one parameter or more"]}),
         ({"grid": []}, {"grid": ["must be an object, or a list of 1 to 1000 objects"]}),

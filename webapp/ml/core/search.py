@@ -57,7 +57,7 @@ RANGE_KEYS = ("low", "high", "log", "integer")
 DEFAULT_METRICS = {"regression": "r2_score", "classification": "accuracy"}
 NAMED_REASONS = 3  # where no candidate has scores
 STOPPED = f"stopped: {BUDGET_USED_UP}"
-LOST: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError, MemoryError)
+LOST = (BrokenExecutor, CancelledError, MemoryError)
 """What the future of a candidate raises whose process has died, as the standard library has it."""
 
 Params: TypeAlias = Mapping[str, Any]
@@ -89,7 +89,7 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class Rows:
-    """What all candidates of a search have in common, for the processes that fit them.
+    """The rows that all candidates of a search are scored on, and how.
 
     ``dataset`` has the rows to fit; its labels are codes, in the order of the classes.
     """
@@ -103,10 +103,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Search:
-    """A search that has been checked: its candidates, in order, and what they have in common."""
+    """A search that has been checked: its candidates, in order, and how to judge them.
 
-    rows: Rows
+    ``rows`` are Rows, or what stands for them where candidates are scored.
+    """
+
     candidates: tuple[Params, ...]
+    training: TrainingSpec
+    cv: int
+    metric: str
+    clock: Callable[[], float]
+    rows: Any
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,12 @@ def prepare_search(dataset: Dataset, spec: SearchSpec, *, clock: Callable[[], fl
         metric=metric,
         clock=clock,
     )
-    return Search(rows, candidates)
+    return Search(candidates, training, spec.cv, metric, clock, rows)
+
+
+def explain_loss(error: BaseException) -> str | None:
+    """Return why a candidate has no scores whose future raises this; None for a fault of ours."""
+    return f"its process was lost: {type(error).__name__}" if isinstance(error, LOST) else None
 
 
 def run_search(
@@ -169,39 +181,35 @@ def run_search(
     *,
     at_once: int,
     report: Callable[[int, int], object] | None = None,
-    share: Callable[[Rows], Any] | None = None,
-    lost: tuple[type[BaseException], ...] = LOST,
+    explain: Callable[[BaseException], str | None] = explain_loss,
 ) -> Ranking:
     """Return all candidates of a search, ranked by their scores on the same folds.
 
-    ``at_once`` of them are with the ``executor``: as many as it has workers. ``share`` puts the
-    rows where workers find them, and returns what stands for them in ``submit``: with Dask,
-    ``partial(client.scatter, broadcast=True)``. Without it, each candidate is sent the rows: of
-    1,000,000 × 10, that takes 0.7 seconds, and five folds of a ridge take 2.2.
+    ``at_once`` of them are with the ``executor``: as many as it has workers. Each is sent the rows
+    of the search: of 1,000,000 × 10, that takes 0.7 seconds, and five folds of a ridge take 2.2.
     ``report`` is told how many candidates are done, and how many there are.
 
-    A candidate that fails, or whose future raises one of ``lost``, comes last, with the reason.
-    No candidate begins after the time budget, and no fold: those without scores come last, too.
-    The first candidate is always tried.
+    A candidate that fails, or for whose error ``explain`` has a reason, comes last with that. No
+    candidate begins after the time budget, and no fold: those without scores come last, too. The
+    first candidate is always tried.
     The order does not depend on which ends first: of equal means, the earlier candidate is first.
 
     Raises InvalidInput where no candidate has scores.
     """
-    rows, candidates = search.rows, search.candidates
-    shared = rows if share is None else share(rows)
-    deadline = rows.clock() + rows.training.time_budget
+    candidates, clock = search.candidates, search.clock
+    deadline = clock() + search.training.time_budget
 
     def submit(number: int) -> Future[Scored]:
-        seconds = deadline - rows.clock() if number else math.inf
-        return executor.submit(score_candidate, shared, candidates[number], seconds)
+        seconds = deadline - clock() if number else math.inf
+        return executor.submit(score_candidate, search.rows, candidates[number], seconds)
 
-    scoring = _Scoring(submit, deque(range(len(candidates))), lost)
+    scoring = _Scoring(submit, deque(range(len(candidates))), explain)
     try:
         while scoring.waiting or scoring.pending:
             scoring.begin(at_once)
-            left = deadline - rows.clock()
+            left = deadline - clock()
             scoring.take(seconds=left if left > 0 else None)
-            if rows.clock() >= deadline:
+            if clock() >= deadline:
                 scoring.stop()
             if report is not None:
                 report(len(scoring.found), len(candidates))
@@ -217,7 +225,7 @@ class _Scoring:
 
     submit: Callable[[int], Future[Scored]]
     waiting: deque[int]
-    lost: tuple[type[BaseException], ...]
+    explain: Callable[[BaseException], str | None]
     pending: dict[Future[Scored], int] = field(default_factory=dict)
     found: dict[int, Scored] = field(default_factory=dict)
 
@@ -227,8 +235,8 @@ class _Scoring:
             number = self.waiting.popleft()
             try:
                 self.pending[self.submit(number)] = number
-            except self.lost as error:
-                self.found[number] = _describe_loss(error)
+            except BaseException as error:
+                self.found[number] = self.describe(error)
 
     def take(self, seconds: float | None) -> None:
         """Wait for a candidate to end, at most so long, and take what has ended."""
@@ -236,8 +244,15 @@ class _Scoring:
             number = self.pending.pop(future)
             try:
                 self.found[number] = future.result()
-            except self.lost as error:
-                self.found[number] = _describe_loss(error)
+            except BaseException as error:
+                self.found[number] = self.describe(error)
+
+    def describe(self, error: BaseException) -> Scored:
+        """Return why a candidate has no scores; raises what is a fault of ours, and not its."""
+        reason = self.explain(error)
+        if reason is None:
+            raise error
+        return without_scores(reason)
 
     def stop(self) -> None:
         """Begin no further candidate, and end those that can be ended, but for the first.
@@ -251,10 +266,6 @@ class _Scoring:
             if number and future.cancel():
                 del self.pending[future]
                 self.found[number] = without_scores(STOPPED if running else NOT_TRIED)
-
-
-def _describe_loss(error: BaseException) -> Scored:
-    return without_scores(f"its process was lost: {type(error).__name__}")
 
 
 def score_candidate(rows: Rows, params: Params, seconds: float) -> Scored:
@@ -279,7 +290,7 @@ def score_candidate(rows: Rows, params: Params, seconds: float) -> Scored:
 def _rank(search: Search, found: Sequence[Scored]) -> Ranking:
     from scipy.stats import rankdata
 
-    rows, candidates = search.rows, search.candidates
+    candidates = search.candidates
     numbers = [number for number, scored in enumerate(found) if scored["scores"] is not None]
     if not numbers:
         reasons = "; ".join(list(dict.fromkeys(s["reason"] for s in found))[:NAMED_REASONS])
@@ -287,7 +298,7 @@ def _rank(search: Search, found: Sequence[Scored]) -> Ranking:
     scores = np.array([found[number]["scores"] for number in numbers])
     with np.errstate(over="ignore", invalid="ignore"):
         means, spreads = scores.mean(axis=1), scores.std(axis=1)
-    ranks = rankdata(means if rows.metric in SMALLER_IS_BETTER else -means, method="min")
+    ranks = rankdata(means if search.metric in SMALLER_IS_BETTER else -means, method="min")
     ranked = [
         {
             "rank": int(ranks[place]),
@@ -303,8 +314,8 @@ def _rank(search: Search, found: Sequence[Scored]) -> Ranking:
         for params, scored in zip(candidates, found, strict=True)
         if scored["scores"] is None
     ]
-    best = _choose(rows.training, ranked[0]["params"])
-    return Ranking(rows.metric, rows.cv, (*ranked, *others), best)
+    best = _choose(search.training, ranked[0]["params"])
+    return Ranking(search.metric, search.cv, (*ranked, *others), best)
 
 
 def _finite_or_none(value: float) -> float | None:
@@ -336,8 +347,10 @@ def list_candidates(entry: Estimator, spec: SearchSpec) -> tuple[Params, ...]:
 
     Raises InvalidInput, by place, for what the catalogue does not allow, and for too many.
     """
-    if (spec.grid is None) == (spec.distributions is None):
+    if spec.grid is None and spec.distributions is None:
         raise InvalidInput({"grid": ["must be given, or else distributions"]})
+    if spec.grid is not None and spec.distributions is not None:
+        raise InvalidInput({"distributions": ["must not be given beside grid"]})
     fixed = {name: find_faults(entry, name, value) for name, value in spec.training.params.items()}
     if any(fixed.values()):
         raise InvalidInput({"params": {name: found for name, found in fixed.items() if found}})

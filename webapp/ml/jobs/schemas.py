@@ -66,6 +66,10 @@ class ResultSchema(StrictSchema):
     version = fields.Integer(required=True, metadata={"example": 3})
     url = fields.String(required=True, metadata={"format": "uri-reference"})
     metrics = fields.Dict(keys=fields.String(), required=True)
+    candidates = fields.List(
+        fields.Dict(keys=fields.String()),
+        metadata=about("Of a search: the first of its ranking, which the version has whole."),
+    )
 
 
 class JobSchema(StrictSchema):

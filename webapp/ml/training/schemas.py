@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import marshmallow as ma
 from marshmallow import fields, validate
@@ -94,6 +94,8 @@ class EstimatorSchema(StrictSchema):
 
 class TrainingOptions(StrictSchema):
     """How to train."""
+
+    metric_is_of_gate: ClassVar[bool] = True
 
     estimator = fields.String(
         load_default=None,
@@ -196,7 +198,8 @@ class TrainingOptions(StrictSchema):
     @ma.validates_schema
     def check_metric(self, data: dict[str, Any], **_: Any) -> None:
         """Raise ValidationError for a metric without a comparison, or the reverse."""
-        check_gate(data, "metric")
+        if self.metric_is_of_gate:
+            check_gate(data, "metric")
 
     @ma.validates_schema
     def check_task(self, data: dict[str, Any], **_: Any) -> None:
@@ -248,15 +251,21 @@ class TrainingRequest(TargetedRows, TrainingOptions):
                 dataset = make_dataset_from(columns, Choices(target, task, kinds))
         else:
             dataset = _read_rows(X, y, names, task, kinds)
-        return _as_arguments(dataset, data)
+        return self.make_arguments(dataset, data)
 
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its dataset."""
         options = dict(table.options)
         task, kinds = _choose_task(options), _choose_kinds(options)
         choices = Choices(options.pop("target"), task, kinds)
-        found = _as_arguments(table.read(read_dataset, choices=choices), options)
+        found = self.make_arguments(table.read(read_dataset, choices=choices), options)
         return {**found, "source": table.source.name}
+
+    def make_arguments(self, dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:
+        """Return what ``training.service.order_training`` takes."""
+        activate, metric = options.pop("activate"), options.pop("metric")
+        found = {"dataset": dataset, "spec": TrainingSpec(**options)}
+        return {**found, "activate": activate} if metric is None else {**found, "metric": metric}
 
 
 def _read_rows(
@@ -376,10 +385,3 @@ class InspectionSchema(StrictSchema):
     )
     columns = fields.List(fields.Nested(ColumnSchema), required=True)
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
-
-
-def _as_arguments(dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``training.service.train_model`` takes."""
-    activate, metric = options.pop("activate"), options.pop("metric")
-    found = {"dataset": dataset, "spec": TrainingSpec(**options)}
-    return {**found, "activate": activate} if metric is None else {**found, "metric": metric}

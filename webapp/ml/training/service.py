@@ -28,7 +28,7 @@ from webapp.ml.registry.service import (
 )
 from webapp.ml.training import work
 
-KIND = "train"
+KIND, IF_BETTER = "train", "if_better"
 ROWS_IN_MEMORY = 4  # times: as they come, unpacked, split, and judged
 
 
@@ -50,13 +50,13 @@ def order_training(
     be judged by.
     """
     if metric is not None:
-        _check_metric(metric, dataset, spec)
+        check_gate(metric, dataset, spec)
     return Order(
         kind=KIND,
         model=name,
         options={
             "estimator": spec.estimator or training.DEFAULT_ESTIMATORS[dataset.task],
-            "activate": activate if metric is None else "if_better",
+            "activate": activate if metric is None else IF_BETTER,
             "metric": metric,
             "source": source,
             "rows": len(dataset.X),
@@ -70,7 +70,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     """Return how jobs of this kind are done."""
 
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
-        compares = order.options["metric"] is not None
+        compares = order.options["activate"] == IF_BETTER
         active = describe_active(session, order.model) if compares else None
         return order.payload, active, settings["MAX_FIT_SECONDS"]
 
@@ -106,7 +106,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     )
 
 
-def _check_metric(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
+def check_gate(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
     """Raise InvalidInput, before the fit, for a metric that nothing could be judged by."""
     evaluation.check_metric(metric, dataset.task)
     if not training.count_held_out(len(dataset.y), spec.test_size):
@@ -135,10 +135,10 @@ def _store(
     )
     signature = Signature.from_json(described["signature"])
     version.warnings += warn_of_difference(session, order.model, signature)
-    if options["metric"] is None:
-        storing["activate"] = options["activate"]
-    else:
+    if "comparison" in answer:
         storing |= note_comparison(version, answer["comparison"])
+    else:
+        storing["activate"] = options["activate"]
     return store_version(
         session,
         leases,

@@ -24,14 +24,21 @@ Answer = dict[str, Any]
 LIGHTER_THAN_AUTO = "one estimator of the catalogue"
 
 
-def fit(report: Report, packed: bytes, active: Mapping[str, Any] | None, seconds: float) -> Answer:
+def fit(
+    report: Report,
+    packed: bytes,
+    active: Mapping[str, Any] | None,
+    seconds: float,
+    spec: TrainingSpec | None = None,
+) -> Answer:
     """Train on a packed dataset; return a version's columns, its artifact, and the judged rows.
 
     ``active`` is the version to compare with, as ``training.service`` describes it. All must be
-    done in so many ``seconds``. Raises InvalidInput where the rows cannot be fitted.
+    done in so many ``seconds``. ``spec`` says how to train, where the dataset does not. Raises
+    InvalidInput where the rows cannot be fitted.
     """
     dataset, further = unpack_dataset(packed)
-    spec, metric = TrainingSpec(**further["spec"]), further["metric"]
+    spec, metric = spec or TrainingSpec(**further["spec"]), further["metric"]
     # What a choice among estimators leaves of the seconds is for the training of the best.
     spec = replace(spec, time_budget=min(spec.time_budget, seconds / 2))
     trained = training.train(dataset, spec, clock=time.perf_counter, report=report)

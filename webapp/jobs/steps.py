@@ -1,0 +1,61 @@
+"""Work in several steps, each in a process of its own, as one task."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any, TypeAlias
+
+from webapp.jobs.processes import LocalExecutor, ProcessLimits, Task, Work
+
+Answer: TypeAlias = dict[str, Any]
+
+
+class Steps(Task):
+    """The steps of a job; cancelling it cancels them all.
+
+    ``further(steps, answer)`` goes on from the answer of the ``first`` one: it submits others, and
+    returns the answer of all. It runs in a thread of this process, and should only wait.
+    """
+
+    def __init__(
+        self, executor: LocalExecutor, first: Task, further: Callable[[Steps, Answer], Answer]
+    ) -> None:
+        super().__init__()
+        self.at_once = executor.processes
+        self._executor = executor
+        self._tasks = [first]
+        self.set_running_or_notify_cancel()
+        values = (first, further)
+        threading.Thread(target=self._see_to, args=values, name="steps", daemon=True).start()
+
+    def submit(self, work: Work, /, *arguments: Any, limits: ProcessLimits) -> Task:
+        """Return a further step, as the executor does."""
+        task = self._executor.submit(work, *arguments, limits=limits)
+        self._tasks = [known for known in self._tasks if not known.done()] + [task]
+        if self.is_stopped:
+            task.cancel()
+        return task
+
+    def report(self, done: int, total: int | None, unit: str) -> None:
+        """Tell how far the work is."""
+        self.progress = {"done": done, "total": total, "unit": unit}
+
+    def cancel(self) -> bool:
+        """End the work: the process of every step is killed, and none begins any more."""
+        super().cancel()
+        for task in self._tasks:
+            task.cancel()
+        return not self.done()
+
+    def _see_to(self, first: Task, further: Callable[[Steps, Answer], Answer]) -> None:
+        try:
+            answer = further(self, first.result())
+            if self.is_stopped:
+                raise CancelledError
+        except BaseException as error:
+            self.cancel()
+            self.set_exception(error)
+        else:
+            self.set_result(answer)

@@ -1,0 +1,1 @@
+"""Searches for the parameters of an estimator: grid and random search, as jobs."""
