@@ -21,8 +21,10 @@ from webapp.ml.core.learning import (
     read_dataset,
 )
 from webapp.ml.core.signature import KINDS, Task
+from webapp.ml.core.sources import LONGEST_PATTERN, split_path
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
+from webapp.ml.core.tables.shapes import CsvDialect
 from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
     NUMBERS,
@@ -30,6 +32,7 @@ from webapp.ml.schemas import (
     ROW,
     ROWS,
     Activate,
+    CsvFields,
     CsvOptions,
     FeatureNames,
     RowsSchema,
@@ -39,7 +42,9 @@ from webapp.ml.schemas import (
     about,
     check_gate,
     metric_field,
+    take_dialect,
 )
+from webapp.ml.training.work import SourceFiles
 from webapp.web.fields import (
     JSONBoolean,
     JSONFloat,
@@ -217,8 +222,8 @@ class TableTrainingOptions(TrainingOptions, CsvOptions):
     )
 
 
-class TrainingRequest(TargetedRows, TrainingOptions):
-    """Rows to learn from, and how: `X` and `y`, or `data` and `target`."""
+class TrainingRequest(TargetedRows, TrainingOptions, CsvFields):
+    """Rows to learn from, and how: `X` and `y`, or `data`, or a `source`, and `target`."""
 
     table_options = TableTrainingOptions
 
@@ -231,10 +236,34 @@ class TrainingRequest(TargetedRows, TrainingOptions):
         ),
     )
     feature_names = FeatureNames("Names of the columns of X; x1, x2, … where not given.")
+    source = fields.String(
+        metadata=about(
+            "Instead of rows: the files below the operator's data folder (DATA_ROOT) that hold "
+            "them, which may be larger than memory. A file, a folder, or a pattern with `*`, "
+            "`?`, `[…]` and `**`; `target` is one of their columns.",
+            minLength=1,
+            maxLength=LONGEST_PATTERN,
+        ),
+    )
+
+    @ma.validates_schema
+    def check_rows(self, data: dict[str, Any], **kwargs: Any) -> None:
+        """Raise ValidationError unless there are X and y, or data or a source and a target."""
+        if "source" not in data:
+            super().check_rows(data, **kwargs)
+            if take_dialect(dict(data)) != CsvDialect():
+                raise ma.ValidationError("Is for the files of a source.", "delimiter")
+        elif {"X", "y", "data"} & data.keys():
+            raise ma.ValidationError("Must not be given beside X, y or data.", "source")
+        elif data["target"] is None:
+            raise ma.ValidationError("Missing data for required field.", "target")
 
     @ma.post_load
     def make_dataset(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Return the dataset and the options; what y may hold depends on the task."""
+        if "source" in data:
+            return read_source_options(data.pop("source"), data)
+        take_dialect(data)
         task, kinds = _choose_task(data), _choose_kinds(data)
         X, y, target = data.pop("X", None), data.pop("y", None), data.pop("target")
         names, records = data.pop("feature_names"), data.pop("data", None)
@@ -248,15 +277,29 @@ class TrainingRequest(TargetedRows, TrainingOptions):
                 dataset = make_dataset_from(columns, Choices(target, task, kinds))
         else:
             dataset = _read_rows(X, y, names, task, kinds)
-        return _as_arguments(dataset, data)
+        return _as_arguments(data, dataset=dataset)
 
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its dataset."""
         options = dict(table.options)
         task, kinds = _choose_task(options), _choose_kinds(options)
         choices = Choices(options.pop("target"), task, kinds)
-        found = _as_arguments(table.read(read_dataset, choices=choices), options)
+        found = _as_arguments(options, dataset=table.read(read_dataset, choices=choices))
         return {**found, "source": table.source.name}
+
+
+def read_source_options(pattern: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``training.service.order_source_training`` takes of checked options.
+
+    Raises InvalidInput for a pattern that leads out of the data folder.
+    """
+    with faults_in("source"):
+        split_path(pattern)
+    dialect = options.pop("dialect", None) or take_dialect(options)
+    task, kinds = _choose_task(options), _choose_kinds(options)
+    choices = Choices(options.pop("target"), task, kinds)
+    options.pop("feature_names", None)
+    return _as_arguments(options, files=SourceFiles(pattern, choices, dialect))
 
 
 def _read_rows(
@@ -378,8 +421,8 @@ class InspectionSchema(StrictSchema):
     warnings = fields.List(fields.Nested(WarningSchema), required=True)
 
 
-def _as_arguments(dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``training.service.train_model`` takes."""
+def _as_arguments(options: dict[str, Any], **rows: Any) -> dict[str, Any]:
+    """Return what ``training.service`` takes for an order."""
     activate, metric = options.pop("activate"), options.pop("metric")
-    found = {"dataset": dataset, "spec": TrainingSpec(**options)}
+    found = {**rows, "spec": TrainingSpec(**options)}
     return {**found, "activate": activate} if metric is None else {**found, "metric": metric}

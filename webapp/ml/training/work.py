@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
+
+import orjson
 
 from webapp.errors import InvalidInput
 from webapp.ml.core import evaluation, training
@@ -15,11 +18,36 @@ from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.formats import skops
 from webapp.ml.core.gate import compare
+from webapp.ml.core.learning import Choices
 from webapp.ml.core.packing import unpack_dataset
+from webapp.ml.core.sources import open_source
+from webapp.ml.core.streaming import train_from_source
+from webapp.ml.core.tables.shapes import CsvDialect
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
 
 Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """Which files of the data folder to train on, and how to read them."""
+
+    pattern: str
+    choices: Choices
+    dialect: CsvDialect
+
+    def pack(self, **further: Any) -> bytes:
+        """Return it as JSON, with what comes with it."""
+        return orjson.dumps({"files": asdict(self), "further": further})
+
+
+def unpack_files(data: bytes) -> tuple[SourceFiles, Mapping[str, Any]]:
+    """Return what ``SourceFiles.pack`` wrote, and what came with it."""
+    found = orjson.loads(data)
+    files = found["files"]
+    choices, dialect = Choices(**files["choices"]), CsvDialect(**files["dialect"])
+    return SourceFiles(files["pattern"], choices, dialect), found["further"]
 
 
 def fit(
@@ -33,11 +61,65 @@ def fit(
     dataset, further = unpack_dataset(packed)
     spec, metric = TrainingSpec(**further["spec"]), further["metric"]
     trained = training.train(dataset, spec, clock=time.perf_counter, limits=limits)
+    trained = replace(trained, warnings=(*dataset.warnings, *trained.warnings))
+    return _answer(trained, spec, metric, active)
+
+
+def fit_source(
+    report: Any,
+    packed: bytes,
+    root: str,
+    memory: float,
+    active: Mapping[str, Any] | None,
+    limits: FitLimits,
+    executor: Executor | None = None,
+) -> Answer:
+    """Train on packed ``SourceFiles`` below a root; return what ``fit`` does.
+
+    Where all rows have to be in memory, they may take ``memory`` bytes as float64. Otherwise the
+    ``executor`` reads them, or this process. Raises InvalidInput.
+    """
+    files, further = unpack_files(packed)
+    spec, metric = TrainingSpec(**further["spec"]), further["metric"]
+    source = open_source(root, files.pattern, dialect=files.dialect)
+    trained = train_from_source(
+        source,
+        files.choices,
+        spec,
+        clock=time.perf_counter,
+        executor=executor,
+        report=lambda done, total: report(done, total, "rows"),
+        memory=memory,
+        limits=limits,
+    )
+    if metric is not None:
+        evaluation.check_metric(metric, trained.signature.task)
+        if trained.held_out is None:
+            raise nothing_held_out()
+    return _answer(trained, spec, metric, active)
+
+
+def nothing_held_out() -> InvalidInput:
+    """Return the error of a comparison without rows to judge on."""
+    message = (
+        "needs rows to judge on: a training of 10 rows or more, with a test_size that holds "
+        "out 2 or more"
+    )
+    return InvalidInput({"metric": [message]})
+
+
+def _answer(
+    trained: TrainedModel,
+    spec: TrainingSpec,
+    metric: str | None,
+    active: Mapping[str, Any] | None,
+) -> Answer:
+    """Return what is stored of a training, and how it compares with the active version."""
     try:
         artifact = skops.dumps(trained.estimator)
     except ArtifactUnusable:
         raise too_large(spec.estimator) from None
-    version = _describe(trained, dataset, spec)
+    version = _describe(trained, spec)
     answer = {"version": version, "artifact": artifact, "judged": trained.judged.to_bytes()}
     if metric is not None:
         rows = partial(_take_held_out, trained)
@@ -60,7 +142,7 @@ def _take_held_out(trained: TrainedModel, task: evaluation.Task) -> Dataset:
     return evaluation.recode_rows(rows, trained.signature, task, trained.classes)
 
 
-def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> dict[str, Any]:
+def _describe(trained: TrainedModel, spec: TrainingSpec) -> dict[str, Any]:
     """Return the columns of the new version: JSON values."""
     basis, means = trained.interval_basis, trained.mean_contributions
     return {
@@ -69,7 +151,7 @@ def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> di
         "model_type": type(split_pipeline(trained.estimator)[1]).__name__,
         "params": dict(trained.params),
         "scale": trained.scale,
-        "feature_names": list(dataset.feature_names),
+        "feature_names": list(trained.signature.names),
         "signature": trained.signature.to_json(),
         "classes": None if trained.classes is None else list(trained.classes),
         "metrics": dict(trained.metrics),
@@ -85,7 +167,7 @@ def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> di
         "fit_seconds": trained.fit_seconds,
         "converged": trained.converged,
         "data_digest": trained.data_digest,
-        "warnings": [asdict(warning) for warning in (*dataset.warnings, *trained.warnings)],
+        "warnings": [asdict(warning) for warning in trained.warnings],
         "profile": dict(trained.profile),
         "interval_basis": None if basis is None else basis.to_json(),
         "mean_contributions": None if means is None else means.tolist(),
