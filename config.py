@@ -41,11 +41,6 @@ def usable_cores() -> int:
     return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
-def count_training_processes(settings: Mapping[str, Any]) -> int:
-    """Return how many processes train at once on this host."""
-    return int(settings["TRAINING_PROCESSES"]) or max(1, usable_cores() - 1)
-
-
 def one_of(*choices: str) -> Callable[[str], str]:
     """Return a reader that accepts exactly the given words."""
 

@@ -63,6 +63,11 @@ BEYOND_SCHEMAS = [
     r".*: has no values(; it was left out)?",
     r".*: is not (a number|true or false|a date or time|text)\b.*",
     r"json\.(data|target): (Must not be given beside X and y|Is for data alone)\.",
+    # Which files there are below the data folder, and what they hold.
+    r"json\.source: Must not be given beside X, y or data\.",
+    r"json\.source\b.*: .*",
+    r"json\.delimiter: Is for the files of a source\.",
+    r"json\.decimal: Must not be the delimiter\.",
     r"json\.target: Missing data for required field\.",
     r"json\.(X|y): Missing data for required field\.",
     r".*\.task: Is \w+, but \w+ is for \w+\.",
@@ -174,7 +179,9 @@ def map_case(_context: HookContext, case: Case) -> Case:
         judged = case.path.endswith("/evaluate")
         if (judged or case.path.endswith("/train")) and not case.body.get("target"):
             case.body = {"X": [[1, 2, 3], [4, 5, 6]], "y": [1, 2], **case.body}
-        if judged:
+        if case.path.endswith("/train") and "source" in case.body:
+            case.body = make_sourced(case.body)
+        elif judged:
             labels = case.path_parameters.get("name") == "classes"
             case.body = make_judged(case.body, labels=labels)
         else:
@@ -206,6 +213,13 @@ def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(body["y"][0], str):
             body["y"] = list(map(len, body["y"]))
     return body
+
+
+def make_sourced(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body that trains on a file of the data folder, which is there."""
+    for name in ("X", "y", "data", "feature_names", "columns", "exclude", "delimiter", "decimal"):
+        body.pop(name, None)
+    return {**body, "source": "rows.csv", "target": "y"}
 
 
 def make_judged(body: dict[str, Any], *, labels: bool) -> dict[str, Any]:

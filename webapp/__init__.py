@@ -122,9 +122,10 @@ def register_jobs(app: Flask) -> None:
     leases = app.extensions["model_server"].leases
     with app.app_context():
         engine = db.engine
+    cores = config.usable_cores()
     # Uploads are looked into while trainings run.
-    app.extensions["inspector"] = LocalExecutor("uploads", config.usable_cores(), PRELOADED)
-    processes = config.count_training_processes(app.config)
+    app.extensions["inspector"] = LocalExecutor("uploads", cores, PRELOADED)
+    processes = app.config["TRAINING_PROCESSES"] or max(1, cores - 1)
     app.extensions["jobs"] = Runner(
         engine,
         LocalExecutor("trainings", processes, PRELOADED),

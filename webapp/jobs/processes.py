@@ -114,6 +114,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, name: str, processes: int, preloaded: tuple[str, ...] = ()) -> None:
+        self.processes = processes
         self._server = _fork_server(name, processes, preloaded)
 
     def start(self) -> None:

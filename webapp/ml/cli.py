@@ -21,7 +21,6 @@ from flask import current_app
 from flask.cli import AppGroup
 from marshmallow import fields, validate
 
-from config import count_training_processes
 from webapp.commands import clear_errors
 from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
@@ -294,7 +293,7 @@ def _predict_folder(
         json.dumps(version.profile),
     )
     source = open_source(str(folder.resolve()), "*", dialect=dialect)
-    processes = min(count_training_processes(current_app.config), len(source.parts))
+    processes = min(job_runner().executor.processes, len(source.parts))
     with (
         open_executor(processes) as pool,
         click.progressbar(length=len(source.parts), label=folder.name, file=sys.stderr) as bar,

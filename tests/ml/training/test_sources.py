@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pyarrow import csv, parquet
 from sklearn.datasets import load_diabetes
 from werkzeug.test import TestResponse
 
-from tests.conftest import app_on
 from tests.faults import on_sqlite
 from tests.ml.calls import ML
 from tests.tables import WRITERS
@@ -56,10 +54,10 @@ def split(table: pa.Table) -> list[pa.Table]:
 
 
 @pytest.fixture
-def app(database_url: str, root: Path) -> Iterator[Flask]:
+def app(app: Flask, root: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
     """Return an application with a data folder."""
-    with app_on(database_url, DATA_ROOT=str(root)) as app:
-        yield app
+    monkeypatch.setitem(app.config, "DATA_ROOT", str(root))
+    return app
 
 
 def train(client: FlaskClient, headers: Any = None, **body: Any) -> TestResponse:
@@ -120,9 +118,12 @@ def test_rows_that_fit_into_memory_train_any_estimator(client: FlaskClient) -> N
 
 
 @pytest.mark.parametrize("name", [f"{ML}/train", f"{ML}/models/houses/train"])
-def test_a_service_without_a_data_folder_says_so(database_url: str, name: str) -> None:
-    with app_on(database_url) as app:
-        answer = app.test_client().post(name, json=TRAINING)
+def test_a_service_without_a_data_folder_says_so(
+    app: Flask, client: FlaskClient, name: str
+) -> None:
+    app.config["DATA_ROOT"] = None
+
+    answer = client.post(name, json=TRAINING)
 
     assert answer.status_code == 422
     assert "DATA_ROOT" in answer.json["errors"]["json"]["source"][0]
@@ -174,15 +175,17 @@ def test_a_delimiter_is_for_files_alone(client: FlaskClient) -> None:
 
 
 def test_more_rows_than_fit_into_memory_are_refused_with_how_much_they_take(
-    database_url: str, tmp_path: Path
+    app: Flask, client: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(app.config, "MAX_FIT_MEMORY", 64)
+    app.config["DATA_ROOT"] = str(tmp_path)
     names = [f"x{n}" for n in range(25)]
-    table = pa.table({name: np.zeros(100_000) for name in [*names, "y"]})
+    rows = np.random.default_rng(0).standard_normal((26, 100_000))
+    table = pa.table(dict(zip([*names, "y"], rows, strict=True)))
     parquet.write_table(table, tmp_path / "a.parquet")
     body = {"source": "a.parquet", "target": "y", "estimator": "random_forest"}
 
-    with app_on(database_url, DATA_ROOT=str(tmp_path), MAX_FIT_MEMORY="64") as app:
-        answer = app.test_client().post(f"{ML}/train", json=body)
+    answer = client.post(f"{ML}/train", json=body)
 
     (message,) = answer.json["errors"]["json"]["source"]
     assert "would have to be in memory, about 21 MB (100,000 rows × 26 columns)" in message
@@ -272,20 +275,19 @@ def inputs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "processes", ["1", pytest.param("2", marks=pytest.mark.slow)], ids=["here", "by two processes"]
+    "processes", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["here", "by two processes"]
 )
 def test_a_folder_is_predicted_as_a_batch_is(
-    database_url: str, root: Path, inputs: Path, processes: str
+    app: Flask, inputs: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(app.extensions["jobs"].executor, "processes", processes)
     out = inputs.parent / "out"
-    settings = {"DATA_ROOT": str(root), "TRAINING_PROCESSES": processes}
-    with app_on(database_url, **settings) as app:
-        client, runner = app.test_client(), app.test_cli_runner()
-        train(client)
+    client, runner = app.test_client(), app.test_cli_runner()
+    train(client)
 
-        done = runner.invoke(args=["ml", "predict", str(inputs), str(out)])
-        expected = predict_batch(client)
+    done = runner.invoke(args=["ml", "predict", str(inputs), str(out)])
 
+    expected = predict_batch(client)
     assert done.exit_code == 0, done.output
     assert "442 rows of 5 files" in done.stderr
     paths = sorted(out.iterdir())

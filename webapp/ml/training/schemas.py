@@ -20,6 +20,7 @@ from webapp.ml.core.learning import (
     make_dataset_of,
     read_dataset,
 )
+from webapp.ml.core.packing import SourceFiles
 from webapp.ml.core.signature import KINDS, Task
 from webapp.ml.core.sources import LONGEST_PATTERN, split_path
 from webapp.ml.core.tables.reading import read_columns
@@ -44,7 +45,6 @@ from webapp.ml.schemas import (
     metric_field,
     take_dialect,
 )
-from webapp.ml.training.work import SourceFiles
 from webapp.web.fields import (
     JSONBoolean,
     JSONFloat,

@@ -16,7 +16,7 @@ from webapp.jobs.service import Order
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
-from webapp.ml.core.packing import pack_dataset
+from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
 from webapp.ml.core.signature import Signature
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.registry.models import ModelVersion
@@ -70,7 +70,7 @@ def order_training(
 def order_source_training(
     *,
     name: str,
-    files: work.SourceFiles,
+    files: SourceFiles,
     spec: TrainingSpec,
     root: str | None,
     activate: bool = True,
@@ -96,7 +96,7 @@ def order_source_training(
             "source": files.pattern,
             "rows": None,
         },
-        payload=files.pack(spec=asdict(spec), metric=metric),
+        payload=pack_files(files, spec=asdict(spec), metric=metric),
         holder=holder,
     )
 
@@ -104,19 +104,32 @@ def order_source_training(
 def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[str, Kind]:
     """Return how jobs of training are done: on rows that came with them, and on files."""
     of_rows = make_kind(leases, settings)
-    most = settings["MAX_FIT_MEMORY"] * MB
 
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
         packed, active, limits = of_rows.prepare(session, order)
-        root = _check_root(settings["DATA_ROOT"])
-        return packed, root, most / ROWS_IN_MEMORY, active, limits
+        memory = settings["MAX_FIT_MEMORY"] * MB / ROWS_IN_MEMORY
+        return packed, _check_root(settings["DATA_ROOT"]), memory, active, limits
+
+    def limit(_order: Order) -> ProcessLimits:
+        # As for rows that were sent: what a fit may take, and as much for the rows.
+        memory = 2 * settings["MAX_FIT_MEMORY"] * MB + work.READING_MEMORY
+        return ProcessLimits(memory, settings["MAX_FIT_SECONDS"])
+
+    def explain(order: Order, failure: ProcessFailed) -> Exception:
+        if failure.reason != "memory":
+            return of_rows.explain(order, failure)
+        message = (
+            f"takes more than twice the {settings['MAX_FIT_MEMORY']} MB that MAX_FIT_MEMORY "
+            "allows: try smaller files or row groups, or fewer columns"
+        )
+        return InvalidInput({"source": [message]})
 
     of_files = replace(
         of_rows,
         work=work.fit_source,
-        # As for rows that were sent: what a fit may take, and as much for the rows.
-        limit=lambda _: ProcessLimits(2 * most, settings["MAX_FIT_SECONDS"]),
+        limit=limit,
         prepare=prepare,
+        explain=explain,
     )
     return {KIND: of_rows, SOURCE_KIND: of_files}
 

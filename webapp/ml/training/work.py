@@ -5,49 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import orjson
-
 from webapp.errors import InvalidInput
+from webapp.jobs.processes import MB
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.costs import FitLimits
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.formats import skops
 from webapp.ml.core.gate import compare
-from webapp.ml.core.learning import Choices
-from webapp.ml.core.packing import unpack_dataset
+from webapp.ml.core.packing import unpack_dataset, unpack_files
 from webapp.ml.core.sources import open_source
 from webapp.ml.core.streaming import train_from_source
-from webapp.ml.core.tables.shapes import CsvDialect
 from webapp.ml.core.training import TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
 
 Answer = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class SourceFiles:
-    """Which files of the data folder to train on, and how to read them."""
-
-    pattern: str
-    choices: Choices
-    dialect: CsvDialect
-
-    def pack(self, **further: Any) -> bytes:
-        """Return it as JSON, with what comes with it."""
-        return orjson.dumps({"files": asdict(self), "further": further})
-
-
-def unpack_files(data: bytes) -> tuple[SourceFiles, Mapping[str, Any]]:
-    """Return what ``SourceFiles.pack`` wrote, and what came with it."""
-    found = orjson.loads(data)
-    files = found["files"]
-    choices, dialect = Choices(**files["choices"]), CsvDialect(**files["dialect"])
-    return SourceFiles(files["pattern"], choices, dialect), found["further"]
+# A child has one core. Each thread takes 72 MB of address space: its stack, and a heap of glibc's.
+READING_THREADS = 2  # that decode, and as many that read
+READING_MEMORY = 2 * READING_THREADS * 72 * MB
 
 
 def fit(
@@ -79,6 +59,10 @@ def fit_source(
     Where all rows have to be in memory, they may take ``memory`` bytes as float64. Otherwise the
     ``executor`` reads them, or this process. Raises InvalidInput.
     """
+    import pyarrow as pa
+
+    pa.set_cpu_count(READING_THREADS)
+    pa.set_io_thread_count(READING_THREADS)
     files, further = unpack_files(packed)
     spec, metric = TrainingSpec(**further["spec"]), further["metric"]
     source = open_source(root, files.pattern, dialect=files.dialect)
