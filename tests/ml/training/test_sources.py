@@ -18,6 +18,13 @@ from werkzeug.test import TestResponse
 from tests.faults import on_sqlite
 from tests.ml.calls import ML
 from tests.tables import WRITERS
+from webapp.errors import InvalidInput
+from webapp.jobs.processes import ProcessFailed
+from webapp.ml.core.learning import Choices
+from webapp.ml.core.packing import SourceFiles
+from webapp.ml.core.tables.shapes import CsvDialect
+from webapp.ml.core.training import TrainingSpec
+from webapp.ml.training.service import order_source_training
 
 pytestmark = on_sqlite
 
@@ -189,6 +196,16 @@ def test_more_rows_than_fit_into_memory_are_refused_with_how_much_they_take(
 
     (message,) = answer.json["errors"]["json"]["source"]
     assert "would have to be in memory, about 21 MB (100,000 rows × 26 columns)" in message
+
+
+def test_a_process_that_took_too_much_memory_says_what_to_change(app: Flask) -> None:
+    files = SourceFiles("csv", Choices("progression"), CsvDialect())
+    order = order_source_training(name="a", files=files, spec=TrainingSpec(), root="/srv")
+
+    error = app.extensions["jobs"].kinds[order.kind].explain(order, ProcessFailed("memory"))
+
+    assert isinstance(error, InvalidInput)
+    assert "smaller files or row groups" in str(error.faults["source"])
 
 
 def test_a_client_need_not_wait_and_sees_how_many_rows_were_read(
