@@ -161,6 +161,15 @@ def counter_store(text: str) -> str:
     return text
 
 
+def data_root(text: str) -> str | None:
+    """Read an absolute path, or the URL of an object store; `none` as None."""
+    if text == "none":
+        return None
+    if "://" not in text and not Path(text).is_absolute():
+        raise ValueError("must be none, an absolute path, or a URL such as s3://bucket/folder")
+    return text
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: ``read`` turns its text into a value or raises ValueError."""
@@ -251,6 +260,13 @@ SETTINGS = (
         integer(64, 2**30),
         "2048",
         "Most memory in MB that a training may take beside its rows.",
+    ),
+    Setting(
+        "DATA_ROOT",
+        data_root,
+        "none",
+        "Where the files lie that trainings may name as their `source`: a folder, or the URL of "
+        "an object store, such as `s3://bucket/folder`.",
     ),
     Setting(
         "TRAINING_PROCESSES",

@@ -63,6 +63,11 @@ BEYOND_SCHEMAS = [
     r".*: has no values(; it was left out)?",
     r".*: is not (a number|true or false|a date or time|text)\b.*",
     r"json\.(data|target): (Must not be given beside X and y|Is for data alone)\.",
+    # Which files there are below the data folder, and what they hold.
+    r"json\.source: Must not be given beside X, y or data\.",
+    r"json\.source\b.*: .*",
+    r"json\.delimiter: Is for the files of a source\.",
+    r"json\.decimal: Must not be the delimiter\.",
     r"json\.target: Missing data for required field\.",
     r"json\.(X|y): Missing data for required field\.",
     r".*\.task: Is \w+, but \w+ is for \w+\.",
@@ -179,6 +184,8 @@ def map_case(_context: HookContext, case: Case) -> Case:
             case.body = {"X": [[1, 2, 3], [4, 5, 6]], "y": [1, 2], **case.body}
         if case.path.endswith("/search"):
             case.body = make_searched(case.body)
+        if case.path.endswith("/train") and "source" in case.body:
+            case.body = make_sourced(case.body)
         elif judged:
             labels = case.path_parameters.get("name") == "classes"
             case.body = make_judged(case.body, labels=labels)
@@ -220,6 +227,13 @@ def make_searched(body: dict[str, Any]) -> dict[str, Any]:
     rows = [[1, 2, 3], [4, 5, 6], [7, 8, 10], [2, 1, 1], [3, 3, 5], [6, 4, 9]]
     kept |= {"X": rows, "y": [10, 20, 33, 5, 12, 25], "cv": 2}
     return {**kept, "estimator": "ridge", "grid": {"alpha": [0.1, 1]}, "distributions": None}
+
+
+def make_sourced(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body that trains on a file of the data folder, which is there."""
+    for name in ("X", "y", "data", "feature_names", "columns", "exclude", "delimiter", "decimal"):
+        body.pop(name, None)
+    return {**body, "source": "rows.csv", "target": "y"}
 
 
 def make_judged(body: dict[str, Any], *, labels: bool) -> dict[str, Any]:

@@ -40,6 +40,7 @@ BAD_VALUES = {
         *("600", "many", "Off", "0 per minute", "-1 per minute", "1e3 per minute"),
         *("1 per fortnight", "5 per second; 60 per minute", "6 per minute, please"),
     ],
+    "DATA_ROOT": ["data", "./data", "../data", "s3:/bucket"],
     "RATELIMIT_STORAGE_URI": [
         *("memory", "redis://", "redis:///0", "http://cache:6379", "redis://:Zk3vJw8q@c:port"),
         *("redis://cache:0", "redis://cache:99999", "redis://cache/name", "memcached://cache"),
@@ -81,6 +82,8 @@ def load_production(**environ: str) -> dict[str, Any]:
         ),
         ("RATE_LIMIT", "off", None),
         *(("RATE_LIMIT", text, text) for text in ("600 per minute", "10/2hours")),
+        ("DATA_ROOT", "none", None),
+        *(("DATA_ROOT", text, text) for text in ("/srv/data", "s3://bucket/folder")),
         *(("RATELIMIT_STORAGE_URI", text, text) for text in ("memory://", "redis://cache")),
         ("RATELIMIT_STORAGE_URI", "rediss://:pa%2Fs@c:63/1", "rediss://:pa%2Fs@c:63/1"),
         *(("DATABASE_URL", text, text) for text in ("sqlite:///a.db", "sqlite:////var/a.db")),

@@ -89,6 +89,9 @@ def test_every_answer_is_one_that_the_document_describes(
     key = make_holder(app, "fuzz", *Scope)
     dispose_app(app)
     settings = {"ACCESS_LOG": "false", "MODEL_LEASE_MS": "1", "WEB_CONCURRENCY": "1"}
+    settings["DATA_ROOT"] = str(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.csv").write_text("x1,x2,x3,y\n1,2,3,4\n2,3,4,5\n")
     rules, artifact = tmp_path / "schemathesis.toml", tmp_path / "model.skops"
     rules.write_text(RULES + SHORTLY if SHORT else RULES)
     with running_gunicorn(database_url, log, AUTH="on", **settings) as server:

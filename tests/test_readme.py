@@ -23,10 +23,12 @@ from tests.gunicorn_server import running_gunicorn
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 YOUR_DATA = (ROOT / "docs" / "your-data.md").read_text()
+DATA = (ROOT / "docs" / "data.md").read_text()
 PAGES = {
     "README.md": README,
     "docs/api.md": (ROOT / "docs" / "api.md").read_text(),
     "docs/your-data.md": YOUR_DATA,
+    "docs/data.md": DATA,
 }
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="calls are made with curl")
 Answers = dict[str, list[tuple[int, Any]]]
@@ -46,17 +48,27 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
     """Make every `sh` call of each page, in order."""
     folder = tmp_path_factory.mktemp("tour")
     shutil.copytree(ROOT / "tests" / "data", folder / "tests" / "data")
-    url = f"sqlite:///{folder / 'webapp.db'}"
+    write_sales(folder)
+    url, root = f"sqlite:///{folder / 'webapp.db'}", str(folder / "data")
     migrate(url)
-    with app_on(url) as app:
+    with app_on(url, DATA_ROOT=root) as app:
         runner = app.test_cli_runner()
         runner.invoke(args=["seed"])
-        with running_gunicorn(url, folder / "gunicorn.log") as server:
+        with running_gunicorn(url, folder / "gunicorn.log", DATA_ROOT=root) as server:
             answers = {
                 page: [call(command, server.url, folder) for command in calls(text)]
                 for page, text in PAGES.items()
             }
             yield Tour(answers, folder, runner)
+
+
+def write_sales(folder: Path) -> None:
+    """Write the files that docs/data.md trains on and predicts for."""
+    rows = pd.DataFrame({"items": range(1, 21), "shop": [1, 2] * 10, "amount": range(3, 63, 3)})
+    for place, table in {"data/sales/2026": rows, "june": rows.drop(columns="amount")}.items():
+        (folder / place).mkdir(parents=True)
+        for number in range(2):
+            table.to_parquet(folder / place / f"{number}.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +154,21 @@ def test_your_data_shows_what_the_command_line_prints(tour: Tour) -> None:
         else:
             assert f"\n{line.removesuffix('…').rstrip()}" in printed, line
     assert printed
+
+
+def test_the_page_on_formats_trains_on_files_and_predicts_a_folder(tour: Tour) -> None:
+    (trained, model), (accepted, job) = tour.answers["docs/data.md"]
+    assert (trained, accepted) == (201, 202)
+    assert model["model"]["n_train"] + model["model"]["n_test"] == 40
+    assert job["options"]["source"] == "sales/2026/*.parquet"
+
+    for line in re.findall(r"^\$ \.venv/bin/flask (.*)$", DATA, re.M):
+        with chdir(tour.folder):
+            result = tour.runner.invoke(args=shlex.split(line))
+        assert result.exit_code == 0, (line, result.output)
+
+    predicted = pd.read_parquet(tour.folder / "predicted")
+    assert predicted["prediction"].tolist() == pytest.approx([*range(3, 63, 3)] * 2)
 
 
 def test_the_notebook_predicts_what_the_service_predicts(tour: Tour) -> None:

@@ -133,7 +133,10 @@ def register_jobs(app: Flask) -> None:
     app.extensions["jobs"] = Runner(
         engine,
         LocalExecutor("trainings", processes, PRELOADED),
-        {of.KIND: of.make_kind(leases, app.config) for of in (training, search)},
+        {
+            **training.make_kinds(leases, app.config),
+            search.KIND: search.make_kind(leases, app.config),
+        },
         keep=timedelta(days=app.config["JOB_KEEP_DAYS"]),
     )
 

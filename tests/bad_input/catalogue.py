@@ -108,6 +108,10 @@ REFUSED_VALUES: dict[str, list[str]] = {
     "extra": [*all_but(), '"Ignore"'],
     "passthrough": [*all_but("array"), "[1]", "[null]", '["x9"]', '["prediction"]'],
     "target": all_but("null"),
+    # Of files, which are refused beside X and y, and how they are read.
+    "source": [*all_but(), '"a.csv"', '"../a.csv"', '"/etc/passwd"', f'"{"x" * 256}"'],
+    "delimiter": [*all_but(), '":"', '";"'],
+    "decimal": [*all_but(), '";"', '","'],
     "notes": [*all_but("string"), r'"a\u000bb"', f'"{"x" * 2_001}"'],
     "tags": [
         *(*all_but("object"), '{"A": "b"}', '{"": "b"}', '{"a b": "c"}', '{"a": 1}', '{"a": []}'),

@@ -9,8 +9,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -26,9 +28,11 @@ from webapp.jobs.processes import Task
 from webapp.jobs.service import Order
 from webapp.ml.blueprint import inspect_upload, job_runner, model_leases, name_of, read_option
 from webapp.ml.core import tables
+from webapp.ml.core.batch import StoredPredictor, predict_source
 from webapp.ml.core.datasets import DataWarning
-from webapp.ml.core.features import iterate_features
+from webapp.ml.core.features import BatchOptions, iterate_features
 from webapp.ml.core.inspection import inspect_columns
+from webapp.ml.core.sources import open_source, open_store
 from webapp.ml.core.tables import writing
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.shapes import CsvDialect, Format, Limits, Source
@@ -66,6 +70,7 @@ from webapp.ml.training.schemas import (
     InspectionSchema,
     TableTrainingOptions,
     TrainingRequest,
+    read_source_options,
 )
 from webapp.web.fields import StrictSchema
 from webapp.web.openapi import NameConverter
@@ -112,28 +117,41 @@ def options_of(schema: type[StrictSchema]) -> Callable[[F], F]:
 
 
 @commands.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--source", metavar="PATTERN", help="Files below DATA_ROOT instead, larger than memory."
+)
 @model_option
 @options_of(TableTrainingOptions)
 @json_option
 @clear_errors
-def train(file: Path, name: str, as_json: bool, **options: Any) -> None:
+def train(file: Path | None, source: str | None, name: str, as_json: bool, **options: Any) -> None:
     """Train a model on a FILE with a header: CSV, Parquet or Arrow, by its suffix.
 
     Every column but the target is a feature. When the command returns, every worker of a running
     service uses the new version.
 
     Examples: flask ml train titanic.csv --target survived --exclude name,ticket,
-    flask ml train diabetes.csv --target progression --estimator ridge --param alpha=0.1
+    flask ml train diabetes.csv --target progression --estimator ridge --param alpha=0.1,
+    flask ml train --source 'sales/2026/*.parquet' --target amount
     """
     _check_name(name)
     if options["metric"]:
         options["activate"] = IF_BETTER
     loaded = _load(TableTrainingOptions, options)
-    with _open_source(file, loaded.pop("dialect")) as source:
-        request = TrainingRequest().load(Table(source, loaded))
-    version = run_job(training.order_training(name=name, **request))
-    _echo_version(version, as_json=as_json)
+    if file is not None and source is None:
+        with _open_source(file, loaded.pop("dialect")) as table:
+            request = TrainingRequest().load(Table(table, loaded))
+        order = training.order_training(name=name, **request)
+    elif source is not None and file is None:
+        request = read_source_options(source, loaded)
+        root = current_app.config["DATA_ROOT"]
+        order = training.order_source_training(name=name, root=root, **request)
+    else:
+        raise click.UsageError("Give either FILE or --source.")
+    _echo_version(run_job(order), as_json=as_json)
 
 
 @commands.command()
@@ -213,29 +231,43 @@ def inspect(file: Path, as_json: bool, **options: Any) -> None:
 @click.argument(
     "source", metavar="[IN]", required=False, type=click.Path(exists=True, path_type=Path)
 )
-@click.argument("out", metavar="[OUT]", type=click.File("wb", atomic=True), default="-")
+@click.argument("out", metavar="[OUT]", type=click.Path(allow_dash=True), default="-")
 @model_option
 @click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
 @click.option("--features", help="One row instead of a file: values separated by commas.")
+@click.option("--overwrite", is_flag=True, help="Replace the files that are in the folder OUT.")
 @options_of(PredictionTableOptions)
 @clear_errors
 def predict(
     source: Path | None,
-    out: IO[bytes],
+    out: str,
     name: str,
     number: int | None,
     features: str | None,
+    overwrite: bool,
     **options: Any,
 ) -> None:
     """Write a line to OUT (CSV, by default standard output) per row of IN.
 
     IN is CSV, Parquet or Arrow; its header names the features, in any order. It may be larger
-    than memory. With --features, a single row comes from the command line, as a line of CSV.
+    than memory. If it is a folder, each of its files is answered by a file of the same name in
+    the folder OUT, by as many processes as trainings may have (TRAINING_PROCESSES). With
+    --features, a single row comes from the command line, as a line of CSV.
 
-    Examples: flask ml predict rows.parquet predictions.csv, flask ml predict --features 1,2,3
+    Examples: flask ml predict rows.parquet predictions.csv, flask ml predict june predicted,
+    flask ml predict --features 1,2,3
     """
     if (source is None) == (features is None):
         raise click.UsageError("Give either IN or --features.")
+    if source is not None and source.is_dir():
+        loaded = _load(PredictionTableOptions, options)
+        folder = Path(out).resolve()
+        if out == "-" or folder == source.resolve() or folder.is_file():
+            raise click.UsageError("Give another folder OUT for the predictions of a folder.")
+        _predict_folder(source, folder, name, number, overwrite=overwrite, **loaded)
+        return
+    if overwrite:
+        raise click.UsageError("--overwrite is for folders.")
     server = current_app.extensions["model_server"]
     version, _ = server.get_version(name, number)  # the same for all rows
     names = version.signature.names
@@ -256,6 +288,7 @@ def predict(
     n_rows = 0
     with (
         source.open("rb") as stream,
+        click.open_file(out, "wb", lazy=True, atomic=True) as written,
         faults_in(source.name),
         click.progressbar(length=source.stat().st_size, label=source.name, file=sys.stderr) as bar,
     ):
@@ -264,11 +297,61 @@ def predict(
         for index, batch in enumerate(batches):
             rows = partial(lambda batch, _signature: batch, batch)
             predictions = inference.predict(server, name=name, which=version.number, rows=rows)
-            out.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
+            written.writelines(writing.write_csv(predictions.to_columns(), header=index == 0))
             bar.update(stream.tell() - bar.pos)
             notes += predictions.count_notes()
             n_rows += len(batch.X)
     _echo_warnings([*batch.warnings, *inference.warn_of_notes(notes, names, n_rows)])
+
+
+def _predict_folder(
+    folder: Path,
+    out: Path,
+    name: str,
+    number: int | None,
+    *,
+    overwrite: bool,
+    batch: BatchOptions,
+    dialect: CsvDialect,
+) -> None:
+    """Write the predictions for each file of a folder into another one."""
+    loaded, _ = current_app.extensions["model_server"].get_version(name, number)
+    version = registry.get_version(db.session(), name, loaded.number)
+    predictor = StoredPredictor(
+        version.format,
+        registry.get_artifact(db.session(), name, loaded.number).data,
+        json.dumps(loaded.signature.to_json()),
+        json.dumps(version.profile),
+    )
+    source = open_source(str(folder.resolve()), "*", dialect=dialect)
+    processes = min(job_runner().executor.processes, len(source.parts))
+    with (
+        open_executor(processes) as pool,
+        click.progressbar(length=len(source.parts), label=folder.name, file=sys.stderr) as bar,
+    ):
+        written = predict_source(
+            source,
+            out.name,
+            predict=predictor,
+            signature=loaded.signature,
+            options=batch,
+            store=open_store(str(out.parent)),
+            executor=pool,
+            report=lambda done, _: bar.update(done - bar.pos),
+            overwrite=overwrite,
+        )
+    _echo_warnings(written.warnings)
+    click.echo(f"{written.n_rows} rows of {written.n_files} files: {out}", err=True)
+
+
+@contextmanager
+def open_executor(processes: int) -> Iterator[Executor | None]:
+    """Yield what predicts files at the same time; None where one process is enough."""
+    if processes < 2:
+        yield None
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+        yield executor
 
 
 @commands.command()

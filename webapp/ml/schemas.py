@@ -117,8 +117,8 @@ class WarningSchema(StrictSchema):
     )
 
 
-class CsvOptions(StrictSchema):
-    """How a CSV table is written; other tables take no such options."""
+class CsvFields(StrictSchema):
+    """How CSV is written; other formats take no such options."""
 
     delimiter = fields.String(
         load_default=CsvDialect.delimiter,
@@ -131,13 +131,26 @@ class CsvOptions(StrictSchema):
         metadata=about("The decimal point of CSV: `.`, or `,` beside another delimiter."),
     )
 
+    @ma.validates_schema
+    def check_dialect(self, data: dict[str, Any], **_: Any) -> None:
+        """Raise ValidationError where the two are the same."""
+        if data["delimiter"] == data["decimal"]:
+            raise ma.ValidationError("Must not be the delimiter.", "decimal")
+
+
+class CsvOptions(CsvFields):
+    """How a CSV table is written, as one option: its ``dialect``."""
+
     @ma.post_load
     def make_dialect(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Join the two to a dialect."""
-        dialect = CsvDialect(data.pop("delimiter"), data.pop("decimal"))
-        if dialect.delimiter == dialect.decimal:
-            raise ma.ValidationError("Must not be the delimiter.", "decimal")
-        return {**data, "dialect": dialect}
+        data["dialect"] = take_dialect(data)
+        return data
+
+
+def take_dialect(data: dict[str, Any]) -> CsvDialect:
+    """Take the fields of ``CsvFields`` out of what was loaded, as a dialect."""
+    return CsvDialect(data.pop("delimiter"), data.pop("decimal"))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
+from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -229,7 +230,44 @@ def test_an_executor_gives_the_same_bits(tmp_path: Path, make: Callable[[], Exec
     assert np.array_equal(found.estimator.coef_, expected.estimator.coef_)
     assert found.metrics == expected.metrics
     assert found.data_digest == expected.data_digest
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [done for done, _ in told] == [100, 200, 700, 1000, 1000]
+    assert told[-1] == (1000, 1000)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_rows_are_counted_while_they_are_read(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parts(tmp_path, *make_rows(), [300], suffix)
+    monkeypatch.setattr(streaming, "SLICE_CELLS", 600)
+    told: list[tuple[int, int]] = []
+
+    fit(tmp_path, report=lambda *done: told.append(done))
+
+    assert [done for done, _ in told] == [*range(100, 1001, 100), 1000]
+    assert all(done <= total for done, total in told)
+    assert told[0][1] == pytest.approx(1000, rel=0.1)
+    assert told[-1] == (1000, 1000)
+
+
+def test_importances_are_those_of_scikit_learn_on_the_rows_that_are_held_out(
+    tmp_path: Path,
+) -> None:
+    X, y = make_rows()
+    write_parts(tmp_path, X, y, [300])
+
+    found = fit(tmp_path, refit=True)
+
+    assert found.held_out is not None
+    assert found.importances is not None
+    held = found.held_out.take()
+    theirs = permutation_importance(
+        fit(tmp_path).estimator, held.X, held.y, n_repeats=50, random_state=0
+    )
+    assert found.importances["rows"] == found.n_test
+    ranked = [f"x{place + 1}" for place in np.argsort(-theirs.importances_mean)]
+    assert list(found.importances["values"]) == ranked
+    assert fit(tmp_path, test_size=0.0).importances is None
 
 
 def test_rows_that_are_held_out_are_judged_and_not_fitted(tmp_path: Path) -> None:
@@ -286,6 +324,7 @@ def test_a_large_parquet_file_is_shared_out_by_its_row_groups(
     shared = fit(tmp_path / "whole", executor=Messages(), report=lambda *n: told.append(n))
 
     assert len(told) > 3
+    assert told[-1] == (900, 900)
     assert shared.n_train == whole.n_train
     assert set(shared.judged.y) == set(whole.judged.y)
     check_close(shared.estimator.coef_, whole.estimator.coef_)

@@ -90,27 +90,30 @@ def predict_source(
     predict: Predictor,
     signature: Signature,
     options: BatchOptions,
+    store: Store | None = None,
     executor: Executor | None = None,
     report: Report | None = None,
     overwrite: bool = False,
 ) -> Written:
     """Write the predictions for each file of a source to a file of the same name.
 
-    ``folder`` is below the source's root. CSV is answered by CSV, Parquet by Parquet, and Arrow
-    by Parquet, which ends the name. A file is there once it is complete. With an ``executor`` of
-    processes, ``predict`` must be picklable (``StoredPredictor``).
+    ``folder`` is below the root of ``store``, by default of the source's. CSV is answered by CSV,
+    Parquet by Parquet, and Arrow by Parquet, which ends the name. A file is there once it is
+    complete. With an ``executor`` of processes, ``predict`` must be picklable
+    (``StoredPredictor``).
 
     Raises InvalidInput, under ``source`` by file, column and row, and under ``folder`` where a
     file is there already, unless ``overwrite``; the files that were finished before stay.
     """
     with faults_in("folder"):
         split_path(folder)
-        job = _Job(predict, signature, options, source.store, source.base, folder)
+        job = _Job(predict, signature, options, store or source.store, source.base, folder)
+        read = {(part.store, part.name) for part in source.parts}
         for part in source.parts:
             name = job.name_of(part)
-            if name in {other.name for other in source.parts}:
+            if (job.store, name) in read:
                 raise InvalidInput([f"is the folder of the source: {name!r} would be replaced"])
-            if not overwrite and source.store.has(name):
+            if not overwrite and job.store.has(name):
                 raise InvalidInput([f"holds {name!r} already"])
     n_files, n_rows, warnings = 0, 0, dict[DataWarning, None]()
     run = partial(predict_part, job)

@@ -1,17 +1,19 @@
-"""Datasets as bytes, to lie in the database or to be sent to another process."""
+"""Datasets, or which files hold one, as bytes: for the database, or for another process."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 
 from webapp.ml.core.datasets import Dataset, DataWarning
+from webapp.ml.core.learning import Choices
 from webapp.ml.core.signature import Signature
+from webapp.ml.core.tables.shapes import CsvDialect
 
 
 def pack_dataset(dataset: Dataset, **further: Any) -> bytes:
@@ -55,3 +57,25 @@ def unpack_dataset(data: bytes) -> tuple[Dataset, Mapping[str, Any]]:
         target=described["target"],
     )
     return dataset, described["further"]
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """Which files to train on, and how to read them; the pattern is ``sources.open_source``'s."""
+
+    pattern: str
+    choices: Choices
+    dialect: CsvDialect
+
+
+def pack_files(files: SourceFiles, **further: Any) -> bytes:
+    """Return what files to train on as JSON, and what comes with them."""
+    return orjson.dumps({"files": asdict(files), "further": further})
+
+
+def unpack_files(data: bytes) -> tuple[SourceFiles, Mapping[str, Any]]:
+    """Return what ``pack_files`` wrote, and what came with it."""
+    found = orjson.loads(data)
+    files = found["files"]
+    choices, dialect = Choices(**files["choices"]), CsvDialect(**files["dialect"])
+    return SourceFiles(files["pattern"], choices, dialect), found["further"]

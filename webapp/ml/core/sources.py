@@ -29,7 +29,7 @@ from webapp.ml.core.tables.reading import leave_text, open_table, parse_errors
 from webapp.ml.core.tables.shapes import Columns, CsvDialect, Format, Source, Table, list_names
 
 MOST_PARTS = 10_000
-LONGEST_PATTERN = 1000
+LONGEST_PATTERN = 255  # as long as what a version says of its source
 MAGIC = "*?["
 HIDDEN = (".", "_")  # as pyarrow.dataset and Spark have it: _SUCCESS, ._part.crc
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}

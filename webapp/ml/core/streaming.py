@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.errors import InvalidInput
+from webapp.errors import InvalidInput, faults_in
 from webapp.ml.core.datasets import (
     Dataset,
     DataWarning,
@@ -42,6 +42,7 @@ from webapp.ml.core.estimators import (
     resolve_params,
     split_pipeline,
 )
+from webapp.ml.core.importances import permute_columns
 from webapp.ml.core.learning import (
     EXCLUDE,
     Choices,
@@ -54,13 +55,15 @@ from webapp.ml.core.metrics import measure_scores
 from webapp.ml.core.plots import Judged
 from webapp.ml.core.scoring import Scorer, compile_scorer, score
 from webapp.ml.core.signature import matrix_signature
-from webapp.ml.core.sources import DataSource, Head, Part, Report, check_columns, map_parts
+from webapp.ml.core.sources import DataSource, Head, Part, check_columns, map_parts
 from webapp.ml.core.tables.numbers import MISSING, to_numbers
 from webapp.ml.core.tables.reading import open_table, parse_errors
 from webapp.ml.core.tables.shapes import BLANKS, NUMERIC, check_target, kind_of
 from webapp.ml.core.training import (
     FEWEST_ROWS_TO_JUDGE,
     FEWEST_ROWS_TO_SPLIT,
+    LEAST_SECONDS,
+    SHARE_OF_SECONDS,
     TrainedModel,
     TrainingSpec,
     describe_coefficients,
@@ -73,6 +76,9 @@ SLICE_CELLS = 2**20  # 8 MB are converted at once
 BLOCK_ROWS = 2**12  # of a QR: 65,536 × 11 took 2 ms in such blocks, which fit the cache, 13 whole
 EXACT_SOLVERS = ("auto", "svd", "cholesky")
 STREAMED = (DEFAULT_ESTIMATOR, "ridge")
+
+ReportRows: TypeAlias = Callable[[int, int], object]
+"""Is told how many rows have been read, and of about how many."""
 
 
 @dataclass(frozen=True)
@@ -170,21 +176,25 @@ class Reduced:
     """What a part has been reduced to.
 
     kept: (n_columns, n_kept), rows to judge by, and draws: (n_kept,), the numbers drawn for them.
-    digests: SHA-256 of each column. n_missing: rows without a target, which are left out.
+    digests: SHA-256 of each column. n_rows: all that were read; n_missing: those without a target,
+    which are left out.
     """
 
     fitted: Triangle
     kept: Matrix
     draws: Vector
     digests: bytes
+    n_rows: int
     n_missing: int
     warnings: tuple[DataWarning, ...]
 
 
-def reduce_part(options: PartOptions, part: Part) -> Reduced:
+def reduce_part(
+    options: PartOptions, part: Part, note: Callable[[int], object] | None = None
+) -> Reduced:
     """Return a part's triangle and the rows drawn from it, reading some rows at a time.
 
-    Raises InvalidInput by file, column and row.
+    ``note`` is told how many, each time. Raises InvalidInput by file, column and row.
     """
     columns = (*options.names, options.target)
     nothing = np.empty((len(columns), 0))
@@ -211,6 +221,8 @@ def reduce_part(options: PartOptions, part: Part) -> Reduced:
                 drawn = random.random(len(rows))[present]
                 n_rows += len(rows)
                 n_missing += len(rows) - len(drawn)
+                if note is not None:
+                    note(len(rows))
                 for column, digest in zip(Z, hashes, strict=True):
                     digest.update(np.ascontiguousarray(column, dtype="<f8").data)
                 wanted = drawn < options.kept
@@ -229,6 +241,7 @@ def reduce_part(options: PartOptions, part: Part) -> Reduced:
         kept=np.concatenate(kept, axis=1),
         draws=np.concatenate(draws),
         digests=b"".join(digest.digest() for digest in hashes),
+        n_rows=n_rows - part.first_row,
         n_missing=n_missing,
         warnings=table.warnings,
     )
@@ -271,22 +284,23 @@ def train_from_source(
     *,
     clock: Callable[[], float],
     executor: Executor | None = None,
-    report: Report | None = None,
+    report: ReportRows | None = None,
     memory: float = 0,
 ) -> TrainedModel:
     """Train on the files of a source; what a version has is as after ``training.train``.
 
     Least squares and ridge on complete columns of numbers read them once, part by part, by the
-    ``executor`` if there is one (``sources.map_parts``). Any other training takes them into
-    memory, where all values as float64 take no more than ``memory`` bytes, and goes on as
-    ``training.train``.
+    ``executor`` if there is one (``sources.map_parts``), while ``report`` is told how far that is.
+    Any other training takes them into memory, where all values as float64 take no more than
+    ``memory`` bytes, and goes on as ``training.train``.
 
     Raises InvalidInput: under ``source`` by file, column and row; and where the data would have to
     be in memory, with how much that is.
     """
     choices = replace(choices, target=choices.target.strip(BLANKS))
     head = source.read_head([choices.target])
-    check_target(list(head.kinds), choices.target)
+    with faults_in("target"):
+        check_target(list(head.kinds), choices.target)
     features = [name for name in head.kinds if name != choices.target]
     check_kinds(choices.kinds, features)
     names = tuple(name for name in features if choices.kinds.get(name) != EXCLUDE)
@@ -302,7 +316,9 @@ def train_from_source(
         allowed = f"{memory / 1e6:,.0f} MB are allowed"
         message = f"would have to be in memory, about {size}, and {allowed}: {obstacle}"
         raise InvalidInput({"source": [message]})
-    dataset = make_dataset_from(source.read_all([choices.target]), choices)
+    columns = source.read_all([choices.target])
+    with faults_in("source"):
+        dataset = make_dataset_from(columns, choices)
     trained = train(dataset, spec, clock=clock)
     return replace(trained, warnings=(*dataset.warnings, *trained.warnings))
 
@@ -341,14 +357,14 @@ def _stream(
     spec: TrainingSpec,
     clock: Callable[[], float],
     executor: Executor | None,
-    report: Report | None,
+    report: ReportRows | None,
 ) -> TrainedModel:
     check_feature_names(names)
     entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATOR]
     params = resolve_params(entry, spec.params)
     options = _make_options(head, names, target, spec)
     started = clock()
-    whole = _reduce(source, options, executor, report)
+    whole = _reduce(source, options, executor, report, head.n_rows)
     fitted, kept, held_out = whole.fitted, whole.kept, whole.draws < options.held_out
     n_test = int(held_out.sum())
     n_rows = fitted.n_rows + n_test
@@ -379,12 +395,24 @@ def _stream(
     doubts += find_doubts(judged)
     scores = score(fit.scorer, judged.X)
     metrics = measure_scores(scores, judged.y, None, fitted.mean[-1:])
+    signature = matrix_signature(names, "regression", target)
+    test_rows = Subset(judged, np.arange(n_test)) if n_test else None
+    importances = None
+    if test_rows is not None:
+        importances = permute_columns(
+            fit.estimator,
+            fit.scorer,
+            test_rows,
+            signature,
+            random_state=spec.random_state,
+            clock=clock,
+            seconds=max(LEAST_SECONDS, SHARE_OF_SECONDS * seconds),
+        )
     n_train = fitted.n_rows
     if spec.refit and n_test:
         fitted = fitted.add(kept[:, held_out])
         fit = _fit(entry, params, spec, fitted)
     profile = fitted.profile()
-    signature = matrix_signature(names, "regression", target)
     return TrainedModel(
         estimator=fit.estimator,
         estimator_name=entry.name,
@@ -398,14 +426,14 @@ def _stream(
         coefficients=describe_coefficients(fit.estimator, signature),
         profile=profile,
         data_digest=_digest(names, whole),
-        importances=None,
+        importances=importances,
         interval_basis=fit.basis,
         judged=Judged.from_scores(judged.y, scores, None),
         converged=None,
         signature=signature.with_ranges(profile),
         scale=bool(spec.scale),
         warnings=tuple(doubts),
-        held_out=Subset(judged) if n_test else None,
+        held_out=test_rows,
     )
 
 
@@ -425,14 +453,30 @@ def _make_options(
 
 
 def _reduce(
-    source: DataSource, options: PartOptions, executor: Executor | None, report: Report | None
+    source: DataSource,
+    options: PartOptions,
+    executor: Executor | None,
+    report: ReportRows | None,
+    about: int,
 ) -> Reduced:
-    """Return all parts as one, combined in their order, whoever is done first."""
+    """Return all parts, of ``about`` so many rows, as one, combined in their order."""
     fitted = Triangle.of_nothing(len(options.names) + 1)
-    kept, draws, digests, n_missing = [], [], [], 0
+    kept, draws, digests, n_rows, n_missing = [], [], [], 0, 0
     warnings: dict[DataWarning, None] = {}
-    reduce = partial(reduce_part, options)
-    for part in map_parts(reduce, source.split(), executor=executor, report=report):
+    n_noted = 0
+
+    def note(count: int) -> None:
+        nonlocal n_noted
+        n_noted += count
+        if report is not None:
+            report(n_noted, max(n_noted, about))
+
+    # From elsewhere it comes with a part that is done.
+    reduce = partial(reduce_part, options, note=note if executor is None else None)
+    for part in map_parts(reduce, source.split(), executor=executor):
+        n_rows += part.n_rows
+        if executor is not None:
+            note(part.n_rows)
         with np.errstate(over="ignore", invalid="ignore"):  # found when it is to be fitted
             fitted = fitted.combine(part.fitted)
         kept.append(part.kept)
@@ -440,11 +484,14 @@ def _reduce(
         digests.append(part.digests)
         n_missing += part.n_missing
         warnings |= dict.fromkeys(part.warnings)
+    if report is not None:
+        report(n_rows, n_rows)
     return Reduced(
         fitted,
         np.concatenate(kept, axis=1),
         np.concatenate(draws),
         b"".join(digests),
+        n_rows,
         n_missing,
         tuple(warnings),
     )

@@ -6,13 +6,12 @@ from typing import Any
 
 from marshmallow import fields, validate
 
-from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.metrics import METRICS
 from webapp.ml.core.search import MOST_CANDIDATES, SearchSpec
 from webapp.ml.core.training import MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import about
-from webapp.ml.training.schemas import TableTrainingOptions, TrainingOptions, TrainingRequest
+from webapp.ml.training.schemas import TableTrainingOptions, TrainingOptions, TrainingRows
 from webapp.web.fields import JSONInteger
 
 OWN = ("grid", "distributions", "iterations", "cv", "metric")
@@ -85,13 +84,13 @@ class TableSearchOptions(SearchOptions, TableTrainingOptions):
     """How to search on a table."""
 
 
-class SearchRequest(SearchOptions, TrainingRequest):
+class SearchRequest(SearchOptions, TrainingRows):
     """Rows to learn from, as of a training, and what to try."""
 
     table_options = TableSearchOptions
 
-    def make_arguments(self, dataset: Dataset, options: dict[str, Any]) -> dict[str, Any]:
+    def make_arguments(self, options: dict[str, Any], **rows: Any) -> dict[str, Any]:
         """Return what ``search.service.order_search`` takes."""
         own, activate = {name: options.pop(name) for name in OWN}, options.pop("activate")
         spec = SearchSpec(TrainingSpec(**options), **own)
-        return {"dataset": dataset, "spec": spec, "activate": activate}
+        return {**rows, "spec": spec, "activate": activate}

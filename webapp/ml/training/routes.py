@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from flask import current_app
 from flask.views import MethodView
 
 from webapp.jobs.models import Job
@@ -67,9 +68,11 @@ class Inspect(MethodView):
 
 def _describe(request: Mapping[str, Any]) -> Answer:
     """Return what tells one training from another, whichever format its rows come in."""
-    digest, spec = digest_dataset(request["dataset"]), asdict(request["spec"])
-    activate = request.get("metric") or request["activate"]
-    return {**spec, "activate": activate, "dataset": digest}
+    described = asdict(request["spec"])
+    described["activate"] = request.get("metric") or request["activate"]
+    if "files" in request:  # which are not read before they are trained on
+        return {**described, "files": asdict(request["files"])}
+    return {**described, "dataset": digest_dataset(request["dataset"])}
 
 
 @blp.route("/train", endpoint="TrainDefault", defaults=DEFAULTS, post="train_default_model")
@@ -96,6 +99,13 @@ class Train(MethodView):
         Instead of JSON, the body may be a table with a header (CSV, Parquet or an Arrow stream),
         or a form with such a `file`. The other fields are then query parameters, and `target`
         names the column to predict.
+
+        With `source`, the rows are in files below the operator's data folder. Least squares and
+        ridge read them in parts; any other estimator takes them into memory, as far as allowed.
         """
-        order = service.order_training(name=name, holder=holder_id(), **request)
+        if "files" in request:
+            request["root"] = current_app.config["DATA_ROOT"]
+            order = service.order_source_training(name=name, holder=holder_id(), **request)
+        else:
+            order = service.order_training(name=name, holder=holder_id(), **request)
         return do(order, before_commit=before_commit)

@@ -20,9 +20,12 @@ from webapp.ml.core.learning import (
     make_dataset_of,
     read_dataset,
 )
+from webapp.ml.core.packing import SourceFiles
 from webapp.ml.core.signature import KINDS, Task
+from webapp.ml.core.sources import LONGEST_PATTERN, split_path
 from webapp.ml.core.tables.reading import read_columns
 from webapp.ml.core.tables.records import are_rows_of_values, read_records, read_rows
+from webapp.ml.core.tables.shapes import CsvDialect
 from webapp.ml.core.training import AUTO, MOST_FOLDS, TrainingSpec
 from webapp.ml.schemas import (
     NUMBERS,
@@ -30,6 +33,7 @@ from webapp.ml.schemas import (
     ROW,
     ROWS,
     Activate,
+    CsvFields,
     CsvOptions,
     FeatureNames,
     RowsSchema,
@@ -39,6 +43,7 @@ from webapp.ml.schemas import (
     about,
     check_gate,
     metric_field,
+    take_dialect,
 )
 from webapp.web.fields import (
     JSONBoolean,
@@ -220,7 +225,7 @@ class TableTrainingOptions(TrainingOptions, CsvOptions):
     )
 
 
-class TrainingRequest(TargetedRows, TrainingOptions):
+class TrainingRows(TargetedRows, TrainingOptions):
     """Rows to learn from, and how: `X` and `y`, or `data` and `target`."""
 
     table_options = TableTrainingOptions
@@ -251,21 +256,71 @@ class TrainingRequest(TargetedRows, TrainingOptions):
                 dataset = make_dataset_from(columns, Choices(target, task, kinds))
         else:
             dataset = _read_rows(X, y, names, task, kinds)
-        return self.make_arguments(dataset, data)
+        return self.make_arguments(data, dataset=dataset)
 
     def load_table(self, table: Table) -> dict[str, Any]:
         """Return the options of a table and its dataset."""
         options = dict(table.options)
         task, kinds = _choose_task(options), _choose_kinds(options)
         choices = Choices(options.pop("target"), task, kinds)
-        found = self.make_arguments(table.read(read_dataset, choices=choices), options)
-        return {**found, "source": table.source.name}
+        dataset = table.read(read_dataset, choices=choices)
+        return {**self.make_arguments(options, dataset=dataset), "source": table.source.name}
 
-    def make_arguments(self, dataset: datasets.Dataset, options: dict[str, Any]) -> dict[str, Any]:
-        """Return what ``training.service.order_training`` takes."""
+    def make_arguments(self, options: dict[str, Any], **rows: Any) -> dict[str, Any]:
+        """Return what ``training.service`` takes for an order."""
         activate, metric = options.pop("activate"), options.pop("metric")
-        found = {"dataset": dataset, "spec": TrainingSpec(**options)}
+        found = {**rows, "spec": TrainingSpec(**options)}
         return {**found, "activate": activate} if metric is None else {**found, "metric": metric}
+
+
+class TrainingRequest(TrainingRows, CsvFields):
+    """Rows to learn from, and how: `X` and `y`, or `data`, or a `source`, and `target`."""
+
+    source = fields.String(
+        metadata=about(
+            "Instead of rows: the files below the operator's data folder (DATA_ROOT) that hold "
+            "them, which may be larger than memory. A file, a folder, or a pattern with `*`, "
+            "`?`, `[…]` and `**`; `target` is one of their columns.",
+            minLength=1,
+            maxLength=LONGEST_PATTERN,
+        ),
+    )
+
+    @ma.validates_schema
+    def check_rows(self, data: dict[str, Any], **kwargs: Any) -> None:
+        """Raise ValidationError unless there are X and y, or data or a source and a target."""
+        if "source" not in data:
+            super().check_rows(data, **kwargs)
+            if take_dialect(dict(data)) != CsvDialect():
+                raise ma.ValidationError("Is for the files of a source.", "delimiter")
+        elif {"X", "y", "data"} & data.keys():
+            raise ma.ValidationError("Must not be given beside X, y or data.", "source")
+        elif data["target"] is None:
+            raise ma.ValidationError("Missing data for required field.", "target")
+
+    @ma.post_load
+    def make_dataset(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Return the dataset, or which files hold it, and the options."""
+        if "source" in data:
+            return read_source_options(data.pop("source"), data)
+        take_dialect(data)
+        found: dict[str, Any] = super().make_dataset(data, **kwargs)
+        return found
+
+
+def read_source_options(pattern: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``training.service.order_source_training`` takes of checked options.
+
+    Raises InvalidInput for a pattern that leads out of the data folder.
+    """
+    with faults_in("source"):
+        split_path(pattern)
+    dialect = options.pop("dialect", None) or take_dialect(options)
+    task, kinds = _choose_task(options), _choose_kinds(options)
+    choices = Choices(options.pop("target"), task, kinds)
+    options.pop("feature_names", None)
+    files = SourceFiles(pattern, choices, dialect)
+    return TrainingRows().make_arguments(options, files=files)
 
 
 def _read_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,7 +15,7 @@ from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
-from webapp.ml.core.packing import pack_dataset
+from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
 from webapp.ml.core.signature import Signature
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.registry.models import ModelVersion
@@ -28,7 +28,7 @@ from webapp.ml.registry.service import (
 )
 from webapp.ml.training import work
 
-KIND, IF_BETTER = "train", "if_better"
+KIND, SOURCE_KIND, IF_BETTER = "train", "train_source", "if_better"
 ROWS_IN_MEMORY = 4  # times: as they come, unpacked, split, and judged
 
 
@@ -66,8 +66,83 @@ def order_training(
     )
 
 
+def order_source_training(
+    *,
+    name: str,
+    files: SourceFiles,
+    spec: TrainingSpec,
+    root: str | None,
+    activate: bool = True,
+    metric: str | None = None,
+    holder: str = "",
+) -> Order:
+    """Return the order for a training on files below the ``root``, which are not read yet.
+
+    All else is as of ``order_training``. Raises InvalidInput where there is no root.
+    """
+    _check_root(root)
+    if metric is not None and files.choices.task is not None:
+        evaluation.check_metric(metric, files.choices.task)
+    if metric is not None and not spec.test_size:
+        raise work.nothing_held_out()
+    return Order(
+        kind=SOURCE_KIND,
+        model=name,
+        options={
+            "estimator": spec.estimator,
+            "activate": activate if metric is None else "if_better",
+            "metric": metric,
+            "source": files.pattern,
+            "rows": None,
+        },
+        payload=pack_files(files, spec=asdict(spec), metric=metric),
+        holder=holder,
+    )
+
+
+def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[str, Kind]:
+    """Return how jobs of training are done: on rows that came with them, and on files."""
+    of_rows = make_kind(leases, settings)
+
+    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
+        packed, active, seconds = of_rows.prepare(session, order)
+        memory = settings["MAX_FIT_MEMORY"] * MB / ROWS_IN_MEMORY
+        return packed, _check_root(settings["DATA_ROOT"]), memory, active, seconds
+
+    def limit(_order: Order) -> ProcessLimits:
+        # As for rows that were sent: what a fit may take, and as much for the rows.
+        memory = 2 * settings["MAX_FIT_MEMORY"] * MB + work.READING_MEMORY
+        return ProcessLimits(memory, settings["MAX_FIT_SECONDS"])
+
+    def explain(order: Order, failure: ProcessFailed) -> Exception:
+        if failure.reason != "memory":
+            return of_rows.explain(order, failure)
+        message = (
+            f"takes more than twice the {settings['MAX_FIT_MEMORY']} MB that MAX_FIT_MEMORY "
+            "allows: try smaller files or row groups, or fewer columns"
+        )
+        return InvalidInput({"source": [message]})
+
+    of_files = replace(
+        of_rows,
+        work=work.fit_source,
+        limit=limit,
+        prepare=prepare,
+        explain=explain,
+    )
+    return {KIND: of_rows, SOURCE_KIND: of_files}
+
+
+def _check_root(root: str | None) -> str:
+    """Return the data folder; raises InvalidInput where there is none."""
+    if root is None:
+        message = "needs a data folder, and this service has none: an operator sets DATA_ROOT"
+        raise InvalidInput({"source": [message]})
+    return root
+
+
 def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
-    """Return how jobs of this kind are done."""
+    """Return how trainings on rows that came with them are done."""
 
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
         compares = order.options["activate"] == IF_BETTER
@@ -110,11 +185,7 @@ def check_gate(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
     """Raise InvalidInput, before the fit, for a metric that nothing could be judged by."""
     evaluation.check_metric(metric, dataset.task)
     if not training.count_held_out(len(dataset.y), spec.test_size):
-        message = (
-            "needs rows to judge on: a training of 10 rows or more, with a test_size that holds "
-            "out 2 or more"
-        )
-        raise InvalidInput({"metric": [message]})
+        raise work.nothing_held_out()
 
 
 def _store(

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from webapp.errors import InvalidInput
-from webapp.jobs.processes import Report
+from webapp.jobs.processes import MB, Report
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.formats import skops
 from webapp.ml.core.gate import compare
-from webapp.ml.core.packing import unpack_dataset
+from webapp.ml.core.packing import unpack_dataset, unpack_files
+from webapp.ml.core.sources import open_source
+from webapp.ml.core.streaming import train_from_source
 from webapp.ml.core.training import AUTO, TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
 
 Answer = dict[str, Any]
 
 LIGHTER_THAN_AUTO = "one estimator of the catalogue"
+
+# A child has one core. Each thread takes 72 MB of address space: its stack, and a heap of glibc's.
+READING_THREADS = 2  # that decode, and as many that read
+READING_MEMORY = 2 * READING_THREADS * 72 * MB
 
 
 def fit(
@@ -38,15 +45,77 @@ def fit(
     InvalidInput where the rows cannot be fitted.
     """
     dataset, further = unpack_dataset(packed)
-    spec, metric = spec or TrainingSpec(**further["spec"]), further["metric"]
-    # What a choice among estimators leaves of the seconds is for the training of the best.
-    spec = replace(spec, time_budget=min(spec.time_budget, seconds / 2))
+    spec, metric = spec or _read_spec(further, seconds), further["metric"]
     trained = training.train(dataset, spec, clock=time.perf_counter, report=report)
+    trained = replace(trained, warnings=(*dataset.warnings, *trained.warnings))
+    return _answer(trained, spec, metric, active)
+
+
+def _read_spec(further: Mapping[str, Any], seconds: float) -> TrainingSpec:
+    """Return how to train, as it came with the rows."""
+    spec = TrainingSpec(**further["spec"])
+    # What a choice among estimators leaves of the seconds is for the training of the best.
+    return replace(spec, time_budget=min(spec.time_budget, seconds / 2))
+
+
+def fit_source(
+    report: Report,
+    packed: bytes,
+    root: str,
+    memory: float,
+    active: Mapping[str, Any] | None,
+    seconds: float,
+    executor: Executor | None = None,
+) -> Answer:
+    """Train on packed ``SourceFiles`` below a root; return what ``fit`` does.
+
+    Where all rows have to be in memory, they may take ``memory`` bytes as float64. Otherwise the
+    ``executor`` reads them, or this process. Raises InvalidInput.
+    """
+    import pyarrow as pa
+
+    pa.set_cpu_count(READING_THREADS)
+    pa.set_io_thread_count(READING_THREADS)
+    files, further = unpack_files(packed)
+    spec, metric = _read_spec(further, seconds), further["metric"]
+    source = open_source(root, files.pattern, dialect=files.dialect)
+    trained = train_from_source(
+        source,
+        files.choices,
+        spec,
+        clock=time.perf_counter,
+        executor=executor,
+        report=lambda done, total: report(done, total, "rows"),
+        memory=memory,
+    )
+    if metric is not None:
+        evaluation.check_metric(metric, trained.signature.task)
+        if trained.held_out is None:
+            raise nothing_held_out()
+    return _answer(trained, spec, metric, active)
+
+
+def nothing_held_out() -> InvalidInput:
+    """Return the error of a comparison without rows to judge on."""
+    message = (
+        "needs rows to judge on: a training of 10 rows or more, with a test_size that holds "
+        "out 2 or more"
+    )
+    return InvalidInput({"metric": [message]})
+
+
+def _answer(
+    trained: TrainedModel,
+    spec: TrainingSpec,
+    metric: str | None,
+    active: Mapping[str, Any] | None,
+) -> Answer:
+    """Return what is stored of a training, and how it compares with the active version."""
     try:
         artifact = skops.dumps(trained.estimator)
     except ArtifactUnusable:
         raise too_heavy(trained.estimator_name, "makes a model that is too large") from None
-    version = _describe(trained, dataset, spec)
+    version = _describe(trained, spec)
     answer = {"version": version, "artifact": artifact, "judged": trained.judged.to_bytes()}
     if metric is not None:
         rows = partial(_take_held_out, trained)
@@ -70,7 +139,7 @@ def _take_held_out(trained: TrainedModel, task: evaluation.Task) -> Dataset:
     return evaluation.recode_rows(rows, trained.signature, task, trained.classes)
 
 
-def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> dict[str, Any]:
+def _describe(trained: TrainedModel, spec: TrainingSpec) -> dict[str, Any]:
     """Return the columns of the new version: JSON values."""
     basis, means = trained.interval_basis, trained.mean_contributions
     return {
@@ -79,7 +148,7 @@ def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> di
         "model_type": type(split_pipeline(trained.estimator)[1]).__name__,
         "params": dict(trained.params),
         "scale": trained.scale,
-        "feature_names": list(dataset.feature_names),
+        "feature_names": list(trained.signature.names),
         "signature": trained.signature.to_json(),
         "classes": None if trained.classes is None else list(trained.classes),
         "metrics": dict(trained.metrics),
@@ -95,7 +164,7 @@ def _describe(trained: TrainedModel, dataset: Dataset, spec: TrainingSpec) -> di
         "fit_seconds": trained.fit_seconds,
         "converged": trained.converged,
         "data_digest": trained.data_digest,
-        "warnings": [asdict(warning) for warning in (*dataset.warnings, *trained.warnings)],
+        "warnings": [asdict(warning) for warning in trained.warnings],
         "profile": dict(trained.profile),
         "interval_basis": None if basis is None else basis.to_json(),
         "mean_contributions": None if means is None else means.tolist(),
