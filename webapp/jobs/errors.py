@@ -32,6 +32,13 @@ class QueueFull(Unavailable):
     retry_after = 10
 
 
+class ProcessDied(Unavailable):
+    """The process that did the work was killed, from outside or by the kernel."""
+
+    message = "The process that worked on it died."
+    retry_after = 10
+
+
 class JobLost(Conflict):
     """The job was cancelled, or another process has taken it up."""
 

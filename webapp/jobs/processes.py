@@ -285,6 +285,8 @@ def _listen(address: str) -> socket.socket:
 
 def _serve(listener: socket.socket, most: int, owner: int) -> None:
     """Fork a child for each caller, at most so many at once, while the owner lives."""
+    with suppress(OSError):  # only Linux has it; `ps -C trainings` then finds them
+        Path("/proc/self/comm").write_text(Path(listener.getsockname()).name)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

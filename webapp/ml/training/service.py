@@ -131,7 +131,9 @@ def _store(
         **described,
     )
     signature = Signature.from_json(described["signature"])
-    version.warnings += warn_of_difference(session, order.model, signature)
+    # A new list: the answer may be stored a second time, after an outage.
+    warned = warn_of_difference(session, order.model, signature)
+    version.warnings = [*version.warnings, *warned]
     if options["metric"] is None:
         storing["activate"] = options["activate"]
     else:
