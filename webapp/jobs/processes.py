@@ -226,8 +226,7 @@ class ForkServer:
         with self._lock:
             with suppress(OSError):  # another thread has started it meanwhile
                 return self._connect()
-            self._spawn()
-            return self._connect()
+            return self._spawn()
 
     def _connect(self) -> Connection:
         sock = socket.socket(socket.AF_UNIX)
@@ -249,8 +248,8 @@ class ForkServer:
 
         atexit.register(remove)
 
-    def _spawn(self) -> None:
-        """Start the server in a new interpreter, and wait until it listens."""
+    def _spawn(self) -> Connection:
+        """Start the server in a new interpreter; return a connection as soon as it listens."""
         self._make_address()
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         # Each child has one core.
@@ -263,8 +262,8 @@ class ForkServer:
         atexit.register(process.kill)
         deadline = time.monotonic() + START
         while time.monotonic() < deadline and process.poll() is None:
-            if Path(self._address).exists():
-                return
+            with suppress(OSError):  # the address may be there a moment earlier
+                return self._connect()
             time.sleep(0.01)
         process.kill()
         raise ProcessFailed("died", "The process that forks others did not start.")
