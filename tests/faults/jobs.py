@@ -67,7 +67,7 @@ class Submissions:
         versions = self._get(f"{MODEL}/versions?page_size=1000") if made else []
         stored = sorted(version["version"] for version in versions)
         wrong = len(set(made) ^ set(stored)) + len(made) - len(set(made)) + len(silent)
-        record(f"{what}: jobs", len(ended), len(made), wrong)
+        record(f"{what}: jobs", len(ended), len(ended) - wrong, wrong)
         with app_on(database_url) as app, app.app_context():
             broken = find_broken(db.engine)
         assert made == stored
