@@ -17,6 +17,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy.orm import Session
 
 from tests.access.holders import bearer, make_holder
+from tests.faults import on_sqlite
 from tests.gunicorn_server import wait_until
 from tests.jobs.test_processes import LIMITS, die, fail, take_memory
 from tests.observability.test_metrics import parse
@@ -320,6 +321,7 @@ def test_the_audit_says_who_asked_for_what_the_queue_has_made(guarded: Flask) ->
     ]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("work", "status", "attempts"), [(take_memory, 422, 1), (die, 503, 2), (fail, 500, 1)]
 )
@@ -336,6 +338,7 @@ def test_work_that_does_not_end_well_fails_its_job_alone(
     assert wait_for(client, submit(client), "succeeded")["result"]["version"] == 1
 
 
+@on_sqlite
 def test_a_job_waits_for_a_database_that_goes_away_as_it_begins_and_as_it_ends(
     client: FlaskClient, queue: Runner
 ) -> None:
