@@ -19,6 +19,7 @@ from tests.ports import hold_port, port_of
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 60
+FORK_SERVERS = ("trainings", "uploads")  # children of the master that are no workers
 both_workers = pytest.mark.parametrize("worker_class", ["epoll", "gthread"])
 """Where it matters which of gunicorn's workers runs: a test has it from ``worker_class``."""
 
@@ -30,6 +31,17 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() < started + seconds, f"not so within {seconds} s"
         time.sleep(0.01)
     return time.monotonic() - started
+
+
+def _children_of(process: int) -> dict[int, str]:
+    """Return the names of a process's children, by their numbers."""
+    names = {}
+    with suppress(OSError):  # they come and go
+        listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+        for child in map(int, listed.split()):
+            with suppress(OSError):
+                names[child] = Path(f"/proc/{child}/comm").read_text().strip()
+    return names
 
 
 class GunicornServer:
@@ -64,8 +76,14 @@ class GunicornServer:
 
     def workers(self) -> set[int]:
         """Return the processes of the workers (Linux: read from /proc)."""
-        master = self.process.pid
-        return set(map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split()))
+        children = _children_of(self.process.pid)
+        return {child for child, name in children.items() if name not in FORK_SERVERS}
+
+    def trainings(self) -> set[int]:
+        """Return the processes of the trainings that run (Linux)."""
+        children = _children_of(self.process.pid)
+        servers = [child for child, name in children.items() if name == "trainings"]
+        return {child for server in servers for child in _children_of(server)}
 
     def kill_worker(self, worker: int) -> None:
         """Kill a worker, unless it has just left by itself."""

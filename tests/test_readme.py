@@ -24,7 +24,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 YOUR_DATA = (ROOT / "docs" / "your-data.md").read_text()
 DATA = (ROOT / "docs" / "data.md").read_text()
+JOBS = (ROOT / "docs" / "jobs.md").read_text()
 PAGES = {
+    "docs/jobs.md": JOBS,  # first: it names its jobs by their numbers
     "README.md": README,
     "docs/api.md": (ROOT / "docs" / "api.md").read_text(),
     "docs/your-data.md": YOUR_DATA,
@@ -124,6 +126,16 @@ def is_part(shown: Any, said: Any) -> bool:
     return bool(
         said == pytest.approx(shown, abs=2e-3) if isinstance(shown, float) else said == shown
     )
+
+
+def test_the_calls_of_the_jobs_page_work(answers: Answers) -> None:
+    statuses, said = zip(*answers["docs/jobs.md"], strict=True)
+
+    assert statuses == (202, 200, 200, 202, 204, 200)
+    (shown,) = re.findall(r"^```json\n(.*?)^```", JOBS, re.M | re.S)
+    assert is_part(json.loads(re.sub(r",\s*…|(?<=\d)…", "", shown)), said[1])
+    assert [job["id"] for job in said[2]] == [2, 1]
+    assert said[5]["status"] == "cancelled"
 
 
 def test_your_data_shows_what_the_service_answers(answers: Answers) -> None:

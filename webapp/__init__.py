@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from typing import Any
 
 from flask import Flask
@@ -21,7 +22,8 @@ from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
 from webapp.jobs import cli as jobs_cli
 from webapp.jobs.processes import LocalExecutor
-from webapp.jobs.runner import Runner
+from webapp.jobs.runner import OUTCOMES, Runner
+from webapp.jobs.service import count_jobs
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml.blueprint import is_long
@@ -123,6 +125,15 @@ def register_model_server(app: Flask) -> None:
 
 def register_jobs(app: Flask) -> None:
     """Give the application what does its jobs; `start` lets it begin with those in the queue."""
+
+    def note(kind: str, outcome: str, seconds: float) -> None:
+        if app.config["METRICS"]:
+            app.extensions["metrics"].count_job(kind, outcome, seconds)
+
+    def note_again(kind: str) -> None:
+        if app.config["METRICS"]:
+            app.extensions["metrics"].count_lost_job(kind)
+
     leases = app.extensions["model_server"].leases
     with app.app_context():
         engine = db.engine
@@ -138,6 +149,8 @@ def register_jobs(app: Flask) -> None:
             search.KIND: search.make_kind(leases, app.config),
         },
         keep=timedelta(days=app.config["JOB_KEEP_DAYS"]),
+        note=note,
+        note_again=note_again,
     )
 
 
@@ -177,8 +190,10 @@ def register_observation(app: Flask) -> None:
             cache=lambda: app.extensions["model_server"].cache,
             active_versions=list_active_versions,
             shadows=list_shadows,
+            jobs=lambda session: dict(zip(metrics.JOB_GAUGES, count_jobs(session), strict=True)),
             workers=app.config["WEB_CONCURRENCY"],
             outcomes=api.list_outcomes(app),
+            job_outcomes=list(product(app.extensions["jobs"].kinds, OUTCOMES)),
         )
         observers.append(app.extensions["metrics"].count_request)
     if app.config["ACCESS_LOG"]:

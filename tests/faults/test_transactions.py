@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,14 +21,18 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_migrate import upgrade
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from tests.conftest import Backend, app_on, table_names
 from tests.faults import on_postgresql, scaled
 from tests.faults.load import ML, InProcess, predict, train_constant
 from tests.faults.losses import find_broken
 from tests.faults.record import Record
-from webapp.db.base import Base
+from webapp.db.base import Base, utc_now
 from webapp.extensions import db
+from webapp.jobs.models import Job
+from webapp.jobs.processes import Call, LocalExecutor, Task
+from webapp.jobs.service import count_jobs
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +52,28 @@ def run_and_kill(task: Callable[..., None], kill_at: int, url: str, *arguments: 
     return process.exitcode != 0
 
 
+class SameProcess(LocalExecutor):
+    """Does work in the thread that submits it: the statements come in the same order each time."""
+
+    def __init__(self) -> None:
+        """Start nothing."""
+
+    def submit_late(self, begin: Callable[[], Call]) -> Task:
+        """Return the work as a future that has ended."""
+        task = Task()
+        task.set_running_or_notify_cancel()
+        try:
+            call = begin()
+            answer = call.work(lambda *_progress: None, *call.arguments)
+            # As it comes from another process.
+            parts = {name: value for name, value in answer.items() if isinstance(value, bytes)}
+            rest = {name: value for name, value in answer.items() if name not in parts}
+            task.set_result({**json.loads(json.dumps(rest)), **parts})
+        except BaseException as error:
+            task.set_exception(error)
+        return task
+
+
 def _do(task: Callable[..., None], kill_at: int, url: str, *arguments: Any) -> None:
     passed = 0
 
@@ -55,6 +84,7 @@ def _do(task: Callable[..., None], kill_at: int, url: str, *arguments: Any) -> N
             os.kill(os.getpid(), signal.SIGKILL)
 
     with app_on(url) as app, app.app_context():
+        app.extensions["jobs"].executor = app.extensions["inspector"] = SameProcess()
         event.listen(db.engine, "before_cursor_execute", pass_boundary)
         event.listen(db.engine, "commit", pass_boundary)
         task(app, *arguments)
@@ -148,6 +178,57 @@ def check_versions(
     if (number := train_constant(client, name, float(last)).body["model"]["version"]) != last + 1:
         found.append(f"the next training is number {number} after {last}")
     return found
+
+
+def work_off(app: Flask) -> None:
+    """Do the jobs of the queue until all have ended."""
+    # Its statements do not count.
+    engine = sa.create_engine(db.engine.url, poolclass=sa.NullPool)
+    app.extensions["jobs"].start()
+    with Session(engine) as session:
+        while sum(count_jobs(session)[:2]):
+            session.rollback()
+            time.sleep(0.01)
+
+
+def let_claims_expire(app: Flask) -> None:
+    with app.app_context():
+        past = utc_now() - timedelta(seconds=1)
+        held = sa.update(Job).where(Job.claimed_until.is_not(None))
+        db.session.execute(held.values(claimed_until=past))
+        db.session.commit()
+
+
+@on_postgresql
+def test_a_job_whose_owner_is_killed_at_any_statement_becomes_one_version(
+    database_url: str, app: Flask, record: Record
+) -> None:
+    kills, wanted, boundary, client = 0, scaled(10, 100), 1, InProcess(app)
+    broken: list[str] = []
+    rows = {"X": [[0.0], [1.0]], "y": [0.0, 1.0]}
+    path, later = f"{ML}/models/queued", {"Prefer": "respond-async"}
+    while kills < wanted:
+        submitted = app.test_client().post(f"{path}/train", json=rows, headers=later)
+        assert submitted.status_code == 202
+
+        killed = run_and_kill(work_off, boundary, database_url)
+        if killed:
+            let_claims_expire(app)
+            assert not run_and_kill(work_off, 0, database_url)
+
+        job = client.call("GET", submitted.headers["Location"]).body
+        with app.app_context():
+            found = find_broken(db.engine)
+        versions, last = list_versions(client, path)
+        if job["status"] != "succeeded" or job["result"]["version"] != last:
+            found.append(f"the job is {job}, and the last version {last}")
+        if len(versions) != job["id"]:  # one of each job
+            found.append(f"{job['id']} jobs have made {len(versions)} versions")
+        if found:
+            broken.append(f"boundary {boundary}: {found}")
+        kills, boundary = kills + killed, boundary + scaled(3, 1) if killed else 1
+    record("owner of a job killed at a statement", kills, kills - len(broken), len(broken))
+    assert broken == []
 
 
 def test_a_killed_migrator_leaves_neither_a_lock_nor_half_a_schema(

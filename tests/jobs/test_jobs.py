@@ -6,7 +6,9 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,11 +16,19 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy.orm import Session
 
+from tests.access.holders import bearer, make_holder
+from tests.faults import on_sqlite
+from tests.gunicorn_server import wait_until
+from tests.jobs.test_processes import LIMITS, die, fail, take_memory
+from tests.observability.test_metrics import parse
+from webapp.audit.service import list_entries
 from webapp.db.base import utc_now
+from webapp.errors import DatabaseUnavailable
 from webapp.extensions import db
 from webapp.jobs import service
 from webapp.jobs.models import Job
 from webapp.jobs.runner import Runner
+from webapp.scopes import Scope
 
 ROWS = {"X": [[1, 2, 3], [4, 5, 6], [7, 8, 10]], "y": [10, 20, 33]}
 LATER = {"Prefer": "respond-async"}
@@ -185,7 +195,7 @@ def test_a_job_whose_process_died_is_taken_up_once_more(app: Flask, client: Flas
         with pytest.raises(service.JobLost):
             service.renew(db.session(), claim, None)
     job = client.get("/api/v1/ml/jobs/1").json
-    assert (job["status"], job["problem"]["status"]) == ("failed", 500)
+    assert (job["status"], job["problem"]["status"]) == ("failed", 503)
     assert "died 2 times" in job["problem"]["detail"]
 
 
@@ -271,3 +281,95 @@ def test_a_worker_that_stops_leaves_its_jobs_to_others(client: FlaskClient, queu
     queue.close()
     job = client.get(url).json
     assert (job["status"], job["attempts"]) == ("queued", 0)
+
+
+def count_jobs(client: FlaskClient) -> dict[str, float]:
+    """Return how many jobs have ended how, and how many were taken up again."""
+    found = parse(client.get("/metrics").text)
+    counts = {key[-1]: n for key, n in found.items() if key[0] == "webapp_jobs_total" and n}
+    return {**counts, "again": found["webapp_jobs_taken_up_again_total", "train"]}
+
+
+def test_every_job_is_counted_once_by_how_it_ended(own_app: Flask) -> None:
+    client = own_app.test_client()
+    client.post("/api/v1/ml/train", json=ROWS)
+    client.post("/api/v1/ml/train", json={**ROWS, "y": [1, 2, 1e300], "cv": 2})
+    for _ in range(2):
+        url = submit(client)
+    client.delete(url)
+    submit(client, {**ROWS, "y": [1, 2, 1e300], "cv": 2})
+    with own_app.app_context():
+        claimed = service.claim_next(db.session())
+    assert claimed is not None
+    expire(own_app, claimed[0].id)
+    last = submit(client)
+    found = parse(client.get("/metrics").text)
+    assert (found["webapp_jobs_queued",], found["webapp_jobs_running",]) == (2, 1)
+    assert found["webapp_oldest_queued_job_seconds",] > 0
+
+    own_app.extensions["jobs"].start()
+    wait_for(client, last, "succeeded")
+    expected = {"succeeded": 3, "refused": 2, "cancelled": 1, "again": 1}
+    wait_until(lambda: count_jobs(client) == expected, DEADLINE)
+
+
+def test_the_audit_says_who_asked_for_what_the_queue_has_made(guarded: Flask) -> None:
+    client = guarded.test_client()
+    key = bearer(make_holder(guarded, "ann", Scope.ML_TRAIN, Scope.ML_ADMIN))
+    sent = client.post(
+        "/api/v1/ml/train", json=ROWS, headers={**key, **LATER, "X-Request-ID": "asked"}
+    )
+    client.delete("/api/v1/ml/jobs/1", headers={**key, "X-Request-ID": "not-now"})
+    client.post("/api/v1/ml/train", json=ROWS, headers={**key, **LATER, "X-Request-ID": "again"})
+    guarded.extensions["jobs"].start()
+    wait_until(
+        lambda: client.get("/api/v1/ml/jobs/2", headers=key).json["status"] == "succeeded",
+        DEADLINE,
+    )
+
+    assert sent.status_code == 202
+    with guarded.app_context():
+        page = list_entries(db.session(), page=1, page_size=10, subject="model default")
+        found = [(entry.action, entry.actor, entry.request_id) for entry in page.objects]
+    assert found == [
+        ("version.train", "ann", "again"),
+        ("job.submit", "ann", "again"),
+        ("job.cancel", "ann", "not-now"),
+        ("job.submit", "ann", "asked"),
+    ]
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("work", "status", "attempts"), [(take_memory, 422, 1), (die, 503, 2), (fail, 500, 1)]
+)
+def test_work_that_does_not_end_well_fails_its_job_alone(
+    client: FlaskClient, queue: Runner, work: Any, status: int, attempts: int
+) -> None:
+    kind = queue.kinds["train"]
+    broken = replace(kind, work=work, prepare=lambda *_: (), limit=lambda _: LIMITS)
+    queue.kinds = {"train": broken}
+    job = wait_for(client, submit(client), "failed")
+    queue.kinds = {"train": kind}
+
+    assert (job["problem"]["status"], job["attempts"]) == (status, attempts)
+    assert wait_for(client, submit(client), "succeeded")["result"]["version"] == 1
+
+
+@on_sqlite
+def test_a_job_waits_for_a_database_that_goes_away_as_it_begins_and_as_it_ends(
+    client: FlaskClient, queue: Runner
+) -> None:
+    kind, missing = queue.kinds["train"], {"prepare": 1, "store": 2}
+
+    def be_away(step: str, *arguments: Any) -> Any:
+        if missing[step]:
+            missing[step] -= 1
+            raise DatabaseUnavailable
+        return getattr(kind, step)(*arguments)
+
+    steps = {step: partial(be_away, step) for step in missing}
+    queue.kinds = {"train": replace(kind, **steps)}
+
+    job = wait_for(client, submit(client), "succeeded")
+    assert (job["result"]["version"], job["attempts"]) == (1, 2)

@@ -73,8 +73,11 @@ def test_a_scrape_shows_requests_predictions_trainings_and_the_process(own_app: 
         ("predictions_total", "default", "1"): 2,
         ("predicted_rows_total", "default", "1"): 3,
         ("stale_predictions_total", "default", "1"): 0,
-        ("trainings_total", "done"): 1,
-        ("trainings_total", "refused"): 1,
+        ("jobs_total", "train", "succeeded"): 1,
+        ("jobs_total", "train", "refused"): 1,
+        ("jobs_queued",): 0,
+        ("jobs_running",): 0,
+        ("oldest_queued_job_seconds",): 0,
         ("model_active_version", "default"): 1,
         ("artifact_cache_misses_total",): 1,
         ("artifact_cache_hits_total",): 1,
@@ -84,7 +87,7 @@ def test_a_scrape_shows_requests_predictions_trainings_and_the_process(own_app: 
     }
     assert {key: found[f"webapp_{key[0]}", *key[1:]] for key in expected} == expected
     assert found["webapp_request_duration_seconds_sum", "POST", PREDICT, "200"] > 0
-    assert found["webapp_training_duration_seconds_sum", "done"] > 0
+    assert found["webapp_job_duration_seconds_sum", "train", "succeeded"] > 0
     assert found["webapp_database_pool_in_use",] <= 1  # the scrape may have one itself
     assert found["webapp_database_pool_size",] > 0
     assert not [labels for labels in found if "made" in str(labels) or "nothing" in str(labels)]
@@ -97,8 +100,9 @@ def test_every_counter_is_shown_as_0_before_it_counts(own_app: Flask, database_u
         found = parse(client.get("/metrics").text)
         document = client.get("/openapi.json").json
 
-    for outcome in ("done", "refused", "failed"):
-        assert found["webapp_trainings_total", outcome] == 0
+    for outcome in ("succeeded", "refused", "failed", "cancelled"):
+        assert found["webapp_jobs_total", "train", outcome] == 0
+    assert found["webapp_jobs_taken_up_again_total", "train"] == 0
     for name in ("predictions", "predicted_rows", "stale_predictions"):
         assert found[f"webapp_{name}_total", "default", "1"] == 0
     for path, operations in document["paths"].items():

@@ -32,6 +32,16 @@ class QueueFull(Unavailable):
     retry_after = 10
 
 
+class ProcessDied(Unavailable):
+    """The process that did the work was killed, or crashed for want of memory, say."""
+
+    message = (
+        "The process that worked on it died. If it dies again, it most likely needs more memory "
+        "than it may take."
+    )
+    retry_after = 10
+
+
 class JobLost(Conflict):
     """The job was cancelled, or another process has taken it up."""
 

@@ -256,7 +256,7 @@ class ForkServer:
         atexit.register(remove)
 
     def _spawn(self) -> Connection:
-        """Start the server in a new interpreter, and connect as soon as it listens."""
+        """Start the server in a new interpreter; return a connection as soon as it listens."""
         self._make_address()
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         # Each child has one core.
@@ -269,7 +269,7 @@ class ForkServer:
         atexit.register(process.kill)
         deadline = time.monotonic() + START
         while time.monotonic() < deadline and process.poll() is None:
-            with suppress(OSError):
+            with suppress(OSError):  # the address may be there a moment earlier
                 return self._connect()
             time.sleep(0.01)
         process.kill()
@@ -291,6 +291,8 @@ def _listen(address: str) -> socket.socket:
 
 def _serve(listener: socket.socket, most: int, owner: int) -> None:
     """Keep so many children ready for callers, while the owner lives."""
+    with suppress(OSError):  # only Linux has it; `ps -C trainings` then finds them
+        Path("/proc/self/comm").write_text(Path(listener.getsockname()).name)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -21,8 +21,8 @@ from webapp.db.base import begin_write, keep_nothing
 from webapp.db.outages import outages_translated
 from webapp.errors import ServiceError, Unavailable
 from webapp.jobs import service
-from webapp.jobs.errors import JobLost
-from webapp.jobs.models import CANCELLED, FAILED, SUCCEEDED
+from webapp.jobs.errors import JobLost, ProcessDied
+from webapp.jobs.models import CANCELLED, FAILED, SUCCEEDED, Job
 from webapp.jobs.processes import Call, LocalExecutor, ProcessFailed, ProcessLimits, Task, Work
 from webapp.jobs.service import Claim, Order
 from webapp.jobs.steps import Answer, Steps
@@ -34,8 +34,13 @@ POLL = 1.0  # seconds between looks into the queue, which other hosts fill, too
 BEAT = 0.5  # seconds between renewals of a claim; a job that was cancelled ends at the next one
 STOP = 5.0  # seconds in which the thread that looks into the queue should end
 SWEEP = 600.0  # seconds between deletions of old jobs
+AFTER_OUTAGE = 3.0  # seconds in which claims are renewed that could not be meanwhile
+REFUSED = "refused"
+OUTCOMES = (SUCCEEDED, REFUSED, FAILED, CANCELLED)  # REFUSED: it failed by what was sent
 
 BeforeCommit: TypeAlias = Callable[[Any], object]
+Note: TypeAlias = Callable[[str, str, float], object]
+"""``note(kind, outcome, seconds)`` is called once for each job that this process has ended."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,14 @@ class _Begun:
     claim: Claim
     task: Task
     repeatable: bool = False
+    began_at: float = field(default_factory=time.monotonic)
 
 
 class Runner:
     """Does jobs in this process's name, in the processes of an executor.
 
-    ``start`` begins to do those in the queue.
+    ``start`` begins to do those in the queue. ``note`` is called with how each job ended, and
+    ``note_again`` with the kind of each that is taken up again after its process died.
     """
 
     def __init__(
@@ -85,11 +92,15 @@ class Runner:
         kinds: Mapping[str, Kind],
         *,
         keep: timedelta,
+        note: Note,
+        note_again: Callable[[str], object] = keep_nothing,
     ) -> None:
         self.executor = executor
         self._engine = engine
         self.kinds = kinds
         self._keep = keep
+        self._note = note
+        self._note_again = note_again
         self._working: dict[_Begun, threading.Thread] = {}  # on jobs of the queue
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -142,11 +153,17 @@ class Runner:
             self._follow(begun, watch)
             return self._store(session, begun, before_commit)
         except BaseException as error:
+            with suppress(Unavailable), outages_translated():
+                session.rollback()  # on SQLite, it may hold the lock that the end needs
             raise self._end(begun, error) from error
+
+    def cancel(self, session: Session, number: int, *, holder: str | None = None) -> None:
+        """Cancel a job, whichever process works on it; raises as ``service.cancel``."""
+        self._note_ended(service.cancel(session, number, holder=holder), CANCELLED)
 
     def _work_off(self) -> None:
         """Do the jobs of the queue, each as soon as there is a process for it."""
-        swept_at = 0.0
+        swept_at, was_away = 0.0, False
         while not self._closed.is_set():
             self._wake.wait(POLL)
             self._wake.clear()
@@ -155,10 +172,13 @@ class Runner:
                     swept_at = time.monotonic()
                     with self._session() as session:
                         service.delete_old(session, keep=self._keep)
+                if self._has_waiting() and was_away:
+                    self._closed.wait(AFTER_OUTAGE)
+                was_away = False
                 while self._has_room() and self._has_waiting() and self._begin_next():
                     pass
             except Unavailable:
-                continue  # the database is away, as the health of the service says
+                was_away = True  # the database is, as the health of the service says
             except Exception:
                 log.exception("The queue of jobs could not be worked off")
 
@@ -178,10 +198,15 @@ class Runner:
         def begin() -> Call:
             try:
                 with self._session() as session:
-                    claimed = service.claim_next(session)
+                    claimed = service.claim_next(session, note_failed=self._note_ended)
                     if claimed is None:
                         raise CancelledError
                     job, claim = claimed
+                    if self._closed.is_set():
+                        service.give_back(session, claim, counts=False)
+                        raise CancelledError
+                    if job.attempts > 1:
+                        self._note_again(job.kind)
                     order = Order(job.kind, job.model, job.options, job.payload or b"", job.holder)
                     actor = Actor(name=job.created_by, request_id=job.request_id)
                     found.append((order, claim, actor, job.attempts < service.MOST_ATTEMPTS))
@@ -210,7 +235,8 @@ class Runner:
         set_actor(actor)
         try:
             self._follow(begun)
-            while True:
+            begun.task.result()  # raises what the work did, also that the database is away
+            while not self._closed.is_set():
                 try:
                     with self._session() as session:
                         self._store(session, begun)
@@ -261,31 +287,45 @@ class Runner:
             service.finish(session, begun.claim, SUCCEEDED, result=result, progress=progress)
             before_commit(made)
 
-        return kind.store(session, begun.order, begun.task.result(), finish)
+        made = kind.store(session, begun.order, begun.task.result(), finish)
+        self._note(begun.order.kind, SUCCEEDED, time.monotonic() - begun.began_at)
+        return made
 
     def _end(self, begun: _Begun, error: BaseException) -> BaseException:
         """Note how a job failed, and return the error that says so."""
         begun.task.cancel()
         if isinstance(error, JobLost | CancelledError):
             return JobLost()
-        died = isinstance(error, ProcessFailed) and error.reason == "died"
-        if isinstance(error, ProcessFailed):
+        if isinstance(error, ProcessFailed) and error.reason == "died":
+            error = ProcessDied()
+        elif isinstance(error, ProcessFailed):
             error = self.kinds[begun.order.kind].explain(begun.order, error)
-        if died or not isinstance(error, ServiceError | HTTPException):
+        may_help = isinstance(error, Unavailable)  # to try again
+        if isinstance(error, ProcessDied) or not isinstance(error, ServiceError | HTTPException):
             log.error("Job %d failed", begun.claim.id, exc_info=error)
         is_left = not isinstance(error, Exception) or isinstance(error, ClientDisconnected)
         # If the database is away, the claim expires.
         with suppress(Unavailable, JobLost), self._session() as session:
-            if died and begun.repeatable:
+            if may_help and begun.repeatable:
                 service.give_back(session, begun.claim)
                 return error
             status, problem = (CANCELLED, None) if is_left else (FAILED, describe_problem(error))
             begin_write(session)
-            service.finish(session, begun.claim, status, problem=problem, keep_payload=died)
+            service.finish(session, begun.claim, status, problem=problem, keep_payload=may_help)
             session.commit()
+            is_refusal = isinstance(error, ServiceError) and not may_help
+            outcome = REFUSED if is_refusal else status
+            self._note(begun.order.kind, outcome, time.monotonic() - begun.began_at)
         return error
+
+    def _note_ended(self, job: Job, outcome: str = FAILED) -> None:
+        """Note how a job ended that no task of this process works on."""
+        ended, started = job.finished_at, job.started_at
+        seconds = (ended - started).total_seconds() if ended and started else 0.0
+        self._note(job.kind, outcome, seconds)
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with outages_translated(), Session(self._engine) as session:
+        # A job is read once, with the rows: what is committed stays as it was then.
+        with outages_translated(), Session(self._engine, expire_on_commit=False) as session:
             yield session

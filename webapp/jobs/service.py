@@ -12,7 +12,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -104,16 +104,19 @@ def start(session: Session, claim: Claim) -> None:
     session.commit()
 
 
-def claim_next(session: Session) -> tuple[Job, Claim] | None:
+def claim_next(
+    session: Session, *, note_failed: Callable[[Job], object] = keep_nothing
+) -> tuple[Job, Claim] | None:
     """Claim the job that has waited longest, with its payload; None where there is none.
 
-    Jobs whose process died are among them; those that it happened to twice fail.
+    Jobs whose process died are among them; those that it happened to twice fail, and
+    ``note_failed`` is called with each.
     """
-    begin_write(session)
     now = utc_now()
     waits = sa.and_(Job.status == QUEUED, Job.payload.is_not(None))
     lost = sa.and_(Job.status.in_([QUEUED, RUNNING]), Job.claimed_until < now)
     while True:
+        begin_write(session)
         job = session.scalar(
             sa.select(Job)
             .where(sa.or_(waits, lost))
@@ -136,9 +139,10 @@ def claim_next(session: Session) -> tuple[Job, Claim] | None:
         _end(
             job,
             FAILED,
-            problem={"title": "Internal Server Error", "status": 500, "detail": detail},
+            problem={"title": "Service Unavailable", "status": 503, "detail": detail},
         )
-        session.flush()
+        session.commit()
+        note_failed(job)
 
 
 def has_waiting(session: Session) -> bool:
@@ -183,7 +187,7 @@ def give_back(session: Session, claim: Claim, *, counts: bool = True) -> None:
     session.commit()
 
 
-def cancel(session: Session, number: int, *, holder: str | None = None) -> None:
+def cancel(session: Session, number: int, *, holder: str | None = None) -> Job:
     """Cancel a job: nothing of it is stored any more, and its process ends within two seconds.
 
     Raises JobNotFound, also for a job of another ``holder``, and JobEnded.
@@ -195,6 +199,7 @@ def cancel(session: Session, number: int, *, holder: str | None = None) -> None:
     _end(job, CANCELLED)
     record(session, "job.cancel", f"model {job.model}", {"job": number})
     session.commit()
+    return job
 
 
 def retry(session: Session, number: int) -> Job:
@@ -239,14 +244,15 @@ def list_jobs(
     return fetch_page(session, query, number=page, size=page_size)
 
 
-def count_jobs(session: Session) -> tuple[dict[str, int], datetime | None]:
-    """Return how many jobs are queued and running, and since when the first one has waited."""
+def count_jobs(session: Session) -> tuple[int, int, float]:
+    """Return how many jobs are queued and running, and for how many seconds the first waits."""
     begin_read(session)
     counts = sa.select(Job.status, sa.func.count(), sa.func.min(Job.created_at))
     rows = session.execute(counts.where(Job.status.in_([QUEUED, RUNNING])).group_by(Job.status))
     found = {status: (count, first) for status, count, first in rows}
-    numbers = {status: found[status][0] if status in found else 0 for status in (QUEUED, RUNNING)}
-    return numbers, found[QUEUED][1] if QUEUED in found else None
+    queued, running = (found[status][0] if status in found else 0 for status in (QUEUED, RUNNING))
+    waited = (utc_now() - found[QUEUED][1]).total_seconds() if queued else 0.0
+    return queued, running, max(waited, 0.0)
 
 
 def delete_old(session: Session, *, keep: timedelta) -> None:

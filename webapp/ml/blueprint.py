@@ -38,7 +38,6 @@ from webapp.ml.jobs.schemas import JobSchema, prefers_async
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
 from webapp.ml.schemas import CsvOptions, FilePart, RowsSchema, Table, TablePart, about
-from webapp.observability.observer import training_noted
 from webapp.web import jsonio
 from webapp.web.blueprint import Blueprint, View
 from webapp.web.openapi import OPENAPI_VERSION, header
@@ -100,16 +99,13 @@ def holder_id() -> str:
 def do(order: Order, *, before_commit: BeforeCommit) -> ModelVersion | Job:
     """Do a job while its client waits, and return what it makes; or put it into the queue."""
     if not prefers_async(request.headers.get("Prefer", "")):
-        with training_noted():
-            return cast(
-                ModelVersion,
-                job_runner().run(
-                    db.session(),
-                    order,
-                    before_commit=before_commit,
-                    watch=lambda _: check_client(),
-                ),
-            )
+        made = job_runner().run(
+            db.session(),
+            order,
+            before_commit=before_commit,
+            watch=lambda _: check_client(),
+        )
+        return cast(ModelVersion, made)
     settings = current_app.config
     limits = QueueLimits(settings["JOB_QUEUE"], settings["JOB_QUEUE_OF_KEY"])
     job = submit(db.session(), order, limits=limits, before_commit=before_commit)

@@ -36,7 +36,7 @@ from sqlalchemy.pool import QueuePool
 from webapp.db.outages import outages_translated
 from webapp.db.postgresql import time_limit
 from webapp.errors import Unavailable
-from webapp.observability.observer import OUTCOMES, PREDICTION, TRAINING, Environ, Facts
+from webapp.observability.observer import PREDICTION, Environ, Facts
 from webapp.scopes import Scope
 from webapp.web.blueprint import Blueprint
 
@@ -84,13 +84,17 @@ REQUESTS = Family(
     },
     (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-TRAININGS = Family(
-    ("outcome",),
+JOBS = Family(
+    ("kind", "outcome"),
     {
-        "webapp_trainings": "Trainings by outcome: done, refused or failed.",
-        "webapp_training_duration_seconds": "Seconds that a training took, by outcome.",
+        "webapp_jobs": "Jobs that ended: succeeded, refused, failed or cancelled.",
+        "webapp_job_duration_seconds": "Seconds from when a process took a job up to its end.",
     },
     (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+LOST_JOBS = Family(
+    ("kind",),
+    {"webapp_jobs_taken_up_again": "Jobs that were taken up again after their process died."},
 )
 PREDICTIONS = Family(
     ("model", "version"),
@@ -128,7 +132,12 @@ WORKERS = Family(
     },
     gauges=True,
 )
-FAMILIES = (REQUESTS, TRAININGS, PREDICTIONS, SHADOWS, CACHE, WORKERS)
+JOB_GAUGES = {
+    "webapp_jobs_queued": "Jobs that wait for a process; none while the database is away.",
+    "webapp_jobs_running": "Jobs that have a process; none while the database is away.",
+    "webapp_oldest_queued_job_seconds": "Seconds for which the first queued job has waited.",
+}
+FAMILIES = (REQUESTS, JOBS, LOST_JOBS, PREDICTIONS, SHADOWS, CACHE, WORKERS)
 
 
 class SharedCounts:
@@ -240,21 +249,25 @@ class Metrics(Collector):
         cache: Callable[[], Any],
         active_versions: Callable[[Session], Iterable[tuple[str, int]]],
         shadows: Callable[[Session], Iterable[tuple[str, int]]],
+        jobs: Callable[[Session], Mapping[str, float]],
         workers: int,
         outcomes: Iterable[Labels],
+        job_outcomes: Iterable[Labels],
     ) -> None:
         """Count for the processes of a server.
 
         ``cache`` returns the process's cache of model versions; ``active_versions`` reads names of
-        models and the numbers of their active versions, ``shadows`` those of their shadows.
-        ``outcomes`` are the routes, methods and statuses. What these name is shown as 0 from the
-        start: Prometheus would miss a counter's first step.
+        models and the numbers of their active versions, ``shadows`` those of their shadows, and
+        ``jobs`` the values of ``JOB_GAUGES``. ``outcomes`` are the routes, methods and statuses,
+        ``job_outcomes`` the kinds of jobs and how they end. What these name is shown as 0 from
+        the start: Prometheus would miss a counter's first step.
         """
         self._engine = engine
         self._find_cache = cache
         self._active_versions = active_versions
         self._shadows = shadows
-        self._outcomes = list(outcomes)
+        self._jobs = jobs
+        self._outcomes, self._job_outcomes = list(outcomes), list(job_outcomes)
         # At a reload old and new workers live side by side; an operator may add some.
         self._counts = SharedCounts(FAMILIES, slots=max(64, 4 * workers))
         self._lock = threading.Lock()
@@ -268,12 +281,17 @@ class Metrics(Collector):
         if PREDICTION in environ:
             model, version, n_rows, stale = environ[PREDICTION]
             self._counts.record(PREDICTIONS, (model, str(version)), (1, n_rows, stale))
-        if TRAINING in environ:
-            outcome, seconds = environ[TRAINING]
-            self._counts.observe(TRAININGS, (outcome,), seconds)
         # Connections in use are looked at until there are none: no further request may come.
         if self._in_use or time.monotonic() >= self._look_at:
             self._look()
+
+    def count_job(self, kind: str, outcome: str, seconds: float) -> None:
+        """Count a job that this process has ended."""
+        self._counts.observe(JOBS, (kind, outcome), seconds)
+
+    def count_lost_job(self, kind: str) -> None:
+        """Count a job that this process takes up again."""
+        self._counts.record(LOST_JOBS, (kind,), (1,))
 
     def count_shadow(self, model: str, version: int, outcome: Sequence[float]) -> None:
         """Count what came of a request for a shadow: a number for each metric of ``SHADOWS``."""
@@ -303,6 +321,7 @@ class Metrics(Collector):
         up = GaugeMetricFamily("webapp_database_up", "1 if the database answered, else 0.")
         versions: list[Labels] = []
         shadows: list[Labels] = []
+        jobs: Mapping[str, float] = {}
         try:
             with (
                 outages_translated(),
@@ -313,13 +332,17 @@ class Metrics(Collector):
                     active.add_metric((name,), number)
                     versions.append((name, str(number)))
                 shadows = [(name, str(number)) for name, number in self._shadows(session)]
+                jobs = self._jobs(session)
             up.add_metric((), 1)
         except Unavailable:
             up.add_metric((), 0)
         yield active
         yield up
-        outcomes: list[Labels] = [(outcome,) for outcome in OUTCOMES]
-        known: tuple[list[Labels], ...] = (self._outcomes, outcomes, versions, shadows, [()], [()])
+        for name, value in jobs.items():
+            yield GaugeMetricFamily(name, JOB_GAUGES[name], value)
+        kinds: list[Labels] = sorted({(kind,) for kind, _ in self._job_outcomes})
+        known: tuple[list[Labels], ...] = (self._outcomes, self._job_outcomes, kinds)
+        known += (versions, shadows, [()], [()])
         counted = self._counts.read()
         for family, labels in zip(FAMILIES, known, strict=True):
             yield from _render(family, counted[family.name], labels)

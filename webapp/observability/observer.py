@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from flask import request
 
-from webapp.errors import ServiceError, Unavailable
 from webapp.web.request import IDENTITY_KEY, find_request_id
 
 Environ: TypeAlias = dict[str, Any]
@@ -19,31 +17,15 @@ Observe: TypeAlias = Callable[[Facts, Environ], object]
 """Is called with each answered request; its facts then have a status, and duration_ms."""
 
 UNMATCHED = "unmatched"  # the route of a request whose URL or method no view has
-OUTCOMES = ("done", "refused", "failed")  # of a training; `refused` is the client's error
 # Keys of the environ, where there is such a thing:
 TRACE_ID = "webapp.trace_id"
 PREDICTION = "webapp.prediction"  # model, version, number of rows, whether it may be stale
-TRAINING = "webapp.training"  # outcome, seconds
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def note_prediction(model: str, version: int, n_rows: int, stale: bool) -> None:
     """Note which version answered this request's prediction, for how many rows."""
     request.environ[PREDICTION] = (model, version, n_rows, stale)
-
-
-@contextmanager
-def training_noted() -> Iterator[None]:
-    """Note how the training in this block ended, and how long it took."""
-    started, outcome = time.perf_counter(), "failed"
-    try:
-        yield
-        outcome = "done"
-    except ServiceError as error:
-        outcome = "failed" if isinstance(error, Unavailable) else "refused"
-        raise
-    finally:
-        request.environ[TRAINING] = (outcome, time.perf_counter() - started)
 
 
 def describe_request(environ: Environ) -> Facts:

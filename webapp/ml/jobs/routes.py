@@ -13,7 +13,7 @@ from flask.views import MethodView
 from webapp.extensions import db
 from webapp.jobs import service
 from webapp.jobs.models import ENDED, Job
-from webapp.ml.blueprint import Headers, blp
+from webapp.ml.blueprint import Headers, blp, job_runner
 from webapp.ml.jobs.schemas import JobQuery, JobSchema, WaitHeader, find_wait
 from webapp.scopes import Scope
 from webapp.web.openapi import header
@@ -91,4 +91,4 @@ class OneJob(MethodView):
 
         Its process is gone within two seconds, and nothing of it is stored.
         """
-        service.cancel(db.session(), job, holder=_visible())
+        job_runner().cancel(db.session(), job, holder=_visible())

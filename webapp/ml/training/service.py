@@ -165,9 +165,6 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         excess = {
             "memory": f"needs more memory than the {memory} MB that MAX_FIT_MEMORY allows",
             "seconds": f"takes longer than the {seconds} seconds that MAX_FIT_SECONDS allows",
-            # Not all compiled code reports that memory cannot be had: some crashes.
-            "died": f"ended its process, most likely for want of memory: MAX_FIT_MEMORY allows "
-            f"{memory} MB",
         }
         return work.too_heavy(order.options["estimator"], excess[failure.reason])
 
@@ -205,7 +202,9 @@ def _store(
         **described,
     )
     signature = Signature.from_json(described["signature"])
-    version.warnings += warn_of_difference(session, order.model, signature)
+    # A new list: the answer may be stored a second time, after an outage.
+    warned = warn_of_difference(session, order.model, signature)
+    version.warnings = [*version.warnings, *warned]
     if "comparison" in answer:
         storing |= note_comparison(version, answer["comparison"])
     else:
