@@ -27,7 +27,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -106,19 +107,15 @@ class Task(Future[dict[str, Any]]):
         return self._stop
 
 
-class LocalExecutor(Executor):
-    """Runs work in child processes of this machine, at most ``processes`` at once.
-
-    Work begins in the order in which it was submitted, by whichever process that shares the fork
-    server, which imports the ``preloaded`` modules where it is started anew.
-    """
-
-    def __init__(self, name: str, processes: int, preloaded: tuple[str, ...] = ()) -> None:
-        self._server = _fork_server(name, processes, preloaded)
+class TaskExecutor(Executor, ABC):
+    """Runs work within limits; each task has a thread that sees to it."""
 
     def start(self) -> None:
-        """Fork the server from this process, which must have no other thread."""
-        self._server.fork()
+        """Prepare this process, which must have no other thread, for being forked."""
+
+    def describe_state(self) -> str:
+        """Return ``ok``, or why no work can begin at present."""
+        return "ok"
 
     def submit(  # type: ignore[override] # the work gets ``report`` first, and has limits
         self, work: Work, /, *arguments: Any, limits: ProcessLimits
@@ -149,6 +146,25 @@ class LocalExecutor(Executor):
         else:
             task.set_result(answer)
 
+    @abstractmethod
+    def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
+        """Return the answer of a task; raises as ``submit`` says."""
+
+
+class LocalExecutor(TaskExecutor):
+    """Runs work in child processes of this machine, at most ``processes`` at once.
+
+    Work begins in the order in which it was submitted, by whichever process that shares the fork
+    server, which imports the ``preloaded`` modules where it is started anew.
+    """
+
+    def __init__(self, name: str, processes: int, preloaded: tuple[str, ...] = ()) -> None:
+        self._server = _fork_server(name, processes, preloaded)
+
+    def start(self) -> None:
+        """Fork the server from this process, which must have no other thread."""
+        self._server.fork()
+
     def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
         with closing(self._fork_child(task)) as child:
             if not task.set_running_or_notify_cancel():
@@ -161,12 +177,7 @@ class LocalExecutor(Executor):
                 task.progress = message["progress"]
             for name in message.get("parts", ()):
                 message["answer"][name] = _receive(child, task, deadline)
-        if "invalid" in message:
-            raise InvalidInput(message["invalid"], source=message["source"])
-        if "failed" in message:
-            raise ProcessFailed(message["failed"], message["message"])
-        answer: dict[str, Any] = message["answer"]
-        return answer
+        return read_answer(message)
 
     def _fork_child(self, task: Task) -> Connection:
         """Return a connection to a new child, once there may be one; raises as ``_receive``."""
@@ -180,6 +191,16 @@ class LocalExecutor(Executor):
             except BaseException:
                 child.close()
                 raise
+
+
+def read_answer(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what work has answered; raises the InvalidInput or ProcessFailed that it ended in."""
+    if "invalid" in message:
+        raise InvalidInput(message["invalid"], source=message["source"])
+    if "failed" in message:
+        raise ProcessFailed(message["failed"], message["message"])
+    answer: dict[str, Any] = message["answer"]
+    return answer
 
 
 def _receive(child: Connection, task: Task, deadline: float | None) -> bytes:
@@ -226,8 +247,7 @@ class ForkServer:
         with self._lock:
             with suppress(OSError):  # another thread has started it meanwhile
                 return self._connect()
-            self._spawn()
-            return self._connect()
+            return self._spawn()
 
     def _connect(self) -> Connection:
         sock = socket.socket(socket.AF_UNIX)
@@ -249,8 +269,8 @@ class ForkServer:
 
         atexit.register(remove)
 
-    def _spawn(self) -> None:
-        """Start the server in a new interpreter, and wait until it listens."""
+    def _spawn(self) -> Connection:
+        """Start the server in a new interpreter, and connect as soon as it listens."""
         self._make_address()
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         # Each child has one core.
@@ -263,8 +283,8 @@ class ForkServer:
         atexit.register(process.kill)
         deadline = time.monotonic() + START
         while time.monotonic() < deadline and process.poll() is None:
-            if Path(self._address).exists():
-                return
+            with suppress(OSError):
+                return self._connect()
             time.sleep(0.01)
         process.kill()
         raise ProcessFailed("died", "The process that forks others did not start.")

@@ -21,9 +21,9 @@ from webapp.db.base import begin_write, keep_nothing
 from webapp.db.outages import outages_translated
 from webapp.errors import ServiceError, Unavailable
 from webapp.jobs import service
-from webapp.jobs.errors import JobLost
+from webapp.jobs.errors import EngineUnavailable, JobLost
 from webapp.jobs.models import CANCELLED, FAILED, SUCCEEDED
-from webapp.jobs.processes import Call, LocalExecutor, ProcessFailed, ProcessLimits, Task, Work
+from webapp.jobs.processes import Call, ProcessFailed, ProcessLimits, Task, TaskExecutor, Work
 from webapp.jobs.service import Claim, Order
 from webapp.web.problems import describe_problem
 
@@ -59,11 +59,15 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
-    """A job that this process works on; ``repeatable`` if another process may take it up."""
+    """A job that this process works on.
+
+    ``repeatable`` if another process may take it up once this one's child has died.
+    """
 
     order: Order
     claim: Claim
     task: Task
+    is_queued: bool = False
     repeatable: bool = False
 
 
@@ -76,7 +80,7 @@ class Runner:
     def __init__(
         self,
         engine: sa.Engine,
-        executor: LocalExecutor,
+        executor: TaskExecutor,
         kinds: Mapping[str, Kind],
         *,
         keep: timedelta,
@@ -110,6 +114,7 @@ class Runner:
             with suppress(Unavailable, JobLost), self._session() as session:
                 service.give_back(session, begun.claim, counts=False)
             thread.join(STOP)
+        self.executor.shutdown()
 
     def run(
         self,
@@ -188,7 +193,7 @@ class Runner:
         if not found:
             return False
         order, claim, actor, repeatable = found[0]
-        begun = _Begun(order, claim, task, repeatable=repeatable)
+        begun = _Begun(order, claim, task, is_queued=True, repeatable=repeatable)
         values = (begun, actor)
         thread = threading.Thread(target=self._see_to, args=values, name="job", daemon=True)
         self._working[begun] = thread
@@ -213,11 +218,12 @@ class Runner:
             del self._working[begun]
 
     def _follow(self, begun: _Begun, watch: Callable[[Task], object] = keep_nothing) -> None:
-        """Wait until a task has ended; raises JobLost."""
+        """Wait until a task has ended; raises JobLost, and what the task raises."""
         while wait([begun.task], BEAT).not_done:
             watch(begun.task)
             with suppress(Unavailable), self._session() as session:
                 service.renew(session, begun.claim, begun.task.progress)
+        begun.task.result()
 
     def _store(
         self, session: Session, begun: _Begun, before_commit: BeforeCommit = keep_nothing
@@ -246,6 +252,9 @@ class Runner:
         with suppress(Unavailable, JobLost), self._session() as session:
             if died and begun.repeatable:
                 service.give_back(session, begun.claim)
+                return error
+            if isinstance(error, EngineUnavailable) and begun.is_queued:
+                service.give_back(session, begun.claim, counts=False)
                 return error
             status, problem = (CANCELLED, None) if is_left else (FAILED, describe_problem(error))
             begin_write(session)
