@@ -9,11 +9,12 @@ FROM python:${PYTHON} AS builder
 # Ready-made wheels only, each checked against its hash: no compiler is needed. The base image's
 # pip fills the environment, so that the environment itself carries none. The packages' own tests
 # would be a tenth of the image.
-# `--build-arg TRACES=1` adds what the setting OTEL needs, and `--build-arg BOOSTING=1` what models
-# of XGBoost, LightGBM and ONNX do.
+# `--build-arg TRACES=1` adds what the setting OTEL needs, `--build-arg BOOSTING=1` what models of
+# XGBoost, LightGBM and ONNX do, and `--build-arg DASK=1` what trainings on a cluster do.
 ARG TRACES=
 ARG BOOSTING=
-COPY requirements.txt requirements/traces.txt requirements/boosting.txt /tmp/
+ARG DASK=
+COPY requirements.txt requirements/traces.txt requirements/boosting.txt requirements/dask.txt /tmp/
 # Bytecode is made here, because the running service may write nothing; unchecked, so that it
 # stays valid whatever happens to the files' dates.
 RUN python -m venv --without-pip /opt/venv \
@@ -21,6 +22,7 @@ RUN python -m venv --without-pip /opt/venv \
         --only-binary :all: --require-hashes --requirement /tmp/requirements.txt \
         ${TRACES:+--requirement /tmp/traces.txt} \
         ${BOOSTING:+--requirement /tmp/boosting.txt} \
+        ${DASK:+--requirement /tmp/dask.txt} \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv
 
