@@ -10,6 +10,7 @@ too: they need the project on their path.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import traceback
@@ -36,6 +37,8 @@ from webapp.jobs.processes import (
     TaskExecutor,
     read_answer,
 )
+
+log = logging.getLogger(__name__)
 
 PREFIX = "webapp-"  # of the keys of our tasks
 TOPIC = "webapp"  # of what workers tell about them
@@ -155,7 +158,9 @@ class DaskExecutor(TaskExecutor):
             processing = client.sync(scheduler.processing, callback_timeout=ANSWER, workers=None)
             self._state = "ok" if threads else "unreachable: the scheduler has no workers"
         except (OSError, RuntimeError) as error:  # Dask's own are among them
-            self._state = f"unreachable: {str(error) or type(error).__name__}"
+            if self._state == "ok":
+                log.warning("The scheduler does not answer: %r", error)
+            self._state = "unreachable: the scheduler does not answer"
         self._looked_at = time.monotonic()
         if self._state != "ok":
             raise EngineUnavailable
