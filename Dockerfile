@@ -10,11 +10,13 @@ FROM python:${PYTHON} AS builder
 # pip fills the environment, so that the environment itself carries none. The packages' own tests
 # would be a tenth of the image.
 # `--build-arg TRACES=1` adds what the setting OTEL needs, `--build-arg BOOSTING=1` what models of
-# XGBoost, LightGBM and ONNX do, and `--build-arg OBJECTS=1` what a DATA_ROOT at s3:// or gs:// does.
+# XGBoost, LightGBM and ONNX do, `--build-arg DASK=1` what trainings on a cluster do, and
+# `--build-arg OBJECTS=1` what a DATA_ROOT at s3:// or gs:// does.
 ARG TRACES=
 ARG BOOSTING=
+ARG DASK=
 ARG OBJECTS=
-COPY requirements.txt requirements/traces.txt requirements/boosting.txt \
+COPY requirements.txt requirements/traces.txt requirements/boosting.txt requirements/dask.txt \
     requirements/objects.txt /tmp/
 # Bytecode is made here, because the running service may write nothing; unchecked, so that it
 # stays valid whatever happens to the files' dates.
@@ -24,6 +26,7 @@ RUN python -m venv --without-pip /opt/venv \
         ${TRACES:+--requirement /tmp/traces.txt} \
         ${BOOSTING:+--requirement /tmp/boosting.txt} \
         ${OBJECTS:+--requirement /tmp/objects.txt} \
+        ${DASK:+--requirement /tmp/dask.txt} \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv
 

@@ -91,8 +91,8 @@ requirements: ## Pin every package anew from the lists of direct ones (with uv)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	for pair in main:requirements.txt traces:requirements/traces.txt \
-		boosting:requirements/boosting.txt objects:requirements/objects.txt \
-		dev:requirements/dev.txt; do \
+		boosting:requirements/boosting.txt dask:requirements/dask.txt \
+		objects:requirements/objects.txt dev:requirements/dev.txt; do \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 			--fork-strategy fewest --generate-hashes \
 			--custom-compile-command "make requirements" \

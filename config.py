@@ -170,6 +170,26 @@ def data_root(text: str) -> str | None:
     return text
 
 
+def training_engine(text: str) -> str:
+    """Read `local`, or the address of a Dask scheduler."""
+    if text == "local":
+        return text
+    scheme, _, place = text.partition("://")
+    host, _, port = place.rpartition(":")
+    if scheme not in ("tcp", "tls") or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be local, or an address such as tcp://scheduler:8786")
+    return text
+
+
+def file_path(text: str) -> str | None:
+    """Read the path of a file that is there; `none` as None."""
+    if text == "none":
+        return None
+    if not Path(text).is_file():
+        raise ValueError("must be none, or the path of a file")
+    return text
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: ``read`` turns its text into a value or raises ValueError."""
@@ -274,6 +294,31 @@ SETTINGS = (
         "0",
         "Trainings that run at once on a host, each in a process of its own, whatever the number "
         "of workers; 0 means one per usable core but one, at least one.",
+    ),
+    Setting(
+        "TRAINING_ENGINE",
+        training_engine,
+        "local",
+        "What trains: local, or the Dask scheduler of a cluster, such as `tcp://scheduler:8786` "
+        "or `tls://…`; needs `requirements/dask.txt`.",
+    ),
+    Setting(
+        "TRAINING_ENGINE_CA",
+        file_path,
+        "none",
+        "For `tls://`: the file with the certificate of the authority that the cluster trusts.",
+    ),
+    Setting(
+        "TRAINING_ENGINE_CERT",
+        file_path,
+        "none",
+        "For `tls://`: the file with the certificate that the service shows.",
+    ),
+    Setting(
+        "TRAINING_ENGINE_KEY",
+        file_path,
+        "none",
+        "For `tls://`: the file with its private key.",
     ),
     Setting(
         "JOB_QUEUE",
@@ -419,6 +464,9 @@ SETTINGS = (
 )
 
 
+TLS_FILES = ("TRAINING_ENGINE_CA", "TRAINING_ENGINE_CERT", "TRAINING_ENGINE_KEY")
+
+
 def load_settings(
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
@@ -443,6 +491,10 @@ def load_settings(
         _check_production(values)
     if values["AUTH"] == "off" and not _is_loopback(values["BIND"]):
         raise ConfigError("AUTH must be on where BIND lets others than this machine in")
+    if values["TRAINING_ENGINE"].startswith("tls://"):
+        for name in TLS_FILES:
+            if values[name] is None:
+                raise ConfigError(f"{name} must be set where TRAINING_ENGINE is tls://")
     return values
 
 

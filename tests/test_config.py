@@ -46,6 +46,10 @@ BAD_VALUES = {
         *("redis://cache:0", "redis://cache:99999", "redis://cache/name", "memcached://cache"),
     ],
     "FLASK_DEBUG": ["2", "y"],
+    "TRAINING_ENGINE": [
+        *("Local", "scheduler:8786", "http://scheduler:8786", "tcp://scheduler", "tcp://:8786"),
+        *("tcp://scheduler:99999", "tls://scheduler:port"),
+    ],
     "BIND": ["8000", ":8000", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "unix:"],
 }
 
@@ -81,6 +85,8 @@ def load_production(**environ: str) -> dict[str, Any]:
             frozenset({"https://app.example.com", "http://localhost:5173", "http://[::1]:8080"}),
         ),
         ("RATE_LIMIT", "off", None),
+        *(("TRAINING_ENGINE", text, text) for text in ("local", "tcp://10.0.0.7:8786")),
+        ("TRAINING_ENGINE_CA", "none", None),
         *(("RATE_LIMIT", text, text) for text in ("600 per minute", "10/2hours")),
         ("DATA_ROOT", "none", None),
         *(("DATA_ROOT", text, text) for text in ("/srv/data", "s3://bucket/folder")),
@@ -220,6 +226,18 @@ def test_a_bad_setting_ends_the_program_with_one_line_that_names_it(command: lis
     assert ended.stderr.splitlines() == [
         "Configuration error: WEB_THREADS must be a whole number from 1 to 256"
     ]
+
+
+def test_tls_needs_all_of_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "file.pem"
+    path.touch()
+    files = {f"TRAINING_ENGINE_{name}": str(path) for name in ("CA", "CERT", "KEY")}
+    address = "tls://scheduler:8786"
+
+    assert load_testing(TRAINING_ENGINE=address, **files)["TRAINING_ENGINE"] == address
+    for name in files:
+        with pytest.raises(ConfigError, match=f"^{name} must be set"):
+            load_testing(TRAINING_ENGINE=address, **{**files, name: ""})
 
 
 def test_a_setting_may_be_in_a_file_as_secrets_of_containers_are(tmp_path: Path) -> None:

@@ -77,6 +77,16 @@ def test_the_database_is_reached_by_the_service_alone(services: dict[str, Any]) 
     assert beside == {"db", "migrate", "web", "redis"}
 
 
+def test_a_cluster_is_reached_by_the_service_alone(services: dict[str, Any]) -> None:
+    assert compose()["networks"]["cluster"]["internal"] is True
+    beside = {name for name, service in services.items() if "cluster" in service["networks"]}
+    assert beside == {"scheduler", "web", "worker"}
+    for name in ("scheduler", "worker"):
+        assert list(services[name]["networks"]) == ["cluster"]
+        assert "ports" not in services[name]
+        assert "DATABASE_URL" not in services[name].get("environment", {})
+
+
 def test_the_proxy_has_every_variable_of_its_configuration(services: dict[str, Any]) -> None:
     given = services["proxy"]["environment"]
 

@@ -21,7 +21,7 @@ from webapp.db.engine import configure_engine, engine_options
 from webapp.extensions import api, db, migrate
 from webapp.items import routes as items_routes
 from webapp.jobs import cli as jobs_cli
-from webapp.jobs.processes import LocalExecutor
+from webapp.jobs.processes import LocalExecutor, TaskExecutor
 from webapp.jobs.runner import OUTCOMES, Runner
 from webapp.jobs.service import count_jobs
 from webapp.ml import cli as ml_cli
@@ -140,10 +140,9 @@ def register_jobs(app: Flask) -> None:
     cores = config.usable_cores()
     # Uploads are looked into while trainings run.
     app.extensions["inspector"] = LocalExecutor("uploads", cores, PRELOADED)
-    processes = app.config["TRAINING_PROCESSES"] or max(1, cores - 1)
     app.extensions["jobs"] = Runner(
         engine,
-        LocalExecutor("trainings", processes, PRELOADED),
+        make_executor(app, cores),
         {
             **training.make_kinds(leases, app.config),
             search.KIND: search.make_kind(leases, app.config),
@@ -152,6 +151,24 @@ def register_jobs(app: Flask) -> None:
         note=note,
         note_again=note_again,
     )
+
+
+def make_executor(app: Flask, cores: int) -> TaskExecutor:
+    """Return what does the work of jobs: child processes of this host, or a Dask cluster."""
+    address = app.config["TRAINING_ENGINE"]
+    if address == "local":
+        processes = app.config["TRAINING_PROCESSES"] or max(1, cores - 1)
+        return LocalExecutor("trainings", processes, PRELOADED)
+    try:
+        from webapp.jobs.dask import DaskExecutor
+    except ModuleNotFoundError:
+        message = "TRAINING_ENGINE needs the packages of requirements/dask.txt"
+        raise config.ConfigError(message) from None
+    tls = None
+    if address.startswith("tls://"):
+        authority, certificate, key = (app.config[name] for name in config.TLS_FILES)
+        tls = authority, certificate, key
+    return DaskExecutor(address, PRELOADED, tls=tls)
 
 
 def register_blueprints(app: Application) -> None:

@@ -42,6 +42,13 @@ class ProcessDied(Unavailable):
     retry_after = 10
 
 
+class EngineUnavailable(Unavailable):
+    """The cluster that does the work cannot be reached, has no workers, or was lost meanwhile."""
+
+    message = "The cluster that trains cannot be reached at present."
+    retry_after = 10
+
+
 class JobLost(Conflict):
     """The job was cancelled, or another process has taken it up."""
 

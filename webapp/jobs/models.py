@@ -53,3 +53,5 @@ class Job(Base):
     token: Mapped[str | None] = mapped_column(sa.String(32))
     claimed_by: Mapped[str | None] = mapped_column(sa.String(128))
     claimed_until: Mapped[datetime | None]
+
+    waits_for = ""  # besides its turn; not in the table, as each process sees for itself

@@ -27,7 +27,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -112,20 +113,20 @@ class Task(Future[dict[str, Any]]):
         return self._stop
 
 
-class LocalExecutor(Executor):
-    """Runs work in child processes of this machine, at most ``processes`` at once.
+class TaskExecutor(Executor, ABC):
+    """Runs work within limits; each task has a thread that sees to it.
 
-    Work begins in the order in which it was submitted, by whichever process that shares the fork
-    server, which imports the ``preloaded`` modules where it is started anew.
+    ``processes`` is how many pieces of work may run at once.
     """
 
-    def __init__(self, name: str, processes: int, preloaded: tuple[str, ...] = ()) -> None:
-        self.processes = processes
-        self._server = _fork_server(name, processes, preloaded)
+    processes: int
 
     def start(self) -> None:
-        """Fork the server from this process, which must have no other thread."""
-        self._server.fork()
+        """Prepare this process, which must have no other thread, for being forked."""
+
+    def describe_state(self) -> str:
+        """Return ``ok``, or why no work can begin at present."""
+        return "ok"
 
     def submit(  # type: ignore[override] # the work gets ``report`` first, and has limits
         self, work: Work, /, *arguments: Any, limits: ProcessLimits
@@ -156,6 +157,26 @@ class LocalExecutor(Executor):
         else:
             task.set_result(answer)
 
+    @abstractmethod
+    def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
+        """Return the answer of a task; raises as ``submit`` says."""
+
+
+class LocalExecutor(TaskExecutor):
+    """Runs work in child processes of this machine, at most ``processes`` at once.
+
+    Work begins in the order in which it was submitted, by whichever process that shares the fork
+    server, which imports the ``preloaded`` modules where it is started anew.
+    """
+
+    def __init__(self, name: str, processes: int, preloaded: tuple[str, ...] = ()) -> None:
+        self.processes = processes
+        self._server = _fork_server(name, processes, preloaded)
+
+    def start(self) -> None:
+        """Fork the server from this process, which must have no other thread."""
+        self._server.fork()
+
     def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
         with closing(self._take_child(task)) as child:
             if not task.set_running_or_notify_cancel():
@@ -168,12 +189,7 @@ class LocalExecutor(Executor):
                 task.progress = message["progress"]
             for name in message.get("parts", ()):
                 message["answer"][name] = _receive(child, task, deadline)
-        if "invalid" in message:
-            raise InvalidInput(message["invalid"], source=message["source"])
-        if "failed" in message:
-            raise ProcessFailed(message["failed"], message["message"])
-        answer: dict[str, Any] = message["answer"]
-        return answer
+        return read_answer(message)
 
     def _take_child(self, task: Task) -> Connection:
         """Return a connection to a child, as soon as one is free; raises as ``_receive``."""
@@ -187,6 +203,16 @@ class LocalExecutor(Executor):
             except BaseException:
                 child.close()
                 raise
+
+
+def read_answer(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what work has answered; raises the InvalidInput or ProcessFailed that it ended in."""
+    if "invalid" in message:
+        raise InvalidInput(message["invalid"], source=message["source"])
+    if "failed" in message:
+        raise ProcessFailed(message["failed"], message["message"])
+    answer: dict[str, Any] = message["answer"]
+    return answer
 
 
 def _receive(child: Connection, task: Task, deadline: float | None) -> bytes:

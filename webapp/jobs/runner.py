@@ -21,9 +21,9 @@ from webapp.db.base import begin_write, keep_nothing
 from webapp.db.outages import outages_translated
 from webapp.errors import ServiceError, Unavailable
 from webapp.jobs import service
-from webapp.jobs.errors import JobLost, ProcessDied
+from webapp.jobs.errors import EngineUnavailable, JobLost, ProcessDied
 from webapp.jobs.models import CANCELLED, FAILED, SUCCEEDED, Job
-from webapp.jobs.processes import Call, LocalExecutor, ProcessFailed, ProcessLimits, Task, Work
+from webapp.jobs.processes import Call, ProcessFailed, ProcessLimits, Task, TaskExecutor, Work
 from webapp.jobs.service import Claim, Order
 from webapp.jobs.steps import Answer, Steps
 from webapp.web.problems import describe_problem
@@ -69,11 +69,15 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
-    """A job that this process works on; ``repeatable`` if another process may take it up."""
+    """A job that this process works on.
+
+    ``repeatable`` if another process may take it up once this one's child has died.
+    """
 
     order: Order
     claim: Claim
     task: Task
+    is_queued: bool = False
     repeatable: bool = False
     began_at: float = field(default_factory=time.monotonic)
 
@@ -88,7 +92,7 @@ class Runner:
     def __init__(
         self,
         engine: sa.Engine,
-        executor: LocalExecutor,
+        executor: TaskExecutor,
         kinds: Mapping[str, Kind],
         *,
         keep: timedelta,
@@ -126,6 +130,7 @@ class Runner:
             with suppress(Unavailable, JobLost), self._session() as session:
                 service.give_back(session, begun.claim, counts=False)
             thread.join(STOP)
+        self.executor.shutdown()
 
     def run(
         self,
@@ -223,7 +228,8 @@ class Runner:
         if not found:
             return False
         order, claim, actor, repeatable = found[0]
-        begun = _Begun(order, claim, self._join_steps(order, task), repeatable=repeatable)
+        joined = self._join_steps(order, task)
+        begun = _Begun(order, claim, joined, is_queued=True, repeatable=repeatable)
         values = (begun, actor)
         thread = threading.Thread(target=self._see_to, args=values, name="job", daemon=True)
         self._working[begun] = thread
@@ -270,11 +276,12 @@ class Runner:
         )
 
     def _follow(self, begun: _Begun, watch: Callable[[Task], object] = keep_nothing) -> None:
-        """Wait until a task has ended; raises JobLost."""
+        """Wait until a task has ended; raises JobLost, and what the task raises."""
         while wait([begun.task], BEAT).not_done:
             watch(begun.task)
             with suppress(Unavailable), self._session() as session:
                 service.renew(session, begun.claim, begun.task.progress)
+        begun.task.result()
 
     def _store(
         self, session: Session, begun: _Begun, before_commit: BeforeCommit = keep_nothing
@@ -306,8 +313,9 @@ class Runner:
         is_left = not isinstance(error, Exception) or isinstance(error, ClientDisconnected)
         # If the database is away, the claim expires.
         with suppress(Unavailable, JobLost), self._session() as session:
-            if may_help and begun.repeatable:
-                service.give_back(session, begun.claim)
+            is_away = isinstance(error, EngineUnavailable) and begun.is_queued
+            if is_away or (may_help and begun.repeatable):
+                service.give_back(session, begun.claim, counts=not is_away)
                 return error
             status, problem = (CANCELLED, None) if is_left else (FAILED, describe_problem(error))
             begin_write(session)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any, TypeAlias
 
-from webapp.jobs.processes import LocalExecutor, ProcessLimits, Task, Work
+from webapp.jobs.processes import ProcessLimits, Task, TaskExecutor, Work
 
 Answer: TypeAlias = dict[str, Any]
 
@@ -20,7 +20,7 @@ class Steps(Task):
     """
 
     def __init__(
-        self, executor: LocalExecutor, first: Task, further: Callable[[Steps, Answer], Answer]
+        self, executor: TaskExecutor, first: Task, further: Callable[[Steps, Answer], Answer]
     ) -> None:
         super().__init__()
         self.at_once = executor.processes

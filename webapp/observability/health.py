@@ -43,7 +43,9 @@ class ReadySchema(StrictSchema):
         keys=fields.String(),
         values=fields.String(),
         required=True,
-        metadata={"example": {"database": "ok", "schema": "ok", "models": "ok"}},
+        metadata={
+            "example": {"database": "ok", "schema": "ok", "models": "ok", "training engine": "ok"}
+        },
     )
 
 
@@ -64,11 +66,14 @@ def ready() -> Response:
 
     200 only if the database answers and its schema is at the newest revision. `degraded` if this
     worker serves a model while it cannot ask the database for newer versions, or cannot load a
-    version: other workers would do no better, so the answer is still 200.
+    version, or if what does trainings cannot be reached: other workers would do no better, so the
+    answer is still 200.
     """
     checks = _check_database()
     is_available = set(checks.values()) == {"ok"}
     checks["models"] = current_app.extensions["model_server"].describe_state()
+    executor = current_app.extensions["jobs"].executor
+    checks["training engine"] = executor.describe_state() if is_available else "unknown"
     status = "ok" if set(checks.values()) == {"ok"} else "degraded"
     response = jsonify({"status": status if is_available else "unavailable", "checks": checks})
     response.status_code = 200 if is_available else 503

@@ -12,7 +12,7 @@ from flask.views import MethodView
 
 from webapp.extensions import db
 from webapp.jobs import service
-from webapp.jobs.models import ENDED, Job
+from webapp.jobs.models import ENDED, QUEUED, Job
 from webapp.ml.blueprint import Headers, blp, job_runner
 from webapp.ml.jobs.schemas import JobQuery, JobSchema, WaitHeader, find_wait
 from webapp.scopes import Scope
@@ -31,7 +31,13 @@ def _visible() -> str | None:
 
 
 def _complete(job: Job) -> Job:
-    """Return a job whose result has the URL of the version, apart from the session."""
+    """Return a job that says what it waits for, and whose result has the URL of the version.
+
+    It is apart from the session then.
+    """
+    state = job_runner().executor.describe_state()
+    if job.status == QUEUED and state != "ok":
+        job.waits_for = f"training engine, {state}"
     if job.result is not None:
         db.session.expunge(job)
         version = job.result["version"]

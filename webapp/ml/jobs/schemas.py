@@ -100,6 +100,9 @@ class JobSchema(StrictSchema):
     claimed_by = fields.String(
         required=True, allow_none=True, metadata=about("Host and process that see to it.")
     )
+    waits_for = fields.String(
+        metadata=about("What a queued job waits for, besides its turn: a cluster that is away.")
+    )
     result = fields.Nested(ResultSchema, metadata=about("Of a job that succeeded."))
     problem = fields.Dict(
         keys=fields.String(),
@@ -108,6 +111,6 @@ class JobSchema(StrictSchema):
 
     @ma.post_dump
     def leave_out_nulls(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Return a job with the result, or the problem, that it has."""
-        absent = [name for name in ("result", "problem") if data.get(name) is None]
+        """Return a job with the result, the problem, or the reason to wait that it has."""
+        absent = [name for name in ("result", "problem", "waits_for") if not data.get(name)]
         return {name: value for name, value in data.items() if name not in absent}
