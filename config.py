@@ -333,6 +333,12 @@ SETTINGS = (
         "Jobs of one holder of an API key that may wait.",
     ),
     Setting(
+        "JOB_QUEUE_MB",
+        integer(1, 10**9),
+        "4096",
+        "Most MB of the database that the rows of jobs may take.",
+    ),
+    Setting(
         "JOB_KEEP_DAYS",
         integer(1, 36_500),
         "30",

@@ -26,6 +26,7 @@ def upgrade():
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("options", sa.JSON(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=True),
+        sa.Column("payload_size", BigInt, nullable=False),
         sa.Column("progress", sa.JSON(), nullable=True),
         sa.Column("result", sa.JSON(), nullable=True),
         sa.Column("problem", sa.JSON(), nullable=True),

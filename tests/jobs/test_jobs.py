@@ -162,12 +162,14 @@ def test_an_answer_to_a_submission_is_repeated_by_its_key(client: FlaskClient) -
     assert len(client.get("/api/v1/ml/jobs").json) == 1
 
 
-def test_a_full_queue_refuses_with_the_time_to_come_back(own_app: Flask) -> None:
-    own_app.config["JOB_QUEUE"] = 1
+@pytest.mark.parametrize("limit", ["JOB_QUEUE", "JOB_QUEUE_OF_KEY", "JOB_QUEUE_MB"])
+def test_a_full_queue_refuses_with_the_time_to_come_back(own_app: Flask, limit: str) -> None:
+    own_app.config[limit] = 1
     client = own_app.test_client()
-    submit(client)
+    wide = {"X": [list(range(500))] * 200, "y": list(range(200))}  # 0.8 MB
+    submit(client, wide)
 
-    refused = client.post("/api/v1/ml/train", json=ROWS, headers=LATER)
+    refused = client.post("/api/v1/ml/train", json=wide, headers=LATER)
     assert refused.status_code == 503
     assert int(refused.headers["Retry-After"]) > 0
     assert client.post("/api/v1/ml/train", json=ROWS).status_code == 201  # it does not wait

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.db.base import Base, BigIntPrimaryKey, utc_now
+from webapp.db.base import Base, BigInt, BigIntPrimaryKey, utc_now
 
 QUEUED, RUNNING = "queued", "running"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
@@ -38,6 +38,7 @@ class Job(Base):
     status: Mapped[str] = mapped_column(sa.String(16), default=QUEUED)
     options: Mapped[dict[str, Any]]
     payload: Mapped[bytes | None] = mapped_column(deferred=True)
+    payload_size: Mapped[int] = mapped_column(BigInt)
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]

@@ -111,7 +111,9 @@ class Runner:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Begin to do the jobs in the queue."""
+        """Begin to do the jobs in the queue, where it has not been begun."""
+        if self._thread is not None:
+            return
         self._thread = threading.Thread(target=self._work_off, name="jobs", daemon=True)
         self._thread.start()
 

@@ -55,10 +55,11 @@ class Order:
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """How many jobs may wait: in all, and of one holder."""
+    """How many jobs may wait, in all and of one holder, and what all payloads may take."""
 
     jobs: int
     of_holder: int
+    payload_bytes: int
 
 
 def submit(
@@ -72,12 +73,13 @@ def submit(
     begin_write(session)
     queued = sa.select(sa.func.count()).select_from(Job).where(Job.status == QUEUED)
     of_holder = queued.where(Job.holder == order.holder)
-    for count, most, whose in (
-        (queued, limits.jobs, ""),
-        (of_holder, limits.of_holder, " of yours"),
-    ):
-        if (session.scalar(count) or 0) >= most:
-            raise QueueFull(f"As many jobs{whose} as may wait are waiting: {most}.")
+    stored = sa.select(sa.func.sum(Job.payload_size)).where(Job.payload.is_not(None))
+    if (session.scalar(queued) or 0) >= limits.jobs:
+        raise QueueFull(f"As many jobs as may wait are waiting: {limits.jobs}.")
+    if (session.scalar(of_holder) or 0) >= limits.of_holder:
+        raise QueueFull(f"As many jobs of yours as may wait are waiting: {limits.of_holder}.")
+    if (session.scalar(stored) or 0) + len(order.payload) > limits.payload_bytes:
+        raise QueueFull("The rows of jobs take as much of the database as they may.")
     job = _make(order, payload=order.payload)
     session.add(job)
     session.flush()
@@ -271,6 +273,7 @@ def _make(order: Order, payload: bytes | None) -> Job:
         model=order.model,
         options=dict(order.options),
         payload=payload,
+        payload_size=0 if payload is None else len(payload),
         created_at=utc_now(),
         created_by=actor.name,
         holder=order.holder,

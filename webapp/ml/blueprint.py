@@ -107,8 +107,12 @@ def do(order: Order, *, before_commit: BeforeCommit) -> ModelVersion | Job:
         )
         return cast(ModelVersion, made)
     settings = current_app.config
-    limits = QueueLimits(settings["JOB_QUEUE"], settings["JOB_QUEUE_OF_KEY"])
+    limits = QueueLimits(
+        settings["JOB_QUEUE"], settings["JOB_QUEUE_OF_KEY"], settings["JOB_QUEUE_MB"] * MB
+    )
     job = submit(db.session(), order, limits=limits, before_commit=before_commit)
+    if not current_app.testing:  # where gunicorn has not done it: under `flask run`, say
+        job_runner().start()
     job_runner().wake()
     return job
 
