@@ -213,10 +213,10 @@ def clustered(database_url: str, cluster: Cluster) -> Iterator[Flask]:
 
 def test_a_training_on_a_cluster_is_as_on_this_host(clustered: Flask) -> None:
     client = clustered.test_client()
-    assert client.get("/health/ready").json["checks"]["training engine"] == "ok"
 
     waited_for = client.post("/api/v1/ml/train", json=ROWS)
     assert waited_for.status_code == 201
+    assert client.get("/health/ready").json["checks"]["training engine"] == "ok"
     job = wait_for(client, submit(client), "succeeded")
     made = waited_for.json["metrics"]
     assert job["result"]["metrics"].items() <= made.items()
