@@ -10,9 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import io
+import json
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cache
@@ -44,6 +47,7 @@ from webapp import create_app, register_jobs, register_model_server
 from webapp.db.base import Base
 from webapp.extensions import db
 from webapp.items.models import TEXT_INDEX
+from webapp.jobs.processes import Call, ProcessFailed, Task, TaskExecutor
 
 # What the person at the keyboard has set must not change what the tests see.
 for _setting in SETTINGS:
@@ -105,10 +109,51 @@ class Client(FlaskClient):
         return response
 
 
+class Inline(TaskExecutor):
+    """Does work in a thread of this process, as a child would.
+
+    Processes of their own for 4,000 trainings and uploads would take two minutes of two cores.
+    """
+
+    processes = 1
+
+    def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
+        if not task.set_running_or_notify_cancel():
+            raise CancelledError
+        call = begin()
+
+        def report(done: int, total: int | None, unit: str) -> None:
+            task.progress = {"done": done, "total": total, "unit": unit}
+
+        try:
+            answer = call.work(report, *call.arguments)
+        except MemoryError:
+            raise ProcessFailed("memory") from None
+        parts = {name: value for name, value in answer.items() if isinstance(value, bytes)}
+        others = {name: value for name, value in answer.items() if name not in parts}
+        return {**json.loads(json.dumps(others)), **parts}
+
+
+inline = True
+
+
+@pytest.fixture(autouse=True)
+def _processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tests with the mark `processes` do work in child processes."""
+    if request.node.get_closest_marker("processes"):
+        monkeypatch.setattr(sys.modules[__name__], "inline", False)
+
+
+def _choose_executors(app: Flask) -> None:
+    if inline and app.config["TRAINING_ENGINE"] == "local":
+        app.extensions["jobs"].executor = app.extensions["inspector"] = Inline()
+
+
 def make_app(database_url: str, **overrides: object) -> Flask:
     """Return an application for tests; whoever makes one calls ``dispose_app``."""
     app = create_app({"APP_ENV": "testing", "DATABASE_URL": database_url, **overrides})
     app.test_client_class = Client
+    _choose_executors(app)
     return app
 
 
@@ -247,6 +292,7 @@ def app(database_url: str) -> Iterator[Flask]:
     app = shared_app(database_url)
     register_model_server(app)
     register_jobs(app)
+    _choose_executors(app)
     yield app
     dispose_app(app)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import requests
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, CheckContext, HookContext, Response
@@ -21,6 +22,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.meta import TestPhase
 from schemathesis.openapi.checks import EnsureResourceAvailability, RejectedPositiveData
 
+from tests.access.holders import bearer
 from tests.tables import to_arrow, to_csv, to_parquet
 from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
 
@@ -30,6 +32,8 @@ KEPT, SPARE = ("default", "other", "classes"), "spare"
 """Models that the calls need to the end, and one to delete."""
 ARTIFACT = Path(os.environ["FUZZ_ARTIFACT"]).read_bytes()
 TABLE = b"x1,x2,x3,y\n1,2,3,4\n2,3,4,5\n"
+SUBMITTED: list[int] = []
+"""Jobs that there are to be cancelled."""
 REPLAYED: set[str] = set()
 """Places that a repeat with the same `Idempotency-Key` was told of.
 
@@ -164,6 +168,9 @@ def map_case(_context: HookContext, case: Case) -> Case:
         if case.path_parameters.get("name") in KEPT:
             case.path_parameters["name"] = SPARE
         return case
+    if case.method == "DELETE" and case.path.endswith("/jobs/{job}") and len(SUBMITTED) < 5:
+        case.path_parameters["job"] = submit_job()
+        return case
     if case.meta is None or case.media_type != JSON:
         return case
     if case.path.endswith("/traffic") and case.meta.generation.mode.is_positive:
@@ -192,6 +199,16 @@ def map_case(_context: HookContext, case: Case) -> Case:
         else:
             case.body = make_fitting(case.body)
     return case
+
+
+def submit_job() -> int:
+    """Return a job that takes long enough to be cancelled."""
+    rows = [[i % 97, i % 89, i % 83] for i in range(5000)]
+    body = {"X": rows, "y": [i % 79 for i in range(5000)], "estimator": "random_forest"}
+    headers = {**bearer(os.environ["FUZZ_KEY"]), "Prefer": "respond-async"}
+    url = f"{os.environ['FUZZ_URL']}/api/v1/ml/models/later/train"
+    SUBMITTED.append(requests.post(url, json=body, headers=headers, timeout=30).json()["id"])
+    return SUBMITTED[-1]
 
 
 def make_fitting(body: dict[str, Any]) -> dict[str, Any]:

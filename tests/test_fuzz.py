@@ -102,7 +102,8 @@ def test_every_answer_is_one_that_the_document_describes(
             *("--max-examples", str(EXAMPLES)),
             *("--header", f"Authorization: {bearer(key)['Authorization']}"),
         ]
-        environment = {**os.environ, "FUZZ_ARTIFACT": str(artifact)}
+        environment = {**os.environ, "FUZZ_ARTIFACT": str(artifact), "FUZZ_KEY": key}
+        environment["FUZZ_URL"] = server.url
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
     print(run.stdout, run.stderr, log.read_text(), sep="\n")

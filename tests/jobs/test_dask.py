@@ -37,6 +37,8 @@ from webapp.jobs.dask import DaskExecutor
 from webapp.jobs.errors import EngineUnavailable
 from webapp.jobs.processes import ProcessFailed
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60.0  # seconds: of that, the first work on each worker takes some
 CANCELLED_IN = 2.0  # seconds

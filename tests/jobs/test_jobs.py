@@ -30,6 +30,8 @@ from webapp.jobs.models import Job
 from webapp.jobs.runner import Runner
 from webapp.scopes import Scope
 
+pytestmark = pytest.mark.processes
+
 ROWS = {"X": [[1, 2, 3], [4, 5, 6], [7, 8, 10]], "y": [10, 20, 33]}
 LATER = {"Prefer": "respond-async"}
 DEADLINE = 30.0  # seconds

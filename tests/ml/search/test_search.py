@@ -22,6 +22,8 @@ from webapp.jobs.runner import Runner
 from webapp.ml.core.search import STOPPED
 from webapp.ml.core.selection import NOT_TRIED
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["queue"]  # a fixture
 
 X, Y = load_diabetes(return_X_y=True)

@@ -26,7 +26,7 @@ from webapp.ml.core.tables.shapes import CsvDialect
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.training.service import order_source_training
 
-pytestmark = on_sqlite
+pytestmark = [on_sqlite, pytest.mark.processes]
 
 DATA = load_diabetes()
 N_PARTS = 5

@@ -138,6 +138,7 @@ def train_few_rows(client: FlaskClient, **options: Any) -> Any:
 
 
 @on_sqlite
+@pytest.mark.processes
 def test_a_training_that_takes_too_long_is_refused_and_leaves_nothing(own_app: Flask) -> None:
     own_app.config["MAX_FIT_SECONDS"] = 1
     client = own_app.test_client()
@@ -167,6 +168,7 @@ def test_a_model_too_large_to_be_stored_is_no_fault_of_the_service(
 
 
 @on_sqlite
+@pytest.mark.processes
 def test_a_training_that_needs_too_much_memory_is_refused(own_app: Flask) -> None:
     own_app.config["MAX_FIT_MEMORY"] = 200
     client = own_app.test_client()
