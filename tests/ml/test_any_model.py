@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import skops.io
+from flask import Flask
 from flask.testing import FlaskClient
 from scipy.stats import loguniform
 from sklearn.calibration import CalibratedClassifierCV
@@ -107,6 +108,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTre
 from werkzeug.test import TestResponse
 
 from tests.conftest import app_on, migrate
+from tests.faults import on_sqlite
 from tests.ml.calls import ML
 from webapp.ml.blueprint import ARROW
 from webapp.ml.core.formats.fitted import is_own_pipeline
@@ -516,12 +518,14 @@ def hang(*_arguments: object) -> dict[str, Any]:
     return {}
 
 
+@on_sqlite
 @pytest.mark.processes
 def test_a_process_that_takes_too_long_is_a_clear_refusal(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    own_app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("webapp.ml.blueprint.inspect_file", hang)
-    monkeypatch.setitem(client.application.config, "MAX_UPLOAD_SECONDS", 0.2)
+    own_app.config["MAX_UPLOAD_SECONDS"] = 0.2
+    client = own_app.test_client()
 
     url, refused = send(client, skops.io.dumps(Ridge().fit(X, Y)))
 
@@ -531,11 +535,11 @@ def test_a_process_that_takes_too_long_is_a_clear_refusal(
     assert client.get(url).status_code == 404
 
 
+@on_sqlite
 @pytest.mark.processes
-def test_a_model_that_takes_too_much_memory_is_a_clear_refusal(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(client.application.config, "MAX_UPLOAD_MEMORY", 1)
+def test_a_model_that_takes_too_much_memory_is_a_clear_refusal(own_app: Flask) -> None:
+    own_app.config["MAX_UPLOAD_MEMORY"] = 1
+    client = own_app.test_client()
 
     url, refused = send(client, skops.io.dumps(ExtraTreesRegressor(500).fit(X, Y)))
 
