@@ -96,6 +96,7 @@ def test_the_page_works_under_its_policy(database_url: str, tmp_path: Path, page
     assert page.complaints == []
 
 
+@pytest.mark.slow
 @needs_chromium
 @on_sqlite
 def test_what_the_page_has_filled_in_is_accepted(

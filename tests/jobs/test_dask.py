@@ -126,6 +126,7 @@ def executor(cluster: Cluster) -> Iterator[DaskExecutor]:
     executor.shutdown()
 
 
+@pytest.mark.slow
 def test_the_answer_comes_from_a_process_of_the_cluster(
     cluster: Cluster, executor: DaskExecutor
 ) -> None:
@@ -137,6 +138,7 @@ def test_the_answer_comes_from_a_process_of_the_cluster(
     assert executor.describe_state() == "ok"
 
 
+@pytest.mark.slow
 def test_work_that_does_not_end_well_says_why(executor: DaskExecutor) -> None:
     reasons = {sleep: "seconds", die: "died", fail: "error"}
     tasks = {work: executor.submit(work, limits=LIMITS) for work in reasons}
@@ -152,6 +154,7 @@ def test_work_that_does_not_end_well_says_why(executor: DaskExecutor) -> None:
     assert (caught.value.faults, caught.value.source) == ({"X": {"3": ["is odd"]}}, "json")
 
 
+@pytest.mark.slow
 def test_no_more_run_at_once_than_the_workers_have_threads_and_cancelled_work_is_gone(
     executor: DaskExecutor,
 ) -> None:
@@ -213,6 +216,7 @@ def clustered(database_url: str, cluster: Cluster) -> Iterator[Flask]:
         yield app
 
 
+@pytest.mark.databases("sqlite")
 def test_a_training_on_a_cluster_is_as_on_this_host(clustered: Flask) -> None:
     client = clustered.test_client()
 
