@@ -83,7 +83,8 @@ class GunicornServer:
         """Return the processes of the trainings that run (Linux)."""
         children = _children_of(self.process.pid)
         servers = [child for child, name in children.items() if name == "trainings"]
-        return {child for server in servers for child in _children_of(server)}
+        forked = [item for server in servers for item in _children_of(server).items()]
+        return {child for child, name in forked if name == "trainings"}
 
     def kill_worker(self, worker: int) -> None:
         """Kill a worker, unless it has just left by itself."""

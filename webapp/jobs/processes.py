@@ -317,8 +317,8 @@ def _listen(address: str) -> socket.socket:
 
 def _serve(listener: socket.socket, most: int, owner: int) -> None:
     """Keep so many children ready for callers, while the owner lives."""
-    with suppress(OSError):  # only Linux has it; `ps -C trainings` then finds them
-        Path("/proc/self/comm").write_text(Path(listener.getsockname()).name)
+    name = Path(listener.getsockname()).name
+    _call_process(name)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -337,7 +337,7 @@ def _serve(listener: socket.socket, most: int, owner: int) -> None:
                     try:
                         signal.set_wakeup_fd(-1)
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                        _wait_for_work(listener, server)
+                        _wait_for_work(listener, server, name)
                     finally:
                         os._exit(0)
                 children.add(child)
@@ -345,8 +345,15 @@ def _serve(listener: socket.socket, most: int, owner: int) -> None:
             os.read(woken, 4096)
 
 
-def _wait_for_work(listener: socket.socket, server: int) -> None:
+def _call_process(name: str) -> None:
+    """Name this process, where there is such a thing: `ps -C trainings` then finds it."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
+def _wait_for_work(listener: socket.socket, server: int, name: str) -> None:
     """Wait for a caller, and do its work; end with the server."""
+    _call_process(f"{name}-idle")
     while os.getppid() == server:
         if not select.select([listener], [], [], TICK)[0]:
             continue
@@ -356,6 +363,7 @@ def _wait_for_work(listener: socket.socket, server: int) -> None:
             continue
         listener.close()
         caller.setblocking(True)
+        _call_process(name)
         _work_for(caller)
         return
 
