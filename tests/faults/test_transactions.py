@@ -57,6 +57,7 @@ class SameProcess(LocalExecutor):
 
     def __init__(self) -> None:
         """Start nothing."""
+        self.processes = 1
 
     def submit_late(self, begin: Callable[[], Call]) -> Task:
         """Return the work as a future that has ended."""
