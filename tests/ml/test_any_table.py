@@ -36,7 +36,7 @@ from webapp.ml.core.signature import KINDS
 # Scikit-learn doubts targets with many classes for few rows; so does the answer, in words.
 pytestmark = pytest.mark.filterwarnings("ignore:The number of unique classes:UserWarning")
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
 AS_USUAL = settings(
     max_examples=EXAMPLES,  # of 0.3 s: each is four trainings and nine predictions
     derandomize="FUZZ_EXAMPLES" not in os.environ,
