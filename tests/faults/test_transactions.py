@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import multiprocessing
 import os
 import signal
@@ -23,7 +22,7 @@ from flask_migrate import upgrade
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from tests.conftest import Backend, app_on, table_names
+from tests.conftest import Backend, Inline, app_on, table_names
 from tests.faults import on_postgresql, scaled
 from tests.faults.load import ML, InProcess, predict, train_constant
 from tests.faults.losses import find_broken
@@ -31,7 +30,7 @@ from tests.faults.record import Record
 from webapp.db.base import Base, utc_now
 from webapp.extensions import db
 from webapp.jobs.models import Job
-from webapp.jobs.processes import Call, LocalExecutor, Task
+from webapp.jobs.processes import Call, Task
 from webapp.jobs.service import count_jobs
 
 pytestmark = pytest.mark.slow
@@ -52,26 +51,13 @@ def run_and_kill(task: Callable[..., None], kill_at: int, url: str, *arguments: 
     return process.exitcode != 0
 
 
-class SameProcess(LocalExecutor):
+class SameThread(Inline):
     """Does work in the thread that submits it: the statements come in the same order each time."""
-
-    def __init__(self) -> None:
-        """Start nothing."""
-        self.processes = 1
 
     def submit_late(self, begin: Callable[[], Call]) -> Task:
         """Return the work as a future that has ended."""
         task = Task()
-        task.set_running_or_notify_cancel()
-        try:
-            call = begin()
-            answer = call.work(lambda *_progress: None, *call.arguments)
-            # As it comes from another process.
-            parts = {name: value for name, value in answer.items() if isinstance(value, bytes)}
-            rest = {name: value for name, value in answer.items() if name not in parts}
-            task.set_result({**json.loads(json.dumps(rest)), **parts})
-        except BaseException as error:
-            task.set_exception(error)
+        self._see_to(task, begin)
         return task
 
 
@@ -85,7 +71,7 @@ def _do(task: Callable[..., None], kill_at: int, url: str, *arguments: Any) -> N
             os.kill(os.getpid(), signal.SIGKILL)
 
     with app_on(url) as app, app.app_context():
-        app.extensions["jobs"].executor = app.extensions["inspector"] = SameProcess()
+        app.extensions["jobs"].executor = app.extensions["inspector"] = SameThread()
         event.listen(db.engine, "before_cursor_execute", pass_boundary)
         event.listen(db.engine, "commit", pass_boundary)
         task(app, *arguments)
