@@ -24,7 +24,7 @@ from schemathesis.openapi.checks import EnsureResourceAvailability, RejectedPosi
 
 from tests.access.holders import bearer
 from tests.tables import to_arrow, to_csv, to_parquet
-from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR
+from webapp.ml.core.estimators import CATALOGUE, DEFAULT_ESTIMATOR, ESTIMATORS
 
 JSON = "application/json"
 FEATURES = 3
@@ -230,7 +230,7 @@ def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
         ]
         if fitting and (body.get("estimator") or fitting[0]) not in fitting:
             body["estimator"] = fitting[0]
-        if CATALOGUE[body.get("estimator") or DEFAULT_ESTIMATOR].task == "classification":
+        if ESTIMATORS[body.get("estimator") or DEFAULT_ESTIMATOR].task == "classification":
             body["y"] = [f"class {index % 2}" for index in range(len(body["y"]))]
         elif isinstance(body["y"][0], str):
             body["y"] = list(map(len, body["y"]))

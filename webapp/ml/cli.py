@@ -147,8 +147,10 @@ def train(file: Path | None, source: str | None, name: str, as_json: bool, **opt
         order = training.order_training(name=name, **request)
     elif source is not None and file is None:
         request = read_source_options(source, loaded)
-        root = current_app.config["DATA_ROOT"]
-        order = training.order_source_training(name=name, root=root, **request)
+        settings = current_app.config
+        order = training.order_source_training(
+            name=name, root=settings["DATA_ROOT"], engine=settings["TRAINING_ENGINE"], **request
+        )
     else:
         raise click.UsageError("Give either FILE or --source.")
     _echo_version(run_job(order), as_json=as_json)

@@ -536,6 +536,78 @@ _ROWS = (
     ),
 )
 CATALOGUE: Mapping[str, Estimator] = {row.name: row for row in _ROWS}
+"""What scikit-learn fits, to rows in memory."""
+
+_ROUNDS = _integer("n_estimators", 100, "Rounds of boosting.", 1, 1000)
+_LEAF_L2 = Parameter("reg_lambda", 1.0, "Penalty on the leaves' squared values.", 0, 1e12)
+_LEAF_L1 = Parameter("reg_alpha", 0.0, "Penalty on the leaves' absolute values.", 0, 1e12)
+_ROW_SHARE = Parameter("subsample", 1.0, "Share of the rows drawn for each tree.", 0.01, 1)
+_COLUMN_SHARE = Parameter(
+    "colsample_bytree", 1.0, "Share of the features drawn for each tree.", 0.01, 1
+)
+_XGBOOST = (
+    _ROUNDS,
+    _integer("max_depth", 6, "Depth at most.", 1, 16),
+    Parameter("learning_rate", 0.3, _RATE, 0, 1, exclusive_minimum=True),
+    _ROW_SHARE,
+    _COLUMN_SHARE,
+    Parameter("min_child_weight", 1.0, "Weight of rows that a leaf needs at least.", 0, 1e9),
+    Parameter("gamma", 0.0, "What a split must gain at least.", 0, 1e12),
+    _LEAF_L2,
+    _LEAF_L1,
+    _integer("max_bin", 256, "Bins that a feature's values are put in.", 2, 1024),
+)
+_LIGHTGBM = (
+    _ROUNDS,
+    _integer("num_leaves", 31, "Leaves of a tree at most.", 2, 4096),
+    _integer("max_depth", -1, "Depth at most; -1 or 0: no limit.", -1, 64),
+    Parameter("learning_rate", 0.1, _RATE, 0, 1, exclusive_minimum=True),
+    _ROW_SHARE,
+    _COLUMN_SHARE,
+    _integer("min_child_samples", 20, "Rows that a leaf needs at least.", 1, 1_000_000),
+    replace(_LEAF_L2, default=0.0),
+    _LEAF_L1,
+    _integer("max_bin", 255, "Bins that a feature's values are put in.", 2, 1024),
+)
+_FEWER_ROUNDS = "a smaller n_estimators, max_depth or max_bin"
+_FEWER_LEAVES = "a smaller n_estimators, num_leaves or max_bin"
+_BOOSTERS = (
+    Estimator(
+        "xgboost",
+        "regression",
+        "XGBoost: boosted trees on the workers of a Dask cluster, for a source.",
+        "xgboost.XGBRegressor",
+        _XGBOOST,
+        _FEWER_ROUNDS,
+    ),
+    Estimator(
+        "lightgbm",
+        "regression",
+        "LightGBM: boosted trees on the workers of a Dask cluster, for a source.",
+        "lightgbm.LGBMRegressor",
+        _LIGHTGBM,
+        _FEWER_LEAVES,
+    ),
+    Estimator(
+        "xgboost_classifier",
+        "classification",
+        "XGBoost: boosted trees on the workers of a Dask cluster, for a source.",
+        "xgboost.XGBClassifier",
+        _XGBOOST,
+        _FEWER_ROUNDS,
+    ),
+    Estimator(
+        "lightgbm_classifier",
+        "classification",
+        "LightGBM: boosted trees on the workers of a Dask cluster, for a source.",
+        "lightgbm.LGBMClassifier",
+        _LIGHTGBM,
+        _FEWER_LEAVES,
+    ),
+)
+BOOSTERS: Mapping[str, Estimator] = {row.name: row for row in _BOOSTERS}
+"""What libraries of their own fit, to a source on a cluster: names and defaults are theirs."""
+ESTIMATORS: Mapping[str, Estimator] = {**CATALOGUE, **BOOSTERS}
 
 
 def find_by_type(type_name: str) -> Estimator | None:
@@ -726,7 +798,7 @@ def describe_estimator(estimator: Estimator) -> dict[str, Any]:
 def params_schema() -> Schema:
     """Return a JSON Schema of the parameters of a training: those of any one estimator."""
     closed = {"type": "object", "additionalProperties": False}
-    rows = map(describe_estimator, CATALOGUE.values())
+    rows = map(describe_estimator, ESTIMATORS.values())
     return {"anyOf": [{"title": r["name"], "properties": r["parameters"], **closed} for r in rows]}
 
 

@@ -9,6 +9,7 @@ from webapp.errors import InvalidInput
 from webapp.ml.core import evaluation
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.formats import FORMATS
+from webapp.ml.core.formats.shapes import relabel
 from webapp.ml.core.signature import Signature
 from webapp.ml.errors import ArtifactUnusable
 
@@ -53,4 +54,5 @@ def _judge(
         raise ArtifactUnusable(active["fault"])
     kind = FORMATS[active["format"]]
     loaded = kind.load(active["artifact"], signature, active["profile"])
+    loaded = relabel(loaded, active["classes"])
     return evaluation.evaluate(loaded.scorer, classes, found)

@@ -201,11 +201,7 @@ def reduce_part(
     fitted, pending = Triangle.of_nothing(len(columns)), [nothing]
     hashes = [hashlib.sha256() for _ in columns]
     kept, draws = [nothing], [np.empty(0)]
-    # The same numbers however the rows are cut; another file has others.
-    seed = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "big")
-    bits = np.random.PCG64([options.random_state, seed])
-    bits.advance(part.first_row)
-    random = np.random.Generator(bits)
+    random = draw_rows(part, options.random_state)
     n_rows, n_missing = part.first_row, 0
     with (
         part.open() as source,
@@ -245,6 +241,17 @@ def reduce_part(
         n_missing=n_missing,
         warnings=table.warnings,
     )
+
+
+def draw_rows(part: Part, random_state: int) -> np.random.Generator:
+    """Return what draws a number for each row of a part.
+
+    They are the same however the rows are cut; another file has others.
+    """
+    seed = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "big")
+    bits = np.random.PCG64([random_state, seed])
+    bits.advance(part.first_row)
+    return np.random.Generator(bits)
 
 
 def _slice(batch: Any, n_columns: int) -> Iterator[Any]:

@@ -36,7 +36,7 @@ from webapp.ml.core import artifacts, evaluation, plots
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import FORMATS
-from webapp.ml.core.formats.shapes import LoadedModel
+from webapp.ml.core.formats.shapes import LoadedModel, relabel
 from webapp.ml.core.gate import compare
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.registry.models import (
@@ -630,9 +630,9 @@ def load_model(session: Session, version: ModelVersion) -> LoadedModel:
     all other writers.
     """
     digest, kind = version.artifact_digest, FORMATS[version.format]
-    signature, profile = read_signature(version), version.profile
+    signature, profile, classes = read_signature(version), version.profile, version.classes
     begin_read(session)
-    return kind.load(read_artifact(session, digest), signature, profile)
+    return relabel(kind.load(read_artifact(session, digest), signature, profile), classes)
 
 
 def read_artifact(session: Session, digest: str) -> bytes:

@@ -13,7 +13,9 @@ from webapp.errors import InvalidInput
 from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
+from webapp.jobs.steps import Answer, Steps
 from webapp.ml.core import evaluation, training
+from webapp.ml.core.boosting import check_cluster
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
 from webapp.ml.core.signature import Signature
@@ -26,7 +28,7 @@ from webapp.ml.registry.service import (
     store_version,
     warn_of_difference,
 )
-from webapp.ml.training import work
+from webapp.ml.training import boosting, work
 
 KIND, SOURCE_KIND, IF_BETTER = "train", "train_source", "if_better"
 ROWS_IN_MEMORY = 4  # times: as they come, unpacked, split, and judged
@@ -49,6 +51,7 @@ def order_training(
     the name of the file that the rows came in. Raises InvalidInput for a metric that nothing could
     be judged by.
     """
+    check_cluster(spec.estimator, None)
     if metric is not None:
         check_gate(metric, dataset, spec)
     return Order(
@@ -72,15 +75,18 @@ def order_source_training(
     files: SourceFiles,
     spec: TrainingSpec,
     root: str | None,
+    engine: str = "local",
     activate: bool = True,
     metric: str | None = None,
     holder: str = "",
 ) -> Order:
     """Return the order for a training on files below the ``root``, which are not read yet.
 
-    All else is as of ``order_training``. Raises InvalidInput where there is no root.
+    ``engine`` is the setting TRAINING_ENGINE. All else is as of ``order_training``. Raises
+    InvalidInput where there is no root, and for a booster where it cannot be trained.
     """
     _check_root(root)
+    check_cluster(spec.estimator, engine)
     if metric is not None and files.choices.task is not None:
         evaluation.check_metric(metric, files.choices.task)
     if metric is not None and not spec.test_size:
@@ -123,8 +129,18 @@ def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[st
         )
         return InvalidInput({"source": [message]})
 
+    def further(
+        steps: Steps, answer: Answer, order: Order, prepare: Callable[[], tuple[Any, ...]]
+    ) -> Answer:
+        if "version" in answer:
+            return answer
+        packed, root, _, active, _ = prepare()
+        arguments = packed, root, active
+        return boosting.train(steps, work.fit_boosted, arguments, answer["n_parts"], limit(order))
+
     of_files = replace(
         of_rows,
+        further=further,
         work=work.fit_source,
         limit=limit,
         prepare=prepare,
@@ -193,10 +209,10 @@ def _store(
     **storing: Any,
 ) -> ModelVersion:
     """Store the version that a training has made."""
-    options, described = order.options, answer["version"]
+    options, described = order.options, dict(answer["version"])
     version = ModelVersion(
         origin="trained",
-        libraries=library_versions(),
+        libraries={**library_versions(), **described.pop("libraries", {})},
         judged_rows=answer["judged"],
         source=options["source"],
         **described,

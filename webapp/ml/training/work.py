@@ -10,17 +10,20 @@ from functools import partial
 from typing import Any
 
 from webapp.errors import InvalidInput
-from webapp.jobs.processes import MB, Report
+from webapp.jobs.processes import MB, Place, Report
 from webapp.ml.core import evaluation, training
+from webapp.ml.core.boosting import plan_boosting
 from webapp.ml.core.datasets import Dataset
-from webapp.ml.core.estimators import CATALOGUE, split_pipeline
+from webapp.ml.core.estimators import BOOSTERS, ESTIMATORS, split_pipeline
 from webapp.ml.core.formats import skops
+from webapp.ml.core.formats.elsewhere import import_library
 from webapp.ml.core.gate import compare
 from webapp.ml.core.packing import unpack_dataset, unpack_files
 from webapp.ml.core.sources import open_source
 from webapp.ml.core.streaming import train_from_source
 from webapp.ml.core.training import AUTO, TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
+from webapp.ml.training import boosting
 
 Answer = dict[str, Any]
 
@@ -79,6 +82,8 @@ def fit_source(
     files, further = unpack_files(packed)
     spec, metric = _read_spec(further, seconds), further["metric"]
     source = open_source(root, files.pattern, dialect=files.dialect)
+    if spec.estimator in BOOSTERS:
+        return {"n_parts": len(plan_boosting(source, files.choices, spec).parts)}
     trained = train_from_source(
         source,
         files.choices,
@@ -95,6 +100,29 @@ def fit_source(
     return _answer(trained, spec, metric, active)
 
 
+def fit_boosted(
+    report: Report,
+    packed: bytes,
+    root: str,
+    active: Mapping[str, Any] | None,
+    n_helpers: int,
+    place: Place,
+) -> Answer:
+    """Train a booster on packed ``SourceFiles``; return what ``fit`` does.
+
+    It leads as many steps that help it. Raises InvalidInput.
+    """
+    trained, spec, metric, library, artifact = boosting.lead(
+        report, packed, root, n_helpers, place
+    )
+    if metric is not None and trained.held_out is None:
+        raise nothing_held_out()
+    answer = _answer(trained, spec, metric, active, artifact)
+    versions = {library: import_library(library).__version__}
+    answer["version"] |= {"format": library, "libraries": versions}
+    return answer
+
+
 def nothing_held_out() -> InvalidInput:
     """Return the error of a comparison without rows to judge on."""
     message = (
@@ -109,10 +137,11 @@ def _answer(
     spec: TrainingSpec,
     metric: str | None,
     active: Mapping[str, Any] | None,
+    artifact: bytes | None = None,
 ) -> Answer:
     """Return what is stored of a training, and how it compares with the active version."""
     try:
-        artifact = skops.dumps(trained.estimator)
+        artifact = artifact or skops.dumps(trained.estimator)
     except ArtifactUnusable:
         raise too_heavy(trained.estimator_name, "makes a model that is too large") from None
     version = _describe(trained, spec)
@@ -126,7 +155,7 @@ def _answer(
 def too_heavy(estimator: str, excess: str) -> InvalidInput:
     """Return the error of a training that takes too much: of what, and what to change."""
     advice = "try fewer rows or columns"
-    lighter = LIGHTER_THAN_AUTO if estimator == AUTO else CATALOGUE[estimator].lighter
+    lighter = LIGHTER_THAN_AUTO if estimator == AUTO else ESTIMATORS[estimator].lighter
     if lighter:
         advice += f", or {lighter}"
     return InvalidInput({"estimator": [f"{excess}: {advice}"]})

@@ -1,0 +1,347 @@
+"""Boosting through ``xgboost.dask`` and LightGBM's Dask estimators, on workers of its own.
+
+Neither can be stopped, and LightGBM waits for ever for a worker that has gone away: in Dask's own
+workers, a training that was cancelled would hold their threads. So a job has a scheduler and
+workers for itself, each in a process that can be killed as that of any step: one *leads*, and is
+the first worker, too; others *help*, as many as the cluster has room for at once.
+
+Nobody waits for a place that another training holds: whoever leads begins with those who are
+there, if need be alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from webapp.jobs.processes import LOOK, Place, ProcessLimits, Report, Task
+from webapp.jobs.steps import Steps
+from webapp.ml.core import evaluation
+from webapp.ml.core.boosting import (
+    BoostingPlan,
+    JudgedRows,
+    Loaded,
+    LoadedPart,
+    PartFacts,
+    clean_artifact,
+    combine_parts,
+    encode_target,
+    judge_by,
+    library_params,
+    load_part,
+    make_version,
+    plan_boosting,
+    share_out,
+)
+from webapp.ml.core.packing import unpack_files
+from webapp.ml.core.sources import open_source
+from webapp.ml.core.training import TrainedModel, TrainingSpec
+
+JOIN = 10.0  # seconds in which those who help must be there: the first work on a worker takes some
+LOST = 1.0  # seconds in which the scheduler knows that a worker is gone
+ALONE = 5.0  # seconds in which one who helps must reach the one who leads
+SCHEME = "://"
+
+_reports: list[Report] = []  # of the process that leads: iterations are told there
+
+
+def train(
+    steps: Steps, work: Any, arguments: Sequence[Any], n_parts: int, limits: ProcessLimits
+) -> dict[str, Any]:
+    """Return the answer of ``work``, which leads the training, beside steps that help it.
+
+    Those are at most one less than there are parts. Raises what any of these steps raises.
+    """
+    n_helpers = max(0, min(n_parts, steps.at_once) - 1)
+    leader = steps.submit(work, *arguments, n_helpers, Place(), limits=limits)
+    helpers: list[Task] = []
+    while not leader.done():
+        wait([leader, *helpers], LOOK, return_when=FIRST_COMPLETED)
+        told = leader.progress
+        if told is None:
+            continue
+        if SCHEME not in told["unit"]:
+            steps.report(**told)
+            for helper in helpers:
+                if not helper.running():  # it has found no room in time
+                    helper.cancel()
+        elif not helpers:
+            helpers = [
+                steps.submit(help_training, told["unit"], Place(), limits=limits)
+                for _ in range(n_helpers)
+            ]
+        for helper in helpers:
+            if helper.done() and not helper.cancelled() and not leader.done():
+                _raise_fault(helper)
+    try:
+        return leader.result()
+    finally:
+        for helper in helpers:
+            helper.cancel()
+
+
+def _raise_fault(helper: Task) -> None:
+    """Raise why a step has ended in which others wait for it, unless it was not needed."""
+    if not helper.is_stopped and (error := helper.exception()) is not None:
+        raise error
+
+
+def lead(
+    report: Report, packed: bytes, root: str, n_helpers: int, place: Place
+) -> tuple[TrainedModel, TrainingSpec, str | None, str, bytes]:
+    """Train, with so many to help at most; return the model, how, the metric, format and file.
+
+    Raises InvalidInput.
+    """
+    files, further = unpack_files(packed)
+    spec, metric = TrainingSpec(**further["spec"]), further["metric"]
+    plan = plan_boosting(
+        open_source(root, files.pattern, dialect=files.dialect), files.choices, spec
+    )
+    if metric is not None:
+        evaluation.check_metric(metric, plan.entry.task)
+    _reports[:] = [report]
+    with _open_cluster(report, n_helpers, place) as client:
+        training = _Training(plan, spec, client, place, report)
+        loaded, rows, artifacts, seconds = training.run()
+    trained = make_version(plan, spec, loaded, rows, artifacts, seconds)
+    return trained, spec, metric, plan.library, artifacts[1]
+
+
+@contextmanager
+def _open_cluster(report: Report, n_helpers: int, place: Place) -> Iterator[Any]:
+    """Start a scheduler, and a worker in this process; yield a client as soon as others joined."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    # The parts stay where they are.
+    dask.config.set({"distributed.scheduler.work-stealing": False})
+    security = _make_security(place)
+    options: Any = {"protocol": "tcp" if security is None else "tls", "security": security}
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            host=place.host,
+            dashboard_address=None,
+            memory_limit=0,
+            **options,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        if n_helpers:
+            report(0, None, cluster.scheduler_address)
+            end = time.monotonic() + JOIN
+            while len(client.nthreads()) <= n_helpers and time.monotonic() < end:
+                time.sleep(LOOK)
+        with _ending_with(cluster.scheduler, set(client.nthreads())):
+            yield client
+
+
+@contextmanager
+def _ending_with(scheduler: Any, workers: set[str]) -> Iterator[None]:
+    """Let this process die with any of its workers, so that the job is taken up again.
+
+    A library may wait for ever for the others; where it does not, its own error comes later.
+    """
+    from distributed.diagnostics.plugin import SchedulerPlugin
+
+    class Watch(SchedulerPlugin):
+        def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
+            if worker in workers:
+                os._exit(1)
+
+    scheduler.add_plugin(Watch(), name="watch")
+    try:
+        yield
+    except BaseException:
+        time.sleep(LOST)
+        raise
+    finally:
+        workers.clear()
+
+
+def _make_security(place: Place) -> Any:
+    if place.tls is None:
+        return None
+    from distributed import Security
+
+    authority, certificate, key = place.tls
+    roles = ("scheduler", "worker", "client")
+    files = {f"tls_{role}_cert": certificate for role in roles}
+    files |= {f"tls_{role}_key": key for role in roles}
+    return Security(tls_ca_file=authority, require_encryption=True, **files)
+
+
+def help_training(report: Report, address: str, place: Place) -> dict[str, Any]:
+    """Be a worker of the training whose scheduler is at an address, until that ends."""
+    from distributed import Worker
+
+    async def work() -> None:
+        async with Worker(
+            address,
+            nthreads=1,
+            host=place.host,
+            security=_make_security(place),
+            memory_limit=0,
+            death_timeout=ALONE,
+            dashboard=False,
+        ) as worker:
+            report(1, 1, "worker")
+            await worker.finished()
+
+    asyncio.run(work())
+    return {}
+
+
+class _Training:
+    """A training on the workers of a client."""
+
+    def __init__(
+        self, plan: BoostingPlan, spec: TrainingSpec, client: Any, place: Place, report: Report
+    ) -> None:
+        self._plan = plan
+        self._spec = spec
+        self._client = client
+        self._place = place
+        self._report = report
+        self._workers = sorted(client.nthreads())
+
+    def run(self) -> tuple[Loaded, JudgedRows, tuple[bytes, bytes], float]:
+        """Return what was loaded, the rows to judge by, files to judge and to serve, seconds."""
+        chosen = share_out(self._plan.parts, self._workers)
+        parts, facts = self._load(chosen)
+        loaded = combine_parts(self._plan, facts)
+        rows = judge_by(self._plan, self._spec, loaded)
+        pieces = [
+            (
+                self._submit(_take_features, part, worker=worker),
+                self._submit(encode_target, part, codes, worker=worker),
+                known.n_fitted,
+            )
+            for part, codes, worker, known in zip(parts, loaded.codes, chosen, facts, strict=True)
+            if known.n_fitted
+        ]
+        parts.clear()  # what is not fitted can go
+        started = time.perf_counter()
+        if rows.n_test:
+            judged = self._fit(pieces, loaded)
+            seconds = time.perf_counter() - started
+            if not self._spec.refit:
+                return loaded, rows, (judged, judged), seconds
+        (worker, *_) = self._workers
+        X, y = rows.X[rows.held_out], rows.y[rows.held_out]
+        if len(y):
+            further = (self._submit(_same, value, worker=worker) for value in (X, y))
+            pieces.append((*further, len(y)))
+        served = self._fit(pieces, loaded)
+        if not rows.n_test:
+            judged, seconds = served, time.perf_counter() - started
+        return loaded, rows, (judged, served), seconds
+
+    def _submit(self, function: Any, *arguments: Any, worker: str) -> Any:
+        return self._client.submit(
+            function, *arguments, workers=[worker], allow_other_workers=False, pure=False
+        )
+
+    def _load(self, chosen: Sequence[str]) -> tuple[list[Any], list[PartFacts]]:
+        from distributed import as_completed
+
+        plan, total = self._plan, len(chosen)
+        blank = replace(plan, parts=())
+        self._report(0, total, "files")
+        parts = [
+            self._submit(load_part, blank, part, worker=worker)
+            for part, worker in zip(plan.parts, chosen, strict=True)
+        ]
+        told = [
+            self._submit(_take_facts, part, worker=worker)
+            for part, worker in zip(parts, chosen, strict=True)
+        ]
+        for done, _ in enumerate(as_completed(told), start=1):
+            self._report(done, total, "files")
+        return parts, self._client.gather(told)
+
+    def _fit(self, pieces: Sequence[tuple[Any, Any, int]], loaded: Loaded) -> bytes:
+        """Return the file of the model that is fitted to pieces: X, y and number of rows."""
+        from dask import array
+        from dask.delayed import delayed
+
+        width, rounds = len(self._plan.options.names), self._plan.params["n_estimators"]
+        kind = "f8" if self._plan.is_regression else "i8"
+        X = array.concatenate(
+            [array.from_delayed(delayed(x), (count, width), "f8") for x, _, count in pieces]
+        )
+        y = array.concatenate(
+            [array.from_delayed(delayed(y), (count,), kind) for _, y, count in pieces]
+        )
+        params = library_params(self._plan, loaded.n_classes, self._spec.random_state)
+        self._report(0, rounds, "iterations")
+        fit = _fit_xgboost if self._plan.library == "xgboost" else _fit_lightgbm
+        artifact = fit(self._client, self._place, X, y, params, rounds)
+        return clean_artifact(self._plan.library, artifact)
+
+
+def _fit_xgboost(
+    client: Any, place: Place, X: Any, y: Any, params: Mapping[str, Any], rounds: int
+) -> bytes:
+    import xgboost
+    import xgboost.dask
+    from xgboost.collective import Config
+
+    class Told(xgboost.callback.TrainingCallback):
+        """Tells how many iterations are done."""
+
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            _tell_iteration(epoch, rounds)
+            return False
+
+    with xgboost.config_context(verbosity=0):
+        found = xgboost.dask.train(
+            client,
+            dict(params),
+            xgboost.dask.DaskQuantileDMatrix(client, X, y, max_bin=params["max_bin"]),
+            num_boost_round=rounds,
+            callbacks=[Told()],
+            coll_cfg=Config(tracker_host_ip=place.host),
+        )
+    return bytes(found["booster"].save_raw("ubj"))
+
+
+def _fit_lightgbm(
+    client: Any, _place: Place, X: Any, y: Any, params: Mapping[str, Any], rounds: int
+) -> bytes:
+    import lightgbm
+
+    def tell(state: Any) -> None:
+        _tell_iteration(state.iteration, rounds)
+
+    # The classifier would take the labels that each worker has for all that there are.
+    model = lightgbm.DaskLGBMRegressor(client=client, n_estimators=rounds, **params)
+    model.fit(X, y, callbacks=[tell])
+    text: str = model.booster_.model_to_string()
+    return text.encode()
+
+
+def _tell_iteration(iteration: int, rounds: int) -> None:
+    for report in _reports:
+        report(iteration + 1, rounds, "iterations")
+
+
+def _take_features(part: LoadedPart) -> Any:
+    return part.X
+
+
+def _take_facts(part: LoadedPart) -> PartFacts:
+    return part.facts
+
+
+def _same(value: Any) -> Any:
+    return value
