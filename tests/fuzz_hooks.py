@@ -228,7 +228,9 @@ def make_fitting(body: dict[str, Any]) -> dict[str, Any]:
         fitting = [
             row.name for row in CATALOGUE.values() if params <= {p.name for p in row.parameters}
         ]
-        if fitting and (body.get("estimator") or fitting[0]) not in fitting:
+        if not fitting:  # they are a booster's, which is trained on files
+            body["params"], fitting = {}, list(CATALOGUE)
+        if (body.get("estimator") or fitting[0]) not in fitting:
             body["estimator"] = fitting[0]
         if ESTIMATORS[body.get("estimator") or DEFAULT_ESTIMATOR].task == "classification":
             body["y"] = [f"class {index % 2}" for index in range(len(body["y"]))]

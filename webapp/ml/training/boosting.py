@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from webapp.jobs.processes import LOOK, Place, ProcessLimits, Report, Task
+from webapp.jobs.processes import LOOK, MB, Place, ProcessLimits, Report, Task
 from webapp.jobs.steps import Steps
 from webapp.ml.core import evaluation
 from webapp.ml.core.boosting import (
@@ -47,6 +47,9 @@ JOIN = 10.0  # seconds in which those who help must be there: the first work on 
 LOST = 1.0  # seconds in which the scheduler knows that a worker is gone
 ALONE = 5.0  # seconds in which one who helps must reach the one who leads
 SCHEME = "://"
+# Dask has about twenty threads; each takes 72 MB of address space: its stack, and a heap.
+OWN_MEMORY = 24 * 72 * MB
+NO_MEMORY = ("start new thread", "bad_alloc", "bad allocation", "Cannot allocate memory")
 
 _reports: list[Report] = []  # of the process that leads: iterations are told there
 
@@ -58,6 +61,7 @@ def train(
 
     Those are at most one less than there are parts. Raises what any of these steps raises.
     """
+    limits = replace(limits, memory=limits.memory + OWN_MEMORY)
     n_helpers = max(0, min(n_parts, steps.at_once) - 1)
     leader = steps.submit(work, *arguments, n_helpers, Place(), limits=limits)
     helpers: list[Task] = []
@@ -107,11 +111,22 @@ def lead(
     if metric is not None:
         evaluation.check_metric(metric, plan.entry.task)
     _reports[:] = [report]
-    with _open_cluster(report, n_helpers, place) as client:
+    with _memory_errors(), _open_cluster(report, n_helpers, place) as client:
         training = _Training(plan, spec, client, place, report)
         loaded, rows, artifacts, seconds = training.run()
     trained = make_version(plan, spec, loaded, rows, artifacts, seconds)
     return trained, spec, metric, plan.library, artifacts[1]
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn what others raise where there is no more memory into MemoryError."""
+    try:
+        yield
+    except Exception as error:
+        if any(words in str(error) for words in NO_MEMORY):
+            raise MemoryError from None
+        raise
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from webapp.jobs.steps import Answer, Steps
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.boosting import check_cluster
 from webapp.ml.core.datasets import Dataset
+from webapp.ml.core.estimators import BOOSTERS
 from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
 from webapp.ml.core.signature import Signature
 from webapp.ml.core.training import TrainingSpec
@@ -123,9 +124,12 @@ def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[st
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason != "memory":
             return of_rows.explain(order, failure)
+        advice = "smaller files or row groups, or fewer columns"
+        if order.options["estimator"] in BOOSTERS:
+            advice += ", or more workers in the cluster"
         message = (
             f"takes more than twice the {settings['MAX_FIT_MEMORY']} MB that MAX_FIT_MEMORY "
-            "allows: try smaller files or row groups, or fewer columns"
+            f"allows: try {advice}"
         )
         return InvalidInput({"source": [message]})
 
