@@ -15,7 +15,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -66,7 +66,7 @@ def train(
     leader = steps.submit(work, *arguments, n_helpers, Place(), limits=limits)
     helpers: list[Task] = []
     while not leader.done():
-        wait([leader, *helpers], LOOK, return_when=FIRST_COMPLETED)
+        wait([leader], LOOK)
         told = leader.progress
         if told is None:
             continue
