@@ -20,6 +20,7 @@ try:
 except ConfigError as _error:
     raise SystemExit(f"Configuration error: {_error}") from None
 
+RUNNERS = ("jobs", "uploads")
 OPEN_FILES = 65_536  # each connection is one, and one more for a large body
 
 # Workers × threads × BLAS threads must fit the machine. Set before a worker imports NumPy;
@@ -80,8 +81,8 @@ def on_starting(server: object) -> None:
     gc.freeze()
     from wsgi import app
 
-    for executor in (app.extensions["jobs"].executor, app.extensions["inspector"]):
-        executor.start()  # what all workers share
+    for name in RUNNERS:
+        app.extensions[name].executor.start()  # what all workers share
 
 
 def post_worker_init(worker: object) -> None:
@@ -89,11 +90,13 @@ def post_worker_init(worker: object) -> None:
     from wsgi import app
 
     app.extensions["keyring"].load()
-    app.extensions["jobs"].start()
+    for name in RUNNERS:
+        app.extensions[name].start()
 
 
 def worker_exit(_server: object, _worker: object) -> None:
     """Leave the jobs that this worker has begun to others."""
     from wsgi import app
 
-    app.extensions["jobs"].close()
+    for name in RUNNERS:
+        app.extensions[name].close()

@@ -26,7 +26,7 @@ from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
 from webapp.jobs.processes import Task
 from webapp.jobs.service import Order
-from webapp.ml.blueprint import inspect_upload, job_runner, model_leases, name_of, read_option
+from webapp.ml.blueprint import job_runner, model_leases, name_of, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.batch import StoredPredictor, predict_source
 from webapp.ml.core.datasets import DataWarning
@@ -48,7 +48,6 @@ from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import (
     ComparisonQuery,
-    JudgedTable,
     ModelChanges,
     ModelQuery,
     ModelSchema,
@@ -72,6 +71,7 @@ from webapp.ml.training.schemas import (
     TrainingRequest,
     read_source_options,
 )
+from webapp.ml.upload import service as uploads
 from webapp.web.fields import StrictSchema
 from webapp.web.openapi import NameConverter
 from webapp.web.parsing import load
@@ -176,7 +176,7 @@ def search(file: Path, name: str, as_json: bool, **options: Any) -> None:
 
 def run_job(order: Order) -> ModelVersion:
     """Do a job, and show how far it is where somebody looks on."""
-    runner, shown = job_runner(), ""
+    runner, shown = job_runner(order.kind), ""
     if not current_app.testing:  # where other threads run
         runner.executor.start()
 
@@ -630,21 +630,17 @@ def import_artifact(
     rows = None
     if table is not None:
         stream, limits = io.BytesIO(table.read_bytes()), Limits.from_settings(current_app.config)
-        source = Source(stream, _find_format(table), CsvDialect(), limits)
-        rows = JudgedTable(source, {"target": target, "extra": "refuse"}).read_rows
-    version = registry.register_version(
-        db.session(),
-        model_leases(),
+        rows = Source(stream, _find_format(table), CsvDialect(), limits)
+    order = uploads.order_upload(
         name=name,
         data=file.read(),
         source=name_of(file.name),
-        max_features=current_app.config["MAX_COLUMNS"],
-        inspect=inspect_upload,
         activate=activate,
         metric=metric,
-        rows=rows,
+        table=rows,
+        target=target,
     )
-    _echo_version(version, as_json=as_json)
+    _echo_version(run_job(order), as_json=as_json)
 
 
 def _check_name(name: str, option: str = "--model") -> None:

@@ -10,7 +10,6 @@ import json
 import platform
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from typing import Any, TypeAlias
@@ -30,14 +29,13 @@ from webapp.db.base import (
     utc_now,
 )
 from webapp.db.leases import Leases
-from webapp.errors import InvalidInput, faults_in
+from webapp.errors import InvalidInput
 from webapp.ml import errors
-from webapp.ml.core import artifacts, evaluation, plots
+from webapp.ml.core import artifacts, plots
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.formats.shapes import LoadedModel
-from webapp.ml.core.gate import compare
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.registry.models import (
     MOST_ALIASES,
@@ -105,82 +103,6 @@ def store_version(
     if activate:
         leases.wait_out()
     return version
-
-
-def register_version(
-    session: Session,
-    leases: Leases[Any, Any],
-    *,
-    name: str,
-    data: bytes,
-    inspect: Callable[..., dict[str, Any]],
-    max_features: int,
-    format_name: str | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    checks: Mapping[str, Any] | None = None,
-    source: str | None = None,
-    metric: str | None = None,
-    rows: RowReader | None = None,
-    **storing: Any,
-) -> ModelVersion:
-    """Store a file, a model fitted elsewhere, as the model's next version.
-
-    ``inspect`` is `formats.inspect_file`, in a process of its own; without a ``format_name``, the
-    file's bytes tell. ``checks`` are what else came with it, for the
-    format's ``describe``: feature names, a signature, a sample with expected predictions.
-    ``source`` is the name of the file. With a ``metric``, it is activated only if it is better
-    than the active version on the ``rows``; ``comparison`` in its metrics says what was compared.
-    ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with
-    it, cannot be used, or it has more than ``max_features``.
-    """
-    options = {"max_features": max_features, **(checks or {})}
-    try:
-        described = inspect(data, format_name, options)
-    except InvalidInput as error:
-        raise InvalidInput(error.faults, source="form") from None
-    described["metrics"] |= metrics or {}
-    libraries = {**library_versions(), **described.pop("libraries")}
-    version = ModelVersion(
-        origin="uploaded",
-        warnings=warn_of_difference(session, name, Signature.from_json(described["signature"])),
-        libraries=libraries,
-        source=source,
-        **described,
-    )
-    if metric is not None and rows is not None:
-        storing |= _judge_upload(session, name, version, data, metric, rows)
-    return store_version(session, leases, name=name, version=version, artifact=data, **storing)
-
-
-def _judge_upload(
-    session: Session,
-    name: str,
-    version: ModelVersion,
-    data: bytes,
-    metric: str,
-    rows: RowReader,
-) -> dict[str, Any]:
-    """Return what `note_comparison` does of an upload, which is judged on ``rows``.
-
-    Raises InvalidInput where it cannot be judged on them.
-    """
-    try:
-        evaluation.check_metric(metric, version.task)
-        loaded = FORMATS[version.format].load(data, read_signature(version), None)
-        found = rows(loaded.signature, loaded.classes)
-        with faults_in("table"):
-            judged = evaluation.evaluate(loaded.scorer, loaded.classes, found)
-    except InvalidInput as error:
-        raise InvalidInput(error.faults, source=error.source or "form") from None
-    version.warnings += [asdict(warning) for warning in found.warnings]
-
-    def read(task: evaluation.Task) -> Dataset:
-        if difference := loaded.signature.find_difference(task.signature):
-            raise InvalidInput([f"it {difference}"])
-        return rows(task.signature, task.classes)
-
-    active = describe_active(session, name)
-    return note_comparison(version, compare(metric, judged[metric], active, read))
 
 
 def warn_of_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:

@@ -159,7 +159,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         return _store(session, leases, order, answer, before_commit=before_commit)
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
-        if failure.reason == "error":
+        if failure.reason in ("died", "error"):
             return failure
         memory, seconds = settings["MAX_FIT_MEMORY"], settings["MAX_FIT_SECONDS"]
         excess = {
