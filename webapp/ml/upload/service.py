@@ -99,7 +99,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         # Also where it died: compiled code that loads a file ends so for want of memory, too.
         allowed = f"{limit(order)} (MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS)"
         message = str(ArtifactUnusable(f"it could not be loaded and tried within {allowed}"))
-        return InvalidInput({"artifact": [message]})
+        return InvalidInput({"artifact": [message]}, source="form")
 
     return Kind(
         work=work.inspect,
