@@ -46,6 +46,7 @@ API_VERSION = "1.0.0"
 PRELOADED = (  # for work in child processes
     *("webapp.ml.training.work", "webapp.ml.search.work", "webapp.ml.upload.work"),
     *("sklearn.model_selection", "skops.io", "pandas"),
+    *("pyarrow.csv", "pyarrow.parquet"),
 )
 
 
