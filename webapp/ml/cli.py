@@ -227,47 +227,67 @@ def inspect(file: Path, as_json: bool, **options: Any) -> None:
         click.echo(f"{warning.column}: {warning.message}")
 
 
+class Place(click.Path):
+    """A path, or the URL of a folder in an object store, which stays a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path or a URL; raises BadParameter where there is nothing at a path."""
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 @commands.command()
-@click.argument(
-    "source", metavar="[IN]", required=False, type=click.Path(exists=True, path_type=Path)
-)
+@click.argument("source", metavar="[IN]", required=False, type=Place(exists=True, path_type=Path))
 @click.argument("out", metavar="[OUT]", type=click.Path(allow_dash=True), default="-")
 @model_option
 @click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
 @click.option("--features", help="One row instead of a file: values separated by commas.")
 @click.option("--overwrite", is_flag=True, help="Replace the files that are in the folder OUT.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "dask"]),
+    default="local",
+    show_default=True,
+    help="What predicts a folder: this host, or the workers of the cluster TRAINING_ENGINE.",
+)
 @options_of(PredictionTableOptions)
 @clear_errors
 def predict(
-    source: Path | None,
+    source: Path | str | None,
     out: str,
     name: str,
     number: int | None,
     features: str | None,
     overwrite: bool,
+    engine: str,
     **options: Any,
 ) -> None:
     """Write a line to OUT (CSV, by default standard output) per row of IN.
 
     IN is CSV, Parquet or Arrow; its header names the features, in any order. It may be larger
     than memory. If it is a folder, each of its files is answered by a file of the same name in
-    the folder OUT, by as many processes as trainings may have (TRAINING_PROCESSES). With
-    --features, a single row comes from the command line, as a line of CSV.
+    the folder OUT, by as many processes as trainings may have (TRAINING_PROCESSES). Both folders
+    may lie in an object store (s3://bucket/june). With --features, a single row comes from the
+    command line, as a line of CSV.
+
+    With --engine dask, the workers of a Dask cluster read and write the files: they must reach
+    both folders at the same path as this host, or in an object store.
 
     Examples: flask ml predict rows.parquet predictions.csv, flask ml predict june predicted,
-    flask ml predict --features 1,2,3
+    flask ml predict --engine dask /data/june /data/predicted, flask ml predict --features 1,2,3
     """
     if (source is None) == (features is None):
         raise click.UsageError("Give either IN or --features.")
-    if source is not None and source.is_dir():
+    if isinstance(source, str) or (source is not None and source.is_dir()):
         loaded = _load(PredictionTableOptions, options)
-        folder = Path(out).resolve()
-        if out == "-" or folder == source.resolve() or folder.is_file():
+        folder, target = _locate(str(source)), _locate(out)
+        if out == "-" or target == folder or Path(target).is_file():
             raise click.UsageError("Give another folder OUT for the predictions of a folder.")
-        _predict_folder(source, folder, name, number, overwrite=overwrite, **loaded)
+        if re.fullmatch(r".+://[^/]*", target):
+            raise click.UsageError("OUT must be a folder in its bucket, as s3://bucket/folder.")
+        _predict_folder(folder, target, name, number, overwrite=overwrite, engine=engine, **loaded)
         return
-    if overwrite:
-        raise click.UsageError("--overwrite is for folders.")
+    if overwrite or engine != "local":
+        raise click.UsageError("--overwrite and --engine are for folders.")
     server = current_app.extensions["model_server"]
     version, _ = server.get_version(name, number)  # the same for all rows
     names = version.signature.names
@@ -304,13 +324,20 @@ def predict(
     _echo_warnings([*batch.warnings, *inference.warn_of_notes(notes, names, n_rows)])
 
 
+def _locate(folder: str) -> str:
+    """Return the URL of a folder, or its real path."""
+    folder = folder.removeprefix("file://")
+    return folder.rstrip("/") if "://" in folder else str(Path(folder).resolve())
+
+
 def _predict_folder(
-    folder: Path,
-    out: Path,
+    folder: str,
+    out: str,
     name: str,
     number: int | None,
     *,
     overwrite: bool,
+    engine: str,
     batch: BatchOptions,
     dialect: CsvDialect,
 ) -> None:
@@ -323,19 +350,20 @@ def _predict_folder(
         json.dumps(loaded.signature.to_json()),
         json.dumps(version.profile),
     )
-    source = open_source(str(folder.resolve()), "*", dialect=dialect)
-    processes = min(job_runner().executor.processes, len(source.parts))
+    source = open_source(folder, "*", dialect=dialect)
+    root, _, name_of_out = out.rpartition("/")
+    label = folder.rpartition("/")[2]
     with (
-        open_executor(processes) as pool,
-        click.progressbar(length=len(source.parts), label=folder.name, file=sys.stderr) as bar,
+        open_executor(engine, len(source.parts)) as pool,
+        click.progressbar(length=len(source.parts), label=label, file=sys.stderr) as bar,
     ):
         written = predict_source(
             source,
-            out.name,
+            name_of_out,
             predict=predictor,
             signature=loaded.signature,
             options=batch,
-            store=open_store(str(out.parent)),
+            store=open_store(root or "/"),
             executor=pool,
             report=lambda done, _: bar.update(done - bar.pos),
             overwrite=overwrite,
@@ -345,13 +373,22 @@ def _predict_folder(
 
 
 @contextmanager
-def open_executor(processes: int) -> Iterator[Executor | None]:
+def open_executor(engine: str, n_parts: int) -> Iterator[Executor | None]:
     """Yield what predicts files at the same time; None where one process is enough."""
+    executor = job_runner().executor
+    if engine == "dask":
+        if current_app.config["TRAINING_ENGINE"] == "local":
+            example = "TRAINING_ENGINE=tcp://scheduler:8786"
+            raise click.UsageError(f"--engine dask needs a cluster: set {example}, or tls://….")
+        with executor.open_pool() as pool:
+            yield pool
+        return
+    processes = min(executor.processes, n_parts)
     if processes < 2:
         yield None
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
-        yield executor
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield pool
 
 
 @commands.command()
