@@ -21,7 +21,7 @@ from flask import current_app
 from flask.cli import AppGroup
 from marshmallow import fields, validate
 
-from webapp.commands import clear_errors
+from webapp.commands import clear_errors, echo_table, format_value
 from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
 from webapp.jobs.processes import Task
@@ -79,7 +79,6 @@ from webapp.web.parsing import load
 F = TypeVar("F", bound=Callable[..., Any])
 
 commands = AppGroup("ml", help="Train models, predict with them, manage their versions.")
-LONGEST_CELL = 80
 WIDTH_OF_BAR = 30
 PAGE = {"page": 1, "page_size": 1000}
 
@@ -222,7 +221,7 @@ def inspect(file: Path, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(shown))
         return
     click.echo(f"{file.name}: {found.n_rows} rows" + (f", a {found.task}" if found.task else ""))
-    _echo_table(shown["columns"], list(ColumnSchema().fields), as_json=False)
+    echo_table(shown["columns"], list(ColumnSchema().fields), as_json=False)
     for warning in found.warnings:
         click.echo(f"{warning.column}: {warning.message}")
 
@@ -426,7 +425,7 @@ def models(q: str | None, tag: str | None, as_json: bool) -> None:
     query = _load_query(ModelQuery, q=q, tag=tag)
     found = ModelSchema(many=True).dump(registry.list_models(db.session(), **query).objects)
     columns = ["name", "active_version", "last_version", "created_at"]
-    _echo_table(found, [*columns, "aliases", "tags", "description"], as_json=as_json)
+    echo_table(found, [*columns, "aliases", "tags", "description"], as_json=as_json)
 
 
 @commands.command()
@@ -447,7 +446,7 @@ def versions(name: str, as_json: bool, **filters: str | None) -> None:
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]
-    _echo_table(rows, [*columns, "aliases", "tags", "notes"], as_json=as_json)
+    echo_table(rows, [*columns, "aliases", "tags", "notes"], as_json=as_json)
 
 
 @commands.command()
@@ -477,7 +476,7 @@ def compare(numbers: Sequence[str], name: str, as_json: bool) -> None:
         return
     columns = ["", *numbers]
     rows = [dict(zip(columns, [key, *row], strict=True)) for key, row in found["differs"].items()]
-    _echo_table(rows, columns, as_json=False)
+    echo_table(rows, columns, as_json=False)
     click.echo(f"{len(found['same'])} others are the same")
 
 
@@ -748,25 +747,6 @@ def _echo_warnings(warnings: Iterable[DataWarning]) -> None:
         click.echo(f"{warning.column}: {warning.message}", err=True)
 
 
-def _echo_table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
-) -> None:
-    """Print rows: as JSON, or some columns as a table."""
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    cells = [columns, *([_cut(_format(row[column])) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(padded).rstrip())
-
-
-def _cut(text: str) -> str:
-    """Return a text as a table shows it, at most ``LONGEST_CELL`` characters."""
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
-
-
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
     """Print a version: as JSON, or a field per line without those of each column."""
     shown = VersionSchema().dump(version)
@@ -778,7 +758,7 @@ def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
     _echo_fields(shown, as_json=as_json)
     if candidates and not as_json:
         columns = [name for name in candidates[0] if name not in ("metric", "scores")]
-        _echo_table(candidates, columns, as_json=False)
+        echo_table(candidates, columns, as_json=False)
 
 
 def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:
@@ -789,13 +769,4 @@ def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:
     shown |= shown.pop("metrics", {})
     width = max(map(len, shown))
     for name, value in shown.items():
-        click.echo(f"{name:<{width}}  {_format(value)}")
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return json.dumps(value)
-    words = {True: "yes", False: "no", None: "-"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    return " ".join(str(value).splitlines())  # of notes
+        click.echo(f"{name:<{width}}  {format_value(value)}")
