@@ -633,6 +633,26 @@ def test_a_signature_that_differs_from_the_active_one_is_named(client: FlaskClie
     assert warnings_of(made)[""] == "differs from the active version 1: it has no town"
 
 
+def test_missing_values_that_the_active_version_takes_and_a_new_one_refuses_are_named(
+    client: FlaskClient,
+) -> None:
+    rows = [f"{n},{n % 3},{2 * n}" for n in range(20)]
+    full = "\n".join(["a,b,y", *rows])
+    train_csv(client, "\n".join(["a,b,y", ",1,3", *rows]), target="y")
+    assert predict_records(client, [[None, 1]])["predictions"]
+
+    stricter = train_csv(client, full, target="y")
+    refused = client.post(f"{ML}/predict/batch", json={"instances": [[None, 1]]})
+    alike = train_csv(client, full, target="y")
+    fewer = train_csv(client, "\n".join(["a,b,y", ",1,3", *rows]), target="y")
+
+    expected = "differs from the active version 1: it refuses missing values of a, b"
+    assert warnings_of(stricter)[""] == expected
+    assert refused.status_code == 422
+    assert "" not in warnings_of(alike)
+    assert "" not in warnings_of(fewer)  # it takes all that the active one does
+
+
 def test_what_gives_the_target_away_is_warned_of(client: FlaskClient) -> None:
     text = "alive,noise,price,survived\n" + "\n".join(
         f"{('no', 'yes')[n % 2]},{n % 7},{n % 2 * 2},{n % 2}" for n in range(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -555,6 +556,34 @@ def test_each_file_is_answered_by_a_file_of_its_name(
     assert (written.n_files, written.n_rows, told[-1]) == (2, 1000, (3, 3))
     (warning,) = written.warnings
     assert (warning.column, "has no rows" in warning.message) == (f"in/002.{suffix}", True)
+
+
+def test_a_worker_without_the_same_folders_is_told_by_the_name_of_a_file(
+    tmp_path: Path, trained: TrainedModel
+) -> None:
+    write_parts(tmp_path / "in", *make_rows(n_rows=20), [10])
+    elsewhere = ThreadPoolExecutor(1)
+    submit = elsewhere.submit
+
+    def answer(call: Any, part: Any) -> Any:
+        done = submit(call, part)
+        done.result()
+        shutil.rmtree(tmp_path / "out")
+        return done
+
+    elsewhere.submit = answer  # type: ignore[method-assign]
+    written = predict_all(tmp_path, trained, executor=elsewhere)
+    found = {warning.column: warning.message for warning in written.warnings}
+    assert list(found) == ["in/000.parquet", "in/001.parquet"]
+    assert "is not seen here" in found["in/001.parquet"]
+
+    def remove(call: Any, part: Any) -> Any:
+        (tmp_path / part.name).unlink()
+        return submit(call, part)
+
+    elsewhere.submit = remove  # type: ignore[method-assign]
+    with pytest.raises(InvalidInput, match=r"in/000\.parquet.*same path"):
+        predict_all(tmp_path, trained, executor=elsewhere)
 
 
 def test_an_answer_that_is_there_is_not_replaced_unless_it_is_asked_for(

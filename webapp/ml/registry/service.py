@@ -106,12 +106,16 @@ def store_version(
 
 
 def warn_of_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
-    """Return a warning where the active version takes other columns, in a list."""
+    """Return a warning where the active version takes other columns or values, in a list."""
     active = get_active_version(session, name)
-    difference = "" if active is None else signature.find_difference(read_signature(active))
-    if active is None or not difference:
+    if active is None:
         return []
-    message = f"differs from the active version {active.number}: it {difference}"
+    taken = read_signature(active)
+    found = [signature.find_difference(taken), signature.find_refused(taken)]
+    differences = [difference for difference in found if difference]
+    if not differences:
+        return []
+    message = f"differs from the active version {active.number}: it {', '.join(differences)}"
     return [{"column": "", "message": message}]
 
 
