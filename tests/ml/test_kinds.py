@@ -27,6 +27,8 @@ from tests.tables import WRITERS
 from webapp.ml.core import features
 from webapp.ml.core.estimators import CATALOGUE, load_class
 
+pytestmark = on_sqlite
+
 DATA = Path(__file__).resolve().parents[1] / "data"
 TARGETS = [
     ("penguins", "species", "logistic_regression"),
@@ -290,7 +292,6 @@ PLAIN_ROW = {
 }
 
 
-@on_sqlite
 @pytest.mark.parametrize("times", [1, 300])  # with 300, JSON has more than it names by row
 @pytest.mark.parametrize(
     ("changes", "noted"),
@@ -312,7 +313,7 @@ def test_a_table_and_the_command_line_count_the_values_that_json_names(
     noted: set[str],
     times: int,
 ) -> None:
-    monkeypatch.setattr(features, "BATCH_ROWS", 7)  # the command line counts over blocks
+    monkeypatch.setattr(features, "BATCH_ROWS", 70)  # the command line counts over blocks
     train_csv(client, REMARKED, target="y", columns={"remark": "text", "at": "datetime"})
     rows = [PLAIN_ROW, *(PLAIN_ROW | change for change in changes)] * times
     path = tmp_path / "rows.csv"
@@ -351,7 +352,6 @@ def test_the_command_line_notes_the_values_of_a_single_row(
     assert plain.stderr == ""
 
 
-@on_sqlite
 @pytest.mark.parametrize("accept", [CSV, ARROW])
 @pytest.mark.parametrize(
     ("names", "shown"),
@@ -444,7 +444,6 @@ REVIEWS = ["The room was clean and the staff were friendly to us",
            "Never again will we stay in such a dirty old room"]  # fmt: skip
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     "estimator", ["logistic_regression", "random_forest_classifier",
                   "hist_gradient_boosting_classifier"]
@@ -645,7 +644,6 @@ def test_what_gives_the_target_away_is_warned_of(client: FlaskClient) -> None:
     assert "noise" not in warnings_of(made)
 
 
-@on_sqlite
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 @pytest.mark.parametrize(
     ("name", "target"),
@@ -680,6 +678,7 @@ def test_the_command_line_predicts_for_a_line_of_values(
     assert runner.invoke(args=["ml", "predict", "--features", "female,29,1st"]).stdout == "yes\n"
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 def test_the_signature_is_shown_wherever_a_version_is(client: FlaskClient) -> None:
     made = train_csv(client, MIXED, target="y")["model"]
 
@@ -700,7 +699,6 @@ def test_the_signature_is_shown_wherever_a_version_is(client: FlaskClient) -> No
     ]
 
 
-@on_sqlite
 @pytest.mark.parametrize(("name", "target"), [("titanic", "survived"), ("tips", "tip")])
 def test_auto_keeps_the_best_of_some_estimators_and_shows_the_ranking(
     client: FlaskClient, name: str, target: str
@@ -722,7 +720,6 @@ def test_auto_keeps_the_best_of_some_estimators_and_shows_the_ranking(
     assert "Needs another estimator than auto." in refused.text
 
 
-@on_sqlite
 @pytest.mark.parametrize("estimator", list(CATALOGUE))
 def test_every_estimator_takes_kinds_and_missing_values(
     client: FlaskClient, estimator: str
@@ -760,7 +757,6 @@ def test_a_categorical_of_pandas_is_a_category_even_of_numbers(
     assert found["unseen"] == {"2": {"grade": 4}}
 
 
-@on_sqlite
 @pytest.mark.parametrize("estimator", ["random_forest", "k_neighbors"])
 def test_many_rows_are_scored_in_blocks_as_few_are(client: FlaskClient, estimator: str) -> None:
     params = {"n_estimators": 3} if estimator == "random_forest" else {}
