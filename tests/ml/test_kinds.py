@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tests.faults import on_sqlite
-from tests.ml.calls import ARROW, CSV, ML, notes_of
+from tests.ml.calls import ARROW, CSV, ML, notes_of, short_params
 from tests.tables import WRITERS
 from webapp.ml.core import features
 from webapp.ml.core.estimators import CATALOGUE, load_class
@@ -131,7 +131,8 @@ def test_a_table_trains_as_it_stands_as_well_as_a_plain_pipeline_in_every_format
 def test_raw_rows_predict_alike_in_every_form_and_in_a_notebook(
     client: FlaskClient, name: str, target: str, estimator: str
 ) -> None:
-    made = train_table(client, body_of(name, "csv"), target=target, estimator=estimator).json
+    options = {"target": target, "estimator": estimator, "params": short_params(estimator)}
+    made = train_table(client, body_of(name, "csv"), **options).json
     columns = [column["name"] for column in made["model"]["signature"]["columns"]]
     table = read_typed(name).select(columns)
     records = json.loads(table.to_pandas().to_json(orient="records", date_format="iso"))
@@ -726,7 +727,8 @@ def test_every_estimator_takes_kinds_and_missing_values(
 ) -> None:
     classes = CATALOGUE[estimator].task == "classification"
     target = "species" if classes else "body_mass_g"
-    answer = train_table(client, body_of("penguins", "csv"), target=target, estimator=estimator)
+    options = {"target": target, "estimator": estimator, "params": short_params(estimator)}
+    answer = train_table(client, body_of("penguins", "csv"), **options)
     assert answer.status_code == 201, answer.text
     frame = pd.read_csv(DATA / "penguins.csv")
     records = json.loads(frame.drop(columns=target).to_json(orient="records"))
