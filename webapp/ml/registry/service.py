@@ -65,16 +65,24 @@ def store_version(
     name: str,
     version: ModelVersion,
     artifact: bytes,
-    activate: bool = True,
-    over: int | None = ANY_VERSION,
+    activate: bool,
+    comparison: Mapping[str, Any] | None = None,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Store a new version of a model, in one transaction with its artifact and activation.
 
-    The model is created with its first version. ``over`` is the row id of the active version that
-    it may replace, None where there is none: another one stays active, and a warning says so.
+    The model is created with its first version. With a ``comparison``, as ``gate.compare`` returns
+    it, that decides instead of ``activate``: where another version than it was compared with has
+    become active, that one stays, and a warning says so. Libraries of this process, and how the
+    version differs from the active one, are noted beside what the version has of both.
     ``before_commit`` is called with the version inside the transaction.
     """
+    version.libraries = {**_library_versions(), **(version.libraries or {})}
+    version.warnings = [*version.warnings, *_warn_of_difference(session, name, version)]
+    over: int | None = ANY_VERSION
+    if comparison is not None:
+        _note_comparison(version, comparison)
+        activate, over = comparison["better"], comparison["over"]
     version.artifact_digest = artifacts.digest(artifact)
     version.created_by = current_actor().name
     reason = "train" if version.origin == "trained" else "upload"
@@ -105,12 +113,14 @@ def store_version(
     return version
 
 
-def warn_of_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
+def _warn_of_difference(
+    session: Session, name: str, version: ModelVersion
+) -> list[dict[str, str]]:
     """Return a warning where the active version takes other columns or values, in a list."""
     active = get_active_version(session, name)
     if active is None:
         return []
-    taken = read_signature(active)
+    signature, taken = read_signature(version), read_signature(active)
     found = [signature.find_difference(taken), signature.find_refused(taken)]
     differences = [difference for difference in found if difference]
     if not differences:
@@ -139,11 +149,8 @@ def describe_active(session: Session, name: str) -> dict[str, Any] | None:
     return {**described, "artifact": artifact, "fault": fault}
 
 
-def note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return whether to activate a new version, and over which, as `store_version` takes it.
-
-    The ``comparison`` in its metrics says why.
-    """
+def _note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> None:
+    """Note in a new version's metrics how it compares with the active one, or why it does not."""
     comparison = {name: found[name] for name in ("metric", "candidate", "active", "version")}
     version.metrics = {**version.metrics, "comparison": {**comparison, "better": found["better"]}}
     if found["obstacle"]:
@@ -152,7 +159,6 @@ def note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> dict[str
             f"{found['obstacle']}"
         )
         version.warnings = [*version.warnings, {"column": "", "message": message}]
-    return {"activate": found["better"], "over": found["over"]}
 
 
 def activate_version(
@@ -601,7 +607,7 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
 
 
 @cache  # it reads files
-def library_versions() -> Mapping[str, str]:
+def _library_versions() -> Mapping[str, str]:
     """Return the versions of Python and of the libraries that fit and store models."""
     libraries = ("scikit-learn", "numpy", "scipy", "skops")
     versions = {name: metadata.version(name) for name in libraries}

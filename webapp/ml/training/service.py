@@ -16,16 +16,9 @@ from webapp.jobs.service import Order
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
-from webapp.ml.core.signature import Signature
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.registry.models import ModelVersion
-from webapp.ml.registry.service import (
-    describe_active,
-    library_versions,
-    note_comparison,
-    store_version,
-    warn_of_difference,
-)
+from webapp.ml.registry.service import describe_active, store_version
 from webapp.ml.training import work
 
 KIND, SOURCE_KIND, IF_BETTER = "train", "train_source", "if_better"
@@ -156,7 +149,22 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     def store(
         session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
     ) -> ModelVersion:
-        return _store(session, leases, order, answer, before_commit=before_commit)
+        version = ModelVersion(
+            origin="trained",
+            judged_rows=answer["judged"],
+            source=order.options["source"],
+            **answer["version"],
+        )
+        return store_version(
+            session,
+            leases,
+            name=order.model,
+            version=version,
+            artifact=answer["artifact"],
+            activate=order.options["activate"],
+            comparison=answer.get("comparison"),
+            before_commit=before_commit,
+        )
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason in ("died", "error"):
@@ -183,37 +191,3 @@ def check_gate(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
     evaluation.check_metric(metric, dataset.task)
     if not training.count_held_out(len(dataset.y), spec.test_size):
         raise work.nothing_held_out()
-
-
-def _store(
-    session: Session,
-    leases: Leases[Any, Any],
-    order: Order,
-    answer: dict[str, Any],
-    **storing: Any,
-) -> ModelVersion:
-    """Store the version that a training has made."""
-    options, described = order.options, answer["version"]
-    version = ModelVersion(
-        origin="trained",
-        libraries=library_versions(),
-        judged_rows=answer["judged"],
-        source=options["source"],
-        **described,
-    )
-    signature = Signature.from_json(described["signature"])
-    # A new list: the answer may be stored a second time, after an outage.
-    warned = warn_of_difference(session, order.model, signature)
-    version.warnings = [*version.warnings, *warned]
-    if "comparison" in answer:
-        storing |= note_comparison(version, answer["comparison"])
-    else:
-        storing["activate"] = options["activate"]
-    return store_version(
-        session,
-        leases,
-        name=order.model,
-        version=version,
-        artifact=answer["artifact"],
-        **storing,
-    )

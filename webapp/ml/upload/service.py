@@ -13,17 +13,10 @@ from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
 from webapp.ml.core.packing import pack_upload, unpack_upload
-from webapp.ml.core.signature import Signature
 from webapp.ml.core.tables.shapes import Source
 from webapp.ml.errors import ArtifactUnusable
 from webapp.ml.registry.models import ModelVersion
-from webapp.ml.registry.service import (
-    describe_active,
-    library_versions,
-    note_comparison,
-    store_version,
-    warn_of_difference,
-)
+from webapp.ml.registry.service import describe_active, store_version
 from webapp.ml.training.service import IF_BETTER
 from webapp.ml.upload import work
 
@@ -91,7 +84,23 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     def store(
         session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
     ) -> ModelVersion:
-        return _store(session, leases, order, answer, before_commit=before_commit)
+        version = ModelVersion(
+            origin="uploaded",
+            libraries=answer["libraries"],
+            source=order.options["source"],
+            warnings=answer["warnings"],
+            **answer["version"],
+        )
+        return store_version(
+            session,
+            leases,
+            name=order.model,
+            version=version,
+            artifact=unpack_upload(order.payload)[0],
+            activate=order.options["activate"],
+            comparison=answer.get("comparison"),
+            before_commit=before_commit,
+        )
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason == "error":
@@ -108,36 +117,4 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         store=store,
         describe=lambda version: {"version": version.number, "metrics": version.single_metrics},
         explain=explain,
-    )
-
-
-def _store(
-    session: Session,
-    leases: Leases[Any, Any],
-    order: Order,
-    answer: dict[str, Any],
-    **storing: Any,
-) -> ModelVersion:
-    """Store an upload as a version."""
-    described = answer["version"]
-    signature = Signature.from_json(described["signature"])
-    warned = warn_of_difference(session, order.model, signature)
-    version = ModelVersion(
-        origin="uploaded",
-        libraries={**library_versions(), **answer["libraries"]},
-        source=order.options["source"],
-        warnings=[*warned, *answer["warnings"]],
-        **described,
-    )
-    if "comparison" in answer:
-        storing |= note_comparison(version, answer["comparison"])
-    else:
-        storing["activate"] = order.options["activate"]
-    return store_version(
-        session,
-        leases,
-        name=order.model,
-        version=version,
-        artifact=unpack_upload(order.payload)[0],
-        **storing,
     )
