@@ -1,4 +1,4 @@
-"""Datasets, which files hold one, and uploads, as bytes: for the database or a process."""
+"""What the database or another process is given, as bytes: rows, files to read, uploads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import orjson
 from webapp.ml.core.datasets import Dataset, DataWarning
 from webapp.ml.core.learning import Choices
 from webapp.ml.core.signature import Signature
+from webapp.ml.core.streaming import Reduced, Triangle
 from webapp.ml.core.tables import FORMATS
 from webapp.ml.core.tables.shapes import CsvDialect, Limits, Source
 
@@ -105,6 +106,34 @@ def unpack_upload(data: bytes) -> tuple[bytes, Source | None, Mapping[str, Any]]
         described["name"],
     )
     return file.tobytes(), table, found["further"]
+
+
+def pack_reduced(reduced: Reduced) -> bytes:
+    """Return what parts of a source have been reduced to, as arrays and JSON."""
+    fitted = reduced.fitted
+    described = {
+        "fitted_rows": fitted.n_rows,
+        "digests": reduced.digests.hex(),
+        "n_rows": reduced.n_rows,
+        "n_missing": reduced.n_missing,
+        "warnings": [asdict(warning) for warning in reduced.warnings],
+    }
+    arrays = fitted.mean, fitted.low, fitted.high, fitted.factor, reduced.kept, reduced.draws
+    return _write(described, *arrays)
+
+
+def unpack_reduced(data: bytes) -> Reduced:
+    """Return what ``pack_reduced`` wrote."""
+    described, *fitted, kept, draws = _read(data, 6)
+    return Reduced(
+        fitted=Triangle(described["fitted_rows"], *fitted),
+        kept=kept,
+        draws=draws,
+        digests=bytes.fromhex(described["digests"]),
+        n_rows=described["n_rows"],
+        n_missing=described["n_missing"],
+        warnings=tuple(DataWarning(**warning) for warning in described["warnings"]),
+    )
 
 
 def _write(described: Mapping[str, Any], *arrays: np.ndarray[Any, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,9 +14,11 @@ from webapp.errors import InvalidInput
 from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
+from webapp.jobs.steps import Answer, Steps
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
+from webapp.ml.core.sources import SPLIT_BYTES
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import describe_active, store_version
@@ -97,15 +100,21 @@ def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[st
     """Return how jobs of training are done: on rows that came with them, and on files."""
     of_rows = make_kind(leases, settings)
 
-    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
+    def prepare(session: Session, order: Order) -> tuple[work.SourceTraining]:
         packed, active, seconds = of_rows.prepare(session, order)
         memory = settings["MAX_FIT_MEMORY"] * MB / ROWS_IN_MEMORY
-        return packed, _check_root(settings["DATA_ROOT"]), memory, active, seconds
+        root = _check_root(settings["DATA_ROOT"])
+        return (work.SourceTraining(packed, root, memory, SPLIT_BYTES, active, seconds),)
 
     def limit(_order: Order) -> ProcessLimits:
         # As for rows that were sent: what a fit may take, and as much for the rows.
         memory = 2 * settings["MAX_FIT_MEMORY"] * MB + work.READING_MEMORY
         return ProcessLimits(memory, settings["MAX_FIT_SECONDS"])
+
+    def further(
+        steps: Steps, answer: Answer, order: Order, prepare: Callable[[], tuple[Any, ...]]
+    ) -> Answer:
+        return train_in_steps(steps, answer, limits=limit(order), prepare=prepare)
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason != "memory":
@@ -122,8 +131,40 @@ def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[st
         limit=limit,
         prepare=prepare,
         explain=explain,
+        further=further,
     )
     return {KIND: of_rows, SOURCE_KIND: of_files}
+
+
+def train_in_steps(
+    steps: Steps,
+    answer: Answer,
+    *,
+    limits: ProcessLimits,
+    prepare: Callable[[], tuple[Any, ...]],
+) -> Answer:
+    """Return what a training on files answers, whose ``plan`` several processes carry out.
+
+    ``prepare()`` returns the arguments of ``work.fit_source``. Raises what a step raises.
+    """
+    if "plan" not in answer:
+        return answer
+    plan, started = answer["plan"], time.monotonic()
+    # Two for each process: one that is slower than the others has fewer.
+    count = min(answer["parts"], 1 if steps.at_once == 1 else 2 * steps.at_once)
+    try:
+        calls = [(work.reduce_source, *prepare(), plan, index, count) for index in range(count)]
+        found = steps.run_all(calls, limits=limits, total=answer["rows"], unit="rows")
+        n_rows = sum(group["rows"] for group in found)
+        steps.report(n_rows, n_rows, "rows")
+        reduced = [group["reduced"] for group in found]
+        seconds = time.monotonic() - started
+        step = steps.submit(work.fit_plan, *prepare(), plan, seconds, *reduced, limits=limits)
+        return step.result()
+    except InvalidInput:  # a gap further on, say, which a training in memory may fill
+        if not answer["fits"]:
+            raise
+    return steps.submit(work.fit_in_memory, *prepare(), limits=limits).result()
 
 
 def _check_root(root: str | None) -> str:
