@@ -28,7 +28,7 @@ from webapp.ml.core.datasets import (
     warn_of_missing,
 )
 from webapp.ml.core.estimators import BOOSTERS, Estimator, resolve_params
-from webapp.ml.core.formats import FORMATS
+from webapp.ml.core.formats import FORMATS, inspect_file
 from webapp.ml.core.formats.elsewhere import REQUIREMENTS
 from webapp.ml.core.formats.shapes import list_labels, relabel
 from webapp.ml.core.learning import EXCLUDE, Choices, check_kinds, find_doubts
@@ -37,7 +37,7 @@ from webapp.ml.core.plots import Judged
 from webapp.ml.core.scoring import score
 from webapp.ml.core.signature import Column, Signature
 from webapp.ml.core.sources import DataSource, Head, Part, check_columns
-from webapp.ml.core.streaming import MOST_JUDGED_CELLS, MOST_JUDGED_ROWS, PartOptions, draw_rows
+from webapp.ml.core.streaming import PartOptions, draw_rows, make_options
 from webapp.ml.core.tables.numbers import to_numbers
 from webapp.ml.core.tables.reading import open_table, parse_errors
 from webapp.ml.core.tables.shapes import BLANKS, NUMERIC, Columns, check_target, kind_of
@@ -125,16 +125,7 @@ def plan_boosting(source: DataSource, choices: Choices, spec: TrainingSpec) -> B
     if not names:
         raise InvalidInput({"source": [f"has no column beside the target {target!r}"]})
     _check_features(head, names, choices)
-    most_kept = min(MOST_JUDGED_ROWS, MOST_JUDGED_CELLS // (len(names) + 1))
-    kept = min(1.0, most_kept / head.n_rows)
-    options = PartOptions(
-        names=names,
-        target=target,
-        left_out=frozenset(head.kinds) - {*names, target},
-        random_state=spec.random_state,
-        held_out=min(spec.test_size, kept),
-        kept=kept,
-    )
+    options = make_options(head, names, target, spec)
     return BoostingPlan(entry, params, options, tuple(source.split()))
 
 
@@ -511,10 +502,11 @@ def make_version(
     rows: JudgedRows,
     artifacts: tuple[bytes, bytes],
     seconds: float,
-) -> TrainedModel:
+) -> tuple[TrainedModel, Mapping[str, Any]]:
     """Return what is known of a model, from its file: that to judge, and that to serve.
 
-    Raises InvalidInput, and ArtifactUnusable where the service could not serve it.
+    With it comes what ``inspect_file`` tells of the latter. Raises InvalidInput, also where the
+    service could not serve it, and ArtifactUnusable.
     """
     options, facts = plan.options, loaded.facts
     judged_file, served_file = artifacts
@@ -528,9 +520,8 @@ def make_version(
     profile = moments.profile()
     columns = tuple(Column(name, missing=True) for name in options.names)
     signature = Signature(columns, plan.entry.task, options.target).with_ranges(profile)
-    described = kind.describe(
-        served_file, max_features=len(columns), feature_names=list(options.names)
-    )
+    checks = {"max_features": len(columns), "feature_names": list(options.names)}
+    described = inspect_file(None, served_file, plan.library, checks)
     classes = loaded.classes
     model = relabel(kind.load(judged_file, signature, profile), classes)
     order = rows.held_out if rows.n_test else slice(None)
@@ -541,7 +532,7 @@ def make_version(
     judged = Dataset(X, y, options.names, signature=signature, target=options.target)
     scores = score(model.scorer, X)
     n_rows = loaded.n_fitted + int(rows.held_out.sum())
-    return TrainedModel(
+    trained = TrainedModel(
         estimator=model.model,
         estimator_name=plan.entry.name,
         params=plan.params,
@@ -563,6 +554,7 @@ def make_version(
         warnings=tuple(_warn(plan, spec, loaded, rows, n_rows, judging, judged)),
         held_out=Subset(judged, np.arange(rows.n_test)) if rows.n_test else None,
     )
+    return trained, described
 
 
 def _digest(names: Sequence[str], facts: Sequence[PartFacts]) -> str:

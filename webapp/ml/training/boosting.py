@@ -22,7 +22,6 @@ from typing import Any
 
 from webapp.jobs.processes import LOOK, MB, Place, ProcessLimits, Report, Task
 from webapp.jobs.steps import Steps
-from webapp.ml.core import evaluation
 from webapp.ml.core.boosting import (
     BoostingPlan,
     JudgedRows,
@@ -39,9 +38,8 @@ from webapp.ml.core.boosting import (
     plan_boosting,
     share_out,
 )
-from webapp.ml.core.packing import unpack_files
-from webapp.ml.core.sources import open_source
-from webapp.ml.core.training import TrainedModel, TrainingSpec
+from webapp.ml.core.training import TrainingSpec
+from webapp.ml.training.work import SourceTraining
 
 JOIN = 10.0  # seconds in which those who help must be there: the first work on a worker takes some
 LOST = 1.0  # seconds in which the scheduler knows that a worker is gone
@@ -55,15 +53,15 @@ _reports: list[Report] = []  # of the process that leads: iterations are told th
 
 
 def train(
-    steps: Steps, work: Any, arguments: Sequence[Any], n_parts: int, limits: ProcessLimits
+    steps: Steps, training: SourceTraining, n_parts: int, limits: ProcessLimits
 ) -> dict[str, Any]:
-    """Return the answer of ``work``, which leads the training, beside steps that help it.
+    """Return what ``work.fit_source`` does of others: one step leads, and further ones help it.
 
     Those are at most one less than there are parts. Raises what any of these steps raises.
     """
     limits = replace(limits, memory=limits.memory + OWN_MEMORY)
     n_helpers = max(0, min(n_parts, steps.at_once) - 1)
-    leader = steps.submit(work, *arguments, n_helpers, Place(), limits=limits)
+    leader = steps.submit(lead, training, n_helpers, Place(), limits=limits)
     helpers: list[Task] = []
     while not leader.done():
         wait([leader], LOOK)
@@ -96,26 +94,17 @@ def _raise_fault(helper: Task) -> None:
         raise error
 
 
-def lead(
-    report: Report, packed: bytes, root: str, n_helpers: int, place: Place
-) -> tuple[TrainedModel, TrainingSpec, str | None, str, bytes]:
-    """Train, with so many to help at most; return the model, how, the metric, format and file.
-
-    Raises InvalidInput.
-    """
-    files, further = unpack_files(packed)
-    spec, metric = TrainingSpec(**further["spec"]), further["metric"]
-    plan = plan_boosting(
-        open_source(root, files.pattern, dialect=files.dialect), files.choices, spec
-    )
-    if metric is not None:
-        evaluation.check_metric(metric, plan.entry.task)
+def lead(report: Report, training: SourceTraining, n_helpers: int, place: Place) -> dict[str, Any]:
+    """Train a booster, with so many to help at most; raises InvalidInput."""
+    source, files, spec = training.open()
+    plan = plan_boosting(source, files.choices, spec)
     _reports[:] = [report]
     with _memory_errors(), _open_cluster(report, n_helpers, place) as client:
-        training = _Training(plan, spec, client, place, report)
-        loaded, rows, artifacts, seconds = training.run()
-    trained = make_version(plan, spec, loaded, rows, artifacts, seconds)
-    return trained, spec, metric, plan.library, artifacts[1]
+        loaded, rows, artifacts, seconds = _Training(plan, spec, client, place, report).run()
+    trained, described = make_version(plan, spec, loaded, rows, artifacts, seconds)
+    answer = training.answer(trained, spec, artifacts[1])
+    answer["version"] |= {name: described[name] for name in ("format", "libraries")}
+    return answer
 
 
 @contextmanager
