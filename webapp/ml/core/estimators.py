@@ -569,42 +569,26 @@ _LIGHTGBM = (
     _LEAF_L1,
     _integer("max_bin", 255, "Bins that a feature's values are put in.", 2, 1024),
 )
-_FEWER_ROUNDS = "a smaller n_estimators, max_depth or max_bin"
-_FEWER_LEAVES = "a smaller n_estimators, num_leaves or max_bin"
-_BOOSTERS = (
-    Estimator(
-        "xgboost",
-        "regression",
-        "XGBoost: boosted trees on the workers of a Dask cluster, for a source.",
-        "xgboost.XGBRegressor",
-        _XGBOOST,
-        _FEWER_ROUNDS,
-    ),
-    Estimator(
-        "lightgbm",
-        "regression",
-        "LightGBM: boosted trees on the workers of a Dask cluster, for a source.",
-        "lightgbm.LGBMRegressor",
-        _LIGHTGBM,
-        _FEWER_LEAVES,
-    ),
-    Estimator(
-        "xgboost_classifier",
-        "classification",
-        "XGBoost: boosted trees on the workers of a Dask cluster, for a source.",
-        "xgboost.XGBClassifier",
-        _XGBOOST,
-        _FEWER_ROUNDS,
-    ),
-    Estimator(
-        "lightgbm_classifier",
-        "classification",
-        "LightGBM: boosted trees on the workers of a Dask cluster, for a source.",
-        "lightgbm.LGBMClassifier",
-        _LIGHTGBM,
-        _FEWER_LEAVES,
-    ),
+_LIBRARIES = (
+    ("XGBoost", "xgboost.XGB", _XGBOOST, "a smaller n_estimators, max_depth or max_bin"),
+    ("LightGBM", "lightgbm.LGBM", _LIGHTGBM, "a smaller n_estimators, num_leaves or max_bin"),
 )
+_TASKS: tuple[tuple[Task, str, str], ...] = (
+    ("regression", "", "Regressor"),
+    ("classification", "_classifier", "Classifier"),
+)
+_BOOSTERS = [
+    Estimator(
+        library.lower() + suffix,
+        task,
+        f"{library}: boosted trees on the workers of a Dask cluster, for a source.",
+        type_name + kind,
+        parameters,
+        lighter,
+    )
+    for task, suffix, kind in _TASKS
+    for library, type_name, parameters, lighter in _LIBRARIES
+]
 BOOSTERS: Mapping[str, Estimator] = {row.name: row for row in _BOOSTERS}
 """What libraries of their own fit, to a source on a cluster: names and defaults are theirs."""
 ESTIMATORS: Mapping[str, Estimator] = {**CATALOGUE, **BOOSTERS}

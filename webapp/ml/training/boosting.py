@@ -17,14 +17,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from webapp.errors import InvalidInput
 from webapp.jobs.processes import LOOK, MB, Place, ProcessLimits, Report, Task
 from webapp.jobs.steps import Steps
 from webapp.ml.core.boosting import (
     BoostingPlan,
-    JudgedRows,
     Loaded,
     LoadedPart,
     PartFacts,
@@ -38,6 +41,8 @@ from webapp.ml.core.boosting import (
     plan_boosting,
     share_out,
 )
+from webapp.ml.core.sources import Unfit, call_part
+from webapp.ml.core.streaming import KeptRows
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.training.work import SourceTraining
 
@@ -205,92 +210,92 @@ def help_training(report: Report, address: str, place: Place) -> dict[str, Any]:
     return {}
 
 
+@dataclass(frozen=True)
 class _Training:
     """A training on the workers of a client."""
 
-    def __init__(
-        self, plan: BoostingPlan, spec: TrainingSpec, client: Any, place: Place, report: Report
-    ) -> None:
-        self._plan = plan
-        self._spec = spec
-        self._client = client
-        self._place = place
-        self._report = report
-        self._workers = sorted(client.nthreads())
+    plan: BoostingPlan
+    spec: TrainingSpec
+    client: Any
+    place: Place
+    report: Report
 
-    def run(self) -> tuple[Loaded, JudgedRows, tuple[bytes, bytes], float]:
+    def run(self) -> tuple[Loaded, KeptRows, tuple[bytes, bytes], float]:
         """Return what was loaded, the rows to judge by, files to judge and to serve, seconds."""
-        chosen = share_out(self._plan.parts, self._workers)
+        workers = sorted(self.client.nthreads())
+        chosen = share_out(self.plan.parts, workers)
         parts, facts = self._load(chosen)
-        loaded = combine_parts(self._plan, facts)
-        rows = judge_by(self._plan, self._spec, loaded)
+        loaded = combine_parts(self.plan, facts)
+        kept = judge_by(self.plan, loaded)
         pieces = [
             (
                 self._submit(_take_features, part, worker=worker),
                 self._submit(encode_target, part, codes, worker=worker),
-                known.n_fitted,
+                known.reduced.fitted.n_rows,
             )
             for part, codes, worker, known in zip(parts, loaded.codes, chosen, facts, strict=True)
-            if known.n_fitted
+            if known.reduced.fitted.n_rows
         ]
         parts.clear()  # what is not fitted can go
         started = time.perf_counter()
-        if rows.n_test:
+        if kept.n_test:
             judged = self._fit(pieces, loaded)
             seconds = time.perf_counter() - started
-            if not self._spec.refit:
-                return loaded, rows, (judged, judged), seconds
-        (worker, *_) = self._workers
-        X, y = rows.X[rows.held_out], rows.y[rows.held_out]
-        if len(y):
-            further = (self._submit(_same, value, worker=worker) for value in (X, y))
-            pieces.append((*further, len(y)))
+            if not self.spec.refit:
+                return loaded, kept, (judged, judged), seconds
+        if n_further := kept.held_out.shape[1]:
+            rows = np.ascontiguousarray(kept.held_out[:-1].T), kept.held_out[-1]
+            X, y = self.client.scatter(rows, workers=workers[:1], hash=False)
+            pieces.append((X, y, n_further))
         served = self._fit(pieces, loaded)
-        if not rows.n_test:
+        if not kept.n_test:
             judged, seconds = served, time.perf_counter() - started
-        return loaded, rows, (judged, served), seconds
+        return loaded, kept, (judged, served), seconds
 
     def _submit(self, function: Any, *arguments: Any, worker: str) -> Any:
-        return self._client.submit(
+        return self.client.submit(
             function, *arguments, workers=[worker], allow_other_workers=False, pure=False
         )
 
     def _load(self, chosen: Sequence[str]) -> tuple[list[Any], list[PartFacts]]:
         from distributed import as_completed
 
-        plan, total = self._plan, len(chosen)
-        blank = replace(plan, parts=())
-        self._report(0, total, "files")
+        total, load = len(chosen), partial(load_part, replace(self.plan, parts=()))
+        self.report(0, total, "files")
         parts = [
-            self._submit(load_part, blank, part, worker=worker)
-            for part, worker in zip(plan.parts, chosen, strict=True)
+            self._submit(call_part, load, part, worker=worker)
+            for part, worker in zip(self.plan.parts, chosen, strict=True)
         ]
         told = [
             self._submit(_take_facts, part, worker=worker)
             for part, worker in zip(parts, chosen, strict=True)
         ]
         for done, _ in enumerate(as_completed(told), start=1):
-            self._report(done, total, "files")
-        return parts, self._client.gather(told)
+            self.report(done, total, "files")
+        facts = self.client.gather(told)
+        for found in facts:
+            if isinstance(found, Unfit):
+                raise InvalidInput({"source": found.faults})
+        return parts, facts
 
     def _fit(self, pieces: Sequence[tuple[Any, Any, int]], loaded: Loaded) -> bytes:
         """Return the file of the model that is fitted to pieces: X, y and number of rows."""
         from dask import array
         from dask.delayed import delayed
 
-        width, rounds = len(self._plan.options.names), self._plan.params["n_estimators"]
-        kind = "f8" if self._plan.is_regression else "i8"
+        width, rounds = len(self.plan.options.names), self.plan.params["n_estimators"]
+        kind = "f8" if self.plan.is_regression else "i8"
         X = array.concatenate(
             [array.from_delayed(delayed(x), (count, width), "f8") for x, _, count in pieces]
         )
         y = array.concatenate(
             [array.from_delayed(delayed(y), (count,), kind) for _, y, count in pieces]
         )
-        params = library_params(self._plan, loaded.n_classes, self._spec.random_state)
-        self._report(0, rounds, "iterations")
-        fit = _fit_xgboost if self._plan.library == "xgboost" else _fit_lightgbm
-        artifact = fit(self._client, self._place, X, y, params, rounds)
-        return clean_artifact(self._plan.library, artifact)
+        params = library_params(self.plan, loaded.n_classes, self.spec.random_state)
+        self.report(0, rounds, "iterations")
+        fit = _fit_xgboost if self.plan.library == "xgboost" else _fit_lightgbm
+        artifact = fit(self.client, self.place, X, y, params, rounds)
+        return clean_artifact(self.plan.library, artifact)
 
 
 def _fit_xgboost(
@@ -343,9 +348,5 @@ def _take_features(part: LoadedPart) -> Any:
     return part.X
 
 
-def _take_facts(part: LoadedPart) -> PartFacts:
-    return part.facts
-
-
-def _same(value: Any) -> Any:
-    return value
+def _take_facts(part: LoadedPart | Unfit) -> PartFacts | Unfit:
+    return part if isinstance(part, Unfit) else part.facts
