@@ -69,24 +69,16 @@ def check_cluster(estimator: str | None, engine: str | None) -> None:
     """
     if estimator is None or estimator not in BOOSTERS:
         return
-    elsewhere = "or fit it elsewhere, and upload it"
+    library = name_library(BOOSTERS[estimator])
     if engine is None:
-        message = (
-            f"is trained on files (source), spread over a Dask cluster: give them, {elsewhere}"
-        )
+        why = "is trained on files (source), spread over a Dask cluster: give them"
     elif engine == "local":
-        message = (
-            "is trained on a Dask cluster, and this service has none: an operator sets "
-            f"TRAINING_ENGINE, {elsewhere}"
-        )
-    elif importlib.util.find_spec(library := name_library(BOOSTERS[estimator])) is None:
-        message = (
-            f"needs {library}, which is not installed: pip install -r {REQUIREMENTS} "
-            "for the service and for the workers"
-        )
+        why = "is trained on a Dask cluster: an operator sets TRAINING_ENGINE"
+    elif importlib.util.find_spec(library) is None:
+        why = f"needs {library}: pip install -r {REQUIREMENTS} for the service and for the workers"
     else:
         return
-    raise InvalidInput({"estimator": [message]})
+    raise InvalidInput({"estimator": [f"{why}, or fit it elsewhere, and upload it"]})
 
 
 @dataclass(frozen=True)
@@ -305,18 +297,6 @@ class Loaded:
     codes: tuple[Any, ...]
     counts: Any
 
-    @property
-    def n_classes(self) -> int:
-        """Return how many classes there are, 0 for a target of numbers."""
-        return len(self.classes or ())
-
-    @property
-    def average(self) -> Any:
-        """Return the mean of the fitted targets, or their most frequent label: (1,)."""
-        if self.classes is None:
-            return self.whole.fitted.mean[-1:]
-        return list_labels(self.classes)[[np.argmax(self.counts)]]
-
 
 def combine_parts(plan: BoostingPlan, facts: Sequence[PartFacts]) -> Loaded:
     """Return what all parts are together; raises InvalidInput where they do not fit."""
@@ -327,10 +307,10 @@ def combine_parts(plan: BoostingPlan, facts: Sequence[PartFacts]) -> Loaded:
     label_of = _unite_labels(plan.options.target, facts)
     classes = tuple(sorted(set(label_of.values())))
     places = {label: classes.index(found) for label, found in label_of.items()}
-    codes = [np.array([places[label] for label in part.labels], np.intp) for part in facts]
+    codes = [np.array([places[label] for label in part.labels], np.float64) for part in facts]
     counts = np.zeros(len(classes), np.int64)
     for place, (part, found) in enumerate(zip(facts, codes, strict=True)):
-        np.add.at(counts, found, part.counts)
+        np.add.at(counts, found.astype(np.intp), part.counts)
         kept = part.reduced.kept
         kept = np.vstack([kept[:-1], found[kept[-1].astype(np.intp)]])
         parts[place] = replace(part.reduced, kept=kept)
@@ -417,26 +397,27 @@ def make_version(
     checks = {"max_features": len(columns), "feature_names": list(options.names)}
     described = inspect_file(None, served_file, plan.library, checks)
     model = relabel(FORMATS[plan.library].load(judged_file, signature, profile), classes)
-    X, y = np.ascontiguousarray(kept.judged[:-1].T), kept.judged[-1]
+    X, y, average = (
+        np.ascontiguousarray(kept.judged[:-1].T),
+        kept.judged[-1],
+        whole.fitted.mean[-1:],
+    )
     if classes is not None:
-        y = list_labels(classes).take(y.astype(np.intp))
+        labels = list_labels(classes)
+        y, average = labels.take(y.astype(np.intp)), labels.take([np.argmax(loaded.counts)])
     judged = Dataset(X, y, options.names, signature=signature, target=options.target)
-    infinite = zip(options.names, loaded.n_infinite.tolist(), strict=True)
-    doubts = [
-        *kept.list_doubts(options, spec, whole),
-        *(
-            DataWarning(name, f"has {count} infinite values, which count as missing")
-            for name, count in infinite
-            if count
-        ),
-        *find_doubts(judged),
+    infinite = [
+        DataWarning(options.names[place], f"has {count} infinite values, which count as missing")
+        for place, count in enumerate(loaded.n_infinite.tolist())
+        if count
     ]
+    doubts = [*kept.list_doubts(options, spec, whole), *infinite, *find_doubts(judged)]
     scores = score(model.scorer, X)
     trained = TrainedModel(
         estimator=model.model,
         estimator_name=plan.entry.name,
         params=plan.params,
-        metrics=measure_scores(scores, y, classes, loaded.average),
+        metrics=measure_scores(scores, y, classes, average),
         evaluated_on="hold-out" if n_test else "training",
         n_train=whole.fitted.n_rows if n_test else kept.n_rows,
         n_test=n_test,
@@ -455,14 +436,3 @@ def make_version(
         held_out=Subset(judged, np.arange(n_test)) if n_test else None,
     )
     return trained, described
-
-
-def share_out(parts: Sequence[Part], workers: Collection[str]) -> list[str]:
-    """Return which worker loads each part: the largest first, to whoever has least."""
-    load: dict[str, int] = dict.fromkeys(workers, 0)
-    chosen = [""] * len(parts)
-    for place in sorted(range(len(parts)), key=lambda place: -parts[place].size):
-        worker = min(load, key=lambda one: load[one])
-        chosen[place] = worker
-        load[worker] += parts[place].size
-    return chosen

@@ -16,9 +16,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,9 @@ from webapp.ml.core.boosting import (
     load_part,
     make_version,
     plan_boosting,
-    share_out,
 )
 from webapp.ml.core.sources import Unfit, call_part
-from webapp.ml.core.streaming import KeptRows
+from webapp.ml.core.streaming import KeptRows, cut
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.training.work import SourceTraining
 
@@ -84,19 +84,13 @@ def train(
                 for _ in range(n_helpers)
             ]
         for helper in helpers:
-            if helper.done() and not helper.cancelled() and not leader.done():
-                _raise_fault(helper)
+            if helper.done() and not (helper.is_stopped or leader.done()):
+                helper.result()  # raises why it has ended, while others wait for it
     try:
         return leader.result()
     finally:
         for helper in helpers:
             helper.cancel()
-
-
-def _raise_fault(helper: Task) -> None:
-    """Raise why a step has ended in which others wait for it, unless it was not needed."""
-    if not helper.is_stopped and (error := helper.exception()) is not None:
-        raise error
 
 
 def lead(report: Report, training: SourceTraining, n_helpers: int, place: Place) -> dict[str, Any]:
@@ -147,9 +141,8 @@ def _open_cluster(report: Report, n_helpers: int, place: Place) -> Iterator[Any]
     ):
         if n_helpers:
             report(0, None, cluster.scheduler_address)
-            end = time.monotonic() + JOIN
-            while len(client.nthreads()) <= n_helpers and time.monotonic() < end:
-                time.sleep(LOOK)
+            with suppress(TimeoutError):
+                client.wait_for_workers(1 + n_helpers, JOIN)
         with _ending_with(cluster.scheduler, set(client.nthreads())):
             yield client
 
@@ -223,13 +216,18 @@ class _Training:
     def run(self) -> tuple[Loaded, KeptRows, tuple[bytes, bytes], float]:
         """Return what was loaded, the rows to judge by, files to judge and to serve, seconds."""
         workers = sorted(self.client.nthreads())
-        chosen = share_out(self.plan.parts, workers)
+        groups = cut([part.size for part in self.plan.parts], len(workers))
+        chosen = [
+            worker
+            for worker, (start, end) in zip(workers, groups, strict=False)
+            for _ in range(start, end)
+        ]
         parts, facts = self._load(chosen)
         loaded = combine_parts(self.plan, facts)
         kept = judge_by(self.plan, loaded)
         pieces = [
             (
-                self._submit(_take_features, part, worker=worker),
+                self._submit(attrgetter("X"), part, worker=worker),
                 self._submit(encode_target, part, codes, worker=worker),
                 known.reduced.fitted.n_rows,
             )
@@ -281,17 +279,13 @@ class _Training:
     def _fit(self, pieces: Sequence[tuple[Any, Any, int]], loaded: Loaded) -> bytes:
         """Return the file of the model that is fitted to pieces: X, y and number of rows."""
         from dask import array
-        from dask.delayed import delayed
 
         width, rounds = len(self.plan.options.names), self.plan.params["n_estimators"]
-        kind = "f8" if self.plan.is_regression else "i8"
         X = array.concatenate(
-            [array.from_delayed(delayed(x), (count, width), "f8") for x, _, count in pieces]
+            [array.from_delayed(x, (count, width), "f8") for x, _, count in pieces]
         )
-        y = array.concatenate(
-            [array.from_delayed(delayed(y), (count,), kind) for _, y, count in pieces]
-        )
-        params = library_params(self.plan, loaded.n_classes, self.spec.random_state)
+        y = array.concatenate([array.from_delayed(y, (count,), "f8") for _, y, count in pieces])
+        params = library_params(self.plan, len(loaded.classes or ()), self.spec.random_state)
         self.report(0, rounds, "iterations")
         fit = _fit_xgboost if self.plan.library == "xgboost" else _fit_lightgbm
         artifact = fit(self.client, self.place, X, y, params, rounds)
@@ -342,10 +336,6 @@ def _fit_lightgbm(
 def _tell_iteration(iteration: int, rounds: int) -> None:
     for report in _reports:
         report(iteration + 1, rounds, "iterations")
-
-
-def _take_features(part: LoadedPart) -> Any:
-    return part.X
 
 
 def _take_facts(part: LoadedPart | Unfit) -> PartFacts | Unfit:
