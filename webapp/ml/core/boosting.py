@@ -54,6 +54,11 @@ from webapp.ml.core.targets import take_target, to_whole_numbers
 from webapp.ml.core.training import MOST_CLASSES, TrainedModel, TrainingSpec
 
 PRECISION = {"xgboost": np.float32, "lightgbm": np.float64}  # as they compare values
+OBJECTIVES = {
+    "xgboost": ("reg:squarederror", "binary:logistic", "multi:softprob"),
+    "lightgbm": ("regression", "binary", "multiclass"),
+}
+"""Of numbers, of two classes, and of more."""
 _ADDRESSES = re.compile(rb"^\[(machines|machine_list_filename|local_listen_port): .*\]\n", re.M)
 
 
@@ -159,10 +164,9 @@ class Moments:
 
     def profile(self) -> dict[str, list[float | None]]:
         """Return mean, std, min and max by feature, None where it has no values."""
-        std = np.sqrt(self.squares / np.maximum(self.count - 1, 1))
-        mean = np.where(self.count, self.mean, np.nan)
-        std = np.where(self.count, std, np.nan)
-        found = {"mean": mean, "std": std, "min": self.low, "max": self.high}
+        absent = np.where(self.count, 0.0, np.nan)
+        std = np.sqrt(self.squares / np.maximum(self.count - 1, 1)) + absent
+        found = {"mean": self.mean + absent, "std": std, "min": self.low, "max": self.high}
         return {
             name: [value if math.isfinite(value) else None for value in values[:-1].tolist()]
             for name, values in found.items()
@@ -287,11 +291,12 @@ def _check_classes(labels: Collection[Any], target: str) -> None:
 class Loaded:
     """All parts together, and the classes of the target, in their order; None for numbers.
 
-    ``whole`` has places among the classes for the target. codes: by part, that of each of the
-    part's labels; counts: how many fitted rows each class has.
+    ``whole`` has places among the classes for the target, and so has ``kept`` of it. codes: by
+    part, that of each of the part's labels; counts: how many fitted rows each class has.
     """
 
     whole: Reduced
+    kept: KeptRows
     n_infinite: Any
     classes: tuple[Any, ...] | None
     codes: tuple[Any, ...]
@@ -299,11 +304,16 @@ class Loaded:
 
 
 def combine_parts(plan: BoostingPlan, facts: Sequence[PartFacts]) -> Loaded:
-    """Return what all parts are together; raises InvalidInput where they do not fit."""
+    """Return what all parts are together.
+
+    Raises InvalidInput where they do not fit, no row is left to fit, or these are of one class.
+    """
     n_infinite = sum(part.n_infinite for part in facts)
     parts = [part.reduced for part in facts]
     if plan.is_regression:
-        return Loaded(combine(parts), n_infinite, None, ((),) * len(facts), None)
+        whole = combine(parts)
+        kept = split_kept(plan.options, whole)
+        return Loaded(whole, kept, n_infinite, None, ((),) * len(facts), None)
     label_of = _unite_labels(plan.options.target, facts)
     classes = tuple(sorted(set(label_of.values())))
     places = {label: classes.index(found) for label, found in label_of.items()}
@@ -311,10 +321,15 @@ def combine_parts(plan: BoostingPlan, facts: Sequence[PartFacts]) -> Loaded:
     counts = np.zeros(len(classes), np.int64)
     for place, (part, found) in enumerate(zip(facts, codes, strict=True)):
         np.add.at(counts, found.astype(np.intp), part.counts)
-        kept = part.reduced.kept
-        kept = np.vstack([kept[:-1], found[kept[-1].astype(np.intp)]])
-        parts[place] = replace(part.reduced, kept=kept)
-    return Loaded(combine(parts), n_infinite, classes, tuple(codes), counts)
+        *features, labels = part.reduced.kept
+        rows = np.array([*features, found[labels.astype(np.intp)]])
+        parts[place] = replace(part.reduced, kept=rows)
+    whole = combine(parts)
+    kept = split_kept(plan.options, whole)
+    if (np.count_nonzero(counts) if kept.n_test else len(counts)) < 2:
+        message = "has one class only among the rows to fit"
+        raise InvalidInput({plan.options.target: [message]})
+    return Loaded(whole, kept, n_infinite, classes, tuple(codes), counts)
 
 
 def _unite_labels(target: str, facts: Sequence[PartFacts]) -> dict[Any, Any]:
@@ -336,36 +351,18 @@ def encode_target(part: LoadedPart, codes: Any) -> Any:
     return codes[part.y] if len(codes) else part.y
 
 
-def judge_by(plan: BoostingPlan, loaded: Loaded) -> KeptRows:
-    """Return the rows to judge by, and those that no part has fitted.
-
-    Raises InvalidInput where no row is left to fit, or they are of one class only.
-    """
-    kept = split_kept(plan.options, loaded.whole)
-    counts = loaded.counts
-    if counts is not None and (np.count_nonzero(counts) if kept.n_test else len(counts)) < 2:
-        message = "has one class only among the rows to fit"
-        raise InvalidInput({plan.options.target: [message]})
-    return kept
-
-
 def library_params(plan: BoostingPlan, n_classes: int, random_state: int) -> dict[str, Any]:
     """Return the parameters of a fit as its library takes them, but for the rounds."""
     params = {name: value for name, value in plan.params.items() if name != "n_estimators"}
-    seed = random_state % 2**31
-    if plan.library == "xgboost":
-        objective = "multi:softprob" if n_classes > 2 else "binary:logistic"
-        params |= {"objective": "reg:squarederror" if plan.is_regression else objective}
-        params |= {"tree_method": "hist", "seed": seed}
-    else:
-        objective = "multiclass" if n_classes > 2 else "binary"
-        params |= {"objective": "regression" if plan.is_regression else objective}
-        # It draws rows only in every so manieth round; by default in none.
-        params |= {"subsample_freq": int(params["subsample"] < 1)}
-        params |= {"random_state": seed, "verbosity": -1, "tree_learner": "data"}
+    kind = 0 if plan.is_regression else min(n_classes, 3) - 1
+    params |= {"objective": OBJECTIVES[plan.library][kind], "random_state": random_state % 2**31}
     if n_classes > 2:
         params["num_class"] = n_classes
-    return params
+    if plan.library == "xgboost":
+        return {**params, "tree_method": "hist"}
+    # It draws rows only in every so manieth round; by default in none.
+    frequency = int(params["subsample"] < 1)
+    return {**params, "subsample_freq": frequency, "verbosity": -1, "tree_learner": "data"}
 
 
 def clean_artifact(library: str, artifact: bytes) -> bytes:
@@ -377,26 +374,24 @@ def make_version(
     plan: BoostingPlan,
     spec: TrainingSpec,
     loaded: Loaded,
-    kept: KeptRows,
-    artifacts: tuple[bytes, bytes],
+    artifacts: Sequence[bytes],
     seconds: float,
 ) -> tuple[TrainedModel, Mapping[str, Any]]:
-    """Return what is known of a model, from its file: that to judge, and that to serve.
+    """Return what is known of a model, from its files: that to judge is the first.
 
-    With it comes what ``inspect_file`` tells of the latter. Raises InvalidInput, also where the
-    service could not serve it, and ArtifactUnusable.
+    The last is that to serve, and may be the same. With it comes what ``inspect_file`` tells of
+    the latter. Raises InvalidInput, also where it could not be served, and ArtifactUnusable.
     """
-    options, whole, n_test, classes = plan.options, loaded.whole, kept.n_test, loaded.classes
-    judged_file, served_file = artifacts
-    fitted = whole.fitted
+    options, whole, kept, classes = plan.options, loaded.whole, loaded.kept, loaded.classes
+    fitted, n_test = whole.fitted, kept.n_test
     if not n_test or spec.refit:
         fitted = fitted.combine(Moments.of(kept.held_out))
     profile = fitted.profile()
     columns = tuple(Column(name, missing=True) for name in options.names)
     signature = Signature(columns, plan.entry.task, options.target).with_ranges(profile)
     checks = {"max_features": len(columns), "feature_names": list(options.names)}
-    described = inspect_file(None, served_file, plan.library, checks)
-    model = relabel(FORMATS[plan.library].load(judged_file, signature, profile), classes)
+    described = inspect_file(None, artifacts[-1], plan.library, checks)
+    model = relabel(FORMATS[plan.library].load(artifacts[0], signature, profile), classes)
     X, y, average = (
         np.ascontiguousarray(kept.judged[:-1].T),
         kept.judged[-1],

@@ -538,36 +538,31 @@ _ROWS = (
 CATALOGUE: Mapping[str, Estimator] = {row.name: row for row in _ROWS}
 """What scikit-learn fits, to rows in memory."""
 
-_ROUNDS = _integer("n_estimators", 100, "Rounds of boosting.", 1, 1000)
 _LEAF_L2 = Parameter("reg_lambda", 1.0, "Penalty on the leaves' squared values.", 0, 1e12)
-_LEAF_L1 = Parameter("reg_alpha", 0.0, "Penalty on the leaves' absolute values.", 0, 1e12)
-_ROW_SHARE = Parameter("subsample", 1.0, "Share of the rows drawn for each tree.", 0.01, 1)
-_COLUMN_SHARE = Parameter(
-    "colsample_bytree", 1.0, "Share of the features drawn for each tree.", 0.01, 1
+_BINS = _integer("max_bin", 256, "Bins that a feature's values are put in.", 2, 1024)
+_OF_BOTH = (
+    _integer("n_estimators", 100, "Rounds of boosting.", 1, 1000),
+    Parameter("subsample", 1.0, "Share of the rows drawn for each tree.", 0.01, 1),
+    Parameter("colsample_bytree", 1.0, "Share of the features drawn for each tree.", 0.01, 1),
+    Parameter("reg_alpha", 0.0, "Penalty on the leaves' absolute values.", 0, 1e12),
 )
 _XGBOOST = (
-    _ROUNDS,
-    _integer("max_depth", 6, "Depth at most.", 1, 16),
+    *_OF_BOTH,
     Parameter("learning_rate", 0.3, _RATE, 0, 1, exclusive_minimum=True),
-    _ROW_SHARE,
-    _COLUMN_SHARE,
+    _integer("max_depth", 6, "Depth at most.", 1, 16),
     Parameter("min_child_weight", 1.0, "Weight of rows that a leaf needs at least.", 0, 1e9),
     Parameter("gamma", 0.0, "What a split must gain at least.", 0, 1e12),
     _LEAF_L2,
-    _LEAF_L1,
-    _integer("max_bin", 256, "Bins that a feature's values are put in.", 2, 1024),
+    _BINS,
 )
 _LIGHTGBM = (
-    _ROUNDS,
-    _integer("num_leaves", 31, "Leaves of a tree at most.", 2, 4096),
-    _integer("max_depth", -1, "Depth at most; -1 or 0: no limit.", -1, 64),
+    *_OF_BOTH,
     Parameter("learning_rate", 0.1, _RATE, 0, 1, exclusive_minimum=True),
-    _ROW_SHARE,
-    _COLUMN_SHARE,
+    _integer("max_depth", -1, "Depth at most; -1 or 0: no limit.", -1, 64),
+    _integer("num_leaves", 31, "Leaves of a tree at most.", 2, 4096),
     _integer("min_child_samples", 20, "Rows that a leaf needs at least.", 1, 1_000_000),
     replace(_LEAF_L2, default=0.0),
-    _LEAF_L1,
-    _integer("max_bin", 255, "Bins that a feature's values are put in.", 2, 1024),
+    replace(_BINS, default=255),
 )
 _LIBRARIES = (
     ("XGBoost", "xgboost.XGB", _XGBOOST, "a smaller n_estimators, max_depth or max_bin"),

@@ -35,14 +35,13 @@ from webapp.ml.core.boosting import (
     clean_artifact,
     combine_parts,
     encode_target,
-    judge_by,
     library_params,
     load_part,
     make_version,
     plan_boosting,
 )
 from webapp.ml.core.sources import Unfit, call_part
-from webapp.ml.core.streaming import KeptRows, cut
+from webapp.ml.core.streaming import cut
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.training.work import SourceTraining
 
@@ -98,23 +97,17 @@ def lead(report: Report, training: SourceTraining, n_helpers: int, place: Place)
     source, files, spec = training.open()
     plan = plan_boosting(source, files.choices, spec)
     _reports[:] = [report]
-    with _memory_errors(), _open_cluster(report, n_helpers, place) as client:
-        loaded, rows, artifacts, seconds = _Training(plan, spec, client, place, report).run()
-    trained, described = make_version(plan, spec, loaded, rows, artifacts, seconds)
-    answer = training.answer(trained, spec, artifacts[1])
-    answer["version"] |= {name: described[name] for name in ("format", "libraries")}
-    return answer
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turn what others raise where there is no more memory into MemoryError."""
     try:
-        yield
+        with _open_cluster(report, n_helpers, place) as client:
+            loaded, artifacts, seconds = _Training(plan, spec, client, place, report).run()
     except Exception as error:
         if any(words in str(error) for words in NO_MEMORY):
             raise MemoryError from None
         raise
+    trained, described = make_version(plan, spec, loaded, artifacts, seconds)
+    answer = training.answer(trained, spec, artifacts[-1])
+    answer["version"] |= {name: described[name] for name in ("format", "libraries")}
+    return answer
 
 
 @contextmanager
@@ -125,8 +118,6 @@ def _open_cluster(report: Report, n_helpers: int, place: Place) -> Iterator[Any]
 
     # The parts stay where they are.
     dask.config.set({"distributed.scheduler.work-stealing": False})
-    security = _make_security(place)
-    options: Any = {"protocol": "tcp" if security is None else "tls", "security": security}
     with (
         LocalCluster(
             n_workers=1,
@@ -135,7 +126,8 @@ def _open_cluster(report: Report, n_helpers: int, place: Place) -> Iterator[Any]
             host=place.host,
             dashboard_address=None,
             memory_limit=0,
-            **options,
+            protocol="tcp" if place.tls is None else "tls",
+            security=_make_security(place),
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -213,8 +205,8 @@ class _Training:
     place: Place
     report: Report
 
-    def run(self) -> tuple[Loaded, KeptRows, tuple[bytes, bytes], float]:
-        """Return what was loaded, the rows to judge by, files to judge and to serve, seconds."""
+    def run(self) -> tuple[Loaded, list[bytes], float]:
+        """Return what was loaded, the files of the models, and the seconds of the last fit."""
         workers = sorted(self.client.nthreads())
         groups = cut([part.size for part in self.plan.parts], len(workers))
         chosen = [
@@ -224,7 +216,6 @@ class _Training:
         ]
         parts, facts = self._load(chosen)
         loaded = combine_parts(self.plan, facts)
-        kept = judge_by(self.plan, loaded)
         pieces = [
             (
                 self._submit(attrgetter("X"), part, worker=worker),
@@ -235,20 +226,16 @@ class _Training:
             if known.reduced.fitted.n_rows
         ]
         parts.clear()  # what is not fitted can go
-        started = time.perf_counter()
-        if kept.n_test:
-            judged = self._fit(pieces, loaded)
-            seconds = time.perf_counter() - started
-            if not self.spec.refit:
-                return loaded, kept, (judged, judged), seconds
-        if n_further := kept.held_out.shape[1]:
-            rows = np.ascontiguousarray(kept.held_out[:-1].T), kept.held_out[-1]
-            X, y = self.client.scatter(rows, workers=workers[:1], hash=False)
-            pieces.append((X, y, n_further))
-        served = self._fit(pieces, loaded)
-        if not kept.n_test:
-            judged, seconds = served, time.perf_counter() - started
-        return loaded, kept, (judged, served), seconds
+        started, kept = time.perf_counter(), loaded.kept
+        artifacts = [self._fit(pieces, loaded)] if kept.n_test else []
+        if self.spec.refit or not artifacts:
+            if n_further := kept.held_out.shape[1]:
+                rows = np.ascontiguousarray(kept.held_out[:-1].T), kept.held_out[-1]
+                X, y = self.client.scatter(rows, workers=workers[:1], hash=False)
+                pieces.append((X, y, n_further))
+            started = time.perf_counter()
+            artifacts.append(self._fit(pieces, loaded))
+        return loaded, artifacts, time.perf_counter() - started
 
     def _submit(self, function: Any, *arguments: Any, worker: str) -> Any:
         return self.client.submit(
