@@ -27,6 +27,7 @@ from webapp.jobs.service import count_jobs
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml.blueprint import is_long
+from webapp.ml.evaluation import service as evaluation
 from webapp.ml.inference.service import make_server
 from webapp.ml.registry.service import list_active_versions, list_shadows
 from webapp.ml.search import service as search
@@ -43,7 +44,7 @@ from webapp.web.request import Application
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
 PRELOADED = (  # for work in child processes
-    *("webapp.ml.training.work", "webapp.ml.search.work"),
+    *("webapp.ml.training.work", "webapp.ml.search.work", "webapp.ml.evaluation.work"),
     *("sklearn.model_selection", "skops.io", "pandas"),
 )
 
@@ -146,6 +147,7 @@ def register_jobs(app: Flask) -> None:
         {
             **training.make_kinds(leases, app.config),
             search.KIND: search.make_kind(leases, app.config),
+            evaluation.KIND: evaluation.make_kind(app.config),
         },
         keep=timedelta(days=app.config["JOB_KEEP_DAYS"]),
         note=note,

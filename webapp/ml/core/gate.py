@@ -32,7 +32,7 @@ def compare(
         return {**comparison, "better": True, "obstacle": "", "over": None}
     obstacle = ""
     try:
-        comparison["active"] = _judge(active, rows)[metric]
+        comparison["active"] = judge(active, rows)[metric]
         if candidate is None or comparison["active"] is None:
             obstacle = f"{metric} is undefined for the rows compared"
     except InvalidInput as error:
@@ -44,13 +44,18 @@ def compare(
     return {**comparison, "obstacle": obstacle}
 
 
-def _judge(
-    active: Mapping[str, Any], rows: Callable[[evaluation.Task], Dataset]
+def judge(
+    version: Mapping[str, Any], rows: Callable[[evaluation.Task], Dataset]
 ) -> dict[str, Any]:
-    signature, classes = Signature.from_json(active["signature"]), active["classes"]
+    """Return the metrics of a version, described as for ``compare``, on rows for its task.
+
+    Raises InvalidInput where it cannot be judged on them, and ArtifactUnusable where it cannot be
+    loaded.
+    """
+    signature, classes = Signature.from_json(version["signature"]), version["classes"]
     found = rows(evaluation.Task(signature, classes))
-    if active["fault"]:
-        raise ArtifactUnusable(active["fault"])
-    kind = FORMATS[active["format"]]
-    loaded = kind.load(active["artifact"], signature, active["profile"])
+    if version["fault"]:
+        raise ArtifactUnusable(version["fault"])
+    kind = FORMATS[version["format"]]
+    loaded = kind.load(version["artifact"], signature, version["profile"])
     return evaluation.evaluate(loaded.scorer, classes, found)

@@ -194,22 +194,31 @@ def warn_of_difference(session: Session, name: str, signature: Signature) -> lis
 
 
 def describe_active(session: Session, name: str) -> dict[str, Any] | None:
-    """Return the active version as `core.gate` compares with it; None where there is none."""
+    """Return the active version as `describe_version` does; None where there is none."""
     active = get_active_version(session, name)
-    if active is None:
-        return None
+    return None if active is None else describe_version(session, active)
+
+
+def describe_version(session: Session, version: ModelVersion) -> dict[str, Any]:
+    """Return a version as `core.gate` judges it: all that is needed to load it.
+
+    ``fault`` is why it cannot be loaded; "" where it can.
+    """
     described: dict[str, Any] = {
-        "id": active.id,
-        "number": active.number,
-        "format": active.format,
-        "signature": read_signature(active).to_json(),
-        "profile": active.profile,
-        "classes": active.classes,
+        "id": version.id,
+        "number": version.number,
+        "format": version.format,
+        "signature": read_signature(version).to_json(),
+        "profile": version.profile,
+        "classes": version.classes,
     }
+    artifact, fault = b"", ""
     try:
-        artifact, fault = read_artifact(session, active.artifact_digest), ""
-    except (errors.ArtifactUnusable, errors.VersionDeleted) as error:
-        artifact, fault = b"", str(error)
+        artifact = read_artifact(session, version.artifact_digest)
+    except errors.ArtifactUnusable as error:
+        fault = error.reason
+    except errors.VersionDeleted as error:
+        fault = str(error)
     return {**described, "artifact": artifact, "fault": fault}
 
 
