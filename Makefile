@@ -11,6 +11,8 @@ SOURCE_BENCH_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compiled modules are kept, whatever the caller has set: `make test` starts some 100 Pythons.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 

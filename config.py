@@ -337,7 +337,7 @@ SETTINGS = (
         "JOB_QUEUE_MB",
         integer(1, 10**9),
         "4096",
-        "Most MB of the database that the rows of jobs may take.",
+        "Most MB of the database that the rows and files of jobs may take.",
     ),
     Setting(
         "JOB_KEEP_DAYS",

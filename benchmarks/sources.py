@@ -1,9 +1,10 @@
 """Training on files in parts: `make source-bench`, whose table docs/performance.md quotes.
 
-Least squares on Parquet files, in parts by one process and by two, beside the same training in
-memory, and beside only reading the files. They take turns; each runs in a process of its own, once
-on few rows, so that imports and the start of workers do not count, and then on all. That all give
-the same coefficients is checked, to nine digits.
+Least squares on Parquet files, in parts by one process, by two as a job of the service has them,
+and by two workers of a Dask cluster, beside the same training in memory, and beside only reading
+the files. They take turns; each runs in a process of its own, on few rows first, so that imports
+and the start of workers do not count, and then on all. That all give the same coefficients is
+checked, to nine digits.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import psutil
 from pyarrow import parquet
 
 from benchmarks.competitors.common import sample
@@ -35,15 +37,24 @@ from benchmarks.contenders import ROOT
 from benchmarks.exchange import check_same
 from benchmarks.resources import find_peak
 from benchmarks.work import make_table
+from webapp import PRELOADED
+from webapp.jobs.processes import LocalExecutor, ProcessLimits, TaskExecutor
+from webapp.jobs.steps import Steps
 from webapp.ml.core.learning import Choices, make_dataset_from
+from webapp.ml.core.packing import SourceFiles, pack_files
 from webapp.ml.core.sources import open_source
 from webapp.ml.core.streaming import train_from_source
-from webapp.ml.core.training import TrainedModel, TrainingSpec, train
+from webapp.ml.core.tables.shapes import CsvDialect
+from webapp.ml.core.training import TrainingSpec, train
+from webapp.ml.training import service, work
 
 FEW_ROWS, N_PARTS, ROUNDS = 1_000, 20, 3
-WORKERS = 2
+WORKERS, LOOK = 2, 0.02  # s between looks at the memory of workers
 TARGET, SPEC = Choices("y"), TrainingSpec(test_size=0)  # fitted to all rows, whatever the way
+PATTERN, LIMITS = "*.parquet", ProcessLimits(2**33, 600)
 Found: TypeAlias = dict[str, Any]
+Coefficients: TypeAlias = Mapping[str, Any]
+Way: TypeAlias = Callable[[Path, Any], Coefficients | None]
 
 
 def write_parts(folder: Path, n_rows: int) -> None:
@@ -54,54 +65,118 @@ def write_parts(folder: Path, n_rows: int) -> None:
         parquet.write_table(table, folder / f"{number:02}.parquet")
 
 
-def train_in_parts(folder: Path, pool: ProcessPoolExecutor | None) -> TrainedModel:
+def train_in_parts(folder: Path, _executor: None) -> Coefficients:
     """Train on the files of a folder, part by part."""
-    source = open_source(str(folder), "*.parquet")
-    return train_from_source(source, TARGET, SPEC, clock=time.perf_counter, executor=pool)
+    source = open_source(str(folder), PATTERN)
+    trained = train_from_source(source, TARGET, SPEC, clock=time.perf_counter)
+    return trained.coefficients or {}
 
 
-def train_in_memory(folder: Path, _pool: None) -> TrainedModel:
+def train_in_steps(folder: Path, executor: TaskExecutor) -> Coefficients:
+    """Train on the files of a folder as a job does whose parts several processes read."""
+    files = SourceFiles(PATTERN, TARGET, CsvDialect())
+    packed = pack_files(files, spec=asdict(SPEC), metric=None)
+    training = work.SourceTraining(packed, str(folder), 0, 0, None, LIMITS.seconds)
+
+    def further(steps: Steps, answer: Found) -> Found:
+        return service.train_in_steps(steps, answer, limits=LIMITS, prepare=lambda: (training,))
+
+    first = executor.submit(work.fit_source, training, limits=LIMITS)
+    coefficients: Coefficients = Steps(executor, first, further).result()["version"][
+        "coefficients"
+    ]
+    return coefficients
+
+
+def train_in_memory(folder: Path, _executor: None) -> Coefficients:
     """Read the files of a folder, and train on all rows at once."""
-    dataset = make_dataset_from(open_source(str(folder), "*.parquet").read_all(), TARGET)
-    return train(dataset, SPEC, clock=time.perf_counter)
+    dataset = make_dataset_from(open_source(str(folder), PATTERN).read_all(), TARGET)
+    return train(dataset, SPEC, clock=time.perf_counter).coefficients or {}
 
 
-def read_only(folder: Path, _pool: None) -> None:
+def read_only(folder: Path, _executor: None) -> None:
     """Read the files of a folder, some rows at a time, by one thread."""
-    for path in sorted(folder.glob("*.parquet")):
+    for path in sorted(folder.glob(PATTERN)):
         for _ in parquet.ParquetFile(path).iter_batches(use_threads=False):
             pass
 
 
+@contextmanager
+def open_local() -> Iterator[TaskExecutor]:
+    """Yield what runs jobs in child processes, as the service does."""
+    executor = LocalExecutor("benchmark", WORKERS, PRELOADED)
+    yield executor
+    executor.shutdown()
+
+
+@contextmanager
+def open_dask() -> Iterator[TaskExecutor]:
+    """Yield what runs jobs on a Dask cluster of its own, on this machine."""
+    from distributed import LocalCluster
+
+    from webapp.jobs.dask import DaskExecutor
+
+    with LocalCluster(
+        n_workers=WORKERS, threads_per_worker=1, dashboard_address=None, memory_limit=0
+    ) as cluster:
+        executor = DaskExecutor(cluster.scheduler_address, PRELOADED)
+        yield executor
+        executor.shutdown()
+
+
 READ, IN_MEMORY = "only read the files", "train in memory"
-WAYS: dict[str, Callable[..., TrainedModel | None]] = {
-    READ: read_only,
-    "train in parts, one process": train_in_parts,
-    f"train in parts, {WORKERS} processes": train_in_parts,
-    IN_MEMORY: train_in_memory,
+WAYS: dict[str, tuple[Way, Callable[[], Any]]] = {
+    READ: (read_only, nullcontext),
+    "train in parts, one process": (train_in_parts, nullcontext),
+    f"train in parts, {WORKERS} processes": (train_in_steps, open_local),
+    f"train in parts, {WORKERS} Dask workers": (train_in_steps, open_dask),
+    IN_MEMORY: (train_in_memory, nullcontext),
 }
 
 
-def run(way: str, folder: Path) -> Found:
+class Watch(threading.Thread):
+    """Notes the most memory that a descendant of this process has held, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Look at all of them, again and again."""
+        while not self._ended.wait(LOOK):
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    status = Path(f"/proc/{child.pid}/status").read_text()
+                except OSError:  # it has ended
+                    continue
+                if "VmHWM" in status:
+                    self.peak = max(self.peak, find_peak(status))
+
+    def stop(self) -> int:
+        """Return what it has noted."""
+        self._ended.set()
+        self.join()
+        return self.peak
+
+
+def run(name: str, folder: Path) -> Found:
     """Return the seconds of a way, the coefficients, and the peak memory in bytes.
 
-    ``peak`` is that of this process, and ``worker`` of the largest one of the pool.
+    ``peak`` is that of this process, and ``worker`` of the largest one that works for it.
     """
-    pool = None
-    if str(WORKERS) in way:
-        context = get_context("spawn")
-        # No worker begins before all have started.
-        wait = context.Barrier(WORKERS).wait
-        pool = ProcessPoolExecutor(WORKERS, mp_context=context, initializer=wait)
-    WAYS[way](folder / "few", pool)
-    started = time.perf_counter()
-    trained = WAYS[way](folder / "all", pool)
-    seconds = time.perf_counter() - started
-    if pool is not None:
-        pool.shutdown()
-    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    way, open_executor = WAYS[name]
+    with open_executor() as executor:
+        for _ in range(WORKERS):
+            way(folder / "few", executor)
+        watch = Watch()
+        if executor is not None:
+            watch.start()
+        started = time.perf_counter()
+        coefficients = way(folder / "all", executor)
+        seconds = time.perf_counter() - started
+        worker = 0 if executor is None else watch.stop()
     peak = find_peak(Path("/proc/self/status").read_text())
-    coefficients = None if trained is None else trained.estimator.coef_.tolist()
     return {"seconds": seconds, "coefficients": coefficients, "peak": peak, "worker": worker}
 
 
@@ -109,6 +184,11 @@ def run_apart(way: str, folder: Path, data: str) -> Found:
     """Return what ``run`` finds in a process of its own, on a folder of this one."""
     command = [sys.executable, "-m", "benchmarks.sources", "--way", way, "--folder", folder / data]
     return json.loads(subprocess.check_output(command, cwd=ROOT, text=True))
+
+
+def list_numbers(coefficients: Coefficients) -> list[float]:
+    """Return the coefficients, and the intercept."""
+    return [*coefficients["coefficients"].values(), coefficients["intercept"]]
 
 
 def main() -> None:
@@ -133,10 +213,11 @@ def main() -> None:
         rounds = [
             {way: run_apart(way, folder, "real") for way in WAYS} for _ in range(options.rounds)
         ]
+    expected = rounds[0][IN_MEMORY]
     for found in rounds:
         for way in WAYS:
             if way != READ:
-                check_same(found[way]["coefficients"], rounds[0][IN_MEMORY]["coefficients"])
+                check_same(*(list_numbers(ran["coefficients"]) for ran in (found[way], expected)))
     data_bytes = options.rows * (sample.N_FEATURES + 1) * 8
     print(
         f"{options.rows:,} × {sample.N_FEATURES} in {N_PARTS} Parquet files, "

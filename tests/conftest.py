@@ -146,7 +146,7 @@ def _processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 def _choose_executors(app: Flask) -> None:
     if inline and app.config["TRAINING_ENGINE"] == "local":
-        app.extensions["jobs"].executor = app.extensions["inspector"] = Inline()
+        app.extensions["jobs"].executor = app.extensions["uploads"].executor = Inline()
 
 
 def make_app(database_url: str, **overrides: object) -> Flask:
@@ -166,6 +166,7 @@ def table_names() -> set[str]:
 def dispose_app(app: Flask) -> None:
     """Close the application's connections, and stop its threads."""
     app.extensions["jobs"].close()
+    app.extensions["uploads"].close()
     app.extensions["model_server"].close()
     app.extensions["keyring"].close()
     with app.app_context():

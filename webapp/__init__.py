@@ -32,6 +32,7 @@ from webapp.ml.inference.service import make_server
 from webapp.ml.registry.service import list_active_versions, list_shadows
 from webapp.ml.search import service as search
 from webapp.ml.training import service as training
+from webapp.ml.upload import service as upload
 from webapp.observability import health, metrics
 from webapp.observability import log as logs
 from webapp.observability.observer import Observe, Observer
@@ -44,8 +45,10 @@ from webapp.web.request import Application
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
 PRELOADED = (  # for work in child processes
-    *("webapp.ml.training.work", "webapp.ml.search.work", "webapp.ml.evaluation.work"),
+    *("webapp.ml.training.work", "webapp.ml.search.work"),
+    *("webapp.ml.upload.work", "webapp.ml.evaluation.work"),
     *("sklearn.model_selection", "skops.io", "pandas"),
+    *("pyarrow.csv", "pyarrow.parquet"),
 )
 
 
@@ -139,20 +142,29 @@ def register_jobs(app: Flask) -> None:
     with app.app_context():
         engine = db.engine
     cores = config.usable_cores()
-    # Uploads are looked into while trainings run.
-    app.extensions["inspector"] = LocalExecutor("uploads", cores, PRELOADED)
-    app.extensions["jobs"] = Runner(
-        engine,
-        make_executor(app, cores),
-        {
-            **training.make_kinds(leases, app.config),
-            search.KIND: search.make_kind(leases, app.config),
-            evaluation.KIND: evaluation.make_kind(app.config),
-        },
-        keep=timedelta(days=app.config["JOB_KEEP_DAYS"]),
-        note=note,
-        note_again=note_again,
-    )
+    of_trainings = {
+        **training.make_kinds(leases, app.config),
+        search.KIND: search.make_kind(leases, app.config),
+    }
+    of_uploads = {
+        upload.KIND: upload.make_kind(leases, app.config),
+        evaluation.KIND: evaluation.make_kind(app.config),
+    }
+    # They wait for no training, and need libraries that the workers of a cluster may not have.
+    inspector = LocalExecutor("uploads", cores, PRELOADED)
+    runners = {
+        "jobs": (make_executor(app, cores), of_trainings),
+        "uploads": (inspector, of_uploads),
+    }
+    for name, (executor, kinds) in runners.items():
+        app.extensions[name] = Runner(
+            engine,
+            executor,
+            kinds,
+            keep=timedelta(days=app.config["JOB_KEEP_DAYS"]),
+            note=note,
+            note_again=note_again,
+        )
 
 
 def make_executor(app: Flask, cores: int) -> TaskExecutor:
@@ -212,7 +224,10 @@ def register_observation(app: Flask) -> None:
             jobs=lambda session: dict(zip(metrics.JOB_GAUGES, count_jobs(session), strict=True)),
             workers=app.config["WEB_CONCURRENCY"],
             outcomes=api.list_outcomes(app),
-            job_outcomes=list(product(app.extensions["jobs"].kinds, OUTCOMES)),
+            job_outcomes=[
+                *product(app.extensions["jobs"].kinds, OUTCOMES),
+                *product(app.extensions["uploads"].kinds, OUTCOMES),
+            ],
         )
         observers.append(app.extensions["metrics"].count_request)
     if app.config["ACCESS_LOG"]:

@@ -71,7 +71,7 @@ def _do(task: Callable[..., None], kill_at: int, url: str, *arguments: Any) -> N
             os.kill(os.getpid(), signal.SIGKILL)
 
     with app_on(url) as app, app.app_context():
-        app.extensions["jobs"].executor = app.extensions["inspector"] = SameThread()
+        app.extensions["jobs"].executor = app.extensions["uploads"].executor = SameThread()
         event.listen(db.engine, "before_cursor_execute", pass_boundary)
         event.listen(db.engine, "commit", pass_boundary)
         task(app, *arguments)

@@ -189,13 +189,13 @@ def test_a_job_whose_process_died_is_taken_up_once_more(app: Flask, client: Flas
     submit(client)
     with app.app_context():
         for attempt in (1, 2):
-            found = service.claim_next(db.session())
+            found = service.claim_next(db.session(), ["train"])
             assert found is not None
             job, claim = found
             assert (job.attempts, job.status) == (attempt, "running")
-            assert service.claim_next(db.session()) is None
+            assert service.claim_next(db.session(), ["train"]) is None
             expire(app, 1)
-        assert service.claim_next(db.session()) is None
+        assert service.claim_next(db.session(), ["train"]) is None
         with pytest.raises(service.JobLost):
             service.renew(db.session(), claim, None)
     job = client.get("/api/v1/ml/jobs/1").json
@@ -206,9 +206,9 @@ def test_a_job_whose_process_died_is_taken_up_once_more(app: Flask, client: Flas
 def test_who_lost_a_claim_can_end_nothing(app: Flask, client: FlaskClient) -> None:
     submit(client)
     with app.app_context():
-        first = service.claim_next(db.session())
+        first = service.claim_next(db.session(), ["train"])
         expire(app, 1)
-        second = service.claim_next(db.session())
+        second = service.claim_next(db.session(), ["train"])
         assert first is not None
         assert second is not None
         with pytest.raises(service.JobLost):
@@ -229,7 +229,7 @@ def test_of_many_that_claim_at_once_each_gets_another_job(app: Flask, client: Fl
     def claim() -> None:
         for _ in range(2):
             with Session(engine) as session:
-                found = service.claim_next(session)
+                found = service.claim_next(session, ["train"])
                 assert found is not None
                 claimed.append(found[0].id)
 
@@ -261,18 +261,18 @@ def test_operators_list_show_cancel_and_retry(
         return runner.invoke(args=["jobs", *arguments])
 
     assert run("cancel", "2").exit_code == 0
-    listed = run("list").output
-    assert "cancelled" in listed
-    assert "2 of 2 jobs" in listed
+    titles, latest, _, count = run("list").output.splitlines()
+    assert latest[titles.index("status") :].startswith("cancelled ")
+    assert count == "2 of 2 jobs"
     queued = json.loads(run("list", "--status", "queued", "--json").output)
     assert [job["id"] for job in queued] == [1]
     assert "it is queued" in run("retry", "1").output
     assert "cannot be done again" in run("retry", "2").output
     with app.app_context():
         for _ in range(3):
-            service.claim_next(db.session())
+            service.claim_next(db.session(), ["train"])
             expire(app, 1)
-        service.claim_next(db.session())
+        service.claim_next(db.session(), ["train"])
     assert json.loads(run("show", "1").output)["status"] == "failed"
     assert run("retry", "1").exit_code == 0
     assert json.loads(run("show", "1").output)["attempts"] == 0
@@ -303,7 +303,7 @@ def test_every_job_is_counted_once_by_how_it_ended(own_app: Flask) -> None:
     client.delete(url)
     submit(client, {**ROWS, "y": [1, 2, 1e300], "cv": 2})
     with own_app.app_context():
-        claimed = service.claim_next(db.session())
+        claimed = service.claim_next(db.session(), ["train"])
     assert claimed is not None
     expire(own_app, claimed[0].id)
     last = submit(client)

@@ -66,6 +66,31 @@ def test_where_a_step_fails_the_others_are_ended(executor: LocalExecutor) -> Non
         others[0].result(DEADLINE)
 
 
+def test_several_steps_run_as_many_at_once_as_may_and_answer_in_order(
+    executor: LocalExecutor,
+) -> None:
+    def further(steps: Steps, _answer: dict[str, Any]) -> dict[str, Any]:
+        calls = [(double, value) for value in range(5)]
+        answers = steps.run_all(calls, limits=LIMITS, total=5, unit="steps")
+        return {"doubled": [answer["doubled"] for answer in answers]}
+
+    steps = Steps(executor, executor.submit(double, 1, limits=LIMITS), further)
+
+    assert steps.result(DEADLINE) == {"doubled": [0, 2, 4, 6, 8]}
+
+
+def test_of_several_steps_the_first_that_fails_ends_the_others(executor: LocalExecutor) -> None:
+    def further(steps: Steps, _answer: dict[str, Any]) -> dict[str, Any]:
+        calls = [(tell_and_sort,), (refuse,), (double, 1)]
+        steps.run_all(calls, limits=LONG, total=3, unit="steps")
+        raise AssertionError
+
+    steps = Steps(executor, executor.submit(double, 1, limits=LIMITS), further)
+
+    with pytest.raises(InvalidInput):
+        steps.result(DEADLINE)
+
+
 def test_of_work_that_is_cancelled_no_process_is_left_and_none_begins(
     executor: LocalExecutor,
 ) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from webapp.ml.core.estimators import CATALOGUE
+
 ML = "/api/v1/ml"
 MODEL = f"{ML}/models/house-prices"
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
@@ -69,3 +71,11 @@ def notes_of(answer: dict[str, Any], names: list[str]) -> list[dict[str, str]]:
         for note, text in NOTES.items()
         if counts[name, note]
     ]
+
+
+def short_params(estimator: str) -> dict[str, int]:
+    """Return parameters that keep a fit short."""
+    names = {parameter.name for parameter in CATALOGUE[estimator].parameters}
+    if "n_estimators" in names:
+        return {"n_estimators": 15}
+    return {"max_iter": 15} if "boosting" in estimator or "mlp" in estimator else {}

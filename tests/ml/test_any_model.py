@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -523,7 +523,8 @@ def hang(*_arguments: object) -> dict[str, Any]:
 def test_a_process_that_takes_too_long_is_a_clear_refusal(
     own_app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webapp.ml.blueprint.inspect_file", hang)
+    kinds = own_app.extensions["uploads"].kinds
+    monkeypatch.setitem(kinds, "upload", replace(kinds["upload"], work=hang))
     own_app.config["MAX_UPLOAD_SECONDS"] = 0.2
     client = own_app.test_client()
 

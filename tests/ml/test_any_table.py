@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from tests.faults import on_sqlite
 from tests.ml.calls import ARROW, CSV, ML, notes_of
 from tests.tables import WRITERS
 from webapp.ml.core.estimators import CATALOGUE
@@ -253,7 +254,7 @@ def warnings_of(answer: TestResponse) -> list[dict[str, Any]]:
     return [warning for warning in answer.json["warnings"] if warning["column"]]
 
 
-@pytest.mark.databases("sqlite")
+@on_sqlite
 def test_formats_give_one_model_and_one_prediction(client: FlaskClient) -> None:
     @AS_USUAL
     @given(examples())
@@ -445,6 +446,7 @@ def post_csv(client: FlaskClient, path: str, rows: Any, options: dict[str, Any])
     return client.post(f"{ML}/{path}", data=to_csv(rows), content_type=CSV, query_string=query)
 
 
+@on_sqlite
 def test_no_table_and_no_option_is_answered_by_a_fault_of_the_service(client: FlaskClient) -> None:
     @settings(AS_USUAL, max_examples=2 * EXAMPLES)
     @given(any_records(), OPTIONS, any_records())
@@ -475,7 +477,7 @@ def test_no_table_and_no_option_is_answered_by_a_fault_of_the_service(client: Fl
     check()
 
 
-@pytest.mark.databases("sqlite")
+@on_sqlite
 @pytest.mark.parametrize(
     ("values", "typed", "expected"),
     [

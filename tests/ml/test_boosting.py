@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ from tests.conftest import app_on, migrate
 from tests.ml.calls import ARROW, ML
 from tests.tables import to_arrow
 from webapp.ml.core import formats
-from webapp.ml.core.formats import find_format, inspect_file
+from webapp.ml.core.formats import find_format
 from webapp.ml.core.signature import Signature
 
 RANDOM = np.random.RandomState(0)
@@ -751,7 +750,6 @@ def test_without_its_library_a_model_is_refused_with_the_file_to_install(
     data = SHORT[kind]()
     for name in ("xgboost", "lightgbm", "onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("webapp.ml.registry.routes.inspect_upload", partial(inspect_file, None))
 
     assert "pip install -r requirements/boosting.txt" in refuse(shared_app, data)
 

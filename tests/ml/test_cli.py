@@ -94,7 +94,7 @@ class Counting:
 def test_a_terminal_shows_how_far_a_training_is_and_a_file_does_not(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "job_runner", Counting)
+    monkeypatch.setattr(cli, "job_runner", lambda _kind: Counting())
 
     def train_with(stream: IO[str]) -> None:
         monkeypatch.setattr(sys, "stderr", stream)

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.faults import on_sqlite
 from tests.ml import calls
-from tests.ml.calls import ARROW, CSV, JSON
+from tests.ml.calls import ARROW, CSV, JSON, short_params
 from tests.ml.expected_metrics import assert_same, expect_classification, expect_regression
 from webapp.ml.core.estimators import CATALOGUE, Estimator, load_class
 
@@ -26,19 +26,11 @@ ML = "/api/v1/ml/models/trial"
 SEED = 7
 
 
-def params_for(estimator: str) -> dict[str, int]:
-    """Return parameters that keep a fit short."""
-    names = {parameter.name for parameter in CATALOGUE[estimator].parameters}
-    if "n_estimators" in names:
-        return {"n_estimators": 15}
-    return {"max_iter": 15} if "boosting" in estimator or "mlp" in estimator else {}
-
-
 def build(estimator: str, *, scale: bool) -> object:
     """Return scikit-learn's own estimator with the same parameters and seed."""
     row = CATALOGUE[estimator]
     seed = {"random_state": SEED} if row.seeded else {}
-    built = load_class(row)(**params_for(estimator), **seed)
+    built = load_class(row)(**short_params(estimator), **seed)
     return make_pipeline(StandardScaler(), built) if scale else built
 
 
@@ -65,7 +57,7 @@ def test_metrics_equal_scikit_learns(client: FlaskClient, row: Estimator, data: 
     expected = build(row.name, scale=True).fit(fit_X, fit_y)
     predicted = expected.predict(test_X)
 
-    options = {"estimator": row.name, "params": params_for(row.name), "scale": True}
+    options = {"estimator": row.name, "params": short_params(row.name), "scale": True}
     found = train(client, X, y, **options)["metrics"]
 
     if row.task == "regression":
@@ -111,7 +103,7 @@ def test_every_format_gives_scikit_learns_numbers(
 ) -> None:
     X, y = DIABETES if row.task == "regression" else WINE
     expected = build(row.name, scale=scale).fit(X, y)
-    options = {"estimator": row.name, "params": params_for(row.name), "scale": scale}
+    options = {"estimator": row.name, "params": short_params(row.name), "scale": scale}
     train(client, X, y, test_size=0, **options)
 
     single = client.post(f"{ML}/predict", json={"features": X[0].tolist()}).json

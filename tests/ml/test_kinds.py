@@ -22,10 +22,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tests.faults import on_sqlite
-from tests.ml.calls import ARROW, CSV, ML, notes_of
+from tests.ml.calls import ARROW, CSV, ML, notes_of, short_params
 from tests.tables import WRITERS
 from webapp.ml.core import features
 from webapp.ml.core.estimators import CATALOGUE, load_class
+
+pytestmark = on_sqlite
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TARGETS = [
@@ -129,7 +131,8 @@ def test_a_table_trains_as_it_stands_as_well_as_a_plain_pipeline_in_every_format
 def test_raw_rows_predict_alike_in_every_form_and_in_a_notebook(
     client: FlaskClient, name: str, target: str, estimator: str
 ) -> None:
-    made = train_table(client, body_of(name, "csv"), target=target, estimator=estimator).json
+    options = {"target": target, "estimator": estimator, "params": short_params(estimator)}
+    made = train_table(client, body_of(name, "csv"), **options).json
     columns = [column["name"] for column in made["model"]["signature"]["columns"]]
     table = read_typed(name).select(columns)
     records = json.loads(table.to_pandas().to_json(orient="records", date_format="iso"))
@@ -290,7 +293,6 @@ PLAIN_ROW = {
 }
 
 
-@on_sqlite
 @pytest.mark.parametrize("times", [1, 300])  # with 300, JSON has more than it names by row
 @pytest.mark.parametrize(
     ("changes", "noted"),
@@ -312,7 +314,7 @@ def test_a_table_and_the_command_line_count_the_values_that_json_names(
     noted: set[str],
     times: int,
 ) -> None:
-    monkeypatch.setattr(features, "BATCH_ROWS", 7)  # the command line counts over blocks
+    monkeypatch.setattr(features, "BATCH_ROWS", 70)  # the command line counts over blocks
     train_csv(client, REMARKED, target="y", columns={"remark": "text", "at": "datetime"})
     rows = [PLAIN_ROW, *(PLAIN_ROW | change for change in changes)] * times
     path = tmp_path / "rows.csv"
@@ -351,7 +353,6 @@ def test_the_command_line_notes_the_values_of_a_single_row(
     assert plain.stderr == ""
 
 
-@on_sqlite
 @pytest.mark.parametrize("accept", [CSV, ARROW])
 @pytest.mark.parametrize(
     ("names", "shown"),
@@ -444,7 +445,6 @@ REVIEWS = ["The room was clean and the staff were friendly to us",
            "Never again will we stay in such a dirty old room"]  # fmt: skip
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     "estimator", ["logistic_regression", "random_forest_classifier",
                   "hist_gradient_boosting_classifier"]
@@ -633,6 +633,26 @@ def test_a_signature_that_differs_from_the_active_one_is_named(client: FlaskClie
     assert warnings_of(made)[""] == "differs from the active version 1: it has no town"
 
 
+def test_missing_values_that_the_active_version_takes_and_a_new_one_refuses_are_named(
+    client: FlaskClient,
+) -> None:
+    rows = [f"{n},{n % 3},{2 * n}" for n in range(20)]
+    full = "\n".join(["a,b,y", *rows])
+    train_csv(client, "\n".join(["a,b,y", ",1,3", *rows]), target="y")
+    assert predict_records(client, [[None, 1]])["predictions"]
+
+    stricter = train_csv(client, full, target="y")
+    refused = client.post(f"{ML}/predict/batch", json={"instances": [[None, 1]]})
+    alike = train_csv(client, full, target="y")
+    fewer = train_csv(client, "\n".join(["a,b,y", ",1,3", *rows]), target="y")
+
+    expected = "differs from the active version 1: it refuses missing values of a, b"
+    assert warnings_of(stricter)[""] == expected
+    assert refused.status_code == 422
+    assert "" not in warnings_of(alike)
+    assert "" not in warnings_of(fewer)  # it takes all that the active one does
+
+
 def test_what_gives_the_target_away_is_warned_of(client: FlaskClient) -> None:
     text = "alive,noise,price,survived\n" + "\n".join(
         f"{('no', 'yes')[n % 2]},{n % 7},{n % 2 * 2},{n % 2}" for n in range(60)
@@ -645,7 +665,6 @@ def test_what_gives_the_target_away_is_warned_of(client: FlaskClient) -> None:
     assert "noise" not in warnings_of(made)
 
 
-@on_sqlite
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 @pytest.mark.parametrize(
     ("name", "target"),
@@ -680,6 +699,7 @@ def test_the_command_line_predicts_for_a_line_of_values(
     assert runner.invoke(args=["ml", "predict", "--features", "female,29,1st"]).stdout == "yes\n"
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 def test_the_signature_is_shown_wherever_a_version_is(client: FlaskClient) -> None:
     made = train_csv(client, MIXED, target="y")["model"]
 
@@ -700,7 +720,6 @@ def test_the_signature_is_shown_wherever_a_version_is(client: FlaskClient) -> No
     ]
 
 
-@on_sqlite
 @pytest.mark.parametrize(("name", "target"), [("titanic", "survived"), ("tips", "tip")])
 def test_auto_keeps_the_best_of_some_estimators_and_shows_the_ranking(
     client: FlaskClient, name: str, target: str
@@ -722,14 +741,14 @@ def test_auto_keeps_the_best_of_some_estimators_and_shows_the_ranking(
     assert "Needs another estimator than auto." in refused.text
 
 
-@on_sqlite
 @pytest.mark.parametrize("estimator", list(CATALOGUE))
 def test_every_estimator_takes_kinds_and_missing_values(
     client: FlaskClient, estimator: str
 ) -> None:
     classes = CATALOGUE[estimator].task == "classification"
     target = "species" if classes else "body_mass_g"
-    answer = train_table(client, body_of("penguins", "csv"), target=target, estimator=estimator)
+    options = {"target": target, "estimator": estimator, "params": short_params(estimator)}
+    answer = train_table(client, body_of("penguins", "csv"), **options)
     assert answer.status_code == 201, answer.text
     frame = pd.read_csv(DATA / "penguins.csv")
     records = json.loads(frame.drop(columns=target).to_json(orient="records"))
@@ -760,7 +779,6 @@ def test_a_categorical_of_pandas_is_a_category_even_of_numbers(
     assert found["unseen"] == {"2": {"grade": 4}}
 
 
-@on_sqlite
 @pytest.mark.parametrize("estimator", ["random_forest", "k_neighbors"])
 def test_many_rows_are_scored_in_blocks_as_few_are(client: FlaskClient, estimator: str) -> None:
     params = {"n_estimators": 3} if estimator == "random_forest" else {}

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from webapp.commands import clear_errors
+from webapp.commands import clear_errors, echo_table
 from webapp.extensions import db
 from webapp.jobs import service
 from webapp.jobs.models import STATUSES, Job
@@ -48,7 +48,7 @@ def list_jobs(status: str | None, most: int, as_json: bool) -> None:
         if progress is not None:
             of_all = "" if progress["total"] is None else f"/{progress['total']}"
             job["progress"] = f"{progress['done']}{of_all} {progress['unit']}"
-        click.echo("  ".join(str("-" if job[name] is None else job[name]) for name in SHOWN))
+    echo_table(found, SHOWN, as_json=False)
     click.echo(f"{len(found)} of {page.total} jobs")
 
 

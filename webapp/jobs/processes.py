@@ -30,7 +30,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
@@ -127,6 +127,13 @@ class TaskExecutor(Executor, ABC):
     def describe_state(self) -> str:
         """Return ``ok``, or why no work can begin at present."""
         return "ok"
+
+    def open_pool(self) -> AbstractContextManager[Executor]:
+        """Return an executor of plain functions for a block, where the work is done by a cluster.
+
+        Raises NotImplementedError where it is not.
+        """
+        raise NotImplementedError
 
     def submit(  # type: ignore[override] # the work gets ``report`` first, and has limits
         self, work: Work, /, *arguments: Any, limits: ProcessLimits

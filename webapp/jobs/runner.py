@@ -52,7 +52,7 @@ class Kind:
     order, answer, before_commit)`` stores its answer in one transaction, in which it calls
     ``before_commit`` with what it has made, and returns that. ``describe(made)`` is what the job
     shows as its result, in JSON. ``explain(order, failure)`` is the error that a child's failure
-    means.
+    means: the failure itself where it cannot say more than that the child died, or had an error.
 
     Where there are several steps, ``further(steps, answer, order, prepare)`` goes on from the
     answer of the first one, as `Steps` says; ``prepare()`` is what ``prepare`` returns by then.
@@ -83,7 +83,7 @@ class _Begun:
 
 
 class Runner:
-    """Does jobs in this process's name, in the processes of an executor.
+    """Does jobs of some kinds in this process's name, in the processes of an executor.
 
     ``start`` begins to do those in the queue. ``note`` is called with how each job ended, and
     ``note_again`` with the kind of each that is taken up again after its process died.
@@ -195,7 +195,7 @@ class Runner:
 
     def _has_waiting(self) -> bool:
         with self._session() as session:
-            return service.has_waiting(session)
+            return service.has_waiting(session, self.kinds)
 
     def _begin_next(self) -> bool:
         """Wait for a process, and begin the first job with it; return whether there was one."""
@@ -205,7 +205,7 @@ class Runner:
         def begin() -> Call:
             try:
                 with self._session() as session:
-                    claimed = service.claim_next(session, note_failed=self._note_ended)
+                    claimed = service.claim_next(session, self.kinds, note_failed=self._note_ended)
                     if claimed is None:
                         raise CancelledError
                     job, claim = claimed
@@ -305,12 +305,13 @@ class Runner:
         begun.task.cancel()
         if isinstance(error, JobLost | CancelledError):
             return JobLost()
-        if isinstance(error, ProcessFailed) and error.reason == "died":
-            error = ProcessDied()
-        elif isinstance(error, ProcessFailed):
+        has_died = isinstance(error, ProcessFailed) and error.reason == "died"
+        if isinstance(error, ProcessFailed):
             error = self.kinds[begun.order.kind].explain(begun.order, error)
-        may_help = isinstance(error, Unavailable)  # to try again
-        if isinstance(error, ProcessDied) or not isinstance(error, ServiceError | HTTPException):
+        if has_died and isinstance(error, ProcessFailed):
+            error = ProcessDied()
+        may_help = has_died or isinstance(error, Unavailable)  # to try again
+        if has_died or not isinstance(error, ServiceError | HTTPException):
             log.error("Job %d failed", begun.claim.id, exc_info=error)
         is_left = not isinstance(error, Exception) or isinstance(error, ClientDisconnected)
         # If the database is away, the claim expires.

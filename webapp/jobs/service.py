@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,7 +27,7 @@ CLAIM = timedelta(seconds=15)
 MOST_ATTEMPTS = 2
 MOST_SWEPT = 100  # old jobs that are deleted at a time
 DIED = "the process that worked on it died"
-FROM_REQUEST = "its rows came with a request that waited, and are not kept"
+FROM_REQUEST = "what it needs came with a request that waited, and is not kept"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def submit(
     if (session.scalar(of_holder) or 0) >= limits.of_holder:
         raise QueueFull(f"As many jobs of yours as may wait are waiting: {limits.of_holder}.")
     if (session.scalar(stored) or 0) + len(order.payload) > limits.payload_bytes:
-        raise QueueFull("The rows of jobs take as much of the database as they may.")
+        raise QueueFull("The rows and files of jobs take as much of the database as they may.")
     job = _make(order, payload=order.payload)
     session.add(job)
     session.flush()
@@ -107,21 +107,22 @@ def start(session: Session, claim: Claim) -> None:
 
 
 def claim_next(
-    session: Session, *, note_failed: Callable[[Job], object] = keep_nothing
+    session: Session,
+    kinds: Collection[str],
+    *,
+    note_failed: Callable[[Job], object] = keep_nothing,
 ) -> tuple[Job, Claim] | None:
-    """Claim the job that has waited longest, with its payload; None where there is none.
+    """Claim the job of some kinds that has waited longest, with its payload; None for none.
 
     Jobs whose process died are among them; those that it happened to twice fail, and
     ``note_failed`` is called with each.
     """
     now = utc_now()
-    waits = sa.and_(Job.status == QUEUED, Job.payload.is_not(None))
-    lost = sa.and_(Job.status.in_([QUEUED, RUNNING]), Job.claimed_until < now)
     while True:
         begin_write(session)
         job = session.scalar(
             sa.select(Job)
-            .where(sa.or_(waits, lost))
+            .where(_waits(kinds, now))
             .order_by(Job.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -147,12 +148,10 @@ def claim_next(
         note_failed(job)
 
 
-def has_waiting(session: Session) -> bool:
-    """Return whether a job waits for a process, or has lost its own."""
+def has_waiting(session: Session, kinds: Collection[str]) -> bool:
+    """Return whether a job of some kinds waits for a process, or has lost its own."""
     begin_read(session)
-    waits = sa.and_(Job.status == QUEUED, Job.payload.is_not(None))
-    lost = sa.and_(Job.status.in_([QUEUED, RUNNING]), Job.claimed_until < utc_now())
-    return bool(session.scalar(sa.select(sa.exists().where(sa.or_(waits, lost)))))
+    return bool(session.scalar(sa.select(sa.exists().where(_waits(kinds, utc_now())))))
 
 
 def renew(session: Session, claim: Claim, progress: Mapping[str, Any] | None) -> None:
@@ -215,7 +214,7 @@ def retry(session: Session, number: int) -> Job:
     if job.status != FAILED:
         raise JobNotRepeatable(number, f"it is {job.status}")
     if not has_payload:
-        raise JobNotRepeatable(number, "its rows are kept only where a process died")
+        raise JobNotRepeatable(number, "what it needs is kept only where a process died")
     job.status, job.attempts, job.problem, job.finished_at = QUEUED, 0, None, None
     record(session, "job.retry", f"model {job.model}", {"job": number})
     session.commit()
@@ -264,6 +263,13 @@ def delete_old(session: Session, *, keep: timedelta) -> None:
     found = session.scalars(old.with_for_update(skip_locked=True)).all()
     session.execute(sa.delete(Job).where(Job.id.in_(found)))
     session.commit()
+
+
+def _waits(kinds: Collection[str], now: datetime) -> sa.ColumnElement[bool]:
+    """Return the condition that a job waits for a process, or has lost its own."""
+    waits = sa.and_(Job.status == QUEUED, Job.payload.is_not(None))
+    lost = sa.and_(Job.status.in_([QUEUED, RUNNING]), Job.claimed_until < now)
+    return sa.and_(Job.kind.in_(list(kinds)), sa.or_(waits, lost))
 
 
 def _make(order: Order, payload: bytes | None) -> Job:

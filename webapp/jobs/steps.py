@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import CancelledError
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from typing import Any, TypeAlias
 
-from webapp.jobs.processes import ProcessLimits, Task, TaskExecutor, Work
+from webapp.jobs.processes import LOOK, ProcessLimits, Task, TaskExecutor, Work
 
 Answer: TypeAlias = dict[str, Any]
 
@@ -37,6 +38,36 @@ class Steps(Task):
         if self.is_stopped:
             task.cancel()
         return task
+
+    def run_all(
+        self,
+        calls: Sequence[tuple[Any, ...]],
+        *,
+        limits: ProcessLimits,
+        total: int,
+        unit: str,
+    ) -> list[Answer]:
+        """Return the answers of several steps, in order; as many run at once as may.
+
+        Each call is the work and its arguments. What they have ``done`` of about so many units
+        becomes the progress of all. Raises what the first one raises that fails.
+        """
+        waiting, tasks, pending = deque(calls), list[Task](), set[Future[Answer]]()
+        try:
+            while waiting or pending:
+                while waiting and len(pending) < self.at_once:
+                    work, *arguments = waiting.popleft()
+                    tasks.append(self.submit(work, *arguments, limits=limits))
+                    pending.add(tasks[-1])
+                ended, pending = wait(pending, LOOK, FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
+                done = sum(task.progress["done"] for task in tasks if task.progress)
+                self.report(done, max(done, total), unit)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [task.result() for task in tasks]
 
     def report(self, done: int, total: int | None, unit: str) -> None:
         """Tell how far the work is."""

@@ -27,13 +27,11 @@ from webapp.errors import InvalidInput
 from webapp.extensions import db
 from webapp.idempotency.views import REPLAYED_HEADER, KeyHeader, idempotent
 from webapp.jobs.models import Job
-from webapp.jobs.processes import MB, LocalExecutor, ProcessFailed, ProcessLimits
+from webapp.jobs.processes import MB
 from webapp.jobs.runner import Runner
 from webapp.jobs.service import Order, QueueLimits, submit
 from webapp.ml.core import tables
-from webapp.ml.core.formats import inspect_file
 from webapp.ml.core.tables.shapes import CsvDialect, Limits, Source
-from webapp.ml.errors import ArtifactUnusable
 from webapp.ml.jobs.schemas import JobSchema, prefers_async
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import NewVersionSchema
@@ -70,24 +68,10 @@ class JobHeaders(KeyHeader):
     )
 
 
-def job_runner() -> Runner:
-    """Return what does jobs in this process."""
-    return cast(Runner, current_app.extensions["jobs"])
-
-
-def inspect_upload(data: bytes, *arguments: Any) -> dict[str, Any]:
-    """Return what `formats.inspect_file` does, in a process of its own; raises InvalidInput."""
-    memory, seconds = (current_app.config[f"MAX_UPLOAD_{of}"] for of in ("MEMORY", "SECONDS"))
-    limits = ProcessLimits(memory * MB, seconds)
-    executor = cast(LocalExecutor, current_app.extensions["inspector"])
-    try:
-        return executor.submit(inspect_file, data, *arguments, limits=limits).result()
-    except ProcessFailed as failure:
-        if failure.reason == "error":
-            raise
-        settings = "MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS"
-        message = f"it could not be loaded and tried within {limits} ({settings})"
-        raise InvalidInput({"artifact": [str(ArtifactUnusable(message))]}) from None
+def job_runner(kind: str = "") -> Runner:
+    """Return what does jobs of a kind in this process: some wait for no training."""
+    uploads: Runner = current_app.extensions["uploads"]
+    return uploads if kind in uploads.kinds else cast(Runner, current_app.extensions["jobs"])
 
 
 def holder_id() -> str:
@@ -98,8 +82,9 @@ def holder_id() -> str:
 
 def do(order: Order, *, before_commit: BeforeCommit) -> Any | Job:
     """Do a job while its client waits, and return what it makes; or put it into the queue."""
+    runner = job_runner(order.kind)
     if not prefers_async(request.headers.get("Prefer", "")):
-        return job_runner().run(
+        return runner.run(
             db.session(),
             order,
             before_commit=before_commit,
@@ -111,8 +96,8 @@ def do(order: Order, *, before_commit: BeforeCommit) -> Any | Job:
     )
     job = submit(db.session(), order, limits=limits, before_commit=before_commit)
     if not current_app.testing:  # where gunicorn has not done it: under `flask run`, say
-        job_runner().start()
-    job_runner().wake()
+        runner.start()
+    runner.wake()
     return job
 
 

@@ -21,12 +21,12 @@ from flask import current_app
 from flask.cli import AppGroup
 from marshmallow import fields, validate
 
-from webapp.commands import clear_errors
+from webapp.commands import clear_errors, echo_table, format_value
 from webapp.errors import InvalidInput, faults_in
 from webapp.extensions import db
 from webapp.jobs.processes import Task
 from webapp.jobs.service import Order
-from webapp.ml.blueprint import inspect_upload, job_runner, model_leases, name_of, read_option
+from webapp.ml.blueprint import job_runner, model_leases, name_of, read_option
 from webapp.ml.core import tables
 from webapp.ml.core.batch import StoredPredictor, predict_source
 from webapp.ml.core.datasets import DataWarning
@@ -48,7 +48,6 @@ from webapp.ml.registry import service as registry
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.schemas import (
     ComparisonQuery,
-    JudgedTable,
     ModelChanges,
     ModelQuery,
     ModelSchema,
@@ -72,6 +71,7 @@ from webapp.ml.training.schemas import (
     TrainingRequest,
     read_source_options,
 )
+from webapp.ml.upload import service as uploads
 from webapp.web.fields import StrictSchema
 from webapp.web.openapi import NameConverter
 from webapp.web.parsing import load
@@ -79,7 +79,6 @@ from webapp.web.parsing import load
 F = TypeVar("F", bound=Callable[..., Any])
 
 commands = AppGroup("ml", help="Train models, predict with them, manage their versions.")
-LONGEST_CELL = 80
 WIDTH_OF_BAR = 30
 PAGE = {"page": 1, "page_size": 1000}
 
@@ -176,7 +175,7 @@ def search(file: Path, name: str, as_json: bool, **options: Any) -> None:
 
 def run_job(order: Order) -> Any:
     """Do a job, and show how far it is where somebody looks on; return what it makes."""
-    runner, shown = job_runner(), ""
+    runner, shown = job_runner(order.kind), ""
     if not current_app.testing:  # where other threads run
         runner.executor.start()
 
@@ -221,52 +220,72 @@ def inspect(file: Path, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(shown))
         return
     click.echo(f"{file.name}: {found.n_rows} rows" + (f", a {found.task}" if found.task else ""))
-    _echo_table(shown["columns"], list(ColumnSchema().fields), as_json=False)
+    echo_table(shown["columns"], list(ColumnSchema().fields), as_json=False)
     for warning in found.warnings:
         click.echo(f"{warning.column}: {warning.message}")
 
 
+class Place(click.Path):
+    """A path, or the URL of a folder in an object store, which stays a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path or a URL; raises BadParameter where there is nothing at a path."""
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 @commands.command()
-@click.argument(
-    "source", metavar="[IN]", required=False, type=click.Path(exists=True, path_type=Path)
-)
+@click.argument("source", metavar="[IN]", required=False, type=Place(exists=True, path_type=Path))
 @click.argument("out", metavar="[OUT]", type=click.Path(allow_dash=True), default="-")
 @model_option
 @click.option("--version", "number", type=click.IntRange(min=1), help="Not the active version.")
 @click.option("--features", help="One row instead of a file: values separated by commas.")
 @click.option("--overwrite", is_flag=True, help="Replace the files that are in the folder OUT.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "dask"]),
+    default="local",
+    show_default=True,
+    help="What predicts a folder: this host, or the workers of the cluster TRAINING_ENGINE.",
+)
 @options_of(PredictionTableOptions)
 @clear_errors
 def predict(
-    source: Path | None,
+    source: Path | str | None,
     out: str,
     name: str,
     number: int | None,
     features: str | None,
     overwrite: bool,
+    engine: str,
     **options: Any,
 ) -> None:
     """Write a line to OUT (CSV, by default standard output) per row of IN.
 
     IN is CSV, Parquet or Arrow; its header names the features, in any order. It may be larger
     than memory. If it is a folder, each of its files is answered by a file of the same name in
-    the folder OUT, by as many processes as trainings may have (TRAINING_PROCESSES). With
-    --features, a single row comes from the command line, as a line of CSV.
+    the folder OUT, by as many processes as trainings may have (TRAINING_PROCESSES). Both folders
+    may lie in an object store (s3://bucket/june). With --features, a single row comes from the
+    command line, as a line of CSV.
+
+    With --engine dask, the workers of a Dask cluster read and write the files: they must reach
+    both folders at the same path as this host, or in an object store.
 
     Examples: flask ml predict rows.parquet predictions.csv, flask ml predict june predicted,
-    flask ml predict --features 1,2,3
+    flask ml predict --engine dask /data/june /data/predicted, flask ml predict --features 1,2,3
     """
     if (source is None) == (features is None):
         raise click.UsageError("Give either IN or --features.")
-    if source is not None and source.is_dir():
+    if isinstance(source, str) or (source is not None and source.is_dir()):
         loaded = _load(PredictionTableOptions, options)
-        folder = Path(out).resolve()
-        if out == "-" or folder == source.resolve() or folder.is_file():
+        folder, target = _locate(str(source)), _locate(out)
+        if out == "-" or target == folder or Path(target).is_file():
             raise click.UsageError("Give another folder OUT for the predictions of a folder.")
-        _predict_folder(source, folder, name, number, overwrite=overwrite, **loaded)
+        if re.fullmatch(r".+://[^/]*", target):
+            raise click.UsageError("OUT must be a folder in its bucket, as s3://bucket/folder.")
+        _predict_folder(folder, target, name, number, overwrite=overwrite, engine=engine, **loaded)
         return
-    if overwrite:
-        raise click.UsageError("--overwrite is for folders.")
+    if overwrite or engine != "local":
+        raise click.UsageError("--overwrite and --engine are for folders.")
     server = current_app.extensions["model_server"]
     version, _ = server.get_version(name, number)  # the same for all rows
     names = version.signature.names
@@ -303,13 +322,20 @@ def predict(
     _echo_warnings([*batch.warnings, *inference.warn_of_notes(notes, names, n_rows)])
 
 
+def _locate(folder: str) -> str:
+    """Return the URL of a folder, or its real path."""
+    folder = folder.removeprefix("file://")
+    return folder.rstrip("/") if "://" in folder else str(Path(folder).resolve())
+
+
 def _predict_folder(
-    folder: Path,
-    out: Path,
+    folder: str,
+    out: str,
     name: str,
     number: int | None,
     *,
     overwrite: bool,
+    engine: str,
     batch: BatchOptions,
     dialect: CsvDialect,
 ) -> None:
@@ -322,19 +348,20 @@ def _predict_folder(
         json.dumps(loaded.signature.to_json()),
         json.dumps(version.profile),
     )
-    source = open_source(str(folder.resolve()), "*", dialect=dialect)
-    processes = min(job_runner().executor.processes, len(source.parts))
+    source = open_source(folder, "*", dialect=dialect)
+    root, _, name_of_out = out.rpartition("/")
+    label = folder.rpartition("/")[2]
     with (
-        open_executor(processes) as pool,
-        click.progressbar(length=len(source.parts), label=folder.name, file=sys.stderr) as bar,
+        open_executor(engine, len(source.parts)) as pool,
+        click.progressbar(length=len(source.parts), label=label, file=sys.stderr) as bar,
     ):
         written = predict_source(
             source,
-            out.name,
+            name_of_out,
             predict=predictor,
             signature=loaded.signature,
             options=batch,
-            store=open_store(str(out.parent)),
+            store=open_store(root or "/"),
             executor=pool,
             report=lambda done, _: bar.update(done - bar.pos),
             overwrite=overwrite,
@@ -344,13 +371,22 @@ def _predict_folder(
 
 
 @contextmanager
-def open_executor(processes: int) -> Iterator[Executor | None]:
+def open_executor(engine: str, n_parts: int) -> Iterator[Executor | None]:
     """Yield what predicts files at the same time; None where one process is enough."""
+    executor = job_runner().executor
+    if engine == "dask":
+        if current_app.config["TRAINING_ENGINE"] == "local":
+            example = "TRAINING_ENGINE=tcp://scheduler:8786"
+            raise click.UsageError(f"--engine dask needs a cluster: set {example}, or tls://….")
+        with executor.open_pool() as pool:
+            yield pool
+        return
+    processes = min(executor.processes, n_parts)
     if processes < 2:
         yield None
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
-        yield executor
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield pool
 
 
 @commands.command()
@@ -390,7 +426,7 @@ def models(q: str | None, tag: str | None, as_json: bool) -> None:
     query = _load_query(ModelQuery, q=q, tag=tag)
     found = ModelSchema(many=True).dump(registry.list_models(db.session(), **query).objects)
     columns = ["name", "active_version", "last_version", "created_at"]
-    _echo_table(found, [*columns, "aliases", "tags", "description"], as_json=as_json)
+    echo_table(found, [*columns, "aliases", "tags", "description"], as_json=as_json)
 
 
 @commands.command()
@@ -411,7 +447,7 @@ def versions(name: str, as_json: bool, **filters: str | None) -> None:
     for row in rows:
         row["active"] = active is not None and row["version"] == active.number
     columns = ["version", "active", "origin", "estimator", "n_train", "created_at"]
-    _echo_table(rows, [*columns, "aliases", "tags", "notes"], as_json=as_json)
+    echo_table(rows, [*columns, "aliases", "tags", "notes"], as_json=as_json)
 
 
 @commands.command()
@@ -441,7 +477,7 @@ def compare(numbers: Sequence[str], name: str, as_json: bool) -> None:
         return
     columns = ["", *numbers]
     rows = [dict(zip(columns, [key, *row], strict=True)) for key, row in found["differs"].items()]
-    _echo_table(rows, columns, as_json=False)
+    echo_table(rows, columns, as_json=False)
     click.echo(f"{len(found['same'])} others are the same")
 
 
@@ -631,21 +667,17 @@ def import_artifact(
     rows = None
     if table is not None:
         stream, limits = io.BytesIO(table.read_bytes()), Limits.from_settings(current_app.config)
-        source = Source(stream, _find_format(table), CsvDialect(), limits)
-        rows = JudgedTable(source, {"target": target, "extra": "refuse"}).read_rows
-    version = registry.register_version(
-        db.session(),
-        model_leases(),
+        rows = Source(stream, _find_format(table), CsvDialect(), limits)
+    order = uploads.order_upload(
         name=name,
         data=file.read(),
         source=name_of(file.name),
-        max_features=current_app.config["MAX_COLUMNS"],
-        inspect=inspect_upload,
         activate=activate,
         metric=metric,
-        rows=rows,
+        table=rows,
+        target=target,
     )
-    _echo_version(version, as_json=as_json)
+    _echo_version(run_job(order), as_json=as_json)
 
 
 def _check_name(name: str, option: str = "--model") -> None:
@@ -712,25 +744,6 @@ def _echo_warnings(warnings: Iterable[DataWarning]) -> None:
         click.echo(f"{warning.column}: {warning.message}", err=True)
 
 
-def _echo_table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
-) -> None:
-    """Print rows: as JSON, or some columns as a table."""
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    cells = [columns, *([_cut(_format(row[column])) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(padded).rstrip())
-
-
-def _cut(text: str) -> str:
-    """Return a text as a table shows it, at most ``LONGEST_CELL`` characters."""
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
-
-
 def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
     """Print a version: as JSON, or a field per line without those of each column."""
     shown = VersionSchema().dump(version)
@@ -742,7 +755,7 @@ def _echo_version(version: ModelVersion, *, as_json: bool) -> None:
     _echo_fields(shown, as_json=as_json)
     if candidates and not as_json:
         columns = [name for name in candidates[0] if name not in ("metric", "scores")]
-        _echo_table(candidates, columns, as_json=False)
+        echo_table(candidates, columns, as_json=False)
 
 
 def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:
@@ -753,13 +766,4 @@ def _echo_fields(shown: dict[str, Any], *, as_json: bool) -> None:
     shown |= shown.pop("metrics", {})
     width = max(map(len, shown))
     for name, value in shown.items():
-        click.echo(f"{name:<{width}}  {_format(value)}")
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return json.dumps(value)
-    words = {True: "yes", False: "no", None: "-"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    return " ".join(str(value).splitlines())  # of notes
+        click.echo(f"{name:<{width}}  {format_value(value)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +27,11 @@ from webapp.ml.core.features import BatchOptions
 from webapp.ml.core.formats import skops
 from webapp.ml.core.learning import Choices
 from webapp.ml.core.least_squares import IntervalBasis, compute_intervals
-from webapp.ml.core.sources import open_source
+from webapp.ml.core.packing import pack_reduced, unpack_reduced
+from webapp.ml.core.sources import Part, open_source, open_store
+from webapp.ml.core.streaming import PartOptions
 from webapp.ml.core.tables import columnar
+from webapp.ml.core.tables.shapes import CsvDialect
 from webapp.ml.core.training import TrainedModel, TrainingSpec, train
 
 T = TypeVar("T")
@@ -88,20 +91,25 @@ def write_parts(
         (folder / f"{number:03}.{suffix}").write_bytes(WRITERS[suffix](part))
 
 
-def fit(folder: Path, *, executor: Executor | None = None, **options: Any) -> TrainedModel:
-    """Train on the files of a folder; ``choices`` and ``memory`` as they stand, else the spec."""
-    choices = options.pop("choices", Choices("y"))
-    memory = options.pop("memory", 0.0)
-    report = options.pop("report", None)
-    return streaming.train_from_source(
-        open_source(str(folder), "*"),
-        choices,
-        TrainingSpec(**options),
-        clock=time.perf_counter,
-        executor=executor,
-        memory=memory,
-        report=report,
-    )
+def fit(folder: Path, *, groups: int | None = None, **options: Any) -> TrainedModel:
+    """Train on the files of a folder; ``choices`` and ``memory`` as they stand, else the spec.
+
+    With ``groups``, that many are reduced, each as in a process of its own.
+    """
+    source, choices = open_source(str(folder), "*"), options.pop("choices", Choices("y"))
+    memory, report = options.pop("memory", 0.0), options.pop("report", None)
+    spec, clock = TrainingSpec(**options), time.perf_counter
+    if groups is None:
+        return streaming.train_from_source(
+            source, choices, spec, clock=clock, memory=memory, report=report
+        )
+    plan = streaming.make_plan(source, choices, spec, memory=memory)
+    assert plan is not None
+    reduced = [
+        unpack_reduced(pack_reduced(streaming.reduce_parts(plan.options, parts)))
+        for parts in plan.cut(groups)
+    ]
+    return streaming.fit_reduced(plan, spec, reduced, clock=clock, seconds=0)
 
 
 def faults_of(folder: Path, **options: Any) -> Any:
@@ -217,21 +225,36 @@ def test_every_format_gives_the_same_model(tmp_path: Path, suffix: str) -> None:
     assert everything[0].data_digest == everything[1].data_digest
 
 
-@pytest.mark.parametrize("make", [Messages, lambda: ThreadPoolExecutor(2)])
-def test_an_executor_gives_the_same_bits(tmp_path: Path, make: Callable[[], Executor]) -> None:
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 9])
+def test_groups_of_parts_that_are_reduced_apart_make_the_same_model(
+    tmp_path: Path, groups: int
+) -> None:
     X, y = make_rows()
     write_parts(tmp_path, X, y, [100, 200, 700])
-    told: list[tuple[int, int]] = []
 
-    with make() as executor:
-        found = fit(tmp_path, executor=executor, report=lambda *done: told.append(done))
+    found = fit(tmp_path, groups=groups)
 
     expected = fit(tmp_path)
-    assert np.array_equal(found.estimator.coef_, expected.estimator.coef_)
-    assert found.metrics == expected.metrics
+    check_same_model(found, expected, X)
+    np.testing.assert_array_equal(found.judged.y, expected.judged.y)
     assert found.data_digest == expected.data_digest
-    assert [done for done, _ in told] == [100, 200, 700, 1000, 1000]
-    assert told[-1] == (1000, 1000)
+
+
+@pytest.mark.parametrize("n_parts", [1, 2, 3, 10, 11])
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 20])
+def test_parts_are_cut_into_groups_of_about_as_many_bytes(n_parts: int, count: int) -> None:
+    parts = tuple(
+        Part(open_store("/srv"), str(n), 100 * (n % 3), CsvDialect()) for n in range(n_parts)
+    )
+    plan = streaming.Plan(PartOptions((), "y", (), 0, 0, 0), parts, 1, fits=False)
+
+    groups = plan.cut(count)
+
+    assert [part for group in groups for part in group] == list(parts)
+    assert all(groups)
+    assert len(groups) <= count
+    size = sum(part.size for part in parts) / count
+    assert max(sum(part.size for part in group) for group in groups) <= size + 200
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -292,7 +315,7 @@ def test_rows_that_are_held_out_are_judged_and_not_fitted(tmp_path: Path) -> Non
     np.testing.assert_array_equal(found.judged.y, held.y)
 
 
-def test_the_hold_out_depends_on_the_seed_and_on_neither_batches_nor_executors(
+def test_the_hold_out_depends_on_the_seed_and_not_on_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_parts(tmp_path, *make_rows(), [300])
@@ -317,14 +340,11 @@ def test_a_large_parquet_file_is_shared_out_by_its_row_groups(
         columns = {f"x{n}": column[:n_rows] for n, column in enumerate(X.T)}
         table = pa.table({**columns, "y": y[:n_rows]})
         parquet.write_table(table, tmp_path / folder / "a.parquet", row_group_size=70)
-    told: list[tuple[int, int]] = []
 
     whole = fit(tmp_path / "whole")
     monkeypatch.setattr(sources, "SPLIT_BYTES", 2**14)
-    shared = fit(tmp_path / "whole", executor=Messages(), report=lambda *n: told.append(n))
+    shared = fit(tmp_path / "whole", groups=3)
 
-    assert len(told) > 3
-    assert told[-1] == (900, 900)
     assert shared.n_train == whole.n_train
     assert set(shared.judged.y) == set(whole.judged.y)
     check_close(shared.estimator.coef_, whole.estimator.coef_)
@@ -406,16 +426,16 @@ def test_columns_are_found_by_name_and_may_be_left_out(tmp_path: Path) -> None:
     check_close(found.estimator.coef_, theirs.coef_)
 
 
-@pytest.mark.parametrize("executor", [None, Messages()], ids=["here", "elsewhere"])
+@pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_fault_names_file_column_and_row(
-    tmp_path: Path, suffix: str, executor: Executor | None
+    tmp_path: Path, suffix: str, groups: int | None
 ) -> None:
     X, y = make_rows()
     X[700, 2] = np.nan
     write_parts(tmp_path, X, y, [600], suffix)
 
-    faults = faults_of(tmp_path, executor=executor)
+    faults = faults_of(tmp_path, groups=groups)
 
     missing = ["is missing or not finite; fill it in, or leave the row out"]
     assert faults == {"source": {f"001.{suffix}": {"x3": {"100": missing}}}}

@@ -36,7 +36,7 @@ Y = (X @ [2, -1] + RANDOM.normal(size=40)).round(3)
 def queue(client: FlaskClient) -> Iterator[Runner]:
     """Return what works off the queue, once it has been started; there is a model."""
     train(client, X, Y, url=MODEL)
-    found: Runner = client.application.extensions["jobs"]
+    found: Runner = client.application.extensions["uploads"]
     yield found
     found.close()
 

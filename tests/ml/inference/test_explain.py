@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
+from tests.faults import on_sqlite
 from tests.ml.calls import ARROW, CSV, ML, train
 from webapp.extensions import db
 from webapp.ml.registry.models import ModelVersion
@@ -30,6 +31,7 @@ def ask(client: FlaskClient, rows: Any, **options: Any) -> Any:
     return one.json, batch.json
 
 
+@on_sqlite
 def test_a_regression_says_what_each_feature_added(client: FlaskClient) -> None:
     y = X @ [1.0, 2.0]
     train(client, X, y, feature_names=NAMES, test_size=0)

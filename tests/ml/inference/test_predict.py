@@ -12,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from pyarrow import csv
 
+from tests.faults import on_sqlite
 from tests.ml.calls import ARROW, CSV, JSON, ML, train, train_classes
 from webapp.ml.core.tables import writing
 from webapp.ml.inference.service import MOST_NAMED
@@ -40,6 +41,7 @@ NO_FEATURES = ["must be an array of values, or an object by feature name"]
 NOT_A_ROW = ["is an object, expected an array of numbers"]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("path", "field", "rows", "faults"),
     [
@@ -96,6 +98,7 @@ def small(own_app: Flask) -> FlaskClient:
     return own_app.test_client()
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("labels", "by_row"),
     [(["a", "b"], 3), (["a", "b", "c"], 4), (["a" * 39, "b"], 4), (["ä" * 20, "b"], 5)],

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from sklearn.linear_model import LinearRegression
 from sqlalchemy.orm import Session
 
+from tests.faults import on_sqlite
 from tests.ml.calls import ML
 from tests.ml.test_uploads import send
 from webapp.ml.core.plots import MOST_JUDGED, MOST_JUDGED_CELLS, PLOTS, Judged
@@ -48,6 +49,7 @@ def read_texts(svg: bytes) -> list[str]:
     return ["".join(text.itertext()) for text in texts]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("y", "options", "expected"),
     [

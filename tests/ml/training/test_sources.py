@@ -24,6 +24,7 @@ from webapp.ml.core.learning import Choices
 from webapp.ml.core.packing import SourceFiles
 from webapp.ml.core.tables.shapes import CsvDialect
 from webapp.ml.core.training import TrainingSpec
+from webapp.ml.training import service
 from webapp.ml.training.service import order_source_training
 
 pytestmark = [on_sqlite, pytest.mark.processes]
@@ -223,6 +224,45 @@ def test_a_client_need_not_wait_and_sees_how_many_rows_were_read(
     assert job["progress"] in (None, {"done": 442, "total": 442, "unit": "rows"})
     version = client.get(job["result"]["url"]).json
     assert version["source"] == TRAINING["source"]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_large_files_are_read_by_several_processes_and_train_the_same_model(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    gate = {"activate": "if_better", "metric": "rmse"}
+    whole = train(client, **gate).json
+    monkeypatch.setattr(service, "SPLIT_BYTES", 0)  # all are large
+    monkeypatch.setattr(app.extensions["jobs"].executor, "processes", at_once)
+
+    parts = train(client, **gate).json
+    job = client.get(f"{ML}/jobs").json[0]
+    tree = train(client, estimator="decision_tree")
+
+    assert job["progress"] == {"done": 442, "total": 442, "unit": "rows"}
+    for name in ("mse", "mae", "r2_score"):
+        assert parts["metrics"][name] == pytest.approx(whole["metrics"][name], rel=1e-9)
+    assert parts["comparison"]["metric"] == "rmse"
+    assert parts["model"]["data_digest"] == whole["model"]["data_digest"]
+    assert tree.status_code == 201, tree.text  # in memory, by one of them
+
+
+def test_a_gap_further_on_is_filled_where_the_rows_fit_into_memory(
+    app: Flask, client: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SPLIT_BYTES", 0)
+    app.config["DATA_ROOT"] = str(tmp_path)
+    whole, gap = [float(n) for n in range(100)], [None, *range(1, 20)]
+    csv.write_csv(pa.table({"x": whole, "y": whole}), tmp_path / "a.csv")
+    csv.write_csv(pa.table({"x": gap, "y": whole[:20]}), tmp_path / "b.csv")
+    body = {"source": "*.csv", "target": "y"}
+
+    filled = train(client, **body)
+    monkeypatch.setattr(service, "ROWS_IN_MEMORY", 1e9)
+    refused = train(client, **body)
+
+    assert filled.status_code == 201, filled.text
+    assert "is missing" in str(refused.json["errors"]["json"]["source"]["b.csv"]["x"])
 
 
 def test_files_that_are_gone_when_a_job_begins_fail_it(app: Flask, client: FlaskClient) -> None:

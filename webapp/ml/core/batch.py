@@ -23,6 +23,10 @@ from webapp.ml.core.sources import DataSource, Part, Report, Store, map_parts, s
 from webapp.ml.core.tables.shapes import Source
 from webapp.ml.core.tables.writing import write_csv, write_parquet
 
+ELSEWHERE = (
+    "the file of its predictions is not seen here (yet): the worker that wrote it must reach the "
+    "folder at the same path"
+)
 Predictor: TypeAlias = Callable[[Features], Mapping[str, Any]]
 """Returns the columns of an answer, (n_rows,) each, by name."""
 
@@ -117,10 +121,13 @@ def predict_source(
                 raise InvalidInput([f"holds {name!r} already"])
     n_files, n_rows, warnings = 0, 0, dict[DataWarning, None]()
     run = partial(predict_part, job)
-    for written in map_parts(run, source.parts, executor=executor, report=report):
+    answers = map_parts(run, source.parts, executor=executor, report=report)
+    for part, written in zip(source.parts, answers, strict=True):
         n_files += written.n_files
         n_rows += written.n_rows
         warnings |= dict.fromkeys(written.warnings)
+        if written.n_files and not job.store.has(job.name_of(part)):
+            warnings[DataWarning(part.name, ELSEWHERE)] = None
     return Written(n_files, n_rows, tuple(warnings))
 
 

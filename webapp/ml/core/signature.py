@@ -124,6 +124,14 @@ class Signature:
         shown = ", ".join(parts[:5])
         return f"{shown}, …" if len(parts) > 5 else shown
 
+    def find_refused(self, other: Signature) -> str:
+        """Return whose missing values this signature refuses and another takes, in words."""
+        taken = {column.name for column in other.columns if column.missing}
+        strict = (c for c in self.columns if not c.missing and c.kind != "text")  # text may be ""
+        refused = [column.name for column in strict if column.name in taken]
+        shown = ", ".join(refused[:5]) + (", …" if len(refused) > 5 else "")
+        return f"refuses missing values of {shown}" if refused else ""
+
     def to_json(self) -> dict[str, Any]:
         """Return the signature as JSON values: of a column only what its kind has."""
         columns = []

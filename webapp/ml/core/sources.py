@@ -35,6 +35,10 @@ HIDDEN = (".", "_")  # as pyarrow.dataset and Spark have it: _SUCCESS, ._part.cr
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 IN_FLIGHT = 64  # parts that an executor is given at once
 FLOAT = 8  # bytes
+GONE = (
+    "is not there any more, or was never there for the worker that reads it: workers of a cluster "
+    "need the same files at the same path"
+)
 SPLIT_BYTES = 2**27  # of a Parquet file, for a process: some seconds of work
 
 T = TypeVar("T")
@@ -200,7 +204,10 @@ class Part:
         """Open it as a table; what cannot be read is an InvalidInput by the name of the file."""
         with faults_in(self.name):
             with _errors_of_files():
-                file = self.store.open(self.name)
+                try:
+                    file = self.store.open(self.name)
+                except FileNotFoundError:
+                    raise InvalidInput([GONE]) from None
             with file:
                 yield Source(file, self.format, self.dialect, name=self.name, groups=self.groups)
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -55,7 +54,7 @@ from webapp.ml.core.metrics import measure_scores
 from webapp.ml.core.plots import Judged
 from webapp.ml.core.scoring import Scorer, compile_scorer, score
 from webapp.ml.core.signature import matrix_signature
-from webapp.ml.core.sources import DataSource, Head, Part, check_columns, map_parts
+from webapp.ml.core.sources import DataSource, Head, Part, check_columns
 from webapp.ml.core.tables.numbers import MISSING, to_numbers
 from webapp.ml.core.tables.reading import open_table, parse_errors
 from webapp.ml.core.tables.shapes import BLANKS, NUMERIC, check_target, kind_of
@@ -165,7 +164,7 @@ class PartOptions:
 
     names: tuple[str, ...]
     target: str
-    left_out: frozenset[str]
+    left_out: tuple[str, ...]
     random_state: int
     held_out: float
     kept: float
@@ -277,27 +276,94 @@ def _read_numbers(
     return Z, present
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a training in parts reads, and from where.
+
+    ``n_rows`` is estimated. ``fits``: the rows could be in memory instead.
+    """
+
+    options: PartOptions
+    parts: tuple[Part, ...]
+    n_rows: int
+    fits: bool
+
+    @property
+    def digest(self) -> str:
+        """Return what tells it from others: the SHA-256 of its options and files."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
+    def cut(self, count: int) -> list[tuple[Part, ...]]:
+        """Return the parts as groups of about as many bytes, in order: at most ``count``."""
+        ends = np.cumsum([max(part.size, 1) for part in self.parts])
+        limits = ends[-1] * np.arange(count + 1) / count
+        cuts = np.searchsorted(ends, limits, side="right")
+        cuts[-1] = len(self.parts)
+        groups = [self.parts[start:end] for start, end in pairwise(cuts.tolist())]
+        return [group for group in groups if group]
+
+
 def train_from_source(
     source: DataSource,
     choices: Choices,
     spec: TrainingSpec,
     *,
     clock: Callable[[], float],
-    executor: Executor | None = None,
     report: ReportRows | None = None,
     memory: float = 0,
 ) -> TrainedModel:
     """Train on the files of a source; what a version has is as after ``training.train``.
 
-    Least squares and ridge on complete columns of numbers read them once, part by part, by the
-    ``executor`` if there is one (``sources.map_parts``), while ``report`` is told how far that is.
-    Any other training takes them into memory, where all values as float64 take no more than
-    ``memory`` bytes, and goes on as ``training.train``.
+    Least squares and ridge on complete columns of numbers read them once, part by part, while
+    ``report`` is told how far that is. Any other training takes them into memory, where all values
+    as float64 take no more than ``memory`` bytes, and goes on as ``training.train``. Several
+    processes do the former by ``make_plan``, ``reduce_parts`` and ``fit_reduced``.
 
     Raises InvalidInput: under ``source`` by file, column and row; and where the data would have to
     be in memory, with how much that is.
     """
-    choices = replace(choices, target=choices.target.strip(BLANKS))
+    plan = make_plan(source, choices, spec, memory=memory)
+    if plan is None:
+        return train_in_memory(source, choices, spec, clock=clock)
+    started, n_noted = clock(), 0
+
+    def note(count: int) -> None:
+        nonlocal n_noted
+        n_noted += count
+        if report is not None:
+            report(n_noted, max(n_noted, plan.n_rows))
+
+    try:
+        whole = reduce_parts(plan.options, plan.parts, note)
+        if report is not None:
+            report(whole.n_rows, whole.n_rows)
+        return fit_reduced(plan, spec, [whole], clock=clock, seconds=clock() - started)
+    except InvalidInput:  # a gap further on, say, which a training in memory may fill
+        if not plan.fits:
+            raise
+    return train_in_memory(source, choices, spec, clock=clock)
+
+
+def train_in_memory(
+    source: DataSource, choices: Choices, spec: TrainingSpec, *, clock: Callable[[], float]
+) -> TrainedModel:
+    """Train on all rows of a source at once; raises InvalidInput."""
+    choices = _tidy(choices)
+    columns = source.read_all([choices.target])
+    with faults_in("source"):
+        dataset = make_dataset_from(columns, choices)
+    trained = train(dataset, spec, clock=clock)
+    return replace(trained, warnings=(*dataset.warnings, *trained.warnings))
+
+
+def make_plan(
+    source: DataSource, choices: Choices, spec: TrainingSpec, *, memory: float
+) -> Plan | None:
+    """Return how to train in parts; None where all rows have to be in memory, and may be.
+
+    Raises InvalidInput where they have to be, and would take more than ``memory`` bytes.
+    """
+    choices = _tidy(choices)
     head = source.read_head([choices.target])
     with faults_in("target"):
         check_target(list(head.kinds), choices.target)
@@ -306,21 +372,19 @@ def train_from_source(
     names = tuple(name for name in features if choices.kinds.get(name) != EXCLUDE)
     fits, obstacle = head.n_bytes <= memory, find_obstacle(head, names, choices, spec)
     if not obstacle:
-        try:
-            return _stream(source, head, names, choices.target, spec, clock, executor, report)
-        except InvalidInput:  # a gap further on, say, which a training in memory may fill
-            if not fits:
-                raise
-    elif not fits:
-        size = f"{head.n_bytes / 1e6:,.0f} MB ({head.n_rows:,} rows × {len(head.kinds)} columns)"
-        allowed = f"{memory / 1e6:,.0f} MB are allowed"
-        message = f"would have to be in memory, about {size}, and {allowed}: {obstacle}"
-        raise InvalidInput({"source": [message]})
-    columns = source.read_all([choices.target])
-    with faults_in("source"):
-        dataset = make_dataset_from(columns, choices)
-    trained = train(dataset, spec, clock=clock)
-    return replace(trained, warnings=(*dataset.warnings, *trained.warnings))
+        check_feature_names(names)
+        options = _make_options(head, names, choices.target, spec)
+        return Plan(options, tuple(source.split()), head.n_rows, fits)
+    if fits:
+        return None
+    size = f"{head.n_bytes / 1e6:,.0f} MB ({head.n_rows:,} rows × {len(head.kinds)} columns)"
+    allowed = f"{memory / 1e6:,.0f} MB are allowed"
+    message = f"would have to be in memory, about {size}, and {allowed}: {obstacle}"
+    raise InvalidInput({"source": [message]})
+
+
+def _tidy(choices: Choices) -> Choices:
+    return replace(choices, target=choices.target.strip(BLANKS))
 
 
 def find_obstacle(head: Head, names: Sequence[str], choices: Choices, spec: TrainingSpec) -> str:
@@ -349,22 +413,23 @@ def find_obstacle(head: Head, names: Sequence[str], choices: Choices, spec: Trai
     return ""
 
 
-def _stream(
-    source: DataSource,
-    head: Head,
-    names: tuple[str, ...],
-    target: str,
+def fit_reduced(
+    plan: Plan,
     spec: TrainingSpec,
+    reduced: Iterable[Reduced],
+    *,
     clock: Callable[[], float],
-    executor: Executor | None,
-    report: ReportRows | None,
+    seconds: float,
 ) -> TrainedModel:
-    check_feature_names(names)
+    """Train on what the parts of a plan have been reduced to in so many seconds, in their order.
+
+    Raises InvalidInput.
+    """
+    options, names, target = plan.options, plan.options.names, plan.options.target
     entry = CATALOGUE[spec.estimator or DEFAULT_ESTIMATOR]
     params = resolve_params(entry, spec.params)
-    options = _make_options(head, names, target, spec)
     started = clock()
-    whole = _reduce(source, options, executor, report, head.n_rows)
+    whole = combine(reduced)
     fitted, kept, held_out = whole.fitted, whole.kept, whole.draws < options.held_out
     n_test = int(held_out.sum())
     n_rows = fitted.n_rows + n_test
@@ -378,7 +443,7 @@ def _stream(
     elif fitted.n_rows == 0:
         raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
     fit = _fit(entry, params, spec, fitted)
-    seconds = clock() - started
+    seconds += clock() - started
 
     # Drawn by chance, the numbers also put the rows into an order of chance.
     order = np.argsort(whole.draws, kind="stable")
@@ -445,55 +510,38 @@ def _make_options(
     return PartOptions(
         names=names,
         target=target,
-        left_out=frozenset(head.kinds) - {*names, target},
+        left_out=tuple(name for name in head.kinds if name not in {*names, target}),
         random_state=spec.random_state,
         held_out=min(spec.test_size, kept),
         kept=kept,
     )
 
 
-def _reduce(
-    source: DataSource,
-    options: PartOptions,
-    executor: Executor | None,
-    report: ReportRows | None,
-    about: int,
+def reduce_parts(
+    options: PartOptions, parts: Sequence[Part], note: Callable[[int], object] | None = None
 ) -> Reduced:
-    """Return all parts, of ``about`` so many rows, as one, combined in their order."""
-    fitted = Triangle.of_nothing(len(options.names) + 1)
-    kept, draws, digests, n_rows, n_missing = [], [], [], 0, 0
-    warnings: dict[DataWarning, None] = {}
-    n_noted = 0
+    """Return what the parts are reduced to, as one; raises InvalidInput under ``source``."""
+    with faults_in("source"):
+        return combine(reduce_part(options, part, note) for part in parts)
 
-    def note(count: int) -> None:
-        nonlocal n_noted
-        n_noted += count
-        if report is not None:
-            report(n_noted, max(n_noted, about))
 
-    # From elsewhere it comes with a part that is done.
-    reduce = partial(reduce_part, options, note=note if executor is None else None)
-    for part in map_parts(reduce, source.split(), executor=executor):
-        n_rows += part.n_rows
-        if executor is not None:
-            note(part.n_rows)
+def combine(reduced: Iterable[Reduced]) -> Reduced:
+    """Return all as one, in their order."""
+    fitted: Triangle | None = None
+    nothing, others = Triangle.of_nothing(0), list[Reduced]()
+    for found in reduced:
         with np.errstate(over="ignore", invalid="ignore"):  # found when it is to be fitted
-            fitted = fitted.combine(part.fitted)
-        kept.append(part.kept)
-        draws.append(part.draws)
-        digests.append(part.digests)
-        n_missing += part.n_missing
-        warnings |= dict.fromkeys(part.warnings)
-    if report is not None:
-        report(n_rows, n_rows)
+            fitted = found.fitted if fitted is None else fitted.combine(found.fitted)
+        others.append(replace(found, fitted=nothing))  # a triangle of 2,000 features takes 32 MB
+    assert fitted is not None  # noqa: S101 (a source has a part, at least)
     return Reduced(
         fitted,
-        np.concatenate(kept, axis=1),
-        np.concatenate(draws),
-        b"".join(digests),
-        n_rows,
-        n_missing,
-        tuple(warnings),
+        np.concatenate([found.kept for found in others], axis=1),
+        np.concatenate([found.draws for found in others]),
+        b"".join(found.digests for found in others),
+        sum(found.n_rows for found in others),
+        sum(found.n_missing for found in others),
+        tuple(dict.fromkeys(warning for found in others for warning in found.warnings)),
     )
 
 

@@ -35,7 +35,7 @@ def _complete(job: Job) -> Job:
 
     It is apart from the session then.
     """
-    state = job_runner().executor.describe_state()
+    state = job_runner(job.kind).executor.describe_state()
     if job.status == QUEUED and state != "ok":
         job.waits_for = f"training engine, {state}"
     if job.result is not None:

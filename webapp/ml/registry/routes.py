@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from flask import Response, current_app, request
+from flask import Response, request
 from flask.views import MethodView
 
 from webapp.extensions import db
+from webapp.jobs.models import Job
 from webapp.ml.blueprint import (
     BINARY,
     Answer,
@@ -18,7 +19,8 @@ from webapp.ml.blueprint import (
     Headers,
     blp,
     creates_version,
-    inspect_upload,
+    do,
+    holder_id,
     model_leases,
     name_of,
 )
@@ -28,6 +30,7 @@ from webapp.ml.core.plots import PLOTS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
+from webapp.ml.upload.service import order_upload
 from webapp.scopes import ANY_ML, Scope
 from webapp.web.openapi import header
 from webapp.web.paging import HEADERS, PageQuery, answer_page
@@ -49,9 +52,8 @@ def _describe_upload(request: Mapping[str, Any]) -> Answer:
     stream.seek(0)
     described = {**request, "artifact": digest}
     if table is not None:
-        source = table.source
-        rows = artifacts.digest(source.file.read())
-        described["table"] = [rows, source.format.name, astuple(source.dialect), table.options]
+        rows = artifacts.digest(table.file.read())
+        described["table"] = [rows, table.format.name, astuple(table.dialect)]
     return described
 
 
@@ -141,7 +143,7 @@ class Versions(MethodView):
     @creates_version("Model registered successfully", describe=_describe_upload)
     def post(
         self, request: dict[str, Any], name: str, before_commit: BeforeCommit
-    ) -> ModelVersion:
+    ) -> ModelVersion | Job:
         """Upload a model that was fitted elsewhere.
 
         The file is what `skops.io.dump` wrote of any fitted scikit-learn model that predicts. It
@@ -150,20 +152,20 @@ class Versions(MethodView):
 
         With `activate=if_better`, it and the active version are judged on the rows of `table` by
         `metric`.
+
+        With `Prefer: respond-async`, the answer comes at once, with the URL of the job that looks
+        into the file. Without it the request waits for the same job; if its client hangs up, the
+        job is cancelled.
         """
-        artifact, table = request.pop("artifact"), request.pop("table")
-        return service.register_version(
-            db.session(),
-            model_leases(),
+        artifact = request.pop("artifact")
+        order = order_upload(
             name=name,
             data=artifact.stream.read(),
             source=name_of(artifact.filename),
-            max_features=current_app.config["MAX_COLUMNS"],
-            inspect=inspect_upload,
-            rows=None if table is None else table.read_rows,
-            before_commit=before_commit,
+            holder=holder_id(),
             **request,
         )
+        return do(order, before_commit=before_commit)
 
 
 @blp.route("/models/<name:name>/compare", get="compare_versions")

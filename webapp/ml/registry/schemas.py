@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, get_args
 
 import marshmallow as ma
 import orjson
 from marshmallow import fields, validate
 
-from webapp.ml.core import evaluation
-from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import DEFAULT_ESTIMATOR
 from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.importances import MOST_COLUMNS
 from webapp.ml.core.metrics import MOST_MATRIX_CLASSES
-from webapp.ml.core.signature import Signature, Task, read_signature
+from webapp.ml.core.signature import Task, read_signature
 from webapp.ml.core.training import MOST_COEFFICIENTS
 from webapp.ml.registry.models import (
     MOST_SHARES,
@@ -34,7 +32,6 @@ from webapp.ml.schemas import (
     CsvOptions,
     FeatureNames,
     FilePart,
-    Table,
     TablePart,
     WarningSchema,
     about,
@@ -613,19 +610,6 @@ def _check_metrics(metrics: Mapping[str, Any]) -> None:
         raise ma.ValidationError("Has a comparison, which is the service's: leave it out.")
 
 
-@dataclass(frozen=True)
-class JudgedTable(Table):
-    """A table to judge versions on, with the options ``target`` and ``extra``."""
-
-    def read_rows(self, signature: Signature, classes: Sequence[Any] | None) -> Dataset:
-        """Return its rows as a version takes them; raises InvalidInput."""
-        target, ignore_extra = self.options["target"], self.options["extra"] == "ignore"
-        task = evaluation.Task(signature, classes, target, ignore_extra)
-        task.find_target()  # what is wrong with it is no fault of the table
-        self.source.file.seek(0)
-        return self.read(evaluation.read_table, task=task)
-
-
 class UploadRequest(CsvOptions):
     """A model that was fitted elsewhere."""
 
@@ -703,12 +687,10 @@ class UploadRequest(CsvOptions):
 
     @ma.post_load
     def make_dialect(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Join what goes with a table to it."""
+        """Let the table know how it is written."""
         data = super().make_dialect(data)
-        options = {name: data.pop(name) for name in ("target", "extra")}
-        dialect, source = data.pop("dialect"), data.get("table")
-        table = source and JudgedTable(replace(source, dialect=dialect), options)
-        return {**data, "table": table}
+        dialect, table = data.pop("dialect"), data.get("table")
+        return {**data, "table": table and replace(table, dialect=dialect)}
 
     @ma.validates_schema
     def check_comparison(self, data: dict[str, Any], **_: Any) -> None:

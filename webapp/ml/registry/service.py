@@ -10,7 +10,6 @@ import json
 import platform
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from typing import Any, TypeAlias
@@ -30,14 +29,13 @@ from webapp.db.base import (
     utc_now,
 )
 from webapp.db.leases import Leases
-from webapp.errors import InvalidInput, faults_in
+from webapp.errors import InvalidInput
 from webapp.ml import errors
-from webapp.ml.core import artifacts, evaluation, plots
+from webapp.ml.core import artifacts, plots
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.formats.shapes import LoadedModel
-from webapp.ml.core.gate import compare
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.registry.models import (
     MOST_ALIASES,
@@ -67,16 +65,24 @@ def store_version(
     name: str,
     version: ModelVersion,
     artifact: bytes,
-    activate: bool = True,
-    over: int | None = ANY_VERSION,
+    activate: bool,
+    comparison: Mapping[str, Any] | None = None,
     before_commit: Callable[[ModelVersion], object] = keep_nothing,
 ) -> ModelVersion:
     """Store a new version of a model, in one transaction with its artifact and activation.
 
-    The model is created with its first version. ``over`` is the row id of the active version that
-    it may replace, None where there is none: another one stays active, and a warning says so.
+    The model is created with its first version. With a ``comparison``, as ``gate.compare`` returns
+    it, that decides instead of ``activate``: where another version than it was compared with has
+    become active, that one stays, and a warning says so. Libraries of this process, and how the
+    version differs from the active one, are noted beside what the version has of both.
     ``before_commit`` is called with the version inside the transaction.
     """
+    version.libraries = {**_library_versions(), **(version.libraries or {})}
+    version.warnings = [*version.warnings, *_warn_of_difference(session, name, version)]
+    over: int | None = ANY_VERSION
+    if comparison is not None:
+        _note_comparison(version, comparison)
+        activate, over = comparison["better"], comparison["over"]
     version.artifact_digest = artifacts.digest(artifact)
     version.created_by = current_actor().name
     reason = "train" if version.origin == "trained" else "upload"
@@ -107,89 +113,19 @@ def store_version(
     return version
 
 
-def register_version(
-    session: Session,
-    leases: Leases[Any, Any],
-    *,
-    name: str,
-    data: bytes,
-    inspect: Callable[..., dict[str, Any]],
-    max_features: int,
-    format_name: str | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    checks: Mapping[str, Any] | None = None,
-    source: str | None = None,
-    metric: str | None = None,
-    rows: RowReader | None = None,
-    **storing: Any,
-) -> ModelVersion:
-    """Store a file, a model fitted elsewhere, as the model's next version.
-
-    ``inspect`` is `formats.inspect_file`, in a process of its own; without a ``format_name``, the
-    file's bytes tell. ``checks`` are what else came with it, for the
-    format's ``describe``: feature names, a signature, a sample with expected predictions.
-    ``source`` is the name of the file. With a ``metric``, it is activated only if it is better
-    than the active version on the ``rows``; ``comparison`` in its metrics says what was compared.
-    ``storing`` goes to ``store_version``. Raises InvalidInput when the file, or what came with
-    it, cannot be used, or it has more than ``max_features``.
-    """
-    options = {"max_features": max_features, **(checks or {})}
-    try:
-        described = inspect(data, format_name, options)
-    except InvalidInput as error:
-        raise InvalidInput(error.faults, source="form") from None
-    described["metrics"] |= metrics or {}
-    libraries = {**library_versions(), **described.pop("libraries")}
-    version = ModelVersion(
-        origin="uploaded",
-        warnings=warn_of_difference(session, name, Signature.from_json(described["signature"])),
-        libraries=libraries,
-        source=source,
-        **described,
-    )
-    if metric is not None and rows is not None:
-        storing |= _judge_upload(session, name, version, data, metric, rows)
-    return store_version(session, leases, name=name, version=version, artifact=data, **storing)
-
-
-def _judge_upload(
-    session: Session,
-    name: str,
-    version: ModelVersion,
-    data: bytes,
-    metric: str,
-    rows: RowReader,
-) -> dict[str, Any]:
-    """Return what `note_comparison` does of an upload, which is judged on ``rows``.
-
-    Raises InvalidInput where it cannot be judged on them.
-    """
-    try:
-        evaluation.check_metric(metric, version.task)
-        loaded = FORMATS[version.format].load(data, read_signature(version), None)
-        found = rows(loaded.signature, loaded.classes)
-        with faults_in("table"):
-            judged = evaluation.evaluate(loaded.scorer, loaded.classes, found)
-    except InvalidInput as error:
-        raise InvalidInput(error.faults, source=error.source or "form") from None
-    version.warnings += [asdict(warning) for warning in found.warnings]
-
-    def read(task: evaluation.Task) -> Dataset:
-        if difference := loaded.signature.find_difference(task.signature):
-            raise InvalidInput([f"it {difference}"])
-        return rows(task.signature, task.classes)
-
-    active = describe_active(session, name)
-    return note_comparison(version, compare(metric, judged[metric], active, read))
-
-
-def warn_of_difference(session: Session, name: str, signature: Signature) -> list[dict[str, str]]:
-    """Return a warning where the active version takes other columns, in a list."""
+def _warn_of_difference(
+    session: Session, name: str, version: ModelVersion
+) -> list[dict[str, str]]:
+    """Return a warning where the active version takes other columns or values, in a list."""
     active = get_active_version(session, name)
-    difference = "" if active is None else signature.find_difference(read_signature(active))
-    if active is None or not difference:
+    if active is None:
         return []
-    message = f"differs from the active version {active.number}: it {difference}"
+    signature, taken = read_signature(version), read_signature(active)
+    found = [signature.find_difference(taken), signature.find_refused(taken)]
+    differences = [difference for difference in found if difference]
+    if not differences:
+        return []
+    message = f"differs from the active version {active.number}: it {', '.join(differences)}"
     return [{"column": "", "message": message}]
 
 
@@ -222,11 +158,8 @@ def describe_version(session: Session, version: ModelVersion) -> dict[str, Any]:
     return {**described, "artifact": artifact, "fault": fault}
 
 
-def note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return whether to activate a new version, and over which, as `store_version` takes it.
-
-    The ``comparison`` in its metrics says why.
-    """
+def _note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> None:
+    """Note in a new version's metrics how it compares with the active one, or why it does not."""
     comparison = {name: found[name] for name in ("metric", "candidate", "active", "version")}
     version.metrics = {**version.metrics, "comparison": {**comparison, "better": found["better"]}}
     if found["obstacle"]:
@@ -235,7 +168,6 @@ def note_comparison(version: ModelVersion, found: Mapping[str, Any]) -> dict[str
             f"{found['obstacle']}"
         )
         version.warnings = [*version.warnings, {"column": "", "message": message}]
-    return {"activate": found["better"], "over": found["over"]}
 
 
 def activate_version(
@@ -684,7 +616,7 @@ def get_coefficients(session: Session, name: str, number: int) -> dict[str, Any]
 
 
 @cache  # it reads files
-def library_versions() -> Mapping[str, str]:
+def _library_versions() -> Mapping[str, str]:
     """Return the versions of Python and of the libraries that fit and store models."""
     libraries = ("scikit-learn", "numpy", "scipy", "skops")
     versions = {name: metadata.version(name) for name in libraries}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,19 +14,14 @@ from webapp.errors import InvalidInput
 from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
+from webapp.jobs.steps import Answer, Steps
 from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
-from webapp.ml.core.signature import Signature
+from webapp.ml.core.sources import SPLIT_BYTES
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.registry.models import ModelVersion
-from webapp.ml.registry.service import (
-    describe_active,
-    library_versions,
-    note_comparison,
-    store_version,
-    warn_of_difference,
-)
+from webapp.ml.registry.service import describe_active, store_version
 from webapp.ml.training import work
 
 KIND, SOURCE_KIND, IF_BETTER = "train", "train_source", "if_better"
@@ -104,15 +100,21 @@ def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[st
     """Return how jobs of training are done: on rows that came with them, and on files."""
     of_rows = make_kind(leases, settings)
 
-    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
+    def prepare(session: Session, order: Order) -> tuple[work.SourceTraining]:
         packed, active, seconds = of_rows.prepare(session, order)
         memory = settings["MAX_FIT_MEMORY"] * MB / ROWS_IN_MEMORY
-        return packed, _check_root(settings["DATA_ROOT"]), memory, active, seconds
+        root = _check_root(settings["DATA_ROOT"])
+        return (work.SourceTraining(packed, root, memory, SPLIT_BYTES, active, seconds),)
 
     def limit(_order: Order) -> ProcessLimits:
         # As for rows that were sent: what a fit may take, and as much for the rows.
         memory = 2 * settings["MAX_FIT_MEMORY"] * MB + work.READING_MEMORY
         return ProcessLimits(memory, settings["MAX_FIT_SECONDS"])
+
+    def further(
+        steps: Steps, answer: Answer, order: Order, prepare: Callable[[], tuple[Any, ...]]
+    ) -> Answer:
+        return train_in_steps(steps, answer, limits=limit(order), prepare=prepare)
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason != "memory":
@@ -129,8 +131,40 @@ def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[st
         limit=limit,
         prepare=prepare,
         explain=explain,
+        further=further,
     )
     return {KIND: of_rows, SOURCE_KIND: of_files}
+
+
+def train_in_steps(
+    steps: Steps,
+    answer: Answer,
+    *,
+    limits: ProcessLimits,
+    prepare: Callable[[], tuple[Any, ...]],
+) -> Answer:
+    """Return what a training on files answers, whose ``plan`` several processes carry out.
+
+    ``prepare()`` returns the arguments of ``work.fit_source``. Raises what a step raises.
+    """
+    if "plan" not in answer:
+        return answer
+    plan, started = answer["plan"], time.monotonic()
+    # Two for each process: one that is slower than the others has fewer.
+    count = min(answer["parts"], 1 if steps.at_once == 1 else 2 * steps.at_once)
+    try:
+        calls = [(work.reduce_source, *prepare(), plan, index, count) for index in range(count)]
+        found = steps.run_all(calls, limits=limits, total=answer["rows"], unit="rows")
+        n_rows = sum(group["rows"] for group in found)
+        steps.report(n_rows, n_rows, "rows")
+        reduced = [group["reduced"] for group in found]
+        seconds = time.monotonic() - started
+        step = steps.submit(work.fit_plan, *prepare(), plan, seconds, *reduced, limits=limits)
+        return step.result()
+    except InvalidInput:  # a gap further on, say, which a training in memory may fill
+        if not answer["fits"]:
+            raise
+    return steps.submit(work.fit_in_memory, *prepare(), limits=limits).result()
 
 
 def _check_root(root: str | None) -> str:
@@ -155,10 +189,25 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     def store(
         session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
     ) -> ModelVersion:
-        return _store(session, leases, order, answer, before_commit=before_commit)
+        version = ModelVersion(
+            origin="trained",
+            judged_rows=answer["judged"],
+            source=order.options["source"],
+            **answer["version"],
+        )
+        return store_version(
+            session,
+            leases,
+            name=order.model,
+            version=version,
+            artifact=answer["artifact"],
+            activate=order.options["activate"],
+            comparison=answer.get("comparison"),
+            before_commit=before_commit,
+        )
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
-        if failure.reason == "error":
+        if failure.reason in ("died", "error"):
             return failure
         memory, seconds = settings["MAX_FIT_MEMORY"], settings["MAX_FIT_SECONDS"]
         excess = {
@@ -188,37 +237,3 @@ def check_gate(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:
     evaluation.check_metric(metric, dataset.task)
     if not training.count_held_out(len(dataset.y), spec.test_size):
         raise work.nothing_held_out()
-
-
-def _store(
-    session: Session,
-    leases: Leases[Any, Any],
-    order: Order,
-    answer: dict[str, Any],
-    **storing: Any,
-) -> ModelVersion:
-    """Store the version that a training has made."""
-    options, described = order.options, answer["version"]
-    version = ModelVersion(
-        origin="trained",
-        libraries=library_versions(),
-        judged_rows=answer["judged"],
-        source=options["source"],
-        **described,
-    )
-    signature = Signature.from_json(described["signature"])
-    # A new list: the answer may be stored a second time, after an outage.
-    warned = warn_of_difference(session, order.model, signature)
-    version.warnings = [*version.warnings, *warned]
-    if "comparison" in answer:
-        storing |= note_comparison(version, answer["comparison"])
-    else:
-        storing["activate"] = options["activate"]
-    return store_version(
-        session,
-        leases,
-        name=order.model,
-        version=version,
-        artifact=answer["artifact"],
-        **storing,
-    )

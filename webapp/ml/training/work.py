@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +15,22 @@ from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE, split_pipeline
 from webapp.ml.core.formats import skops
 from webapp.ml.core.gate import compare
-from webapp.ml.core.packing import unpack_dataset, unpack_files
-from webapp.ml.core.sources import open_source
-from webapp.ml.core.streaming import train_from_source
+from webapp.ml.core.packing import (
+    SourceFiles,
+    pack_reduced,
+    unpack_dataset,
+    unpack_files,
+    unpack_reduced,
+)
+from webapp.ml.core.sources import DataSource, open_source
+from webapp.ml.core.streaming import (
+    Plan,
+    fit_reduced,
+    make_plan,
+    reduce_parts,
+    train_from_source,
+    train_in_memory,
+)
 from webapp.ml.core.training import AUTO, TrainedModel, TrainingSpec
 from webapp.ml.errors import ArtifactUnusable
 
@@ -58,41 +70,113 @@ def _read_spec(further: Mapping[str, Any], seconds: float) -> TrainingSpec:
     return replace(spec, time_budget=min(spec.time_budget, seconds / 2))
 
 
-def fit_source(
-    report: Report,
-    packed: bytes,
-    root: str,
-    memory: float,
-    active: Mapping[str, Any] | None,
-    seconds: float,
-    executor: Executor | None = None,
-) -> Answer:
-    """Train on packed ``SourceFiles`` below a root; return what ``fit`` does.
+@dataclass(frozen=True)
+class SourceTraining:
+    """A training on packed ``SourceFiles`` below a root.
 
-    Where all rows have to be in memory, they may take ``memory`` bytes as float64. Otherwise the
-    ``executor`` reads them, or this process. Raises InvalidInput.
+    Where all rows have to be in memory, they may take ``memory`` bytes as float64. Files of more
+    than ``most`` bytes are for several processes, where they can be trained in parts. ``active``
+    and ``seconds`` are as for ``fit``.
     """
-    import pyarrow as pa
 
-    pa.set_cpu_count(READING_THREADS)
-    pa.set_io_thread_count(READING_THREADS)
-    files, further = unpack_files(packed)
-    spec, metric = _read_spec(further, seconds), further["metric"]
-    source = open_source(root, files.pattern, dialect=files.dialect)
+    packed: bytes
+    root: str
+    memory: float
+    most: int
+    active: Mapping[str, Any] | None
+    seconds: float
+
+    def open(self) -> tuple[DataSource, SourceFiles, TrainingSpec]:
+        """Return the files, how to read them, and how to train; raises InvalidInput."""
+        import pyarrow as pa
+
+        pa.set_cpu_count(READING_THREADS)
+        pa.set_io_thread_count(READING_THREADS)
+        files, further = unpack_files(self.packed)
+        source = open_source(self.root, files.pattern, dialect=files.dialect)
+        return source, files, _read_spec(further, self.seconds)
+
+    def plan_again(self, digest: str) -> tuple[Plan, TrainingSpec]:
+        """Return the plan that has this digest, and how to train.
+
+        Raises InvalidInput where the files are not what they were.
+        """
+        source, files, spec = self.open()
+        plan = make_plan(source, files.choices, spec, memory=self.memory)
+        if plan is None or plan.digest != digest:
+            raise InvalidInput({"source": ["has changed while it was read: train again"]})
+        return plan, spec
+
+    def answer(self, trained: TrainedModel, spec: TrainingSpec) -> Answer:
+        """Return what ``fit`` does; raises InvalidInput where nothing can be compared."""
+        metric = unpack_files(self.packed)[1]["metric"]
+        if metric is not None:
+            evaluation.check_metric(metric, trained.signature.task)
+            if trained.held_out is None:
+                raise nothing_held_out()
+        return _answer(trained, spec, metric, self.active)
+
+
+def fit_source(report: Report, training: SourceTraining) -> Answer:
+    """Train on files; return what ``fit`` does, or the digest of a ``plan`` for several processes.
+
+    With that come the number of ``parts``, about how many ``rows`` they have, and whether
+    ``fit_in_memory`` could train on them, too. Raises InvalidInput.
+    """
+    source, files, spec = training.open()
+    if source.n_bytes > training.most:
+        plan = make_plan(source, files.choices, spec, memory=training.memory)
+        if plan is not None:
+            described = {"parts": len(plan.parts), "rows": plan.n_rows, "fits": plan.fits}
+            return {"plan": plan.digest, **described}
     trained = train_from_source(
         source,
         files.choices,
         spec,
         clock=time.perf_counter,
-        executor=executor,
         report=lambda done, total: report(done, total, "rows"),
-        memory=memory,
+        memory=training.memory,
     )
-    if metric is not None:
-        evaluation.check_metric(metric, trained.signature.task)
-        if trained.held_out is None:
-            raise nothing_held_out()
-    return _answer(trained, spec, metric, active)
+    return training.answer(trained, spec)
+
+
+def fit_in_memory(_report: Report, training: SourceTraining) -> Answer:
+    """Train on all rows of the files at once; return what ``fit`` does. Raises InvalidInput."""
+    source, files, spec = training.open()
+    trained = train_in_memory(source, files.choices, spec, clock=time.perf_counter)
+    return training.answer(trained, spec)
+
+
+def reduce_source(
+    report: Report, training: SourceTraining, digest: str, index: int, count: int
+) -> Answer:
+    """Reduce one of ``count`` groups of the parts of a plan; return it packed, for ``fit_plan``.
+
+    Raises InvalidInput.
+    """
+    plan, _ = training.plan_again(digest)
+    n_read = 0
+
+    def note(n_rows: int) -> None:
+        nonlocal n_read
+        n_read += n_rows
+        report(n_read, None, "rows")
+
+    reduced = reduce_parts(plan.options, plan.cut(count)[index], note)
+    return {"reduced": pack_reduced(reduced), "rows": reduced.n_rows}
+
+
+def fit_plan(
+    _report: Report, training: SourceTraining, digest: str, seconds: float, *reduced: bytes
+) -> Answer:
+    """Train on the groups of a plan, reduced in so many seconds; return what ``fit`` does.
+
+    Raises InvalidInput.
+    """
+    plan, spec = training.plan_again(digest)
+    groups = map(unpack_reduced, reduced)
+    trained = fit_reduced(plan, spec, groups, clock=time.perf_counter, seconds=seconds)
+    return training.answer(trained, spec)
 
 
 def nothing_held_out() -> InvalidInput:

@@ -1,0 +1,1 @@
+"""Models that were fitted elsewhere: from a file to a stored version."""

@@ -1,0 +1,120 @@
+"""Upload: from a file that was fitted elsewhere to a job, and from its answer to a version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from webapp.db.leases import Leases
+from webapp.errors import InvalidInput
+from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
+from webapp.jobs.runner import Kind
+from webapp.jobs.service import Order
+from webapp.ml.core.packing import pack_upload, unpack_upload
+from webapp.ml.core.tables.shapes import Source
+from webapp.ml.errors import ArtifactUnusable
+from webapp.ml.registry.models import ModelVersion
+from webapp.ml.registry.service import describe_active, store_version
+from webapp.ml.training.service import IF_BETTER
+from webapp.ml.upload import work
+
+KIND = "upload"
+
+
+def order_upload(
+    *,
+    name: str,
+    data: bytes,
+    format_name: str | None = None,
+    source: str | None = None,
+    checks: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    activate: bool | str = False,
+    metric: str | None = None,
+    table: Source | None = None,
+    target: str | None = None,
+    extra: str = "refuse",
+    holder: str = "",
+) -> Order:
+    """Return the order to store a file, a model fitted elsewhere, as a model's next version.
+
+    Without a ``format_name``, the file's bytes tell. ``source`` is the name of the file.
+    ``checks`` are what else came with it, for the format's ``describe``: feature names, a
+    signature, a sample with expected predictions. With a ``metric``, it is activated only if it is
+    better than the active version on the rows of the ``table``, whose column ``target`` is to be
+    predicted, and whose further columns are refused or ignored as ``extra`` says; ``comparison``
+    in its metrics says what was compared.
+    """
+    return Order(
+        kind=KIND,
+        model=name,
+        options={
+            "format": format_name,
+            "source": source,
+            "activate": activate if metric is None else IF_BETTER,
+            "metric": metric,
+        },
+        payload=pack_upload(
+            data,
+            table,
+            format_name=format_name,
+            checks=checks or {},
+            metrics=metrics or {},
+            metric=metric,
+            target=target,
+            extra=extra,
+        ),
+        holder=holder,
+    )
+
+
+def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
+    """Return how jobs of this kind are done."""
+
+    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
+        compares = order.options["activate"] == IF_BETTER
+        active = describe_active(session, order.model) if compares else None
+        return order.payload, active, settings["MAX_COLUMNS"]
+
+    def limit(_order: Order) -> ProcessLimits:
+        return ProcessLimits(settings["MAX_UPLOAD_MEMORY"] * MB, settings["MAX_UPLOAD_SECONDS"])
+
+    def store(
+        session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
+    ) -> ModelVersion:
+        version = ModelVersion(
+            origin="uploaded",
+            libraries=answer["libraries"],
+            source=order.options["source"],
+            warnings=answer["warnings"],
+            **answer["version"],
+        )
+        return store_version(
+            session,
+            leases,
+            name=order.model,
+            version=version,
+            artifact=unpack_upload(order.payload)[0],
+            activate=order.options["activate"],
+            comparison=answer.get("comparison"),
+            before_commit=before_commit,
+        )
+
+    def explain(order: Order, failure: ProcessFailed) -> Exception:
+        if failure.reason == "error":
+            return failure
+        # Also where it died: compiled code that loads a file ends so for want of memory, too.
+        allowed = f"{limit(order)} (MAX_UPLOAD_MEMORY, MAX_UPLOAD_SECONDS)"
+        message = str(ArtifactUnusable(f"it could not be loaded and tried within {allowed}"))
+        return InvalidInput({"artifact": [message]}, source="form")
+
+    return Kind(
+        work=work.inspect,
+        limit=limit,
+        prepare=prepare,
+        store=store,
+        describe=lambda version: {"version": version.number, "metrics": version.single_metrics},
+        explain=explain,
+    )
