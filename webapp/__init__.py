@@ -138,7 +138,8 @@ def register_jobs(app: Flask) -> None:
         if app.config["METRICS"]:
             app.extensions["metrics"].count_lost_job(kind)
 
-    leases = app.extensions["model_server"].leases
+    server = app.extensions["model_server"]
+    leases = server.leases
     with app.app_context():
         engine = db.engine
     cores = config.usable_cores()
@@ -148,7 +149,7 @@ def register_jobs(app: Flask) -> None:
     }
     of_uploads = {
         upload.KIND: upload.make_kind(leases, app.config),
-        evaluation.KIND: evaluation.make_kind(app.config),
+        evaluation.KIND: evaluation.make_kind(server, app.config),
     }
     # They wait for no training, and need libraries that the workers of a cluster may not have.
     inspector = LocalExecutor("uploads", cores, PRELOADED)

@@ -1,9 +1,12 @@
-"""Evaluations as jobs: queued or waited for, repeated, too heavy, of versions that are gone."""
+"""Evaluations at once and as jobs: queued, repeated, too heavy, of versions that are gone."""
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightgbm
@@ -24,6 +27,7 @@ from tests.ml.test_boosting import to_onnx
 from tests.ml.test_uploads import send
 from webapp.jobs.runner import Runner
 from webapp.ml.core.artifacts import digest
+from webapp.ml.evaluation import service
 from webapp.ml.registry.models import Artifact, ModelVersion
 
 VERSION = f"{MODEL}/versions/1"
@@ -41,21 +45,30 @@ def queue(client: FlaskClient) -> Iterator[Runner]:
     found.close()
 
 
-def evaluate(client: FlaskClient, **headers: str) -> TestResponse:
-    rows = {"X": X[:20].tolist(), "y": Y[:20].tolist()}
-    return client.post(f"{VERSION}/evaluate", json=rows, headers=headers)
+@pytest.fixture
+def nothing_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all evaluations be jobs."""
+    monkeypatch.setattr(service, "QUICK_BYTES", 0)
+
+
+def evaluate(client: FlaskClient, *, rows: Any = X[:20], **headers: str) -> TestResponse:
+    body = {"X": np.asarray(rows).tolist(), "y": Y[: len(rows)].tolist()}
+    return client.post(f"{VERSION}/evaluate", json=body, headers=headers)
 
 
 def list_evaluations(client: FlaskClient) -> Any:
     return client.get(f"{VERSION}/evaluations").json
 
 
-def test_an_evaluation_that_is_not_waited_for_is_kept_as_one_that_is(
-    client: FlaskClient, queue: Runner
+def test_an_evaluation_is_the_same_at_once_and_as_a_job_whether_waited_for_or_not(
+    client: FlaskClient, queue: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at_once = evaluate(client).json
+    assert len(client.get("/api/v1/ml/jobs").json) == 1  # the training
     queue.start()
     submitted = evaluate(client, **LATER)
     job = wait_for(client, submitted.headers["Location"], "succeeded")
+    monkeypatch.setattr(service, "QUICK_BYTES", 0)
     waited = evaluate(client).json
 
     assert submitted.headers["Preference-Applied"] == "respond-async"
@@ -63,9 +76,10 @@ def test_an_evaluation_that_is_not_waited_for_is_kept_as_one_that_is(
     assert job["result"]["version"] == 1
     assert client.get(job["result"]["url"]).json["version"] == 1
     assert job["result"]["metrics"]["rmse"] == waited["metrics"]["rmse"]
-    last, first = list_evaluations(client)
-    assert last == waited
-    assert {**first, "created_at": last["created_at"]} == last
+    last, queued, first = list_evaluations(client)
+    assert (last, first) == (waited, at_once)
+    for other in (queued, first):
+        assert {**other, "created_at": last["created_at"]} == last
     by_request = client.get("/api/v1/ml/jobs").json[0]
     assert {by_request[name] for name in ("kind", "status")} == {"evaluate", "succeeded"}
 
@@ -87,7 +101,7 @@ def test_a_repeat_with_a_key_judges_nothing_and_gets_the_first_answer(
     assert again.headers.get("Location") == first.headers.get("Location")
     assert other.status_code == 422
     assert len(list_evaluations(client)) == kept
-    assert len(client.get("/api/v1/ml/jobs").json) == 2  # the training, and this
+    assert len(client.get("/api/v1/ml/jobs").json) == 2 - kept  # the training, and what waits
 
 
 @on_sqlite
@@ -110,7 +124,11 @@ def test_rows_are_not_judged_by_another_version_than_they_were_read_for(
 @on_sqlite
 @pytest.mark.parametrize("data", [b"damaged", b"no model"])
 def test_a_version_that_cannot_be_loaded_is_not_judged(
-    client: FlaskClient, queue: Runner, session: Session, data: bytes
+    client: FlaskClient,
+    queue: Runner,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
 ) -> None:
     if data == b"damaged":
         session.execute(sa.update(Artifact).values(data=data))
@@ -120,14 +138,56 @@ def test_a_version_that_cannot_be_loaded_is_not_judged(
         session.execute(sa.update(ModelVersion).values(artifact_digest=digest(data)))
     session.commit()
 
+    at_once = evaluate(client)
+    monkeypatch.setattr(service, "QUICK_BYTES", 0)
     refused = evaluate(client)
 
-    assert refused.status_code == 503
+    assert refused.status_code == at_once.status_code == 503
+    assert refused.json["detail"] == at_once.json["detail"]
     assert refused.json["detail"].count("cannot be loaded") == 1
     assert list_evaluations(client) == []
 
 
 @on_sqlite
+def test_rows_beyond_the_model_are_refused_alike_at_once_and_as_a_job(
+    client: FlaskClient, queue: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.tile([1.7e308, -1.7e308], (20, 1))
+    at_once = evaluate(client, rows=rows)
+    monkeypatch.setattr(service, "QUICK_BYTES", 0)
+    refused = evaluate(client, rows=rows)
+
+    assert refused.status_code == at_once.status_code == 422
+    assert refused.json["errors"] == at_once.json["errors"]
+
+
+@on_sqlite
+@pytest.mark.usefixtures("nothing_is_quick")
+def test_a_client_that_hangs_up_cancels_its_evaluation(client: FlaskClient, queue: Runner) -> None:
+    ended = threading.Event()
+    work = partial(_wait_for, ended)
+    queue.kinds = {"evaluate": replace(queue.kinds["evaluate"], work=work)}
+    ours, theirs = socket.socketpair()
+    theirs.close()
+
+    with ours:
+        rows = {"X": X.tolist(), "y": Y.tolist()}
+        left = {"gunicorn.socket": ours}
+        client.post(f"{VERSION}/evaluate", json=rows, environ_overrides=left)
+    ended.set()
+
+    job = client.get("/api/v1/ml/jobs").json[0]
+    assert (job["kind"], job["status"]) == ("evaluate", "cancelled")
+    assert list_evaluations(client) == []
+
+
+def _wait_for(ended: threading.Event, *_: Any) -> dict[str, Any]:
+    assert ended.wait(30)
+    return {}
+
+
+@on_sqlite
+@pytest.mark.usefixtures("nothing_is_quick")
 def test_an_evaluation_that_takes_too_much_memory_is_refused_with_what_it_may_take(
     client: FlaskClient, queue: Runner
 ) -> None:
@@ -160,6 +220,7 @@ MODELS = {
 @on_sqlite
 @pytest.mark.slow
 @pytest.mark.processes
+@pytest.mark.usefixtures("nothing_is_quick")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_of_any_format_is_judged_in_a_process_of_its_own(
     client: FlaskClient, name: str

@@ -9,6 +9,7 @@ from webapp.errors import InvalidInput
 from webapp.ml.core import evaluation
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.formats import FORMATS
+from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.signature import Signature
 from webapp.ml.errors import ArtifactUnusable
 
@@ -22,7 +23,7 @@ def compare(
     """Return both values of a metric, and which is better.
 
     ``candidate`` is that of the new model. ``active`` is the active version, as
-    ``registry.service.describe_active`` has it, None where there is none. ``rows`` returns the
+    ``registry.service.describe_version`` has it, None where there is none. ``rows`` returns the
     same rows for the task of that, and raises InvalidInput where it cannot be judged on them:
     ``obstacle`` then says why, and it stays.
     """
@@ -32,7 +33,7 @@ def compare(
         return {**comparison, "better": True, "obstacle": "", "over": None}
     obstacle = ""
     try:
-        comparison["active"] = judge(active, rows)[metric]
+        comparison["active"] = _judge(active, rows)[metric]
         if candidate is None or comparison["active"] is None:
             obstacle = f"{metric} is undefined for the rows compared"
     except InvalidInput as error:
@@ -44,18 +45,17 @@ def compare(
     return {**comparison, "obstacle": obstacle}
 
 
-def judge(
-    version: Mapping[str, Any], rows: Callable[[evaluation.Task], Dataset]
+def _judge(
+    active: Mapping[str, Any], rows: Callable[[evaluation.Task], Dataset]
 ) -> dict[str, Any]:
-    """Return the metrics of a version, described as for ``compare``, on rows for its task.
-
-    Raises InvalidInput where it cannot be judged on them, and ArtifactUnusable where it cannot be
-    loaded.
-    """
-    signature, classes = Signature.from_json(version["signature"]), version["classes"]
+    signature, classes = Signature.from_json(active["signature"]), active["classes"]
     found = rows(evaluation.Task(signature, classes))
+    return evaluation.evaluate(load(active).scorer, classes, found)
+
+
+def load(version: Mapping[str, Any]) -> LoadedModel:
+    """Return the model of a version, described as for ``compare``; raises ArtifactUnusable."""
     if version["fault"]:
         raise ArtifactUnusable(version["fault"])
-    kind = FORMATS[version["format"]]
-    loaded = kind.load(version["artifact"], signature, version["profile"])
-    return evaluation.evaluate(loaded.scorer, classes, found)
+    signature = Signature.from_json(version["signature"])
+    return FORMATS[version["format"]].load(version["artifact"], signature, version["profile"])

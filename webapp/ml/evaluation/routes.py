@@ -58,8 +58,8 @@ class Evaluate(MethodView):
         does not know count as wrong, and the metrics of its probabilities are then null.
 
         With `Prefer: respond-async`, the answer comes at once, with the URL of the job that
-        judges. Without it the request waits for the same job; if its client hangs up, the job is
-        cancelled.
+        judges. Without it, up to 2 MB of rows are judged at once; for more, the request waits for
+        the same job, which is cancelled if its client hangs up.
         """
         return do(order, before_commit=before_commit)
 

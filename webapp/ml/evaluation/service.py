@@ -14,16 +14,20 @@ from webapp.errors import InvalidInput
 from webapp.jobs.processes import ProcessFailed, ProcessLimits
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
-from webapp.ml.core.packing import pack_dataset
+from webapp.ml.core.packing import pack_dataset, unpack_dataset
 from webapp.ml.core.signature import read_signature
 from webapp.ml.errors import ArtifactUnusable, VersionDeleted
 from webapp.ml.evaluation import work
 from webapp.ml.evaluation.models import Evaluation
+from webapp.ml.inference.serving import ModelServer, VersionRef
 from webapp.ml.registry.models import take_single
 from webapp.ml.registry.service import RowReader, describe_version, get_model, get_version
 from webapp.ml.training.service import limit_fit
 
 KIND = "evaluate"
+# Of packed rows, 20,000 of ten columns: a forest of 100 trees judges them in 0.2 s, which is what
+# it takes to load one in a process of its own. Gradient boosting judges 60 rows in 12 ms, or 130.
+QUICK_BYTES = 2**21
 
 
 def order_evaluation(
@@ -34,7 +38,8 @@ def order_evaluation(
     Raises VersionNotFound, and InvalidInput where the rows do not fit the version.
     """
     version = get_version(session, name, number)
-    version_id, signature, classes = version.id, read_signature(version), version.classes
+    ids = {"version": version.id, "model": version.model_id}
+    signature, classes = read_signature(version), version.classes
     session.rollback()  # others need the connection while the rows are read
     dataset = rows(signature, classes)
     return Order(
@@ -42,13 +47,22 @@ def order_evaluation(
         model=name,
         options={"version": number, "rows": len(dataset.y)},
         # The number may be another version's by then: of a new model with the same name.
-        payload=pack_dataset(dataset, version=version_id),
+        payload=pack_dataset(dataset, **ids),
         holder=holder,
     )
 
 
-def make_kind(settings: Mapping[str, Any]) -> Kind:
-    """Return how jobs of this kind are done."""
+def make_kind(server: ModelServer, settings: Mapping[str, Any]) -> Kind:
+    """Return how jobs of this kind are done; few rows are judged by what a server has loaded."""
+
+    def do_at_once(order: Order) -> dict[str, Any] | None:
+        if len(order.payload) > QUICK_BYTES:
+            return None
+        dataset, ids = unpack_dataset(order.payload)
+        ref = VersionRef(ids["version"], order.options["version"], ids["model"])
+        loaded = server.cache.get(ref)
+        judged = work.make_evaluation(loaded.scorer, loaded.classes, dataset)
+        return {"version": loaded.id, "evaluation": judged}
 
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
         version = get_version(session, order.model, order.options["version"])
@@ -73,6 +87,7 @@ def make_kind(settings: Mapping[str, Any]) -> Kind:
             "metrics": take_single(made.metrics),
         },
         explain=explain,
+        do_at_once=do_at_once,
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from webapp.jobs.processes import Report
-from webapp.ml.core.gate import judge
+from webapp.ml.core import evaluation
+from webapp.ml.core.datasets import Dataset
+from webapp.ml.core.gate import load
 from webapp.ml.core.metrics import digest_dataset
 from webapp.ml.core.packing import unpack_dataset
+from webapp.ml.core.scoring import Scorer
 from webapp.ml.errors import ArtifactUnusable
 
 
@@ -24,15 +27,19 @@ def evaluate(_report: Report, packed: bytes, version: Mapping[str, Any]) -> dict
     if version["id"] != further["version"]:
         return answer
     try:
-        metrics = judge(version, lambda _: dataset)
+        loaded = load(version)
     except ArtifactUnusable as error:
         return {**answer, "fault": error.reason}
+    return {**answer, "evaluation": make_evaluation(loaded.scorer, loaded.classes, dataset)}
+
+
+def make_evaluation(
+    scorer: Scorer, classes: Sequence[Any] | None, dataset: Dataset
+) -> dict[str, Any]:
+    """Return the columns of an evaluation; raises InvalidInput where it cannot be judged."""
     return {
-        **answer,
-        "evaluation": {
-            "metrics": metrics,
-            "n_rows": len(dataset.y),
-            "data_digest": digest_dataset(dataset),
-            "warnings": [asdict(warning) for warning in dataset.warnings],
-        },
+        "metrics": evaluation.evaluate(scorer, classes, dataset),
+        "n_rows": len(dataset.y),
+        "data_digest": digest_dataset(dataset),
+        "warnings": [asdict(warning) for warning in dataset.warnings],
     }
