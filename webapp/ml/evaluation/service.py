@@ -37,7 +37,7 @@ def order_evaluation(
 
     Raises VersionNotFound, and InvalidInput where the rows do not fit the version.
     """
-    version = get_version(session, name, number)
+    version = get_version(session, name, number, is_shown=False)
     ids = {"version": version.id, "model": version.model_id}
     signature, classes = read_signature(version), version.classes
     session.rollback()  # others need the connection while the rows are read
@@ -65,7 +65,7 @@ def make_kind(server: ModelServer, settings: Mapping[str, Any]) -> Kind:
         return {"version": loaded.id, "evaluation": judged}
 
     def prepare(session: Session, order: Order) -> tuple[Any, ...]:
-        version = get_version(session, order.model, order.options["version"])
+        version = get_version(session, order.model, order.options["version"], is_shown=False)
         return order.payload, describe_version(session, version)
 
     def limit(order: Order) -> ProcessLimits:
@@ -104,7 +104,7 @@ def _store(
     number = order.options["version"]
     begin_write(session)
     get_model(session, order.model, lock=True)  # a deletion waits, or has been
-    version = get_version(session, order.model, number)
+    version = get_version(session, order.model, number, is_shown=False)
     if version.id != answer["version"]:
         raise VersionDeleted
     if "fault" in answer:

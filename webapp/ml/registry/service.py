@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload, undefer_group
+from sqlalchemy.orm import Session, lazyload, selectinload, undefer_group
 
 from webapp.audit.service import current_actor, record
 from webapp.db.base import (
@@ -510,14 +510,20 @@ def get_active_version(session: Session, name: str) -> ModelVersion | None:
     )
 
 
-def get_version(session: Session, name: str, number: int) -> ModelVersion:
-    """Return a version; raises VersionNotFound."""
-    version = session.scalar(
+def get_version(
+    session: Session, name: str, number: int, *, is_shown: bool = True
+) -> ModelVersion:
+    """Return a version; raises VersionNotFound.
+
+    Unless ``is_shown``, its tags and the like are not read: five queries of six.
+    """
+    query = (
         sa.select(ModelVersion)
         .options(undefer_group("wide"))  # it may be deleted before it is shown
         .join(ModelVersion.model)
         .where(Model.name == name, ModelVersion.number == number)
     )
+    version = session.scalar(query if is_shown else query.options(lazyload("*")))
     if version is None:
         raise errors.VersionNotFound(name, number)
     return version
