@@ -143,6 +143,7 @@ def register_jobs(app: Flask) -> None:
     with app.app_context():
         engine = db.engine
     cores = config.usable_cores()
+    app.config["TRAINING_PROCESSES"] = app.config["TRAINING_PROCESSES"] or max(1, cores - 1)
     of_trainings = {
         **training.make_kinds(leases, app.config),
         search.KIND: search.make_kind(leases, app.config),
@@ -154,7 +155,7 @@ def register_jobs(app: Flask) -> None:
     # They wait for no training, and need libraries that the workers of a cluster may not have.
     inspector = LocalExecutor("uploads", cores, PRELOADED)
     runners = {
-        "jobs": (make_executor(app, cores), of_trainings),
+        "jobs": (make_executor(app), of_trainings),
         "uploads": (inspector, of_uploads),
     }
     for name, (executor, kinds) in runners.items():
@@ -168,12 +169,11 @@ def register_jobs(app: Flask) -> None:
         )
 
 
-def make_executor(app: Flask, cores: int) -> TaskExecutor:
+def make_executor(app: Flask) -> TaskExecutor:
     """Return what does the work of jobs: child processes of this host, or a Dask cluster."""
     address = app.config["TRAINING_ENGINE"]
     if address == "local":
-        processes = app.config["TRAINING_PROCESSES"] or max(1, cores - 1)
-        return LocalExecutor("trainings", processes, PRELOADED)
+        return LocalExecutor("trainings", app.config["TRAINING_PROCESSES"], PRELOADED)
     try:
         from webapp.jobs.dask import DaskExecutor
     except ModuleNotFoundError:

@@ -373,15 +373,14 @@ def _predict_folder(
 @contextmanager
 def open_executor(engine: str, n_parts: int) -> Iterator[Executor | None]:
     """Yield what predicts files at the same time; None where one process is enough."""
-    executor = job_runner().executor
     if engine == "dask":
         if current_app.config["TRAINING_ENGINE"] == "local":
             example = "TRAINING_ENGINE=tcp://scheduler:8786"
             raise click.UsageError(f"--engine dask needs a cluster: set {example}, or tls://….")
-        with executor.open_pool() as pool:
+        with job_runner().executor.open_pool() as pool:
             yield pool
         return
-    processes = min(executor.processes, n_parts)
+    processes = min(current_app.config["TRAINING_PROCESSES"], n_parts)
     if processes < 2:
         yield None
         return

@@ -265,6 +265,27 @@ def test_a_gap_further_on_is_filled_where_the_rows_fit_into_memory(
     assert "is missing" in str(refused.json["errors"]["json"]["source"]["b.csv"]["x"])
 
 
+@pytest.mark.parametrize("sizes", [(900, 5, 5), (5, 5, 900, 5, 5), (1000,)])
+def test_files_of_any_sizes_are_shared_out(
+    app: Flask,
+    client: FlaskClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(service, "SPLIT_BYTES", 0)
+    monkeypatch.setattr(app.extensions["jobs"].executor, "processes", 2)
+    app.config["DATA_ROOT"] = str(tmp_path)
+    for number, size in enumerate(sizes):
+        column = [float(value) for value in range(size)]
+        csv.write_csv(pa.table({"x": column, "y": column}), tmp_path / f"{number}.csv")
+
+    answer = train(client, source="*.csv", target="y", test_size=0)
+
+    assert answer.status_code == 201, answer.text
+    assert answer.json["model"]["n_train"] == sum(sizes)
+
+
 def test_files_that_are_gone_when_a_job_begins_fail_it(app: Flask, client: FlaskClient) -> None:
     answer = train(client, headers={"Prefer": "respond-async"}, source="gone/*.csv")
     app.extensions["jobs"].start()

@@ -293,14 +293,16 @@ class Plan:
         """Return what tells it from others: the SHA-256 of its options and files."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
 
-    def cut(self, count: int) -> list[tuple[Part, ...]]:
-        """Return the parts as groups of about as many bytes, in order: at most ``count``."""
-        ends = np.cumsum([max(part.size, 1) for part in self.parts])
-        limits = ends[-1] * np.arange(count + 1) / count
-        cuts = np.searchsorted(ends, limits, side="right")
-        cuts[-1] = len(self.parts)
-        groups = [self.parts[start:end] for start, end in pairwise(cuts.tolist())]
-        return [group for group in groups if group]
+
+def cut(sizes: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """Return where groups of parts start and end, each of about as many bytes.
+
+    There are at most ``count``, and none is empty.
+    """
+    ends = np.cumsum([max(size, 1) for size in sizes])
+    limits = ends[-1] * np.arange(1, count) / count
+    cuts = [0, *np.searchsorted(ends, limits, side="right").tolist(), len(sizes)]
+    return [(start, end) for start, end in pairwise(cuts) if start < end]
 
 
 def train_from_source(

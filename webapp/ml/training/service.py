@@ -19,6 +19,7 @@ from webapp.ml.core import evaluation, training
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
 from webapp.ml.core.sources import SPLIT_BYTES
+from webapp.ml.core.streaming import cut
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import describe_active, store_version
@@ -151,9 +152,9 @@ def train_in_steps(
         return answer
     plan, started = answer["plan"], time.monotonic()
     # Two for each process: one that is slower than the others has fewer.
-    count = min(answer["parts"], 1 if steps.at_once == 1 else 2 * steps.at_once)
+    groups = cut(answer["sizes"], 1 if steps.at_once == 1 else 2 * steps.at_once)
     try:
-        calls = [(work.reduce_source, *prepare(), plan, index, count) for index in range(count)]
+        calls = [(work.reduce_source, *prepare(), plan, *group) for group in groups]
         found = steps.run_all(calls, limits=limits, total=answer["rows"], unit="rows")
         n_rows = sum(group["rows"] for group in found)
         steps.report(n_rows, n_rows, "rows")

@@ -120,15 +120,15 @@ class SourceTraining:
 def fit_source(report: Report, training: SourceTraining) -> Answer:
     """Train on files; return what ``fit`` does, or the digest of a ``plan`` for several processes.
 
-    With that come the number of ``parts``, about how many ``rows`` they have, and whether
+    With that come the ``sizes`` of its parts, about how many ``rows`` they have, and whether
     ``fit_in_memory`` could train on them, too. Raises InvalidInput.
     """
     source, files, spec = training.open()
     if source.n_bytes > training.most:
         plan = make_plan(source, files.choices, spec, memory=training.memory)
         if plan is not None:
-            described = {"parts": len(plan.parts), "rows": plan.n_rows, "fits": plan.fits}
-            return {"plan": plan.digest, **described}
+            sizes = [part.size for part in plan.parts]
+            return {"plan": plan.digest, "sizes": sizes, "rows": plan.n_rows, "fits": plan.fits}
     trained = train_from_source(
         source,
         files.choices,
@@ -148,9 +148,9 @@ def fit_in_memory(_report: Report, training: SourceTraining) -> Answer:
 
 
 def reduce_source(
-    report: Report, training: SourceTraining, digest: str, index: int, count: int
+    report: Report, training: SourceTraining, digest: str, start: int, end: int
 ) -> Answer:
-    """Reduce one of ``count`` groups of the parts of a plan; return it packed, for ``fit_plan``.
+    """Reduce the parts of a plan from ``start`` to ``end``; return that packed, for ``fit_plan``.
 
     Raises InvalidInput.
     """
@@ -162,7 +162,7 @@ def reduce_source(
         n_read += n_rows
         report(n_read, None, "rows")
 
-    reduced = reduce_parts(plan.options, plan.cut(count)[index], note)
+    reduced = reduce_parts(plan.options, plan.parts[start:end], note)
     return {"reduced": pack_reduced(reduced), "rows": reduced.n_rows}
 
 
