@@ -273,13 +273,14 @@ SETTINGS = (
         "MAX_FIT_SECONDS",
         integer(1, 86_400),
         "600",
-        "Longest time in seconds that a training may take, of the clock and of a core.",
+        "Longest time in seconds that a training or evaluation may take, of the clock and of a "
+        "core.",
     ),
     Setting(
         "MAX_FIT_MEMORY",
         integer(64, 2**30),
         "2048",
-        "Most memory in MB that a training may take beside its rows.",
+        "Most memory in MB that a training or evaluation may take beside its rows.",
     ),
     Setting(
         "DATA_ROOT",

@@ -318,7 +318,7 @@ def faults_in(faults: Any, place: str = "") -> Iterator[str]:
 def note_replayed(_ctx: CheckContext, response: Response, _case: Case) -> None:
     """Note the place of what a repeat has not created."""
     if "idempotency-replayed" in response.headers:
-        REPLAYED.update(f"{place}/" for place in response.headers["location"])
+        REPLAYED.update(f"{place}/" for place in response.headers.get("location", []))
 
 
 @schemathesis.check

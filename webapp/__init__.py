@@ -27,6 +27,7 @@ from webapp.jobs.service import count_jobs
 from webapp.ml import cli as ml_cli
 from webapp.ml import routes as ml_routes
 from webapp.ml.blueprint import is_long
+from webapp.ml.evaluation import service as evaluation
 from webapp.ml.inference.service import make_server
 from webapp.ml.registry.service import list_active_versions, list_shadows
 from webapp.ml.search import service as search
@@ -44,7 +45,8 @@ from webapp.web.request import Application
 API_PREFIX = "/api/v1"
 API_VERSION = "1.0.0"
 PRELOADED = (  # for work in child processes
-    *("webapp.ml.training.work", "webapp.ml.search.work", "webapp.ml.upload.work"),
+    *("webapp.ml.training.work", "webapp.ml.search.work"),
+    *("webapp.ml.upload.work", "webapp.ml.evaluation.work"),
     *("sklearn.model_selection", "skops.io", "pandas"),
     *("pyarrow.csv", "pyarrow.parquet"),
 )
@@ -136,7 +138,8 @@ def register_jobs(app: Flask) -> None:
         if app.config["METRICS"]:
             app.extensions["metrics"].count_lost_job(kind)
 
-    leases = app.extensions["model_server"].leases
+    server = app.extensions["model_server"]
+    leases = server.leases
     with app.app_context():
         engine = db.engine
     cores = config.usable_cores()
@@ -145,8 +148,11 @@ def register_jobs(app: Flask) -> None:
         **training.make_kinds(leases, app.config),
         search.KIND: search.make_kind(leases, app.config),
     }
-    of_uploads = {upload.KIND: upload.make_kind(leases, app.config)}
-    # Uploads wait for no training, and need libraries that the workers of a cluster may not have.
+    of_uploads = {
+        upload.KIND: upload.make_kind(leases, app.config),
+        evaluation.KIND: evaluation.make_kind(server, app.config),
+    }
+    # They wait for no training, and need libraries that the workers of a cluster may not have.
     inspector = LocalExecutor("uploads", cores, PRELOADED)
     runners = {
         "jobs": (make_executor(app), of_trainings),

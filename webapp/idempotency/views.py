@@ -51,9 +51,10 @@ def idempotent(
     *,
     describe: Callable[[dict[str, Any]], Any] = dict,
     before_repeat: Callable[[], None] = lambda: None,
+    status: int = 201,
     headers: type[KeyHeader] = KeyHeader,
 ) -> Callable[[View], View]:
-    """Let a view that creates something take an `Idempotency-Key`; its answer has status 201.
+    """Let a view that creates something take an `Idempotency-Key`; its answer has a ``status``.
 
     The view gets ``before_commit``, which its service calls with the new object before it
     commits, and returns that object. ``announce`` turns it into what ``schema`` dumps and the
@@ -86,7 +87,7 @@ def idempotent(
                 else:
                     content, headers = announced
                     response = jsonify(schema.dump(content))
-                    response.status_code = 201
+                    response.status_code = status
                 headers = {"Content-Type": str(response.content_type), **headers}
                 answer = StoredAnswer(response.status_code, headers, response.get_data())
                 service.store_answer(session, found, answer)

@@ -56,6 +56,9 @@ class Kind:
 
     Where there are several steps, ``further(steps, answer, order, prepare)`` goes on from the
     answer of the first one, as `Steps` says; ``prepare()`` is what ``prepare`` returns by then.
+
+    Where to begin a job may take longer than the work, ``do_at_once(order)`` returns its answer
+    without one, for a request that waits; None where it is too much for the thread of a request.
     """
 
     work: Work
@@ -65,6 +68,7 @@ class Kind:
     describe: Callable[[Any], dict[str, Any]]
     explain: Callable[[Order, ProcessFailed], Exception]
     further: Callable[[Steps, Answer, Order, Callable[[], Any]], Answer] | None = None
+    do_at_once: Callable[[Order], Answer | None] = keep_nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +148,15 @@ class Runner:
     ) -> Any:
         """Do a job now, and return what was made of it; raises what its work raises.
 
-        ``watch`` is called with the task every now and then. Where it raises, the job is
-        cancelled. JobLost is raised where somebody else has cancelled it.
+        What its kind does at once is no job. ``watch`` is called with the task every now and
+        then. Where it raises, the job is cancelled. JobLost is raised where somebody else has
+        cancelled it.
         """
-        kind, claim = self.kinds[order.kind], service.submit_waiting(session, order)
+        kind = self.kinds[order.kind]
+        answer = kind.do_at_once(order)
+        if answer is not None:
+            return kind.store(session, order, answer, before_commit)
+        claim = service.submit_waiting(session, order)
 
         def begin() -> Call:
             with self._session() as own:

@@ -59,8 +59,8 @@ def model_leases() -> Leases[Any, Any]:
     return cast(Leases[Any, Any], current_app.extensions["model_server"].leases)
 
 
-class CreationHeaders(KeyHeader):
-    """The headers of a request that makes a version."""
+class JobHeaders(KeyHeader):
+    """The headers of a request that a job is done for."""
 
     prefer = fields.String(
         data_key="Prefer",
@@ -69,7 +69,7 @@ class CreationHeaders(KeyHeader):
 
 
 def job_runner(kind: str = "") -> Runner:
-    """Return what does jobs of a kind in this process: uploads have a runner of their own."""
+    """Return what does jobs of a kind in this process: some wait for no training."""
     uploads: Runner = current_app.extensions["uploads"]
     return uploads if kind in uploads.kinds else cast(Runner, current_app.extensions["jobs"])
 
@@ -80,17 +80,16 @@ def holder_id() -> str:
     return "" if identity is None else identity.holder_id
 
 
-def do(order: Order, *, before_commit: BeforeCommit) -> ModelVersion | Job:
+def do(order: Order, *, before_commit: BeforeCommit) -> Any | Job:
     """Do a job while its client waits, and return what it makes; or put it into the queue."""
     runner = job_runner(order.kind)
     if not prefers_async(request.headers.get("Prefer", "")):
-        made = runner.run(
+        return runner.run(
             db.session(),
             order,
             before_commit=before_commit,
             watch=lambda _: check_client(),
         )
-        return cast(ModelVersion, made)
     settings = current_app.config
     limits = QueueLimits(
         settings["JOB_QUEUE"], settings["JOB_QUEUE_OF_KEY"], settings["JOB_QUEUE_MB"] * MB
@@ -351,45 +350,42 @@ def _describe_parameter(name: str, option: Mapping[str, Any]) -> dict[str, Any]:
 blp = RowsBlueprint("ml", __name__, url_prefix="/ml", description="Train, serve, predict.")
 
 
-def creates_version(
-    message: str, *, describe: Callable[[Answer], Answer]
+def does_job(
+    schema: ma.Schema,
+    announce: Callable[[Any], tuple[Any, Headers]],
+    *,
+    status: int,
+    headers: Mapping[str, Any],
+    describe: Callable[[Any], Any],
+    before_repeat: Callable[[], None] = lambda: None,
 ) -> Callable[[View], Any]:
-    """Let a view answer 201 with the version that it returns, and heed `Idempotency-Key`.
+    """Let a view answer with what a job has made, or 202 with the job; heed `Idempotency-Key`.
 
-    ``describe`` returns what tells one request from another, as JSON values.
+    ``announce`` returns what ``schema`` dumps of what was made, and the ``headers`` of the answer,
+    whose status is given. ``describe`` returns what tells one request from another, as JSON
+    values. ``before_repeat`` is called before the first answer is sent again.
     """
 
-    def announce(made: ModelVersion | Job) -> Response | tuple[Answer, Headers]:
-        if isinstance(made, Job):
-            response = jsonify(JobSchema().dump(made))
-            response.status_code = 202
-            response.headers["Location"] = url_for("ml.OneJob", job=made.id)
-            response.headers["Preference-Applied"] = "respond-async"
-            return response
-        version = made
-        url = url_for("ml.Version", name=version.model.name, number=version.number)
-        answer = {
-            "message": message,
-            "metrics": version.metrics,
-            "warnings": version.warnings,
-            "model": version,
-        }
-        if "comparison" in version.metrics:
-            answer["comparison"] = version.metrics["comparison"]
-        return answer, {"Location": url}
+    def announce_any(made: Any) -> Response | tuple[Any, Headers]:
+        if not isinstance(made, Job):
+            return announce(made)
+        response = jsonify(JobSchema().dump(made))
+        response.status_code = 202
+        response.headers["Location"] = url_for("ml.OneJob", job=made.id)
+        response.headers["Preference-Applied"] = "respond-async"
+        return response
 
     def decorate(view: View) -> Any:
         create = idempotent(
             blp,
-            NewVersionSchema(),
-            announce,
+            schema,
+            announce_any,
             describe=describe,
-            before_repeat=lambda: model_leases().wait_out(),
-            headers=CreationHeaders,
+            before_repeat=before_repeat,
+            status=status,
+            headers=JobHeaders,
         )(view)
-        location = header("URL of the new version.", format="uri-reference")
-        headers = {"Location": location, **REPLAYED_HEADER}
-        answers = blp.response(201, NewVersionSchema, headers=headers)
+        answers = blp.response(status, schema, headers={**headers, **REPLAYED_HEADER})
         queued = {
             "Location": header("URL of the job.", format="uri-reference"),
             "Preference-Applied": header("`respond-async`"),
@@ -401,3 +397,30 @@ def creates_version(
         return answers_async(answers(blp.problems(404, 503)(create)))
 
     return decorate
+
+
+def creates_version(
+    message: str, *, describe: Callable[[Answer], Answer]
+) -> Callable[[View], Any]:
+    """Let a view answer 201 with the version that it returns, or as ``does_job`` says."""
+
+    def announce(version: ModelVersion) -> tuple[Answer, Headers]:
+        url = url_for("ml.Version", name=version.model.name, number=version.number)
+        answer = {
+            "message": message,
+            "metrics": version.metrics,
+            "warnings": version.warnings,
+            "model": version,
+        }
+        if "comparison" in version.metrics:
+            answer["comparison"] = version.metrics["comparison"]
+        return answer, {"Location": url}
+
+    return does_job(
+        NewVersionSchema(),
+        announce,
+        status=201,
+        headers={"Location": header("URL of the new version.", format="uri-reference")},
+        describe=describe,
+        before_repeat=lambda: model_leases().wait_out(),
+    )

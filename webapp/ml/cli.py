@@ -175,8 +175,8 @@ def search(file: Path, name: str, as_json: bool, **options: Any) -> None:
     _echo_version(version, as_json=as_json)
 
 
-def run_job(order: Order) -> ModelVersion:
-    """Do a job, and show how far it is where somebody looks on."""
+def run_job(order: Order) -> Any:
+    """Do a job, and show how far it is where somebody looks on; return what it makes."""
     runner, shown = job_runner(order.kind), ""
     if not current_app.testing:  # where other threads run
         runner.executor.start()
@@ -189,11 +189,10 @@ def run_job(order: Order) -> ModelVersion:
             shown = text
 
     try:
-        version: ModelVersion = runner.run(db.session(), order, watch=show)
+        return runner.run(db.session(), order, watch=show)
     finally:
         if shown:
             click.echo(err=True)
-    return version
 
 
 def _draw_bar(done: int, total: int | None, unit: str) -> str:
@@ -350,6 +349,7 @@ def _predict_folder(
         registry.get_artifact(db.session(), name, loaded.number).data,
         json.dumps(loaded.signature.to_json()),
         json.dumps(version.profile),
+        json.dumps(version.classes),
     )
     source = open_source(folder, "*", dialect=dialect)
     root, _, name_of_out = out.rpartition("/")
@@ -405,15 +405,17 @@ def evaluate(file: Path, name: str, number: int | None, as_json: bool, **options
 
     Example: flask ml evaluate may.csv --version 3
     """
-    server = current_app.extensions["model_server"]
-    number = number or server.get_version(name)[0].number
+    if number is None:
+        active = inference.find_version(db.session(), name, None)
+        if callable(active):  # there is none
+            raise active()
+        number = active.number
     loaded = _load(EvaluationTableOptions, options)
     with _open_source(file, loaded.pop("dialect")) as source:
         request = EvaluationRequest().load(Table(source, loaded))
-        made = evaluation.evaluate_version(
-            db.session(), server, name=name, number=number, **request
-        )
-    _echo_fields({"version": number, **EvaluationSchema().dump(made)}, as_json=as_json)
+        order = evaluation.order_evaluation(db.session(), name=name, number=number, **request)
+    made = EvaluationSchema().dump(run_job(order))
+    _echo_fields({"version": number, **made}, as_json=as_json)
 
 
 @commands.command()

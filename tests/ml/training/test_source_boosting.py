@@ -177,7 +177,7 @@ def predict_with(library: str, target: str, artifact: bytes, rows: Any) -> Any:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_booster_is_trained_on_files_as_in_memory_and_served_as_by_its_library(
-    clustered: Flask, library: str, target: str
+    clustered: Flask, tmp_path: Path, library: str, target: str
 ) -> None:
     client, name = clustered.test_client(), f"{library}-{target}"
     y = TARGETS[target]
@@ -207,6 +207,14 @@ def test_a_booster_is_trained_on_files_as_in_memory_and_served_as_by_its_library
 
     instances = [[None if np.isnan(v) else v for v in row] for row in new[:50].tolist()]
     got = client.post(f"{ML}/models/{name}/predict/batch", json={"instances": instances}).json
+    (tmp_path / "in").mkdir()
+    rows = pa.table(dict(zip(NAMES, new[:50].T, strict=True)))
+    parquet.write_table(rows, tmp_path / "in" / "new.parquet")
+    paths = (str(tmp_path / "in"), str(tmp_path / "out"))
+    done = clustered.test_cli_runner().invoke(args=["ml", "predict", "--model", name, *paths])
+    assert done.exit_code == 0, done.output
+    written = parquet.read_table(tmp_path / "out" / "new.parquet")
+    assert written["prediction"].to_pylist() == got["predictions"]
     if target == "amount":
         assert np.allclose(got["predictions"], expected[:50], rtol=1e-6)
         return

@@ -28,7 +28,7 @@ from webapp.ml.core.datasets import (
 from webapp.ml.core.estimators import BOOSTERS, Estimator, resolve_params
 from webapp.ml.core.formats import FORMATS, inspect_file
 from webapp.ml.core.formats.elsewhere import REQUIREMENTS
-from webapp.ml.core.formats.shapes import list_labels, relabel
+from webapp.ml.core.formats.shapes import list_labels
 from webapp.ml.core.learning import Choices, find_doubts
 from webapp.ml.core.metrics import measure_scores
 from webapp.ml.core.plots import Judged
@@ -391,7 +391,7 @@ def make_version(
     signature = Signature(columns, plan.entry.task, options.target).with_ranges(profile)
     checks = {"max_features": len(columns), "feature_names": list(options.names)}
     described = inspect_file(None, artifacts[-1], plan.library, checks)
-    model = relabel(FORMATS[plan.library].load(artifacts[0], signature, profile), classes)
+    model = FORMATS[plan.library].restore(artifacts[0], signature, profile, classes)
     X, y, average = (
         np.ascontiguousarray(kept.judged[:-1].T),
         kept.judged[-1],

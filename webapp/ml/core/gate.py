@@ -9,7 +9,7 @@ from webapp.errors import InvalidInput
 from webapp.ml.core import evaluation
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.formats import FORMATS
-from webapp.ml.core.formats.shapes import relabel
+from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.signature import Signature
 from webapp.ml.errors import ArtifactUnusable
 
@@ -23,7 +23,7 @@ def compare(
     """Return both values of a metric, and which is better.
 
     ``candidate`` is that of the new model. ``active`` is the active version, as
-    ``registry.service.describe_active`` has it, None where there is none. ``rows`` returns the
+    ``registry.service.describe_version`` has it, None where there is none. ``rows`` returns the
     same rows for the task of that, and raises InvalidInput where it cannot be judged on them:
     ``obstacle`` then says why, and it stays.
     """
@@ -50,9 +50,13 @@ def _judge(
 ) -> dict[str, Any]:
     signature, classes = Signature.from_json(active["signature"]), active["classes"]
     found = rows(evaluation.Task(signature, classes))
-    if active["fault"]:
-        raise ArtifactUnusable(active["fault"])
-    kind = FORMATS[active["format"]]
-    loaded = kind.load(active["artifact"], signature, active["profile"])
-    loaded = relabel(loaded, active["classes"])
-    return evaluation.evaluate(loaded.scorer, classes, found)
+    return evaluation.evaluate(load(active).scorer, classes, found)
+
+
+def load(version: Mapping[str, Any]) -> LoadedModel:
+    """Return the model of a version, described as for ``compare``; raises ArtifactUnusable."""
+    if version["fault"]:
+        raise ArtifactUnusable(version["fault"])
+    signature = Signature.from_json(version["signature"])
+    kind = FORMATS[version["format"]]
+    return kind.restore(version["artifact"], signature, version["profile"], version["classes"])

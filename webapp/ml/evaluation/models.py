@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp.db.base import Base, BigInt, BigIntPrimaryKey, utc_now
 
@@ -27,3 +27,4 @@ class Evaluation(Base):
     warnings: Mapped[list[Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     created_by: Mapped[str | None] = mapped_column(sa.String(128))
+    version: Mapped[Any] = relationship("ModelVersion")

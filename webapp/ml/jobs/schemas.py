@@ -63,8 +63,12 @@ class ProgressSchema(StrictSchema):
 class ResultSchema(StrictSchema):
     """What has become of a job that succeeded."""
 
-    version = fields.Integer(required=True, metadata={"example": 3})
-    url = fields.String(required=True, metadata={"format": "uri-reference"})
+    version = fields.Integer(
+        required=True, metadata=about("The version that was made, or evaluated.", example=3)
+    )
+    url = fields.String(
+        required=True, metadata=about("URL of that version.", format="uri-reference")
+    )
     metrics = fields.Dict(keys=fields.String(), required=True)
     candidates = fields.List(
         fields.Dict(keys=fields.String()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,11 @@ TAG_VALUE_LENGTH = 255
 MOST_ALIASES = 50  # of a model
 MOST_SHARES = 10  # versions that share the traffic of a model
 MOST_TAGS = 50  # of a model, or of a version
+
+
+def take_single(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics that are one value each: not the confusion matrix, say."""
+    return {k: v for k, v in metrics.items() if not isinstance(v, dict | list)}
 
 
 class ModelTag(Base):
@@ -239,8 +245,8 @@ class ModelVersion(Base):
 
     @property
     def single_metrics(self) -> dict[str, Any]:
-        """Return the metrics that are one value each: not the confusion matrix, say."""
-        return {k: v for k, v in self.metrics.items() if not isinstance(v, dict | list)}
+        """Return the metrics that are one value each."""
+        return take_single(self.metrics)
 
 
 class Activation(Base):

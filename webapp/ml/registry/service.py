@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload, undefer_group
+from sqlalchemy.orm import Session, lazyload, selectinload, undefer_group
 
 from webapp.audit.service import current_actor, record
 from webapp.db.base import (
@@ -35,7 +35,7 @@ from webapp.ml.core import artifacts, plots
 from webapp.ml.core.datasets import Dataset
 from webapp.ml.core.estimators import CATALOGUE
 from webapp.ml.core.formats import FORMATS
-from webapp.ml.core.formats.shapes import LoadedModel, relabel
+from webapp.ml.core.formats.shapes import LoadedModel
 from webapp.ml.core.signature import Signature, read_signature
 from webapp.ml.registry.models import (
     MOST_ALIASES,
@@ -130,22 +130,31 @@ def _warn_of_difference(
 
 
 def describe_active(session: Session, name: str) -> dict[str, Any] | None:
-    """Return the active version as `core.gate` compares with it; None where there is none."""
+    """Return the active version as `describe_version` does; None where there is none."""
     active = get_active_version(session, name)
-    if active is None:
-        return None
+    return None if active is None else describe_version(session, active)
+
+
+def describe_version(session: Session, version: ModelVersion) -> dict[str, Any]:
+    """Return a version as `core.gate` judges it: all that is needed to load it.
+
+    ``fault`` is why it cannot be loaded; "" where it can.
+    """
     described: dict[str, Any] = {
-        "id": active.id,
-        "number": active.number,
-        "format": active.format,
-        "signature": read_signature(active).to_json(),
-        "profile": active.profile,
-        "classes": active.classes,
+        "id": version.id,
+        "number": version.number,
+        "format": version.format,
+        "signature": read_signature(version).to_json(),
+        "profile": version.profile,
+        "classes": version.classes,
     }
+    artifact, fault = b"", ""
     try:
-        artifact, fault = read_artifact(session, active.artifact_digest), ""
-    except (errors.ArtifactUnusable, errors.VersionDeleted) as error:
-        artifact, fault = b"", str(error)
+        artifact = read_artifact(session, version.artifact_digest)
+    except errors.ArtifactUnusable as error:
+        fault = error.reason
+    except errors.VersionDeleted as error:
+        fault = str(error)
     return {**described, "artifact": artifact, "fault": fault}
 
 
@@ -501,14 +510,20 @@ def get_active_version(session: Session, name: str) -> ModelVersion | None:
     )
 
 
-def get_version(session: Session, name: str, number: int) -> ModelVersion:
-    """Return a version; raises VersionNotFound."""
-    version = session.scalar(
+def get_version(
+    session: Session, name: str, number: int, *, is_shown: bool = True
+) -> ModelVersion:
+    """Return a version; raises VersionNotFound.
+
+    Unless ``is_shown``, its tags and the like are not read: five queries of six.
+    """
+    query = (
         sa.select(ModelVersion)
         .options(undefer_group("wide"))  # it may be deleted before it is shown
         .join(ModelVersion.model)
         .where(Model.name == name, ModelVersion.number == number)
     )
+    version = session.scalar(query if is_shown else query.options(lazyload("*")))
     if version is None:
         raise errors.VersionNotFound(name, number)
     return version
@@ -564,7 +579,7 @@ def load_model(session: Session, version: ModelVersion) -> LoadedModel:
     digest, kind = version.artifact_digest, FORMATS[version.format]
     signature, profile, classes = read_signature(version), version.profile, version.classes
     begin_read(session)
-    return relabel(kind.load(read_artifact(session, digest), signature, profile), classes)
+    return kind.restore(read_artifact(session, digest), signature, profile, classes)
 
 
 def read_artifact(session: Session, digest: str) -> bytes:

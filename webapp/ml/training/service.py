@@ -196,8 +196,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         return order.payload, active, settings["MAX_FIT_SECONDS"]
 
     def limit(order: Order) -> ProcessLimits:
-        memory = settings["MAX_FIT_MEMORY"] * MB + ROWS_IN_MEMORY * len(order.payload)
-        return ProcessLimits(memory, settings["MAX_FIT_SECONDS"])
+        return limit_fit(settings, order)
 
     def store(
         session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
@@ -237,6 +236,12 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         describe=lambda version: {"version": version.number, "metrics": version.single_metrics},
         explain=explain,
     )
+
+
+def limit_fit(settings: Mapping[str, Any], order: Order) -> ProcessLimits:
+    """Return what work on the rows of an order may take."""
+    memory = settings["MAX_FIT_MEMORY"] * MB + ROWS_IN_MEMORY * len(order.payload)
+    return ProcessLimits(memory, settings["MAX_FIT_SECONDS"])
 
 
 def check_gate(metric: str, dataset: Dataset, spec: TrainingSpec) -> None:

@@ -39,20 +39,6 @@ def list_labels(classes: Sequence[Any]) -> Labels:
     return np.array(classes, np.int64)
 
 
-def relabel(model: LoadedModel, classes: Sequence[Any] | None) -> LoadedModel:
-    """Return a model that predicts these labels in place of 0, 1, …: those of its version."""
-    places = tuple(range(len(classes or ())))
-    if classes is None or tuple(classes) == places or model.classes != places:
-        return model
-    labels = list_labels(classes)
-
-    def scorer(*rows: Any) -> Scores:
-        scores = model.scorer(*rows)
-        return replace(scores, values=labels.take(scores.values))
-
-    return replace(model, classes=tuple(classes), scorer=scorer)
-
-
 @dataclass(frozen=True)
 class ModelFormat:
     """A format of models: how its files are recognised, described, and loaded.
@@ -73,3 +59,25 @@ class ModelFormat:
     describe: Callable[..., dict[str, Any]]
     list_coefficients: Callable[[LoadedModel], Coefficients | None] = lambda _: None
     library: str | None = None
+
+    def restore(
+        self,
+        data: bytes,
+        signature: Signature,
+        profile: Mapping[str, Any] | None,
+        classes: Sequence[Any] | None,
+    ) -> LoadedModel:
+        """Return the model of a stored version with these classes; raises ArtifactUnusable.
+
+        In a file that has none, they are 0, 1, …, and the model predicts those of the version.
+        """
+        model, places = self.load(data, signature, profile), tuple(range(len(classes or ())))
+        if classes is None or tuple(classes) == places or model.classes != places:
+            return model
+        labels = list_labels(classes)
+
+        def scorer(*rows: Any) -> Scores:
+            scores = model.scorer(*rows)
+            return replace(scores, values=labels.take(scores.values))
+
+        return replace(model, classes=tuple(classes), scorer=scorer)
