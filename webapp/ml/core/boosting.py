@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from webapp.errors import InvalidInput
+from webapp.ml.core import streaming
 from webapp.ml.core.datasets import (
     Dataset,
     DataWarning,
@@ -35,19 +36,6 @@ from webapp.ml.core.plots import Judged
 from webapp.ml.core.scoring import score
 from webapp.ml.core.signature import Column, Signature
 from webapp.ml.core.sources import DataSource, Part, check_columns
-from webapp.ml.core.streaming import (
-    KeptRows,
-    PartOptions,
-    Reduced,
-    combine,
-    digest_parts,
-    draw_rows,
-    find_other_than_numbers,
-    make_options,
-    read_columns,
-    read_head,
-    split_kept,
-)
 from webapp.ml.core.tables.reading import open_table, parse_errors
 from webapp.ml.core.tables.shapes import NUMERIC, Columns
 from webapp.ml.core.targets import take_target, to_whole_numbers
@@ -92,7 +80,7 @@ class BoostingPlan:
 
     entry: Estimator
     params: Mapping[str, Any]
-    options: PartOptions
+    options: streaming.PartOptions
     parts: tuple[Part, ...]
 
     @property
@@ -114,14 +102,14 @@ def plan_boosting(source: DataSource, choices: Choices, spec: TrainingSpec) -> B
         raise InvalidInput({"cv": [f"must be 0 for {entry.name}"]})
     if spec.scale:
         raise InvalidInput({"scale": [f"must be false for {entry.name}: trees need none"]})
-    head, choices, names = read_head(source, choices)
+    head, choices, names = streaming.read_head(source, choices)
     check_feature_names(names)
-    obstacle = find_other_than_numbers(head, names, choices)
+    obstacle = streaming.find_other_than_numbers(head, names, choices)
     if not names:
         obstacle = f"has no column beside the target {choices.target!r}"
     if obstacle:
         raise InvalidInput({"source": [obstacle]})
-    options = make_options(head, names, choices.target, spec)
+    options = streaming.make_options(head, names, choices.target, spec)
     return BoostingPlan(entry, params, options, tuple(source.split()))
 
 
@@ -181,7 +169,7 @@ class PartFacts:
     rows that are kept; counts: how many fitted rows have each. n_infinite: by feature.
     """
 
-    reduced: Reduced
+    reduced: streaming.Reduced
     n_infinite: Any
     labels: tuple[Any, ...]
     counts: Any
@@ -201,7 +189,7 @@ def load_part(plan: BoostingPlan, part: Part) -> LoadedPart:
     """Return a part's rows in memory; raises InvalidInput by file, column and row."""
     options, precision = plan.options, PRECISION[plan.library]
     columns = (*options.names, options.target)
-    nothing, random = np.empty((len(columns), 0)), draw_rows(part, options.random_state)
+    nothing, random = np.empty((len(columns), 0)), streaming.draw_rows(part, options.random_state)
     blocks, targets = [nothing[:-1].T.astype(precision)], [nothing[-1]]
     kept, draws, moments = [nothing], [nothing[-1]], Moments.of(nothing)
     n_infinite, n_rows, n_missing = np.zeros(len(options.names), np.int64), 0, 0
@@ -234,7 +222,7 @@ def load_part(plan: BoostingPlan, part: Part) -> LoadedPart:
         y = y.astype(np.int64)
         counts = np.bincount(y, minlength=len(labels))
         sha.update(repr(labels).encode())
-    reduced = Reduced(
+    reduced = streaming.Reduced(
         moments,
         np.concatenate(kept, axis=1),
         np.concatenate(draws),
@@ -256,7 +244,7 @@ def _read_batch(plan: BoostingPlan, batch: Any, first_row: int, places: dict[Any
 
     names, target, kinds = plan.options.names, plan.options.target, (*NUMERIC, "null")
     if plan.is_regression:
-        return read_columns(batch, (*names, target), kinds)
+        return streaming.read_columns(batch, (*names, target), kinds)
     column = Columns(pa.Table.from_batches([batch.select([target])]))
     try:
         labels, present = take_target(column, target, "classification")
@@ -270,7 +258,7 @@ def _read_batch(plan: BoostingPlan, batch: Any, first_row: int, places: dict[Any
     _check_classes(places, target)
     codes = np.full(len(batch), np.nan)
     codes[present] = np.array(found, np.int64)[np.asarray(encoded.indices)]
-    return np.vstack([read_columns(batch, names, kinds), codes])
+    return np.vstack([streaming.read_columns(batch, names, kinds), codes])
 
 
 def _check_range(Z: Matrix, columns: Sequence[str], precision: Any) -> None:
@@ -295,11 +283,11 @@ class Loaded:
     part, that of each of the part's labels; counts: how many fitted rows each class has.
     """
 
-    whole: Reduced
-    kept: KeptRows
+    whole: streaming.Reduced
+    kept: streaming.KeptRows
     n_infinite: Any
     classes: tuple[Any, ...] | None
-    codes: tuple[Any, ...]
+    codes: Sequence[Any]
     counts: Any
 
 
@@ -308,28 +296,26 @@ def combine_parts(plan: BoostingPlan, facts: Sequence[PartFacts]) -> Loaded:
 
     Raises InvalidInput where they do not fit, no row is left to fit, or these are of one class.
     """
-    n_infinite = sum(part.n_infinite for part in facts)
     parts = [part.reduced for part in facts]
-    if plan.is_regression:
-        whole = combine(parts)
-        kept = split_kept(plan.options, whole)
-        return Loaded(whole, kept, n_infinite, None, ((),) * len(facts), None)
-    label_of = _unite_labels(plan.options.target, facts)
-    classes = tuple(sorted(set(label_of.values())))
-    places = {label: classes.index(found) for label, found in label_of.items()}
-    codes = [np.array([places[label] for label in part.labels], np.float64) for part in facts]
-    counts = np.zeros(len(classes), np.int64)
-    for place, (part, found) in enumerate(zip(facts, codes, strict=True)):
-        np.add.at(counts, found.astype(np.intp), part.counts)
-        *features, labels = part.reduced.kept
-        rows = np.array([*features, found[labels.astype(np.intp)]])
-        parts[place] = replace(part.reduced, kept=rows)
-    whole = combine(parts)
-    kept = split_kept(plan.options, whole)
-    if (np.count_nonzero(counts) if kept.n_test else len(counts)) < 2:
+    classes, codes, counts = None, [np.empty(0)] * len(facts), None
+    if not plan.is_regression:
+        label_of = _unite_labels(plan.options.target, facts)
+        classes = tuple(sorted(set(label_of.values())))
+        places = {label: classes.index(found) for label, found in label_of.items()}
+        codes = [np.array([places[label] for label in part.labels], np.float64) for part in facts]
+        counts = np.zeros(len(classes), np.int64)
+        for place, (part, found) in enumerate(zip(facts, codes, strict=True)):
+            np.add.at(counts, found.astype(np.intp), part.counts)
+            *features, labels = part.reduced.kept
+            rows = np.array([*features, found[labels.astype(np.intp)]])
+            parts[place] = replace(part.reduced, kept=rows)
+    whole = streaming.combine(parts)
+    kept = streaming.split_kept(plan.options, whole)
+    if counts is not None and (np.count_nonzero(counts) if kept.n_test else len(counts)) < 2:
         message = "has one class only among the rows to fit"
         raise InvalidInput({plan.options.target: [message]})
-    return Loaded(whole, kept, n_infinite, classes, tuple(codes), counts)
+    n_infinite = sum(part.n_infinite for part in facts)
+    return Loaded(whole, kept, n_infinite, classes, codes, counts)
 
 
 def _unite_labels(target: str, facts: Sequence[PartFacts]) -> dict[Any, Any]:
@@ -418,15 +404,11 @@ def make_version(
         n_test=n_test,
         fit_seconds=seconds,
         classes=classes,
-        coefficients=None,
         importances=described["importances"],
         profile=profile,
-        data_digest=digest_parts(options.names, whole),
-        interval_basis=None,
+        data_digest=streaming.digest_parts(options.names, whole),
         judged=Judged.from_scores(y, scores, classes),
-        converged=None,
         signature=signature,
-        scale=False,
         warnings=tuple(doubts),
         held_out=Subset(judged, np.arange(n_test)) if n_test else None,
     )

@@ -504,7 +504,6 @@ def fit_reduced(
         importances=importances,
         interval_basis=fit.basis,
         judged=Judged.from_scores(judged.y, scores, None),
-        converged=None,
         signature=signature.with_ranges(profile),
         scale=bool(spec.scale),
         warnings=tuple(doubts),

@@ -19,7 +19,6 @@ from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from webapp.jobs.steps import Steps
 from webapp.ml.core.boosting import (
     BoostingPlan,
     Loaded,
-    LoadedPart,
     PartFacts,
     clean_artifact,
     combine_parts,
@@ -218,7 +216,7 @@ class _Training:
         loaded = combine_parts(self.plan, facts)
         pieces = [
             (
-                self._submit(attrgetter("X"), part, worker=worker),
+                self._submit(getattr, part, "X", worker=worker),
                 self._submit(encode_target, part, codes, worker=worker),
                 known.reduced.fitted.n_rows,
             )
@@ -247,19 +245,16 @@ class _Training:
 
         total, load = len(chosen), partial(load_part, replace(self.plan, parts=()))
         self.report(0, total, "files")
-        parts = [
-            self._submit(call_part, load, part, worker=worker)
-            for part, worker in zip(self.plan.parts, chosen, strict=True)
-        ]
-        told = [
-            self._submit(_take_facts, part, worker=worker)
-            for part, worker in zip(parts, chosen, strict=True)
-        ]
+        parts, told = list[Any](), list[Any]()
+        for part, worker in zip(self.plan.parts, chosen, strict=True):
+            loaded = self._submit(call_part, load, part, worker=worker)
+            parts.append(loaded)
+            told.append(self._submit(getattr, loaded, "facts", loaded, worker=worker))
         for done, _ in enumerate(as_completed(told), start=1):
             self.report(done, total, "files")
         facts = self.client.gather(told)
         for found in facts:
-            if isinstance(found, Unfit):
+            if isinstance(found, Unfit):  # it has no facts
                 raise InvalidInput({"source": found.faults})
         return parts, facts
 
@@ -323,7 +318,3 @@ def _fit_lightgbm(
 def _tell_iteration(iteration: int, rounds: int) -> None:
     for report in _reports:
         report(iteration + 1, rounds, "iterations")
-
-
-def _take_facts(part: LoadedPart | Unfit) -> PartFacts | Unfit:
-    return part if isinstance(part, Unfit) else part.facts
