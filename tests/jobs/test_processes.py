@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,13 @@ def tell_and_sort(report: Any) -> dict[str, Any]:
     report(os.getpid(), None, "process")
     while True:  # calls into compiled code that no signal of Python interrupts
         np.random.RandomState(0).random_sample(10_000_000).sort()
+
+
+def wait_for_low_priority(report: Any) -> dict[str, Any]:
+    report(0, None, "priorities")
+    while (priority := os.getpriority(os.PRIO_PROCESS, 0)) == 0:
+        time.sleep(0.01)
+    return {"priority": priority}
 
 
 def sleep(_report: Any) -> dict[str, Any]:
@@ -207,3 +215,12 @@ def test_a_fork_server_that_was_killed_is_started_again() -> None:
     os.kill(int(server), signal.SIGKILL)
 
     assert executor.submit(double, 2, limits=LIMITS).result()["doubled"] == 4
+
+
+@pytest.mark.parametrize("ease", [0, 0.1])
+def test_work_has_a_lower_priority_after_a_while(executor: LocalExecutor, ease: float) -> None:
+    limits = replace(LONG, ease=ease)
+
+    answer = executor.submit(wait_for_low_priority, limits=limits).result(DEADLINE)
+
+    assert answer["priority"] == 10

@@ -62,11 +62,13 @@ Work: TypeAlias = Callable[..., dict[str, Any]]
 class ProcessLimits:
     """What a child may take: bytes of memory beyond its libraries, and seconds.
 
-    The seconds are both of CPU and of the clock on the wall.
+    The seconds are both of CPU and of the clock on the wall. After ``ease`` seconds, its priority
+    is lower than a web worker's.
     """
 
     memory: int = 2048 * MB
     seconds: float = 60.0
+    ease: float = EASE
 
     def __str__(self) -> str:
         """Return the limits in words."""
@@ -395,7 +397,7 @@ def _work_for(caller: socket.socket) -> None:
     call: Call = connection.recv()  # from whoever owns this process
     _end_with(connection)
     values = (os.PRIO_PROCESS, os.getpid(), NICER)
-    ease = threading.Timer(EASE, os.setpriority, values)
+    ease = threading.Timer(call.limits.ease, os.setpriority, values)
     ease.daemon = True
     ease.start()
     _set_limits(call.limits)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -227,7 +227,8 @@ class Runner:
                     actor = Actor(name=job.created_by, request_id=job.request_id)
                     found.append((order, claim, actor, job.attempts < service.MOST_ATTEMPTS))
                     kind = self.kinds[order.kind]
-                    return Call(kind.work, kind.prepare(session, order), kind.limit(order))
+                    limits = replace(kind.limit(order), ease=0)  # nobody waits for it
+                    return Call(kind.work, kind.prepare(session, order), limits)
             finally:
                 looked.set()
 

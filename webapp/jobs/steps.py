@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from webapp.jobs.processes import LOOK, ProcessLimits, Task, TaskExecutor, Work
@@ -37,7 +38,8 @@ class Steps(Task):
 
     def submit(self, work: Work, /, *arguments: Any, limits: ProcessLimits) -> Task:
         """Return a further step, as the executor does."""
-        task = self._executor.submit(work, *arguments, limits=limits)
+        # Work in steps is no small training, which need not wait for predictions.
+        task = self._executor.submit(work, *arguments, limits=replace(limits, ease=0))
         self._tasks = [known for known in self._tasks if not known.done()] + [task]
         if self.is_stopped:
             task.cancel()
