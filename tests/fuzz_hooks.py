@@ -33,8 +33,9 @@ KEPT, SPARE = ("default", "other", "classes"), "spare"
 ARTIFACT = Path(os.environ["FUZZ_ARTIFACT"]).read_bytes()
 TABLE = b"x1,x2,x3,y\n1,2,3,4\n2,3,4,5\n"
 SUBMITTED: list[int] = []
-MADE: list[int] = []  # versions that are there to be deleted
 """Jobs that there are to be cancelled."""
+MADE: list[int] = []
+"""Versions that there are to be deleted."""
 REPLAYED: set[str] = set()
 """Places that a repeat with the same `Idempotency-Key` was told of.
 

@@ -21,7 +21,7 @@ from sklearn.metrics import r2_score
 
 from tests.conftest import app_on
 from tests.jobs.test_dask import CANCELLED_IN, Cluster, cluster_in
-from tests.jobs.test_jobs import wait_for
+from tests.jobs.test_jobs import submit, wait_for
 from tests.jobs.test_processes import wait_until
 from tests.ml.calls import ML
 from webapp.errors import InvalidInput
@@ -196,13 +196,11 @@ def test_a_booster_is_trained_on_files_as_in_memory_and_served_as_by_its_library
     artifact = client.get(f"{ML}/models/{name}/versions/1/artifact").data
     new, actual = GAPS[N_ROWS:], codes[N_ROWS:]
     expected = predict_with(library, target, artifact, new)
-    found = (
-        r2_score(actual, expected)
-        if target == "amount"
-        else np.mean(expected.argmax(axis=1) == actual)
-    )
+    if target == "amount":
+        metric, found = "r2_score", r2_score(actual, expected)
+    else:
+        metric, found = "accuracy", np.mean(expected.argmax(axis=1) == actual)
     assert found == pytest.approx(alone.score(new, actual), abs=0.02)
-    metric = "r2_score" if target == "amount" else "accuracy"
     assert version["metrics"][metric] == pytest.approx(found, abs=0.05)
 
     instances = [[None if np.isnan(v) else v for v in row] for row in new[:50].tolist()]
@@ -231,7 +229,7 @@ def test_a_boosting_that_is_cancelled_is_gone_on_all_workers_which_then_do_the_n
     clustered: Flask, cluster: Cluster, library: str
 ) -> None:
     client = clustered.test_client()
-    url = submit_training(client, order(library, "grade", n_estimators=1000, max_depth=10))
+    url = submit(client, order(library, "grade", n_estimators=1000, max_depth=10))
     wait_until(lambda: unit_of(client, url) == "iterations")
     workers = [psutil.Process(worker.pid) for worker in cluster.workers]
     working = {child.pid for worker in workers for child in list_working(worker)}
@@ -247,7 +245,7 @@ def test_a_boosting_that_is_cancelled_is_gone_on_all_workers_which_then_do_the_n
 @pytest.mark.slow
 def test_several_boostings_at_once_end_all_though_none_has_all_workers(clustered: Flask) -> None:
     client = clustered.test_client()
-    urls = [submit_training(client, order(library, "amount")) for library in LIBRARIES * 2]
+    urls = [submit(client, order(library, "amount")) for library in LIBRARIES * 2]
 
     for url in urls:
         assert wait_for(client, url, "succeeded")["result"]["metrics"]["r2_score"] > 0.3
@@ -267,7 +265,7 @@ def test_a_boosting_goes_back_into_the_queue_when_a_worker_is_killed(
         app.extensions["jobs"].start()
         executor = app.extensions["jobs"].executor
         wait_until(lambda: executor.describe_state() == "ok" and executor.processes == 2)
-        url = submit_training(client, order(library, "grade", n_estimators=300, max_depth=10))
+        url = submit(client, order(library, "grade", n_estimators=300, max_depth=10))
         wait_until(lambda: unit_of(client, url) == "iterations")
         # Whoever leads has begun first.
         first, last = sorted(cluster.workers, key=began_working)
@@ -277,13 +275,6 @@ def test_a_boosting_goes_back_into_the_queue_when_a_worker_is_killed(
 
         job = wait_for(client, url, "succeeded")
         assert (job["result"]["version"], job["attempts"]) == (1, 2)
-
-
-def submit_training(client: FlaskClient, body: dict[str, Any]) -> str:
-    """Put a training into the queue; return the URL of its job."""
-    answer = client.post(f"{ML}/train", json=body, headers={"Prefer": "respond-async"})
-    assert answer.status_code == 202, answer.text
-    return str(answer.headers["Location"])
 
 
 def unit_of(client: FlaskClient, url: str) -> str:

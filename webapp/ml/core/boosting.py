@@ -50,11 +50,6 @@ OBJECTIVES = {
 _ADDRESSES = re.compile(rb"^\[(machines|machine_list_filename|local_listen_port): .*\]\n", re.M)
 
 
-def name_library(entry: Estimator) -> str:
-    """Return the library that fits an estimator, which is also the name of its format."""
-    return entry.type_name.partition(".")[0]
-
-
 def check_cluster(estimator: str | None, engine: str | None) -> None:
     """Raise InvalidInput for a booster where it cannot be trained.
 
@@ -62,7 +57,7 @@ def check_cluster(estimator: str | None, engine: str | None) -> None:
     """
     if estimator is None or estimator not in BOOSTERS:
         return
-    library = name_library(BOOSTERS[estimator])
+    library = BOOSTERS[estimator].library
     if engine is None:
         why = "is trained on files (source), spread over a Dask cluster: give them"
     elif engine == "local":
@@ -82,11 +77,6 @@ class BoostingPlan:
     params: Mapping[str, Any]
     options: streaming.PartOptions
     parts: tuple[Part, ...]
-
-    @property
-    def library(self) -> str:
-        """Return the name of the library that fits it."""
-        return name_library(self.entry)
 
     @property
     def is_regression(self) -> bool:
@@ -187,7 +177,7 @@ class LoadedPart:
 
 def load_part(plan: BoostingPlan, part: Part) -> LoadedPart:
     """Return a part's rows in memory; raises InvalidInput by file, column and row."""
-    options, precision = plan.options, PRECISION[plan.library]
+    options, precision = plan.options, PRECISION[plan.entry.library]
     columns = (*options.names, options.target)
     nothing, random = np.empty((len(columns), 0)), streaming.draw_rows(part, options.random_state)
     blocks, targets = [nothing[:-1].T.astype(precision)], [nothing[-1]]
@@ -341,10 +331,13 @@ def library_params(plan: BoostingPlan, n_classes: int, random_state: int) -> dic
     """Return the parameters of a fit as its library takes them, but for the rounds."""
     params = {name: value for name, value in plan.params.items() if name != "n_estimators"}
     kind = 0 if plan.is_regression else min(n_classes, 3) - 1
-    params |= {"objective": OBJECTIVES[plan.library][kind], "random_state": random_state % 2**31}
+    params |= {
+        "objective": OBJECTIVES[plan.entry.library][kind],
+        "random_state": random_state % 2**31,
+    }
     if n_classes > 2:
         params["num_class"] = n_classes
-    if plan.library == "xgboost":
+    if plan.entry.library == "xgboost":
         return {**params, "tree_method": "hist"}
     # It draws rows only in every so manieth round; by default in none.
     frequency = int(params["subsample"] < 1)
@@ -376,8 +369,8 @@ def make_version(
     columns = tuple(Column(name, missing=True) for name in options.names)
     signature = Signature(columns, plan.entry.task, options.target).with_ranges(profile)
     checks = {"max_features": len(columns), "feature_names": list(options.names)}
-    described = inspect_file(None, artifacts[-1], plan.library, checks)
-    model = FORMATS[plan.library].restore(artifacts[0], signature, profile, classes)
+    described = inspect_file(None, artifacts[-1], plan.entry.library, checks)
+    model = FORMATS[plan.entry.library].restore(artifacts[0], signature, profile, classes)
     X, y, average = (
         np.ascontiguousarray(kept.judged[:-1].T),
         kept.judged[-1],

@@ -78,6 +78,11 @@ class Estimator:
     within: tuple[float, float] | None = None
 
     @property
+    def library(self) -> str:
+        """Return the package that fits it; of boosters, it is also the name of their format."""
+        return self.type_name.partition(".")[0]
+
+    @property
     def is_linear(self) -> bool:
         """Return whether a fitted one has an intercept and coefficients."""
         return self.type_name.startswith(LINEAR_TYPES)

@@ -269,9 +269,9 @@ class _Training:
         y = array.concatenate([array.from_delayed(y, (count,), "f8") for _, y, count in pieces])
         params = library_params(self.plan, len(loaded.classes or ()), self.spec.random_state)
         self.report(0, rounds, "iterations")
-        fit = _fit_xgboost if self.plan.library == "xgboost" else _fit_lightgbm
+        fit = _fit_xgboost if self.plan.entry.library == "xgboost" else _fit_lightgbm
         artifact = fit(self.client, self.place, X, y, params, rounds)
-        return clean_artifact(self.plan.library, artifact)
+        return clean_artifact(self.plan.entry.library, artifact)
 
 
 def _fit_xgboost(
