@@ -134,6 +134,28 @@ def test_classes_are_those_of_all_parts_also_where_a_file_has_text_that_looks_li
     assert loaded.whole.n_missing == 1
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "faults"),
+    [
+        ({"y": "w" * 300}, {"y": {"119999": ["must be 1 to 255 printable characters"]}}),
+        ({"a": 1e39}, {"a": ["holds values too large to fit"]}),
+    ],
+)
+def test_what_no_booster_can_learn_is_named_by_file_and_row(
+    tmp_path: Path, spoilt: dict[str, Any], faults: dict[str, Any]
+) -> None:
+    rows = [{"a": 0.5, "y": "label " + "long" * (row % 2)} for row in range(120_000)]
+    rows[-1] |= spoilt
+    csv.write_csv(pa.Table.from_pylist(rows), tmp_path / "rows.csv")
+    spec = TrainingSpec(estimator="xgboost_classifier")
+    plan = plan_boosting(open_source(str(tmp_path), "*.csv"), Choices("y"), spec)
+
+    with pytest.raises(InvalidInput) as refused:
+        load_part(plan, plan.parts[0])
+
+    assert refused.value.faults == {"rows.csv": faults}
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster_in(tmp_path_factory.mktemp("cluster")) as cluster:
@@ -151,7 +173,7 @@ def order(library: str, target: str, **params: Any) -> dict[str, Any]:
     """Return the body of a training on the files of a target."""
     suffix = "" if target == "amount" else "_classifier"
     body = {"source": target, "target": target, "estimator": library + suffix}
-    return {**body, "params": {**PARAMS, **params}}
+    return {**body, "params": {**PARAMS, **params}, "refit": target != "amount"}
 
 
 def fit_in_memory(library: str, target: str, X: Any, y: Any) -> Any:

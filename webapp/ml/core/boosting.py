@@ -61,7 +61,7 @@ def check_cluster(estimator: str | None, engine: str | None) -> None:
     if engine is None:
         why = "is trained on files (source), spread over a Dask cluster: give them"
     elif engine == "local":
-        why = "is trained on a Dask cluster: an operator sets TRAINING_ENGINE"
+        why = "is trained on a Dask cluster, and here is none: an operator sets TRAINING_ENGINE"
     elif importlib.util.find_spec(library) is None:
         why = f"needs {library}: pip install -r {REQUIREMENTS} for the service and for the workers"
     else:
