@@ -115,7 +115,7 @@ LAYERS = [
     (r"access\.service", rf"{SERVICE}|scopes", WEB | {"marshmallow", "config"}),
     (
         r"ml\..+\.service",
-        rf"{SERVICE}|{{own}}\.work|jobs\.(processes|runner|service)|db\.leases|"
+        rf"{SERVICE}|{{own}}\.(boosting|work)|jobs\.(processes|runner|service)|db\.leases|"
         r"jobs\.steps|ml\.inference\.(serving|shadow)|ml\.registry\.(models|service)|"
         r"ml\.training\.(service|work)",
         WEB | {"marshmallow", "config"},

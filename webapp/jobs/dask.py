@@ -25,6 +25,7 @@ from typing import Any, TypeAlias, TypeVar
 import dask
 from dask.typing import Key
 from distributed import Client, Future, KilledWorker, Security, Status, Worker, get_worker
+from distributed.comm.addressing import get_address_host
 from distributed.utils import LoopRunner
 
 from webapp.errors import InvalidInput
@@ -33,6 +34,7 @@ from webapp.jobs.processes import (
     LOOK,
     Call,
     LocalExecutor,
+    Place,
     ProcessFailed,
     Task,
     TaskExecutor,
@@ -306,7 +308,9 @@ def work_for(call: Call, preloaded: tuple[str, ...]) -> Message:
     key = worker.get_current_task()
     worker.log_event(TOPIC, {"task": key})
     executor = LocalExecutor("cluster", worker.state.nthreads, preloaded)
-    task = executor.submit(call.work, *call.arguments, limits=call.limits)
+    place = _find_place(worker)
+    arguments = (place if isinstance(value, Place) else value for value in call.arguments)
+    task = executor.submit(call.work, *arguments, limits=call.limits)
     told = None
     while wait([task], BEAT).not_done:
         if not _is_wanted(worker, key):
@@ -322,6 +326,15 @@ def work_for(call: Call, preloaded: tuple[str, ...]) -> Message:
         return {"failed": failure.reason, "message": str(failure)}
     except CancelledError:  # nobody will read this
         return {}
+
+
+def _find_place(worker: Worker) -> Place:
+    """Return where a worker is, and the files that it shows to others."""
+    host = get_address_host(worker.address)
+    if not worker.address.startswith("tls://"):
+        return Place(host)
+    files = worker.security.get_tls_config_for_role("worker")
+    return Place(host, (files["ca_file"], files["cert"], files["key"]))
 
 
 def _is_wanted(worker: Worker, key: Key) -> bool:

@@ -76,6 +76,19 @@ class ProcessLimits:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where work runs: its host, as the others of a cluster reach it.
+
+    Among the arguments of work, an executor puts the place where it is done for any other.
+    ``tls`` has the files of the authority, the certificate and its key, where connections on the
+    cluster need them.
+    """
+
+    host: str = "127.0.0.1"
+    tls: tuple[str, str, str] | None = None
+
+
+@dataclass(frozen=True)
 class Call:
     """What a child is to do, and what it may take."""
 

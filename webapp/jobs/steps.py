@@ -25,12 +25,16 @@ class Steps(Task):
         self, executor: TaskExecutor, first: Task, further: Callable[[Steps, Answer], Answer]
     ) -> None:
         super().__init__()
-        self.at_once = executor.processes
         self._executor = executor
         self._tasks = [first]
         self.set_running_or_notify_cancel()
         values = (first, further)
         threading.Thread(target=self._see_to, args=values, name="steps", daemon=True).start()
+
+    @property
+    def at_once(self) -> int:
+        """Return how many steps may run at once, as far as is known by now."""
+        return self._executor.processes
 
     def submit(self, work: Work, /, *arguments: Any, limits: ProcessLimits) -> Task:
         """Return a further step, as the executor does."""

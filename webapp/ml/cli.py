@@ -146,8 +146,10 @@ def train(file: Path | None, source: str | None, name: str, as_json: bool, **opt
         order = training.order_training(name=name, **request)
     elif source is not None and file is None:
         request = read_source_options(source, loaded)
-        root = current_app.config["DATA_ROOT"]
-        order = training.order_source_training(name=name, root=root, **request)
+        settings = current_app.config
+        order = training.order_source_training(
+            name=name, root=settings["DATA_ROOT"], engine=settings["TRAINING_ENGINE"], **request
+        )
     else:
         raise click.UsageError("Give either FILE or --source.")
     _echo_version(run_job(order), as_json=as_json)
@@ -347,6 +349,7 @@ def _predict_folder(
         registry.get_artifact(db.session(), name, loaded.number).data,
         json.dumps(loaded.signature.to_json()),
         json.dumps(version.profile),
+        json.dumps(version.classes),
     )
     source = open_source(folder, "*", dialect=dialect)
     root, _, name_of_out = out.rpartition("/")

@@ -15,7 +15,7 @@ from tests.faults import on_sqlite
 from tests.ml.calls import ML, predict, train, train_constant
 from tests.ml.expected_metrics import assert_same
 from webapp.errors import InvalidInput
-from webapp.ml.core.estimators import CATALOGUE
+from webapp.ml.core.estimators import ESTIMATORS
 from webapp.ml.core.formats import skops
 from webapp.ml.core.progress import tell_nobody
 from webapp.ml.core.sample_data import make_sample_data
@@ -123,7 +123,7 @@ def test_a_training_that_makes_no_sense_is_refused_by_place(
 def test_the_catalogue_lists_every_estimator_with_its_parameters(client: FlaskClient) -> None:
     catalogue = {row["name"]: row for row in client.get(f"{ML}/estimators").json}
 
-    assert list(catalogue) == list(CATALOGUE)
+    assert list(catalogue) == list(ESTIMATORS)
     alpha = catalogue["ridge"]["parameters"]["alpha"]
     assert (alpha["type"], alpha["default"], alpha["minimum"]) == ("number", 1.0, 0)
     assert catalogue["logistic_regression"]["task"] == "classification"

@@ -35,20 +35,21 @@ Predictor: TypeAlias = Callable[[Features], Mapping[str, Any]]
 class StoredPredictor:
     """A version as it is stored, to predict with in other processes, where it is loaded once.
 
-    ``signature`` and ``profile`` are JSON texts. ``basis``: with bounds at ``level``, for a model
-    fitted by least squares.
+    ``signature``, ``profile`` and ``classes`` are JSON texts. ``basis``: with bounds at ``level``,
+    for a model fitted by least squares.
     """
 
     format: str
     artifact: bytes
     signature: str
     profile: str = "null"
+    classes: str = "null"
     basis: IntervalBasis | None = None
     level: float = 0.95
 
     def __call__(self, features: Features) -> Mapping[str, Any]:
         """Return the columns that the batch endpoint answers with; raises InvalidInput by row."""
-        model = _load(self.format, self.artifact, self.signature, self.profile)
+        model = _load(self.format, self.artifact, self.signature, self.profile, self.classes)
         scores = score(model.scorer, features.X, features.texts)
         bounds = None
         if self.basis is not None:
@@ -57,10 +58,10 @@ class StoredPredictor:
 
 
 @lru_cache(maxsize=1)
-def _load(kind: str, artifact: bytes, signature: str, profile: str) -> LoadedModel:
-    return FORMATS[kind].load(
-        artifact, Signature.from_json(json.loads(signature)), json.loads(profile)
-    )
+def _load(kind: str, artifact: bytes, signature: str, *further: str) -> LoadedModel:
+    profile, classes = map(json.loads, further)
+    found = Signature.from_json(json.loads(signature))
+    return FORMATS[kind].restore(artifact, found, profile, classes)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,11 @@ class Estimator:
     within: tuple[float, float] | None = None
 
     @property
+    def library(self) -> str:
+        """Return the package that fits it; of boosters, it is also the name of their format."""
+        return self.type_name.partition(".")[0]
+
+    @property
     def is_linear(self) -> bool:
         """Return whether a fitted one has an intercept and coefficients."""
         return self.type_name.startswith(LINEAR_TYPES)
@@ -536,6 +541,57 @@ _ROWS = (
     ),
 )
 CATALOGUE: Mapping[str, Estimator] = {row.name: row for row in _ROWS}
+"""What scikit-learn fits, to rows in memory."""
+
+_LEAF_L2 = Parameter("reg_lambda", 1.0, "Penalty on the leaves' squared values.", 0, 1e12)
+_BINS = _integer("max_bin", 256, "Bins that a feature's values are put in.", 2, 1024)
+_OF_BOTH = (
+    _integer("n_estimators", 100, "Rounds of boosting.", 1, 1000),
+    Parameter("subsample", 1.0, "Share of the rows drawn for each tree.", 0.01, 1),
+    Parameter("colsample_bytree", 1.0, "Share of the features drawn for each tree.", 0.01, 1),
+    Parameter("reg_alpha", 0.0, "Penalty on the leaves' absolute values.", 0, 1e12),
+)
+_XGBOOST = (
+    *_OF_BOTH,
+    Parameter("learning_rate", 0.3, _RATE, 0, 1, exclusive_minimum=True),
+    _integer("max_depth", 6, "Depth at most.", 1, 16),
+    Parameter("min_child_weight", 1.0, "Weight of rows that a leaf needs at least.", 0, 1e9),
+    Parameter("gamma", 0.0, "What a split must gain at least.", 0, 1e12),
+    _LEAF_L2,
+    _BINS,
+)
+_LIGHTGBM = (
+    *_OF_BOTH,
+    Parameter("learning_rate", 0.1, _RATE, 0, 1, exclusive_minimum=True),
+    _integer("max_depth", -1, "Depth at most; -1 or 0: no limit.", -1, 64),
+    _integer("num_leaves", 31, "Leaves of a tree at most.", 2, 4096),
+    _integer("min_child_samples", 20, "Rows that a leaf needs at least.", 1, 1_000_000),
+    replace(_LEAF_L2, default=0.0),
+    replace(_BINS, default=255),
+)
+_LIBRARIES = (
+    ("XGBoost", "xgboost.XGB", _XGBOOST, "a smaller n_estimators, max_depth or max_bin"),
+    ("LightGBM", "lightgbm.LGBM", _LIGHTGBM, "a smaller n_estimators, num_leaves or max_bin"),
+)
+_TASKS: tuple[tuple[Task, str, str], ...] = (
+    ("regression", "", "Regressor"),
+    ("classification", "_classifier", "Classifier"),
+)
+_BOOSTERS = [
+    Estimator(
+        library.lower() + suffix,
+        task,
+        f"{library}: boosted trees on the workers of a Dask cluster, for a source.",
+        type_name + kind,
+        parameters,
+        lighter,
+    )
+    for task, suffix, kind in _TASKS
+    for library, type_name, parameters, lighter in _LIBRARIES
+]
+BOOSTERS: Mapping[str, Estimator] = {row.name: row for row in _BOOSTERS}
+"""What libraries of their own fit, to a source on a cluster: names and defaults are theirs."""
+ESTIMATORS: Mapping[str, Estimator] = {**CATALOGUE, **BOOSTERS}
 
 
 def find_by_type(type_name: str) -> Estimator | None:
@@ -726,7 +782,7 @@ def describe_estimator(estimator: Estimator) -> dict[str, Any]:
 def params_schema() -> Schema:
     """Return a JSON Schema of the parameters of a training: those of any one estimator."""
     closed = {"type": "object", "additionalProperties": False}
-    rows = map(describe_estimator, CATALOGUE.values())
+    rows = map(describe_estimator, ESTIMATORS.values())
     return {"anyOf": [{"title": r["name"], "properties": r["parameters"], **closed} for r in rows]}
 
 

@@ -58,4 +58,5 @@ def load(version: Mapping[str, Any]) -> LoadedModel:
     if version["fault"]:
         raise ArtifactUnusable(version["fault"])
     signature = Signature.from_json(version["signature"])
-    return FORMATS[version["format"]].load(version["artifact"], signature, version["profile"])
+    kind = FORMATS[version["format"]]
+    return kind.restore(version["artifact"], signature, version["profile"], version["classes"])

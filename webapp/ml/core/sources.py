@@ -392,7 +392,7 @@ def map_parts(
     """
     pending: deque[Future[T | Unfit]] = deque()
     left = iter(parts)
-    call = partial(_call, function)
+    call = partial(call_part, function)
     try:
         for done in range(1, len(parts) + 1):
             if executor is None:
@@ -418,7 +418,8 @@ class Unfit:
     faults: Faults
 
 
-def _call(function: Callable[[Part], T], part: Part) -> T | Unfit:
+def call_part(function: Callable[[Part], T], part: Part) -> T | Unfit:
+    """Return what a function gives for a part; Unfit where it raises InvalidInput."""
     try:
         return function(part)
     except InvalidInput as error:

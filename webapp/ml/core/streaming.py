@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeAlias, cast
@@ -172,14 +172,14 @@ class PartOptions:
 
 @dataclass(frozen=True)
 class Reduced:
-    """What a part has been reduced to.
+    """What a part has been reduced to; ``boosting`` has its Moments for the triangle.
 
     kept: (n_columns, n_kept), rows to judge by, and draws: (n_kept,), the numbers drawn for them.
     digests: SHA-256 of each column. n_rows: all that were read; n_missing: those without a target,
     which are left out.
     """
 
-    fitted: Triangle
+    fitted: Any
     kept: Matrix
     draws: Vector
     digests: bytes
@@ -200,11 +200,7 @@ def reduce_part(
     fitted, pending = Triangle.of_nothing(len(columns)), [nothing]
     hashes = [hashlib.sha256() for _ in columns]
     kept, draws = [nothing], [np.empty(0)]
-    # The same numbers however the rows are cut; another file has others.
-    seed = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "big")
-    bits = np.random.PCG64([options.random_state, seed])
-    bits.advance(part.first_row)
-    random = np.random.Generator(bits)
+    random = draw_rows(part, options.random_state)
     n_rows, n_missing = part.first_row, 0
     with (
         part.open() as source,
@@ -246,6 +242,17 @@ def reduce_part(
     )
 
 
+def draw_rows(part: Part, random_state: int) -> np.random.Generator:
+    """Return what draws a number for each row of a part.
+
+    They are the same however the rows are cut; another file has others.
+    """
+    seed = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "big")
+    bits = np.random.PCG64([random_state, seed])
+    bits.advance(part.first_row)
+    return np.random.Generator(bits)
+
+
 def _slice(batch: Any, n_columns: int) -> Iterator[Any]:
     step = max(SLICE_CELLS // n_columns, 2 * n_columns)  # of 2,000 columns, 64 MB
     for start in range(0, len(batch), step):
@@ -259,12 +266,7 @@ def _read_numbers(
 
     Raises InvalidInput by column and row.
     """
-    Z = np.empty((len(columns), len(rows)))
-    for place, name in enumerate(columns):
-        kind = kind_of(rows.schema.field(name).type)
-        if kind not in NUMERIC:
-            raise InvalidInput({name: [f"holds {kind} values, expected numbers"]})
-        Z[place] = to_numbers(rows[name])
+    Z = read_columns(rows, columns, NUMERIC)
     present = ~np.isnan(Z[-1])
     if not present.all():
         Z = Z[:, present]
@@ -274,6 +276,20 @@ def _read_numbers(
         row = first_row + int(np.flatnonzero(present)[np.argmin(finite[place])])
         raise InvalidInput({columns[place]: {str(row): [MISSING]}})
     return Z, present
+
+
+def read_columns(rows: Any, columns: Sequence[str], kinds: Collection[str]) -> Matrix:
+    """Return columns of numbers, (n_columns, n_rows), NaN where one is missing.
+
+    Raises InvalidInput for a column of none of the kinds.
+    """
+    Z = np.empty((len(columns), len(rows)))
+    for place, name in enumerate(columns):
+        kind = kind_of(rows.schema.field(name).type)
+        if kind not in kinds:
+            raise InvalidInput({name: [f"holds {kind} values, expected numbers"]})
+        Z[place] = to_numbers(rows[name])
+    return Z
 
 
 @dataclass(frozen=True)
@@ -365,17 +381,11 @@ def make_plan(
 
     Raises InvalidInput where they have to be, and would take more than ``memory`` bytes.
     """
-    choices = _tidy(choices)
-    head = source.read_head([choices.target])
-    with faults_in("target"):
-        check_target(list(head.kinds), choices.target)
-    features = [name for name in head.kinds if name != choices.target]
-    check_kinds(choices.kinds, features)
-    names = tuple(name for name in features if choices.kinds.get(name) != EXCLUDE)
+    head, choices, names = read_head(source, choices)
     fits, obstacle = head.n_bytes <= memory, find_obstacle(head, names, choices, spec)
     if not obstacle:
         check_feature_names(names)
-        options = _make_options(head, names, choices.target, spec)
+        options = make_options(head, names, choices.target, spec)
         return Plan(options, tuple(source.split()), head.n_rows, fits)
     if fits:
         return None
@@ -383,6 +393,18 @@ def make_plan(
     allowed = f"{memory / 1e6:,.0f} MB are allowed"
     message = f"would have to be in memory, about {size}, and {allowed}: {obstacle}"
     raise InvalidInput({"source": [message]})
+
+
+def read_head(source: DataSource, choices: Choices) -> tuple[Head, Choices, tuple[str, ...]]:
+    """Return the head of a source, choices without blanks, and features; raises InvalidInput."""
+    choices = _tidy(choices)
+    head = source.read_head([choices.target])
+    with faults_in("target"):
+        check_target(list(head.kinds), choices.target)
+    features = [name for name in head.kinds if name != choices.target]
+    check_kinds(choices.kinds, features)
+    names = tuple(name for name in features if choices.kinds.get(name) != EXCLUDE)
+    return head, choices, names
 
 
 def _tidy(choices: Choices) -> Choices:
@@ -404,14 +426,18 @@ def find_obstacle(head: Head, names: Sequence[str], choices: Choices, spec: Trai
         return f"in parts, the solver is one of {', '.join(EXACT_SOLVERS)}"
     if spec.cv:
         return "in parts, there is no cross-validation (cv)"
+    gaps = [name for name in names if name in head.gaps]
+    missing = f"in parts, no number may be missing, as some do in {gaps[0]}" if gaps else ""
+    return find_other_than_numbers(head, names, choices) or missing
+
+
+def find_other_than_numbers(head: Head, names: Sequence[str], choices: Choices) -> str:
+    """Return why features are not numbers, or too many; "" where all is well."""
     if len(names) > MOST_FEATURES:
         return f"in parts, there are at most {MOST_FEATURES} features"
-    for column in (*names, choices.target):
-        kind = choices.kinds.get(column, head.kinds[column])
-        if kind != "number" or head.kinds[column] != "number":
-            return f"in parts, columns are numbers, and {column} is not: exclude it"
-        if column in head.gaps and column != choices.target:
-            return f"in parts, no number may be missing, as some do in {column}"
+    for name in names:
+        if {choices.kinds.get(name, "number"), head.kinds[name]} != {"number"}:
+            return f"in parts, columns are numbers, and {name} is not: exclude it"
     return ""
 
 
@@ -432,34 +458,16 @@ def fit_reduced(
     params = resolve_params(entry, spec.params)
     started = clock()
     whole = combine(reduced)
-    fitted, kept, held_out = whole.fitted, whole.kept, whole.draws < options.held_out
-    n_test = int(held_out.sum())
-    n_rows = fitted.n_rows + n_test
-    doubts = [*whole.warnings]
-    if whole.n_missing:
-        doubts.append(warn_of_missing(target, whole.n_missing, n_rows + whole.n_missing))
-    if n_rows == 0:
-        raise InvalidInput({"source": ["has no rows"]})
-    if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
-        fitted, n_test = fitted.add(kept[:, held_out]), 0
-    elif fitted.n_rows == 0:
-        raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
+    kept = split_kept(options, whole)
+    fitted, n_test = whole.fitted, kept.n_test
+    if not n_test:
+        fitted = fitted.add(kept.held_out)
     fit = _fit(entry, params, spec, fitted)
     seconds += clock() - started
 
-    # Drawn by chance, the numbers also put the rows into an order of chance.
-    order = np.argsort(whole.draws, kind="stable")
-    order = order[held_out[order]] if n_test else order
-    judged = Dataset(
-        np.ascontiguousarray(kept[:-1, order].T), kept[-1, order], names, target=target
-    )
-    if n_test and spec.test_size > options.kept:
-        message = f"{n_test:,} of {n_rows:,} rows were held out: no more are kept in memory"
-        doubts.append(DataWarning("", message))
-    if not n_test and len(order) < n_rows:
-        message = f"was judged on {len(order):,} of the {n_rows:,} rows that were fitted"
-        doubts.append(DataWarning("", message))
-    doubts += find_doubts(judged)
+    X, y = np.ascontiguousarray(kept.judged[:-1].T), kept.judged[-1]
+    judged = Dataset(X, y, names, target=target)
+    doubts = [*kept.list_doubts(options, spec, whole), *find_doubts(judged)]
     scores = score(fit.scorer, judged.X)
     metrics = measure_scores(scores, judged.y, None, fitted.mean[-1:])
     signature = matrix_signature(names, "regression", target)
@@ -477,7 +485,7 @@ def fit_reduced(
         )
     n_train = fitted.n_rows
     if spec.refit and n_test:
-        fitted = fitted.add(kept[:, held_out])
+        fitted = fitted.add(kept.held_out)
         fit = _fit(entry, params, spec, fitted)
     profile = fitted.profile()
     return TrainedModel(
@@ -492,11 +500,10 @@ def fit_reduced(
         classes=None,
         coefficients=describe_coefficients(fit.estimator, signature),
         profile=profile,
-        data_digest=_digest(names, whole),
+        data_digest=digest_parts(names, whole),
         importances=importances,
         interval_basis=fit.basis,
         judged=Judged.from_scores(judged.y, scores, None),
-        converged=None,
         signature=signature.with_ranges(profile),
         scale=bool(spec.scale),
         warnings=tuple(doubts),
@@ -504,9 +511,60 @@ def fit_reduced(
     )
 
 
-def _make_options(
+@dataclass(frozen=True)
+class KeptRows:
+    """The rows that were kept, (n_columns, …): those to judge by, in an order of chance.
+
+    n_rows: all that have a target. n_test: how many of them the model is not fitted to, which are
+    then those to judge by; 0 where they are too few. held_out: those that no part has fitted.
+    """
+
+    n_rows: int
+    n_test: int
+    judged: Matrix
+    held_out: Matrix
+
+    def list_doubts(
+        self, options: PartOptions, spec: TrainingSpec, whole: Reduced
+    ) -> Iterator[DataWarning]:
+        """Yield what was left out, or is not as asked."""
+        yield from whole.warnings
+        if n_missing := whole.n_missing:
+            yield warn_of_missing(options.target, n_missing, self.n_rows + n_missing)
+        n_rows, n_judged = f"{self.n_rows:,}", self.judged.shape[1]
+        if self.n_test and spec.test_size > options.kept:
+            message = f"{n_judged:,} of {n_rows} rows were held out: no more are kept in memory"
+            yield DataWarning("", message)
+        if not self.n_test and n_judged < self.n_rows:
+            message = f"was judged on {n_judged:,} of the {n_rows} rows that were fitted"
+            yield DataWarning("", message)
+
+
+def split_kept(options: PartOptions, whole: Reduced) -> KeptRows:
+    """Return the rows to judge by: those held out, or some of those that are fitted.
+
+    Raises InvalidInput where no row is left to fit.
+    """
+    held_out = whole.draws < options.held_out
+    n_test = int(held_out.sum())
+    n_rows = whole.fitted.n_rows + n_test
+    if n_rows == 0:
+        raise InvalidInput({"source": ["has no rows"]})
+    # Drawn by chance, the numbers also put the rows into an order of chance.
+    order = np.argsort(whole.draws, kind="stable")
+    if n_rows < FEWEST_ROWS_TO_SPLIT or n_test < FEWEST_ROWS_TO_JUDGE:
+        n_test = 0
+    elif whole.fitted.n_rows == 0:
+        raise InvalidInput({"test_size": [f"leaves none of {n_rows} rows to fit"]})
+    else:
+        order = order[held_out[order]]
+    return KeptRows(n_rows, n_test, whole.kept[:, order], whole.kept[:, held_out])
+
+
+def make_options(
     head: Head, names: tuple[str, ...], target: str, spec: TrainingSpec
 ) -> PartOptions:
+    """Return what to take of each part, so that no more rows are kept than there is room for."""
     most_kept = min(MOST_JUDGED_ROWS, MOST_JUDGED_CELLS // (len(names) + 1))
     kept = min(1.0, most_kept / head.n_rows)
     return PartOptions(
@@ -529,7 +587,7 @@ def reduce_parts(
 
 def combine(reduced: Iterable[Reduced]) -> Reduced:
     """Return all as one, in their order."""
-    fitted: Triangle | None = None
+    fitted: Any = None
     nothing, others = Triangle.of_nothing(0), list[Reduced]()
     for found in reduced:
         with np.errstate(over="ignore", invalid="ignore"):  # found when it is to be fitted
@@ -547,7 +605,7 @@ def combine(reduced: Iterable[Reduced]) -> Reduced:
     )
 
 
-def _digest(names: Sequence[str], whole: Reduced) -> str:
+def digest_parts(names: Sequence[str], whole: Reduced) -> str:
     """Return the SHA-256 of names and parts: the same for the same rows in as many parts."""
     sha = hashlib.sha256()
     for name in names:

@@ -99,7 +99,7 @@ def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, NDA
     for code in (np.flatnonzero(np.bincount(codes + 1)) - 1).tolist():
         if code >= 0 and (text := encoded.dictionary[code].as_py()):
             texts[code] = text
-    numbers = _to_whole_numbers(list(texts.values())) if untyped else None
+    numbers = to_whole_numbers(list(texts.values())) if untyped else None
     labels: list[Any] = numbers or list(texts.values())
     for code, label in zip(texts, labels, strict=True):
         if fault := describe_label(label):
@@ -112,7 +112,7 @@ def _take_strings(column: Any, name: str, *, untyped: bool) -> tuple[Labels, NDA
     return values, present
 
 
-def _to_whole_numbers(labels: Sequence[str]) -> list[int] | None:
+def to_whole_numbers(labels: Sequence[str]) -> list[int] | None:
     """Return the labels of a CSV file as numbers where all are whole, or all are booleans."""
     whole = [_WHOLE_NUMBER.fullmatch(label) for label in labels]
     if all(whole):

@@ -110,15 +110,15 @@ class TrainedModel:
     n_test: int
     fit_seconds: float
     classes: tuple[Any, ...] | None
-    coefficients: Mapping[str, Any] | None
     importances: Mapping[str, Any] | None
     profile: Mapping[str, Any]
     data_digest: str
-    interval_basis: IntervalBasis | None
     judged: Judged
-    converged: bool | None
     signature: Signature
-    scale: bool
+    coefficients: Mapping[str, Any] | None = None
+    interval_basis: IntervalBasis | None = None
+    converged: bool | None = None
+    scale: bool = False
     warnings: tuple[DataWarning, ...] = ()
     held_out: Subset | None = None
     mean_contributions: Matrix | None = None

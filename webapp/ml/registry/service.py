@@ -577,9 +577,9 @@ def load_model(session: Session, version: ModelVersion) -> LoadedModel:
     all other writers.
     """
     digest, kind = version.artifact_digest, FORMATS[version.format]
-    signature, profile = read_signature(version), version.profile
+    signature, profile, classes = read_signature(version), version.profile, version.classes
     begin_read(session)
-    return kind.load(read_artifact(session, digest), signature, profile)
+    return kind.restore(read_artifact(session, digest), signature, profile, classes)
 
 
 def read_artifact(session: Session, digest: str) -> bytes:

@@ -12,7 +12,7 @@ from flask.views import MethodView
 from webapp.jobs.models import Job
 from webapp.ml.blueprint import Answer, BeforeCommit, blp, creates_version, do, holder_id
 from webapp.ml.core import sample_data
-from webapp.ml.core.estimators import CATALOGUE, describe_estimator
+from webapp.ml.core.estimators import ESTIMATORS, describe_estimator
 from webapp.ml.core.inspection import Inspection, inspect_columns
 from webapp.ml.core.metrics import digest_dataset
 from webapp.ml.registry.models import ModelVersion
@@ -46,7 +46,7 @@ def make_sample_data(query: Mapping[str, Any]) -> Answer:
 @blp.response(200, schemas.EstimatorSchema(many=True))
 def list_estimators() -> Sequence[Answer]:
     """List the estimators that can be trained, and their parameters."""
-    return [describe_estimator(row) for row in CATALOGUE.values()]
+    return [describe_estimator(row) for row in ESTIMATORS.values()]
 
 
 @blp.route("/inspect", post="inspect_table")
@@ -101,10 +101,12 @@ class Train(MethodView):
         names the column to predict.
 
         With `source`, the rows are in files below the operator's data folder. Least squares and
-        ridge read them in parts; any other estimator takes them into memory, as far as allowed.
+        ridge read them in parts; `xgboost…` and `lightgbm…` spread them over the workers of a
+        Dask cluster; any other estimator takes them into memory, as far as allowed.
         """
         if "files" in request:
             request["root"] = current_app.config["DATA_ROOT"]
+            request["engine"] = current_app.config["TRAINING_ENGINE"]
             order = service.order_source_training(name=name, holder=holder_id(), **request)
         else:
             order = service.order_training(name=name, holder=holder_id(), **request)

@@ -10,7 +10,7 @@ from marshmallow import fields, validate
 
 from webapp.errors import InvalidInput, faults_in
 from webapp.ml.core import datasets
-from webapp.ml.core.estimators import CATALOGUE, params_schema
+from webapp.ml.core.estimators import ESTIMATORS, params_schema
 from webapp.ml.core.learning import (
     EXCLUDE,
     Choices,
@@ -105,7 +105,7 @@ class TrainingOptions(StrictSchema):
     estimator = fields.String(
         load_default=None,
         allow_none=True,
-        validate=validate.OneOf([*CATALOGUE, AUTO]),
+        validate=validate.OneOf([*ESTIMATORS, AUTO]),
         metadata=about(
             "Which estimator of the catalogue to fit; where not given, linear_regression for "
             "numbers and logistic_regression for classes. `auto` cross-validates some, fits the "
@@ -209,7 +209,7 @@ class TrainingOptions(StrictSchema):
     @ma.validates_schema
     def check_task(self, data: dict[str, Any], **_: Any) -> None:
         """Raise ValidationError for a task that is not the estimator's."""
-        entry = CATALOGUE.get(data["estimator"] or "")
+        entry = ESTIMATORS.get(data["estimator"] or "")
         if data["params"] and data["estimator"] == AUTO:
             raise ma.ValidationError("Needs another estimator than auto.", "params")
         if entry is not None and data["task"] not in (None, entry.task):
@@ -363,7 +363,7 @@ def _read_target(y: Any, task: Task | None) -> datasets.Vector | datasets.Labels
 def _choose_task(options: dict[str, Any]) -> Task | None:
     """Return the task that the options ask for, None where the target decides."""
     task: Task | None = options.pop("task")
-    entry = CATALOGUE.get(options["estimator"] or "")
+    entry = ESTIMATORS.get(options["estimator"] or "")
     if entry is None:
         return task
     return entry.task

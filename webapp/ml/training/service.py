@@ -16,14 +16,16 @@ from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
 from webapp.jobs.steps import Answer, Steps
 from webapp.ml.core import evaluation, training
+from webapp.ml.core.boosting import check_cluster
 from webapp.ml.core.datasets import Dataset
+from webapp.ml.core.estimators import BOOSTERS
 from webapp.ml.core.packing import SourceFiles, pack_dataset, pack_files
 from webapp.ml.core.sources import SPLIT_BYTES
 from webapp.ml.core.streaming import cut
 from webapp.ml.core.training import TrainingSpec
 from webapp.ml.registry.models import ModelVersion
 from webapp.ml.registry.service import describe_active, store_version
-from webapp.ml.training import work
+from webapp.ml.training import boosting, work
 
 KIND, SOURCE_KIND, IF_BETTER = "train", "train_source", "if_better"
 ROWS_IN_MEMORY = 4  # times: as they come, unpacked, split, and judged
@@ -46,6 +48,7 @@ def order_training(
     the name of the file that the rows came in. Raises InvalidInput for a metric that nothing could
     be judged by.
     """
+    check_cluster(spec.estimator, None)
     if metric is not None:
         check_gate(metric, dataset, spec)
     return Order(
@@ -69,15 +72,18 @@ def order_source_training(
     files: SourceFiles,
     spec: TrainingSpec,
     root: str | None,
+    engine: str = "local",
     activate: bool = True,
     metric: str | None = None,
     holder: str = "",
 ) -> Order:
     """Return the order for a training on files below the ``root``, which are not read yet.
 
-    All else is as of ``order_training``. Raises InvalidInput where there is no root.
+    ``engine`` is the setting TRAINING_ENGINE. All else is as of ``order_training``. Raises
+    InvalidInput where there is no root, and for a booster where it cannot be trained.
     """
     _check_root(root)
+    check_cluster(spec.estimator, engine)
     if metric is not None and files.choices.task is not None:
         evaluation.check_metric(metric, files.choices.task)
     if metric is not None and not spec.test_size:
@@ -115,14 +121,19 @@ def make_kinds(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> dict[st
     def further(
         steps: Steps, answer: Answer, order: Order, prepare: Callable[[], tuple[Any, ...]]
     ) -> Answer:
+        if order.options["estimator"] in BOOSTERS:
+            return boosting.train(steps, prepare()[0], answer["parts"], limit(order))
         return train_in_steps(steps, answer, limits=limit(order), prepare=prepare)
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason != "memory":
             return of_rows.explain(order, failure)
+        advice = "smaller files or row groups, or fewer columns"
+        if order.options["estimator"] in BOOSTERS:
+            advice += ", or more workers in the cluster"
         message = (
             f"takes more than twice the {settings['MAX_FIT_MEMORY']} MB that MAX_FIT_MEMORY "
-            "allows: try smaller files or row groups, or fewer columns"
+            f"allows: try {advice}"
         )
         return InvalidInput({"source": [message]})
 

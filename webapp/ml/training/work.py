@@ -11,8 +11,9 @@ from typing import Any
 from webapp.errors import InvalidInput
 from webapp.jobs.processes import MB, Report
 from webapp.ml.core import evaluation, training
+from webapp.ml.core.boosting import plan_boosting
 from webapp.ml.core.datasets import Dataset
-from webapp.ml.core.estimators import CATALOGUE, split_pipeline
+from webapp.ml.core.estimators import BOOSTERS, ESTIMATORS, split_pipeline
 from webapp.ml.core.formats import skops
 from webapp.ml.core.gate import compare
 from webapp.ml.core.packing import (
@@ -107,23 +108,31 @@ class SourceTraining:
             raise InvalidInput({"source": ["has changed while it was read: train again"]})
         return plan, spec
 
-    def answer(self, trained: TrainedModel, spec: TrainingSpec) -> Answer:
-        """Return what ``fit`` does; raises InvalidInput where nothing can be compared."""
+    def answer(
+        self, trained: TrainedModel, spec: TrainingSpec, artifact: bytes | None = None
+    ) -> Answer:
+        """Return what ``fit`` does; raises InvalidInput where nothing can be compared.
+
+        ``artifact`` is the file of a model that is not scikit-learn's.
+        """
         metric = unpack_files(self.packed)[1]["metric"]
         if metric is not None:
             evaluation.check_metric(metric, trained.signature.task)
             if trained.held_out is None:
                 raise nothing_held_out()
-        return _answer(trained, spec, metric, self.active)
+        return _answer(trained, spec, metric, self.active, artifact)
 
 
 def fit_source(report: Report, training: SourceTraining) -> Answer:
     """Train on files; return what ``fit`` does, or the digest of a ``plan`` for several processes.
 
     With that come the ``sizes`` of its parts, about how many ``rows`` they have, and whether
-    ``fit_in_memory`` could train on them, too. Raises InvalidInput.
+    ``fit_in_memory`` could train on them, too. Of a booster, the number of ``parts`` is all.
+    Raises InvalidInput.
     """
     source, files, spec = training.open()
+    if spec.estimator in BOOSTERS:
+        return {"parts": len(plan_boosting(source, files.choices, spec).parts)}
     if source.n_bytes > training.most:
         plan = make_plan(source, files.choices, spec, memory=training.memory)
         if plan is not None:
@@ -193,10 +202,11 @@ def _answer(
     spec: TrainingSpec,
     metric: str | None,
     active: Mapping[str, Any] | None,
+    artifact: bytes | None = None,
 ) -> Answer:
     """Return what is stored of a training, and how it compares with the active version."""
     try:
-        artifact = skops.dumps(trained.estimator)
+        artifact = artifact or skops.dumps(trained.estimator)
     except ArtifactUnusable:
         raise too_heavy(trained.estimator_name, "makes a model that is too large") from None
     version = _describe(trained, spec)
@@ -210,7 +220,7 @@ def _answer(
 def too_heavy(estimator: str, excess: str) -> InvalidInput:
     """Return the error of a training that takes too much: of what, and what to change."""
     advice = "try fewer rows or columns"
-    lighter = LIGHTER_THAN_AUTO if estimator == AUTO else CATALOGUE[estimator].lighter
+    lighter = LIGHTER_THAN_AUTO if estimator == AUTO else ESTIMATORS[estimator].lighter
     if lighter:
         advice += f", or {lighter}"
     return InvalidInput({"estimator": [f"{excess}: {advice}"]})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from webapp.ml.core.datasets import Matrix, Vector
+import numpy as np
+
+from webapp.ml.core.datasets import Labels, Matrix, Vector
 from webapp.ml.core.explaining import Explainer
-from webapp.ml.core.scoring import Scorer
+from webapp.ml.core.scoring import Scorer, Scores
 from webapp.ml.core.signature import Signature
 
 Coefficients: TypeAlias = tuple[Sequence[str], Matrix, Vector]
@@ -28,6 +30,13 @@ class LoadedModel:
     classes: tuple[Any, ...] | None
     scorer: Scorer
     explain: Explainer | None = None
+
+
+def list_labels(classes: Sequence[Any]) -> Labels:
+    """Return the labels of classes as an array: (n_classes,)."""
+    if isinstance(classes[0], str):
+        return np.array(classes, np.object_)
+    return np.array(classes, np.int64)
 
 
 @dataclass(frozen=True)
@@ -50,3 +59,25 @@ class ModelFormat:
     describe: Callable[..., dict[str, Any]]
     list_coefficients: Callable[[LoadedModel], Coefficients | None] = lambda _: None
     library: str | None = None
+
+    def restore(
+        self,
+        data: bytes,
+        signature: Signature,
+        profile: Mapping[str, Any] | None,
+        classes: Sequence[Any] | None,
+    ) -> LoadedModel:
+        """Return the model of a stored version with these classes; raises ArtifactUnusable.
+
+        In a file that has none, they are 0, 1, …, and the model predicts those of the version.
+        """
+        model, places = self.load(data, signature, profile), tuple(range(len(classes or ())))
+        if classes is None or tuple(classes) == places or model.classes != places:
+            return model
+        labels = list_labels(classes)
+
+        def scorer(*rows: Any) -> Scores:
+            scores = model.scorer(*rows)
+            return replace(scores, values=labels.take(scores.values))
+
+        return replace(model, classes=tuple(classes), scorer=scorer)
