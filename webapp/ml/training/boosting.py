@@ -12,6 +12,7 @@ there, if need be alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ def train(
 
 def lead(report: Report, training: SourceTraining, n_helpers: int, place: Place) -> dict[str, Any]:
     """Train a booster, with so many to help at most; raises InvalidInput."""
+    logging.disable()  # Dask's of connections that end with the training: a fault is the job's
     source, files, spec = training.open()
     plan = plan_boosting(source, files.choices, spec)
     _reports[:] = [report]
@@ -175,6 +177,8 @@ def _make_security(place: Place) -> Any:
 def help_training(report: Report, address: str, place: Place) -> dict[str, Any]:
     """Be a worker of the training whose scheduler is at an address, until that ends."""
     from distributed import Worker
+
+    logging.disable()  # as in ``lead``
 
     async def work() -> None:
         async with Worker(
