@@ -287,7 +287,7 @@ def test_a_boosting_goes_back_into_the_queue_when_a_worker_is_killed(
         app.extensions["jobs"].start()
         executor = app.extensions["jobs"].executor
         wait_until(lambda: executor.describe_state() == "ok" and executor.processes == 2)
-        url = submit(client, order(library, "grade", n_estimators=300, max_depth=10))
+        url = submit(client, order(library, "grade", n_estimators=200, max_depth=10))
         wait_until(lambda: unit_of(client, url) == "iterations")
         # Whoever leads has begun first.
         first, last = sorted(cluster.workers, key=began_working)
