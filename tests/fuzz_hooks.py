@@ -55,7 +55,7 @@ BEYOND_SCHEMAS = [
     # Rows are equally long, and have the features that the model has learnt.
     r".*: has \d+ values, expected \d+",
     r".*: is missing",
-    r".*: is not a feature of the model",
+    r".*: is not a feature of the model(; extra=ignore leaves it out)?",
     r".*\.feature_names: has \d+ names for \d+ features",
     r"json\.y: has \d+ values for \d+ rows of X",
     # What the columns of a table hold, and what the options say of them.

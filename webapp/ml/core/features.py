@@ -108,8 +108,11 @@ def check_names(
     """
     faults = describe_names(given, expected)
     extra = [name for name in faults if name in given]
-    if ignore_extra:
-        faults = {name: fault for name, fault in faults.items() if name not in extra}
+    for name in extra:
+        if ignore_extra:
+            del faults[name]
+        else:
+            faults[name] = ["is not a feature of the model; extra=ignore leaves it out"]
     if faults:
         raise InvalidInput(faults)
     return warn_of_extra(extra)
