@@ -99,7 +99,7 @@ WEB_PARTS = "blueprint|openapi|parsing|fields|jsonio|paging|problems|request"
 ROUTES = rf"scopes|commands|errors|extensions|web\.({WEB_PARTS})|{{feature}}\..+"
 LAYERS = [
     ("errors", "", WEB | NUMERIC | {"sqlalchemy", "marshmallow"}),
-    (r"ml\.registry\..+", r"(?!ml\.(training|inference)\.).+", set()),
+    (r"ml\.registry\..+", r"(?!ml\.(training|inference|upload)\.).+", set()),
     (r"ml\.training\..+", r"(?!ml\.(inference|search)\.).+", set()),
     (r"ml\.inference\..+", r"(?!ml\.training\.).+", set()),
     (r"ml\.core\.tables\..+", r"errors|ml\.core\.(datasets|signature|tables\..+)", set()),
@@ -122,7 +122,7 @@ LAYERS = [
     ),
     (
         r".+\.schemas",
-        rf"{CORE}|web\.(fields|paging)|{{feature}}\.(training\.)?schemas|"
+        rf"{CORE}|web\.(fields|paging)|{{feature}}\.((training|registry)\.)?schemas|"
         r"({own}|jobs)\.models",
         {"flask", "sqlalchemy"},
     ),

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from typing import Any
 
 from flask import Response, request
 from flask.views import MethodView
 
 from webapp.extensions import db
-from webapp.jobs.models import Job
 from webapp.ml.blueprint import (
     BINARY,
     Answer,
-    BeforeCommit,
     Headers,
     blp,
-    creates_version,
-    do,
-    holder_id,
     model_leases,
-    name_of,
 )
-from webapp.ml.core import artifacts
 from webapp.ml.core.formats import FORMATS
 from webapp.ml.core.plots import PLOTS
 from webapp.ml.registry import schemas, service
 from webapp.ml.registry.models import Activation, Model, ModelVersion
 from webapp.ml.registry.service import DEFAULT_MODEL
-from webapp.ml.upload.service import order_upload
 from webapp.scopes import ANY_ML, Scope
 from webapp.web.openapi import header
 from webapp.web.paging import HEADERS, PageQuery, answer_page
@@ -44,17 +35,6 @@ SVG = "image/svg+xml"
 PLOT_HEADERS = {"ETag": header("Names these very bytes.")}
 # As all answers, but for the styles that matplotlib writes beside each shape.
 PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-
-
-def _describe_upload(request: Mapping[str, Any]) -> Answer:
-    stream, table = request["artifact"].stream, request["table"]
-    digest = artifacts.digest(stream.read())
-    stream.seek(0)
-    described = {**request, "artifact": digest}
-    if table is not None:
-        rows = artifacts.digest(table.file.read())
-        described["table"] = [rows, table.format.name, astuple(table.dialect)]
-    return described
 
 
 @blp.route("/model-info", get="get_model_info")
@@ -123,49 +103,17 @@ class ModelByName(MethodView):
         service.delete_model(db.session(), model_leases(), name=name, **query)
 
 
-@blp.route("/models/<name:name>/versions", get="list_versions", post="upload_version")
-class Versions(MethodView):
-    """The versions of a model."""
+@blp.route("/models/<name:name>/versions", get="list_versions")
+@blp.allow(*ANY_ML)
+@blp.arguments(schemas.VersionQuery, location="query")
+@blp.response(200, schemas.VersionSummarySchema(many=True), headers=HEADERS)
+@blp.problems(404, 503)
+def list_versions(query: Mapping[str, Any], name: str) -> tuple[Sequence[ModelVersion], Headers]:
+    """List the versions of a model, the newest first unless `sort` says otherwise.
 
-    @blp.allow(*ANY_ML)
-    @blp.arguments(schemas.VersionQuery, location="query")
-    @blp.response(200, schemas.VersionSummarySchema(many=True), headers=HEADERS)
-    @blp.problems(404, 503)
-    def get(self, query: Mapping[str, Any], name: str) -> tuple[Sequence[ModelVersion], Headers]:
-        """List the versions of a model, the newest first unless `sort` says otherwise.
-
-        What grows with features or classes is left out: a single version shows it.
-        """
-        return answer_page(service.list_versions(db.session(), name=name, **query))
-
-    @blp.allow(Scope.ML_ADMIN)
-    @blp.arguments(schemas.UploadRequest, location="form")
-    @creates_version("Model registered successfully", describe=_describe_upload)
-    def post(
-        self, request: dict[str, Any], name: str, before_commit: BeforeCommit
-    ) -> ModelVersion | Job:
-        """Upload a model that was fitted elsewhere.
-
-        The file is what `skops.io.dump` wrote of any fitted scikit-learn model that predicts. It
-        predicts here what it predicted there, for rows as its signature has them. A refusal names
-        all types in the file that are not allowed, and where they are.
-
-        With `activate=if_better`, it and the active version are judged on the rows of `table` by
-        `metric`.
-
-        With `Prefer: respond-async`, the answer comes at once, with the URL of the job that looks
-        into the file. Without it the request waits for the same job; if its client hangs up, the
-        job is cancelled.
-        """
-        artifact = request.pop("artifact")
-        order = order_upload(
-            name=name,
-            data=artifact.stream.read(),
-            source=name_of(artifact.filename),
-            holder=holder_id(),
-            **request,
-        )
-        return do(order, before_commit=before_commit)
+    What grows with features or classes is left out: a single version shows it.
+    """
+    return answer_page(service.list_versions(db.session(), name=name, **query))
 
 
 @blp.route("/models/<name:name>/compare", get="compare_versions")
