@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
-from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits
+from webapp.jobs.processes import MB, ProcessFailed, ProcessLimits, Work
 from webapp.jobs.runner import Kind
 from webapp.jobs.service import Order
 from webapp.jobs.steps import Answer, Steps
@@ -93,7 +93,7 @@ def order_source_training(
         model=name,
         options={
             "estimator": spec.estimator,
-            "activate": activate if metric is None else "if_better",
+            "activate": activate if metric is None else IF_BETTER,
             "metric": metric,
             "source": files.pattern,
             "rows": None,
@@ -190,33 +190,14 @@ def _check_root(root: str | None) -> str:
 def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     """Return how trainings on rows that came with them are done."""
 
-    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
-        compares = order.options["activate"] == IF_BETTER
-        active = describe_active(session, order.model) if compares else None
-        return order.payload, active, settings["MAX_FIT_SECONDS"]
-
-    def limit(order: Order) -> ProcessLimits:
-        return limit_fit(settings, order)
-
-    def store(
-        session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
-    ) -> ModelVersion:
+    def make(order: Order, answer: Answer) -> tuple[ModelVersion, bytes]:
         version = ModelVersion(
             origin="trained",
             judged_rows=answer["judged"],
             source=order.options["source"],
             **answer["version"],
         )
-        return store_version(
-            session,
-            leases,
-            name=order.model,
-            version=version,
-            artifact=answer["artifact"],
-            activate=order.options["activate"],
-            comparison=answer.get("comparison"),
-            before_commit=before_commit,
-        )
+        return version, answer["artifact"]
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason in ("died", "error"):
@@ -228,8 +209,53 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         }
         return work.too_heavy(order.options["estimator"], excess[failure.reason])
 
-    return Kind(
+    return make_version_kind(
+        leases,
         work=work.fit,
+        bound=settings["MAX_FIT_SECONDS"],
+        limit=lambda order: limit_fit(settings, order),
+        make=make,
+        explain=explain,
+    )
+
+
+def make_version_kind(
+    leases: Leases[Any, Any],
+    *,
+    work: Work,
+    bound: float,
+    limit: Callable[[Order], ProcessLimits],
+    make: Callable[[Order, Answer], tuple[ModelVersion, bytes]],
+    explain: Callable[[Order, ProcessFailed], Exception],
+) -> Kind:
+    """Return how jobs are done that store a version, and may compare it with the active one.
+
+    ``work`` gets the payload, the version to compare with, if any, and the ``bound``.
+    ``make(order, answer)`` returns the version and its artifact.
+    """
+
+    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
+        compares = order.options["activate"] == IF_BETTER
+        active = describe_active(session, order.model) if compares else None
+        return order.payload, active, bound
+
+    def store(
+        session: Session, order: Order, answer: Answer, before_commit: Callable[..., Any]
+    ) -> ModelVersion:
+        version, artifact = make(order, answer)
+        return store_version(
+            session,
+            leases,
+            name=order.model,
+            version=version,
+            artifact=artifact,
+            activate=order.options["activate"],
+            comparison=answer.get("comparison"),
+            before_commit=before_commit,
+        )
+
+    return Kind(
+        work=work,
         limit=limit,
         prepare=prepare,
         store=store,

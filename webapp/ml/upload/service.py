@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from sqlalchemy.orm import Session
 
 from webapp.db.leases import Leases
 from webapp.errors import InvalidInput
@@ -16,8 +14,7 @@ from webapp.ml.core.packing import pack_upload, unpack_upload
 from webapp.ml.core.tables.shapes import Source
 from webapp.ml.errors import ArtifactUnusable
 from webapp.ml.registry.models import ModelVersion
-from webapp.ml.registry.service import describe_active, store_version
-from webapp.ml.training.service import IF_BETTER
+from webapp.ml.training.service import IF_BETTER, make_version_kind
 from webapp.ml.upload import work
 
 KIND = "upload"
@@ -73,17 +70,10 @@ def order_upload(
 def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
     """Return how jobs of this kind are done."""
 
-    def prepare(session: Session, order: Order) -> tuple[Any, ...]:
-        compares = order.options["activate"] == IF_BETTER
-        active = describe_active(session, order.model) if compares else None
-        return order.payload, active, settings["MAX_COLUMNS"]
-
     def limit(_order: Order) -> ProcessLimits:
         return ProcessLimits(settings["MAX_UPLOAD_MEMORY"] * MB, settings["MAX_UPLOAD_SECONDS"])
 
-    def store(
-        session: Session, order: Order, answer: dict[str, Any], before_commit: Callable[..., Any]
-    ) -> ModelVersion:
+    def make(order: Order, answer: dict[str, Any]) -> tuple[ModelVersion, bytes]:
         version = ModelVersion(
             origin="uploaded",
             libraries=answer["libraries"],
@@ -91,16 +81,7 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
             warnings=answer["warnings"],
             **answer["version"],
         )
-        return store_version(
-            session,
-            leases,
-            name=order.model,
-            version=version,
-            artifact=unpack_upload(order.payload)[0],
-            activate=order.options["activate"],
-            comparison=answer.get("comparison"),
-            before_commit=before_commit,
-        )
+        return version, unpack_upload(order.payload)[0]
 
     def explain(order: Order, failure: ProcessFailed) -> Exception:
         if failure.reason == "error":
@@ -110,11 +91,11 @@ def make_kind(leases: Leases[Any, Any], settings: Mapping[str, Any]) -> Kind:
         message = str(ArtifactUnusable(f"it could not be loaded and tried within {allowed}"))
         return InvalidInput({"artifact": [message]}, source="form")
 
-    return Kind(
+    return make_version_kind(
+        leases,
         work=work.inspect,
+        bound=settings["MAX_COLUMNS"],
         limit=limit,
-        prepare=prepare,
-        store=store,
-        describe=lambda version: {"version": version.number, "metrics": version.single_metrics},
+        make=make,
         explain=explain,
     )
