@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -144,11 +143,7 @@ class Moments:
         """Return mean, std, min and max by feature, None where it has no values."""
         absent = np.where(self.count, 0.0, np.nan)
         std = np.sqrt(self.squares / np.maximum(self.count - 1, 1)) + absent
-        found = {"mean": self.mean + absent, "std": std, "min": self.low, "max": self.high}
-        return {
-            name: [value if math.isfinite(value) else None for value in values[:-1].tolist()]
-            for name, values in found.items()
-        }
+        return streaming.list_profile(self.mean + absent, std, self.low, self.high)
 
 
 @dataclass(frozen=True)

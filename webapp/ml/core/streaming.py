@@ -133,11 +133,18 @@ class Triangle:
         """Return mean, std, min and max by feature: see ``metrics.profile_features``."""
         with np.errstate(over="ignore"):
             std = np.linalg.norm(self.factor, axis=0) / math.sqrt(max(self.n_rows - 1, 1))
-        found = {"mean": self.mean, "std": std, "min": self.low, "max": self.high}
-        return {
-            name: [value if math.isfinite(value) else None for value in values[:-1].tolist()]
-            for name, values in found.items()
-        }
+        return list_profile(self.mean, std, self.low, self.high)
+
+
+def list_profile(
+    mean: Vector, std: Vector, low: Vector, high: Vector
+) -> dict[str, list[float | None]]:
+    """Return these by name and feature, the target being last; None where one is not finite."""
+    found = {"mean": mean, "std": std, "min": low, "max": high}
+    return {
+        name: [value if math.isfinite(value) else None for value in values[:-1].tolist()]
+        for name, values in found.items()
+    }
 
 
 def count_block_rows(n_columns: int) -> int:

@@ -135,9 +135,10 @@ def fit_source(report: Report, training: SourceTraining) -> Answer:
         return {"parts": len(plan_boosting(source, files.choices, spec).parts)}
     if source.n_bytes > training.most:
         plan = make_plan(source, files.choices, spec, memory=training.memory)
-        if plan is not None:
-            sizes = [part.size for part in plan.parts]
-            return {"plan": plan.digest, "sizes": sizes, "rows": plan.n_rows, "fits": plan.fits}
+        if plan is None:
+            return fit_in_memory(report, training)
+        sizes = [part.size for part in plan.parts]
+        return {"plan": plan.digest, "sizes": sizes, "rows": plan.n_rows, "fits": plan.fits}
     trained = train_from_source(
         source,
         files.choices,
