@@ -48,11 +48,11 @@ class Kind:
     """A kind of work.
 
     ``work`` runs in a child process that may take ``limit(order)``, on what
-    ``prepare(session, order)`` returns. ``store(session,
-    order, answer, before_commit)`` stores its answer in one transaction, in which it calls
-    ``before_commit`` with what it has made, and returns that. ``describe(made)`` is what the job
-    shows as its result, in JSON. ``explain(order, failure)`` is the error that a child's failure
-    means: the failure itself where it cannot say more than that the child died, or had an error.
+    ``prepare(session, order)`` returns. ``store(session, order, answer, before_commit)`` stores
+    its answer in one transaction, in which it calls ``before_commit`` with what it has made, and
+    returns that. ``describe(made)`` is what the job shows as its result, in JSON.
+    ``explain(order, failure)`` is the error that a child's failure means: the failure itself
+    where it cannot say more than that the child died, or had an error.
 
     Where there are several steps, ``further(steps, answer, order, prepare)`` goes on from the
     answer of the first one, as `Steps` says; ``prepare()`` is what ``prepare`` returns by then.

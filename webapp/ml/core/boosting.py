@@ -334,7 +334,7 @@ def library_params(plan: BoostingPlan, n_classes: int, random_state: int) -> dic
         params["num_class"] = n_classes
     if plan.entry.library == "xgboost":
         return {**params, "tree_method": "hist"}
-    # It draws rows only in every so manieth round; by default in none.
+    # LightGBM ignores subsample while subsample_freq is 0, its default.
     frequency = int(params["subsample"] < 1)
     return {**params, "subsample_freq": frequency, "verbosity": -1, "tree_learner": "data"}
 
@@ -366,11 +366,8 @@ def make_version(
     checks = {"max_features": len(columns), "feature_names": list(options.names)}
     described = inspect_file(None, artifacts[-1], plan.entry.library, checks)
     model = FORMATS[plan.entry.library].restore(artifacts[0], signature, profile, classes)
-    X, y, average = (
-        np.ascontiguousarray(kept.judged[:-1].T),
-        kept.judged[-1],
-        whole.fitted.mean[-1:],
-    )
+    X, y = np.ascontiguousarray(kept.judged[:-1].T), kept.judged[-1]
+    average = whole.fitted.mean[-1:]
     if classes is not None:
         labels = list_labels(classes)
         y, average = labels.take(y.astype(np.intp)), labels.take([np.argmax(loaded.counts)])

@@ -182,8 +182,8 @@ class Reduced:
     """What a part has been reduced to; ``boosting`` has its Moments for the triangle.
 
     kept: (n_columns, n_kept), rows to judge by, and draws: (n_kept,), the numbers drawn for them.
-    digests: SHA-256 of each column. n_rows: all that were read; n_missing: those without a target,
-    which are left out.
+    digests: SHA-256 of each column, or of all that boosting has read. n_rows: all that were read;
+    n_missing: those without a target, which are left out.
     """
 
     fitted: Any

@@ -127,8 +127,8 @@ def fit_source(report: Report, training: SourceTraining) -> Answer:
     """Train on files; return what ``fit`` does, or the digest of a ``plan`` for several processes.
 
     With that come the ``sizes`` of its parts, about how many ``rows`` they have, and whether
-    ``fit_in_memory`` could train on them, too. Of a booster, the number of ``parts`` is all.
-    Raises InvalidInput.
+    ``fit_in_memory`` could train on them, too. For a booster, only the number of ``parts`` is
+    returned. Raises InvalidInput.
     """
     source, files, spec = training.open()
     if spec.estimator in BOOSTERS:
