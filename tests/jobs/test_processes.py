@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +95,20 @@ def refuse(_report: Any) -> dict[str, Any]:
     raise InvalidInput({"X": {"3": ["is odd"]}}, source="json")
 
 
+@contextmanager
+def begun(executor: LocalExecutor, work: Any, count: int) -> Iterator[list[Task]]:
+    tasks = [executor.submit(work, limits=LONG) for _ in range(count)]
+    try:
+        yield tasks
+    finally:  # a test that fails keeps no process from the next
+        for task in tasks:
+            task.cancel()
+
+
+def count_running(tasks: list[Task]) -> int:
+    return sum(task.running() for task in tasks)
+
+
 @pytest.fixture(scope="module")
 def executor() -> LocalExecutor:
     return LocalExecutor("tests", 2)
@@ -157,14 +172,13 @@ def test_what_work_refuses_is_refused(executor: LocalExecutor) -> None:
 def test_no_more_run_at_once_than_may_and_the_others_wait_their_turn(
     executor: LocalExecutor,
 ) -> None:
-    tasks = [executor.submit(sleep, limits=LONG) for _ in range(3)]
-    wait_until(lambda: tasks[0].running() and tasks[1].running())
+    with begun(executor, sleep, 3) as tasks:
+        wait_until(lambda: count_running(tasks) == 2)
+        waiting = next(task for task in tasks if not task.running())
 
-    assert not tasks[2].running()
-    tasks[0].cancel()
-    wait_until(tasks[2].running)
-    for task in tasks:
-        task.cancel()
+        next(task for task in tasks if task.running()).cancel()
+        wait_until(waiting.running)
+        assert count_running(tasks) == 2
 
 
 def test_cancelled_work_is_gone_even_from_compiled_code(executor: LocalExecutor) -> None:
@@ -180,15 +194,13 @@ def test_cancelled_work_is_gone_even_from_compiled_code(executor: LocalExecutor)
 
 
 def test_work_that_waits_for_a_process_can_be_cancelled(executor: LocalExecutor) -> None:
-    running = [executor.submit(sleep, limits=LONG) for _ in range(2)]
-    wait_until(lambda: all(task.running() for task in running))
-    waiting = executor.submit(double, 1, limits=LONG)
+    with begun(executor, sleep, 2) as running:
+        wait_until(lambda: count_running(running) == 2)
+        waiting = executor.submit(double, 1, limits=LONG)
 
-    waiting.cancel()
-    with pytest.raises(CancelledError):
-        waiting.result(DEADLINE)
-    for task in running:
-        task.cancel()
+        waiting.cancel()
+        with pytest.raises(CancelledError):
+            waiting.result(DEADLINE)
 
 
 def test_nothing_is_left_of_a_process_that_was_killed() -> None:

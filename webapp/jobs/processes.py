@@ -187,8 +187,9 @@ class TaskExecutor(Executor, ABC):
 class LocalExecutor(TaskExecutor):
     """Runs work in child processes of this machine, at most ``processes`` at once.
 
-    Work begins in the order in which it was submitted, by whichever process that shares the fork
-    server, which imports the ``preloaded`` modules where it is started anew.
+    Whichever process asks the fork server first for a child gets the first one: of work submitted
+    within a few microseconds, the last may begin first. The server imports the ``preloaded``
+    modules where it is started anew.
     """
 
     def __init__(self, name: str, processes: int, preloaded: tuple[str, ...] = ()) -> None:
