@@ -46,13 +46,24 @@ START = 60.0  # seconds in which a scheduler must listen
 
 
 class Cluster:
-    """A scheduler and its workers, each a process with one thread for tasks."""
+    """A scheduler and its workers, each a process with one thread for tasks.
 
-    def __init__(self, folder: Path) -> None:
+    ``settings`` are those of a service that trains on them. With ``tls``, all show a certificate.
+    """
+
+    def __init__(self, folder: Path, tls: bool = False) -> None:
         self._folder = folder
         self._held = hold_port()
         self.port = port_of(self._held)
-        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{self.port}"
+        self.settings = {"TRAINING_ENGINE": self.address}
+        self._options: list[str] = []
+        if tls:
+            certificate, key = make_certificate(folder)
+            for option, name in (("ca-file", "CA"), ("cert", "CERT"), ("key", "KEY")):
+                file = str(key if name == "KEY" else certificate)
+                self._options += [f"--tls-{option}", file]
+                self.settings[f"TRAINING_ENGINE_{name}"] = file
         self._scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -62,6 +73,7 @@ class Cluster:
             "-m",
             "dask",
             *arguments,
+            *self._options,
             "--no-dashboard",
             "--preload",
             "webapp.jobs.dask",
@@ -71,7 +83,9 @@ class Cluster:
 
     def start(self, workers: int = 2) -> None:
         """Start the scheduler, and so many workers."""
-        self._scheduler = self._run("scheduler", "--host", "127.0.0.1", "--port", str(self.port))
+        protocol = self.address.partition(":")[0]
+        options = ("--host", "127.0.0.1", "--port", str(self.port), "--protocol", protocol)
+        self._scheduler = self._run("scheduler", *options)
         for _ in range(workers):
             self.add_worker()
         end = time.monotonic() + START
@@ -98,14 +112,24 @@ class Cluster:
         self._held.close()
 
 
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate that is its own authority; return its file and that of its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "1", "-subj", "/CN=cluster"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
 def works(worker: subprocess.Popen[bytes]) -> bool:
     """Return whether a worker has a child, beside the process that it forks children from."""
     return len(psutil.Process(worker.pid).children(recursive=True)) > 1
 
 
 @contextmanager
-def cluster_in(folder: Path) -> Iterator[Cluster]:
-    cluster = Cluster(folder)
+def cluster_in(folder: Path, tls: bool = False) -> Iterator[Cluster]:
+    cluster = Cluster(folder, tls)
     try:
         cluster.start()
         yield cluster
@@ -211,7 +235,7 @@ def test_a_cluster_that_is_away_is_named_and_waited_for_so_long() -> None:
 @pytest.fixture
 def clustered(database_url: str, cluster: Cluster) -> Iterator[Flask]:
     """Return an application whose jobs are done by the cluster."""
-    with app_on(database_url, TRAINING_ENGINE=cluster.address) as app:
+    with app_on(database_url, **cluster.settings) as app:
         app.extensions["jobs"].start()
         yield app
 
@@ -243,7 +267,7 @@ def test_work_of_a_worker_that_was_killed_is_done_by_another(
 ) -> None:
     with (
         cluster_in(tmp_path) as cluster,
-        app_on(database_url, TRAINING_ENGINE=cluster.address) as app,
+        app_on(database_url, **cluster.settings) as app,
     ):
         client, runner = app.test_client(), app.extensions["jobs"]
         runner.start()
@@ -262,7 +286,7 @@ def test_work_of_a_worker_that_was_killed_is_done_by_another(
 def test_jobs_wait_for_a_scheduler_that_is_away(database_url: str, tmp_path: Path) -> None:
     with (
         cluster_in(tmp_path) as cluster,
-        app_on(database_url, TRAINING_ENGINE=cluster.address) as app,
+        app_on(database_url, **cluster.settings) as app,
     ):
         client, runner = app.test_client(), app.extensions["jobs"]
         runner.start()

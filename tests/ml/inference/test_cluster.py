@@ -36,7 +36,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def clustered(database_url: str, cluster: Cluster) -> Iterator[Flask]:
     """Return an application with a cluster, whose two workers are there, and with a model."""
     rows = {"X": [[float(n), float(n % 3)] for n in range(20)], "y": list(range(20))}
-    with app_on(database_url, TRAINING_ENGINE=cluster.address) as app:
+    with app_on(database_url, **cluster.settings) as app:
         executor = app.extensions["jobs"].executor
         wait_until(lambda: executor.describe_state() == "ok" and executor.processes == 2)
         trained = app.test_client().post(

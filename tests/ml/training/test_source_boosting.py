@@ -164,7 +164,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def clustered(database_url: str, cluster: Cluster, root: Path) -> Iterator[Flask]:
-    with app_on(database_url, TRAINING_ENGINE=cluster.address, DATA_ROOT=str(root)) as app:
+    with app_on(database_url, DATA_ROOT=str(root), **cluster.settings) as app:
         app.extensions["jobs"].start()
         yield app
 
@@ -281,7 +281,7 @@ def test_a_boosting_goes_back_into_the_queue_when_a_worker_is_killed(
 ) -> None:
     with (
         cluster_in(tmp_path) as cluster,
-        app_on(database_url, TRAINING_ENGINE=cluster.address, DATA_ROOT=str(root)) as app,
+        app_on(database_url, DATA_ROOT=str(root), **cluster.settings) as app,
     ):
         client = app.test_client()
         app.extensions["jobs"].start()
@@ -297,6 +297,24 @@ def test_a_boosting_goes_back_into_the_queue_when_a_worker_is_killed(
 
         job = wait_for(client, url, "succeeded")
         assert (job["result"]["version"], job["attempts"]) == (1, 2)
+
+
+@pytest.mark.slow
+def test_trainings_run_where_all_connections_of_a_cluster_show_certificates(
+    database_url: str, tmp_path: Path, root: Path
+) -> None:
+    with (
+        cluster_in(tmp_path, tls=True) as cluster,
+        app_on(database_url, DATA_ROOT=str(root), **cluster.settings) as app,
+    ):
+        client, executor = app.test_client(), app.extensions["jobs"].executor
+        wait_until(lambda: executor.describe_state() == "ok" and executor.processes == 2)
+        one_worker = {**order("xgboost", "amount"), "estimator": "ridge", "params": {}}
+        assert client.post(f"{ML}/train", json=one_worker).status_code == 201
+        for library in LIBRARIES:
+            answer = client.post(f"{ML}/train", json=order(library, "amount"))
+            assert answer.status_code == 201, answer.text
+            assert answer.json["metrics"]["r2_score"] > 0.3
 
 
 def unit_of(client: FlaskClient, url: str) -> str:
