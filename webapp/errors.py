@@ -5,7 +5,7 @@ Each feature derives its own errors from these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import MappingProxyType
@@ -132,6 +132,18 @@ def faults_in(place: str) -> Iterator[None]:
         yield
     except InvalidInput as error:
         raise InvalidInput({place: error.faults}, source=error.source) from None
+
+
+def number_rows(faults: Faults, number: Callable[[int], int]) -> Faults:
+    """Return faults by column and row, such as ``{"age": {"3": […]}}``, with other numbers."""
+    if not isinstance(faults, Mapping):
+        return faults
+    return {
+        column: {str(number(int(row))): fault for row, fault in rows.items()}
+        if isinstance(rows, Mapping)
+        else rows
+        for column, rows in faults.items()
+    }
 
 
 def describe_faults(faults: Faults) -> str:

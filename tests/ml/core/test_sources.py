@@ -152,10 +152,23 @@ def test_all_parts_are_read_as_one_table(tmp_path: Path, suffix: str) -> None:
     swapped = pa.table({"y": [8], "x": [4.0]})  # whole numbers beside the others' decimals
     write(tmp_path, f"b.{suffix}", table=swapped)
 
-    found = open_source(str(tmp_path), f"*.{suffix}").read_all()
+    found, n_rows = open_source(str(tmp_path), f"*.{suffix}").read_all()
 
+    assert n_rows == [3, 1]
     assert found.rows.column_names == ["x", "y"]
     assert [float(value) for value in found.rows["x"].to_pylist()] == [1.0, 2.5, 3.0, 4.0]
+
+
+def test_a_column_of_another_type_is_told_by_file(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", "b.parquet")
+    write(tmp_path, "c.parquet", table=pa.table({"x": ["1", "2"], "y": [1.5, None]}))
+
+    with pytest.raises(InvalidInput) as refused:
+        open_source(str(tmp_path), "*.parquet").read_all()
+
+    message = "has string values, and floating values in the files before: "
+    fault = [message + "write one type in all files"]
+    assert refused.value.faults == {"source": {"c.parquet": {"x": fault}}}
 
 
 def test_the_dialect_of_csv_is_the_callers(tmp_path: Path) -> None:

@@ -495,6 +495,23 @@ def test_what_needs_the_rows_in_memory_is_trained_there_where_they_fit(
     assert found.metrics == expected.metrics
 
 
+@pytest.mark.parametrize("gap", ["", "7,\n"])
+@pytest.mark.parametrize(("row", "column"), [("oops,7", "x"), ("7,oops", "y")])
+def test_a_fault_in_the_second_file_is_told_by_its_name_and_its_row(
+    tmp_path: Path, gap: str, row: str, column: str
+) -> None:
+    rows = "".join(f"{n},{2 * n}\n" for n in range(20))
+    for name, further in (("a", gap), ("b", f"{gap}{row}\n"), ("c", "")):
+        (tmp_path / f"{name}.csv").write_text(f"x,y\n{rows}{further}")
+    choices = Choices("y", task="regression")
+
+    faults = faults_of(tmp_path, estimator="random_forest", choices=choices, memory=1e9)
+
+    (found,) = faults["source"]["b.csv"][column].items()
+    assert found[0] == ("21" if gap else "20")
+    assert found[1][0].startswith("is not a number")
+
+
 def test_a_gap_further_on_is_filled_where_the_rows_fit_into_memory(tmp_path: Path) -> None:
     X, y = make_rows()
     X[999, 2] = np.nan

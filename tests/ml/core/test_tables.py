@@ -490,6 +490,7 @@ REFUSED_NUMBERS: list[tuple[bytes, Faults]] = [
     (b"a,y\n1,1_0\n", {"y": {"0": ["is not a number"]}}),
     (b"a,y\n1,1e400\n", {"y": {"0": MISSING}}),
     (b"a,y\n" + b"1,2\n" * 20 + b"red,3\n", {"a": {"20": [ODD_ONE_OUT]}}),
+    (b"a,y\n1,\n" + b"1,2\n" * 20 + b"2,\nred,3\n", {"a": {"22": [ODD_ONE_OUT]}}),
     (b"a,y\n1,2\n1,2,3\n",
      {"1": ["has 3 values, expected 2; a first column of row names must have a name"]}),
     (b"a,y\n\n1,2\n\n3,4\n5\n", {"2": ["has 1 values, expected 2"]}),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.errors import InvalidInput
+from webapp.errors import InvalidInput, number_rows
 from webapp.ml.core import streaming
 from webapp.ml.core.datasets import (
     Dataset,
@@ -234,10 +234,7 @@ def _read_batch(plan: BoostingPlan, batch: Any, first_row: int, places: dict[Any
     try:
         labels, present = take_target(column, target, "classification")
     except InvalidInput as error:
-        faults: Any = error.faults
-        if isinstance(rows := faults[target], Mapping):
-            faults = {target: {str(first_row + int(row)): fault for row, fault in rows.items()}}
-        raise InvalidInput(faults) from None
+        raise InvalidInput(number_rows(error.faults, first_row.__add__)) from None
     encoded = pa.array(labels).dictionary_encode()
     found = [places.setdefault(label, len(places)) for label in encoded.dictionary.to_pylist()]
     _check_classes(places, target)

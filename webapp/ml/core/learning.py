@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from webapp.errors import MOST_FAULTS, InvalidInput
+from webapp.errors import MOST_FAULTS, InvalidInput, number_rows
 from webapp.ml.core.datasets import (
     Dataset,
     DataWarning,
@@ -131,7 +131,12 @@ def make_dataset_from(found: Columns, choices: Choices) -> Dataset:
         warnings += (warn_of_missing(target, len(present) - len(y), len(present)),)
         rows = rows.filter(present)
     found = replace(found, rows=rows, warnings=warnings)
-    return make_dataset_of(found, y, target=target, kinds=choices.kinds)
+    try:
+        return make_dataset_of(found, y, target=target, kinds=choices.kinds)
+    except InvalidInput as error:
+        faults = error.faults
+    kept = np.flatnonzero(present)
+    raise InvalidInput(number_rows(faults, kept.__getitem__))
 
 
 def make_dataset_of(

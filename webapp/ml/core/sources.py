@@ -12,21 +12,30 @@ import os
 import secrets
 import shutil
 import tempfile
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
 from webapp.errors import Faults, InvalidInput, faults_in
 from webapp.ml.core.kinds import find_kind
 from webapp.ml.core.tables import FORMATS, format_of_suffix
 from webapp.ml.core.tables.reading import leave_text, open_table, parse_errors
-from webapp.ml.core.tables.shapes import Columns, CsvDialect, Format, Source, Table, list_names
+from webapp.ml.core.tables.shapes import (
+    Columns,
+    CsvDialect,
+    Format,
+    Source,
+    Table,
+    kind_of,
+    list_names,
+)
 
 MOST_PARTS = 10_000
 LONGEST_PATTERN = 255  # as long as what a version says of its source
@@ -297,27 +306,70 @@ class DataSource:
         with part.open() as source, parse_errors(source.format):
             yield source, open_table(source, set(wanted), leave_text)
 
-    def read_all(self, wanted: Collection[str] = ()) -> Columns:
-        """Return the columns of all parts, in memory; raises InvalidInput."""
+    def read_all(self, wanted: Collection[str] = ()) -> tuple[Columns, list[int]]:
+        """Return the columns of all parts, in memory, and how many rows each part has.
+
+        Raises InvalidInput.
+        """
         import pyarrow as pa
 
         found: list[Columns] = []
+        schema: Any = None
         with faults_in("source"):
             for part in self.parts:
                 with self._open_table(part, wanted) as (source, table):
-                    names = table.schema.names
-                    check_columns(names, found[0].rows.column_names if found else names)
+                    schema = _unite(schema, table.schema) if found else table.schema
                     rows = pa.Table.from_batches(list(table.batches), table.schema)
                 found.append(Columns(rows, table.untyped, source.dialect.decimal, table.warnings))
-            first = found[0]
-            try:
-                rows = pa.concat_tables(
-                    [columns.rows.select(first.rows.column_names) for columns in found],
-                    promote_options="permissive",
-                )
-            except pa.ArrowException:
-                raise InvalidInput(["has columns of other types in other files"]) from None
-        return replace(first, rows=rows)
+        tables = [columns.rows.select(schema.names) for columns in found]
+        rows = pa.concat_tables(tables, promote_options="permissive")
+        return replace(found[0], rows=rows), list(map(len, tables))
+
+
+def _unite(known: Any, given: Any) -> Any:
+    """Return the schema of the files before, and of one more; raises InvalidInput."""
+    import pyarrow as pa
+
+    def unify(*schemas: Any) -> Any:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+
+    check_columns(given.names, known.names)
+    try:
+        return unify(known, given)
+    except pa.ArrowException:
+        pass
+    faults = {}
+    for field in known:
+        other = given.field(field.name)
+        try:
+            unify(pa.schema([field]), pa.schema([other]))
+        except pa.ArrowException:
+            kinds = f"{kind_of(other.type)} values, and {kind_of(field.type)} values"
+            faults[field.name] = [f"has {kinds} in the files before: write one type in all files"]
+    raise InvalidInput(faults)
+
+
+@contextmanager
+def faults_by_part(parts: Sequence[Part], n_rows: Sequence[int]) -> Iterator[None]:
+    """Put the faults of an InvalidInput by column and row under the name of the row's file.
+
+    The parts are whole files of so many rows, which are numbered through.
+    """
+    try:
+        yield
+    except InvalidInput as error:
+        faults: Any = error.faults
+    else:
+        return
+    if isinstance(faults, Mapping) and all(isinstance(rows, Mapping) for rows in faults.values()):
+        ends, by_part = list(accumulate(n_rows)), dict[str, Any]()
+        for column, rows in faults.items():
+            for row, fault in rows.items():
+                place = bisect_right(ends, int(row))
+                number = str(int(row) - ends[place] + n_rows[place])
+                by_part.setdefault(parts[place].name, {}).setdefault(column, {})[number] = fault
+        faults = by_part
+    raise InvalidInput(faults)
 
 
 def open_source(root: str, pattern: str, *, dialect: CsvDialect | None = None) -> DataSource:

@@ -54,7 +54,7 @@ from webapp.ml.core.metrics import measure_scores
 from webapp.ml.core.plots import Judged
 from webapp.ml.core.scoring import Scorer, compile_scorer, score
 from webapp.ml.core.signature import matrix_signature
-from webapp.ml.core.sources import DataSource, Head, Part, check_columns
+from webapp.ml.core.sources import DataSource, Head, Part, check_columns, faults_by_part
 from webapp.ml.core.tables.numbers import MISSING, to_numbers
 from webapp.ml.core.tables.reading import open_table, parse_errors
 from webapp.ml.core.tables.shapes import BLANKS, NUMERIC, check_target, kind_of
@@ -374,8 +374,8 @@ def train_in_memory(
 ) -> TrainedModel:
     """Train on all rows of a source at once; raises InvalidInput."""
     choices = _tidy(choices)
-    columns = source.read_all([choices.target])
-    with faults_in("source"):
+    columns, n_rows = source.read_all([choices.target])
+    with faults_in("source"), faults_by_part(source.parts, n_rows):
         dataset = make_dataset_from(columns, choices)
     trained = train(dataset, spec, clock=clock)
     return replace(trained, warnings=(*dataset.warnings, *trained.warnings))
