@@ -27,7 +27,7 @@ from webapp.errors import DatabaseUnavailable
 from webapp.extensions import db
 from webapp.jobs import service
 from webapp.jobs.models import Job
-from webapp.jobs.runner import Runner
+from webapp.jobs.runner import POLL, Runner
 from webapp.scopes import Scope
 
 pytestmark = pytest.mark.processes
@@ -285,6 +285,55 @@ def test_a_worker_that_stops_leaves_its_jobs_to_others(client: FlaskClient, queu
     queue.close()
     job = client.get(url).json
     assert (job["status"], job["attempts"]) == ("queued", 0)
+
+
+@pytest.mark.parametrize("slow", ["claim_next", "kind.prepare"])
+def test_a_worker_that_stops_as_it_begins_a_job_leaves_it_to_others(
+    client: FlaskClient, queue: Runner, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    claimed = threading.Event()
+    kind = queue.kinds["train"]
+
+    def slowly(original: Any, *arguments: Any, **named: Any) -> Any:
+        answer = original(*arguments, **named)
+        if answer is not None:
+            claimed.set()
+            time.sleep(POLL + 0.5)  # until the thread of the queue has looked whether it must end
+        return answer
+
+    if slow == "claim_next":
+        monkeypatch.setattr(service, slow, partial(slowly, service.claim_next))
+    else:
+        changed = replace(kind, prepare=partial(slowly, kind.prepare))
+        monkeypatch.setattr(queue, "kinds", {"train": changed})
+    url = submit(client)
+    assert claimed.wait(DEADLINE)
+
+    queue.close()
+
+    job = client.get(url).json
+    assert (job["status"], job["attempts"]) == ("queued", 0)
+
+
+def test_a_worker_that_stops_stores_what_is_done(
+    client: FlaskClient, queue: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, may_store = threading.Event(), threading.Event()
+    kind = queue.kinds["train"]
+
+    def store(*arguments: Any) -> Any:
+        done.set()
+        assert may_store.wait(DEADLINE)
+        return kind.store(*arguments)
+
+    monkeypatch.setattr(queue, "kinds", {"train": replace(kind, store=store)})
+    url = submit(client)
+    assert done.wait(DEADLINE)
+
+    threading.Timer(0.5, may_store.set).start()
+    queue.close()
+
+    assert client.get(url).json["status"] == "succeeded"
 
 
 def count_jobs(client: FlaskClient) -> dict[str, float]:

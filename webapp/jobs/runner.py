@@ -126,15 +126,15 @@ class Runner:
         self._wake.set()
 
     def close(self) -> None:
-        """Put the jobs of the queue that are not done yet back into it."""
+        """Store what is done, and put the other jobs of the queue back into it."""
         self._closed.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(STOP)
         for begun, thread in self._working.copy().items():
-            begun.task.cancel()
-            with suppress(Unavailable, JobLost), self._session() as session:
-                service.give_back(session, begun.claim, counts=False)
+            if not begun.task.cancel():
+                thread.join(STOP)  # what is done is being stored
+            self._give_back(begun.claim)
             thread.join(STOP)
         self.executor.shutdown()
 
@@ -214,13 +214,12 @@ class Runner:
         def begin() -> Call:
             try:
                 with self._session() as session:
+                    if self._closed.is_set():
+                        raise CancelledError
                     claimed = service.claim_next(session, self.kinds, note_failed=self._note_ended)
                     if claimed is None:
                         raise CancelledError
                     job, claim = claimed
-                    if self._closed.is_set():
-                        service.give_back(session, claim, counts=False)
-                        raise CancelledError
                     if job.attempts > 1:
                         self._note_again(job.kind)
                     order = Order(job.kind, job.model, job.options, job.payload or b"", job.holder)
@@ -236,10 +235,15 @@ class Runner:
         while not looked.wait(POLL):
             if task.done() or self._closed.is_set():
                 task.cancel()
-                return False
+                with suppress(CancelledError, TimeoutError):
+                    task.exception(STOP - POLL)  # it may be claiming a job just now
+                break
         if not found:
             return False
         order, claim, actor, repeatable = found[0]
+        if task.is_stopped:
+            self._give_back(claim)
+            return False
         joined = self._join_steps(order, task)
         begun = _Begun(order, claim, joined, is_queued=True, repeatable=repeatable)
         values = (begun, actor)
@@ -248,19 +252,25 @@ class Runner:
         thread.start()
         return True
 
+    def _give_back(self, claim: Claim) -> None:
+        """Put a job that was not done back into the queue, as if it had not been claimed."""
+        with suppress(Unavailable, JobLost), self._session() as session:
+            service.give_back(session, claim, counts=False)
+
     def _see_to(self, begun: _Begun, actor: Actor) -> None:
         """Follow a job of the queue to its end."""
         set_actor(actor)
         try:
             self._follow(begun)
             begun.task.result()  # raises what the work did, also that the database is away
-            while not self._closed.is_set():
+            while True:
                 try:
                     with self._session() as session:
                         self._store(session, begun)
                     return
                 except Unavailable:  # the work is done: wait for the database
-                    self._closed.wait(POLL)
+                    if self._closed.wait(POLL):
+                        raise
         except BaseException as error:
             self._end(begun, error)
         finally:
