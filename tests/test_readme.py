@@ -18,13 +18,14 @@ import pytest
 from flask.testing import FlaskCliRunner
 
 from tests.conftest import app_on, migrate
-from tests.gunicorn_server import running_gunicorn
+from tests.gunicorn_server import running_gunicorn, wait_until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 YOUR_DATA = (ROOT / "docs" / "your-data.md").read_text()
 DATA = (ROOT / "docs" / "data.md").read_text()
 JOBS = (ROOT / "docs" / "jobs.md").read_text()
+DEADLINE = 60.0  # seconds until a job has ended
 PAGES = {
     "docs/jobs.md": JOBS,  # first: it names its jobs by their numbers
     "README.md": README,
@@ -174,6 +175,11 @@ def test_the_page_on_formats_trains_on_files_and_predicts_a_folder(tour: Tour) -
     assert model["model"]["n_train"] + model["model"]["n_test"] == 40
     assert job["options"]["source"] == "sales/2026/*.parquet"
 
+    def has_ended() -> bool:
+        shown = tour.runner.invoke(args=["jobs", "show", str(job["id"])]).output
+        return json.loads(shown)["status"] == "succeeded"
+
+    wait_until(has_ended, DEADLINE)  # its version, without the shop, is not the last one
     for line in re.findall(r"^\$ \.venv/bin/flask (.*)$", DATA, re.M):
         with chdir(tour.folder):
             result = tour.runner.invoke(args=shlex.split(line))

@@ -131,18 +131,22 @@ def make_dataset_from(found: Columns, choices: Choices) -> Dataset:
         warnings += (warn_of_missing(target, len(present) - len(y), len(present)),)
         rows = rows.filter(present)
     found = replace(found, rows=rows, warnings=warnings)
-    try:
-        return make_dataset_of(found, y, target=target, kinds=choices.kinds)
-    except InvalidInput as error:
-        faults = error.faults
-    kept = np.flatnonzero(present)
-    raise InvalidInput(number_rows(faults, kept.__getitem__))
+    numbers = np.flatnonzero(present)
+    return make_dataset_of(found, y, target=target, kinds=choices.kinds, numbers=numbers)
 
 
 def make_dataset_of(
-    found: Columns, y: Vector | Labels, *, target: str, kinds: Mapping[str, str]
+    found: Columns,
+    y: Vector | Labels,
+    *,
+    target: str,
+    kinds: Mapping[str, str],
+    numbers: Any = None,
 ) -> Dataset:
-    """Return the dataset of columns that are all features, and their target: (n_rows,)."""
+    """Return the dataset of columns that are all features, and their target: (n_rows,).
+
+    ``numbers`` are those of the rows, where others were left out. Raises InvalidInput.
+    """
     import pyarrow as pa
 
     given = found.rows.column_names
@@ -158,7 +162,12 @@ def make_dataset_of(
             pass  # values are missing
     columns, blocks, texts, warnings = [], [], [], []
     for name in names:
-        read = _read_column(name, found, kinds.get(name))
+        try:
+            read = _read_column(name, found, kinds.get(name))
+        except InvalidInput as error:
+            if numbers is None:
+                raise
+            raise InvalidInput(number_rows(error.faults, numbers.__getitem__)) from None
         warnings += read.warnings
         if read.column is None:
             continue
