@@ -232,8 +232,8 @@ class Runner:
                 looked.set()
 
         task = self.executor.submit_late(begin)
-        while not looked.wait(POLL):
-            if task.done() or self._closed.is_set():
+        while not looked.wait(POLL) and not task.done():
+            if self._closed.is_set():
                 task.cancel()
                 with suppress(CancelledError, TimeoutError):
                     task.exception(STOP - POLL)  # it may be claiming a job just now
