@@ -487,7 +487,10 @@ ODD_ONE_OUT = (
 REFUSED_NUMBERS: list[tuple[bytes, Faults]] = [
     (b"a,y", ["has no rows"]),
     (b"a,y\n\n\r\n\n", ["has no rows"]),
-    (b"a,y\n1,1_0\n", {"y": {"0": ["is not a number"]}}),
+    (b"a,y\n1,1_0\n1,1\n", {"y": {"0": ["is not a number"]}}),
+    (b"a,y\n1,red\n1,\n1,blue\n",
+     {"y": ["holds text, expected numbers; to predict classes, choose a classifier, such as "
+            "random_forest_classifier"]}),
     (b"a,y\n1,1e400\n", {"y": {"0": MISSING}}),
     (b"a,y\n" + b"1,2\n" * 20 + b"red,3\n", {"a": {"20": [ODD_ONE_OUT]}}),
     (b"a,y\n1,\n" + b"1,2\n" * 20 + b"2,\nred,3\n", {"a": {"22": [ODD_ONE_OUT]}}),

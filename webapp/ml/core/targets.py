@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from webapp.errors import InvalidInput
 from webapp.ml.core.datasets import Labels, Vector, describe_label
-from webapp.ml.core.kinds import clean_text, holds_dates, read_numbers
+from webapp.ml.core.kinds import clean_text, find_unlike_numbers, holds_dates, read_numbers
 from webapp.ml.core.signature import Task
 from webapp.ml.core.tables.numbers import MISSING, to_numbers
 from webapp.ml.core.tables.shapes import BOOLEANS, NUMERIC, Columns, kind_of
@@ -35,7 +35,7 @@ def take_target(
         try:
             numbers = read_numbers(column, found)
         except InvalidInput as error:
-            if task == "regression":
+            if task == "regression" and _holds_numbers(column, found):
                 raise InvalidInput({target: error.faults}) from None
         else:
             return _take_numbers(numbers, target)
@@ -43,7 +43,8 @@ def take_target(
         return _take_numbers(column, target)
     if task == "regression":
         words = {"string": "text", "boolean": "booleans"}.get(kind, f"{kind} values")
-        raise InvalidInput({target: [f"holds {words}, expected numbers: is it a classification?"]})
+        advice = "to predict classes, choose a classifier, such as random_forest_classifier"
+        raise InvalidInput({target: [f"holds {words}, expected numbers; {advice}"]})
     if kind == "string":
         if task is None:
             _check_no_dates(column, target)
@@ -52,6 +53,14 @@ def take_target(
         return _take_whole_numbers(column, target)
     message = f"holds {kind} values, expected numbers, text or booleans"
     raise InvalidInput({target: [message]})
+
+
+def _holds_numbers(column: Any, found: Columns) -> bool:
+    """Return whether any text is a number: the others are then faults, and not classes."""
+    import pyarrow.compute as pc
+
+    texts = clean_text(pc.unique(column)).drop_null()
+    return len(find_unlike_numbers(texts, found)) < len(texts)
 
 
 def _check_no_dates(column: Any, name: str) -> None:
