@@ -273,8 +273,7 @@ SETTINGS = (
         "MAX_FIT_SECONDS",
         integer(1, 86_400),
         "600",
-        "Longest time in seconds that a training or evaluation may take, of the clock and of a "
-        "core.",
+        "Longest time in seconds that a training or evaluation may take.",
     ),
     Setting(
         "MAX_FIT_MEMORY",
@@ -349,8 +348,7 @@ SETTINGS = (
         "MAX_UPLOAD_SECONDS",
         integer(1, 86_400),
         "60",
-        "Longest time that an uploaded model may take to be loaded and tried, of the clock and of "
-        "a core.",
+        "Longest time in seconds that an uploaded model may take to be loaded and tried.",
     ),
     Setting(
         "MAX_UPLOAD_MEMORY",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -201,6 +201,7 @@ def test_work_that_waits_for_a_process_can_be_cancelled(executor: LocalExecutor)
         waiting.cancel()
         with pytest.raises(CancelledError):
             waiting.result(DEADLINE)
+        assert wait([waiting], DEADLINE).done
 
 
 def test_nothing_is_left_of_a_process_that_was_killed() -> None:

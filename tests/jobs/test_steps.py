@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -11,6 +12,8 @@ from tests.jobs.test_processes import (
     DEADLINE,
     LIMITS,
     LONG,
+    begun,
+    count_running,
     die,
     double,
     is_alive,
@@ -41,6 +44,39 @@ def test_later_steps_go_on_from_the_answer_of_the_first(executor: LocalExecutor)
     assert steps.at_once == 2
     assert steps.result(DEADLINE) == {"doubled": [4, 20]}
     assert steps.progress == {"done": 1, "total": 3, "unit": "steps"}
+
+
+def test_how_far_the_first_step_is_is_how_far_the_work_is(executor: LocalExecutor) -> None:
+    steps = Steps(executor, executor.submit(tell_and_sort, limits=LONG), lambda *_: {})
+
+    wait_until(lambda: steps.progress is not None)
+
+    steps.cancel()
+    with pytest.raises(CancelledError):
+        steps.result(DEADLINE)
+
+
+def test_work_that_is_cancelled_while_its_steps_wait_for_a_process_ends(
+    executor: LocalExecutor,
+) -> None:
+    first_is_done, none_is_free = threading.Event(), threading.Event()
+
+    def further(steps: Steps, _answer: dict[str, Any]) -> dict[str, Any]:
+        first_is_done.set()
+        assert none_is_free.wait(DEADLINE)
+        steps.run_all([(double, 1)] * 2, limits=LONG, total=2, unit="doubles")
+        raise AssertionError
+
+    steps = Steps(executor, executor.submit(double, 1, limits=LIMITS), further)
+    assert first_is_done.wait(DEADLINE)
+    with begun(executor, sleep, 2) as others:
+        wait_until(lambda: count_running(others) == 2)
+        none_is_free.set()
+        wait_until(lambda: (steps.progress or {}).get("unit") == "doubles")
+
+        steps.cancel()
+        with pytest.raises(CancelledError):
+            steps.result(DEADLINE)
 
 
 def test_a_first_step_that_fails_has_no_further_ones(executor: LocalExecutor) -> None:

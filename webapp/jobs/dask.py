@@ -135,8 +135,7 @@ class DaskExecutor(TaskExecutor):
         key = PREFIX + uuid.uuid4().hex
         try:
             client = self._wait_for_room(task, key)
-            if not task.set_running_or_notify_cancel():
-                raise CancelledError
+            task.begin()
             call = begin()
             client.subscribe_topic(TOPIC, self._hear)  # anew, as it may have connected anew
             future = client.submit(work_for, call, self._preloaded, key=key, pure=False)

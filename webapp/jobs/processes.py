@@ -62,8 +62,8 @@ Work: TypeAlias = Callable[..., dict[str, Any]]
 class ProcessLimits:
     """What a child may take: bytes of memory beyond its libraries, and seconds.
 
-    The seconds are both of CPU and of the clock on the wall. After ``ease`` seconds, its priority
-    is lower than a web worker's.
+    The seconds are of the clock on the wall, and of CPU on each core. After ``ease`` seconds, its
+    priority is lower than a web worker's.
     """
 
     memory: int = 2048 * MB
@@ -116,6 +116,14 @@ class Task(Future[dict[str, Any]]):
         super().__init__()
         self.progress: dict[str, Any] | None = None
         self._stop = False
+        self._is_begun = False
+
+    def begin(self) -> None:
+        """Note that the work begins; raises CancelledError where it was cancelled before."""
+        if not self._is_begun:
+            self._is_begun = True
+            if not self.set_running_or_notify_cancel():
+                raise CancelledError
 
     def cancel(self) -> bool:
         """End the work, even if it is running: its process is killed within ``LOOK``."""
@@ -174,6 +182,8 @@ class TaskExecutor(Executor, ABC):
         try:
             answer = self._wait(task, begin)
         except BaseException as error:
+            with suppress(CancelledError):
+                task.begin()  # tells those who wait for work that was cancelled before
             if not task.cancelled():
                 task.set_exception(error)
         else:
@@ -202,8 +212,7 @@ class LocalExecutor(TaskExecutor):
 
     def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
         with closing(self._take_child(task)) as child:
-            if not task.set_running_or_notify_cancel():
-                raise CancelledError
+            task.begin()
             call = begin()
             deadline = time.monotonic() + call.limits.seconds
             with suppress(BrokenPipeError):  # it died, as the next read will tell
@@ -445,7 +454,8 @@ def _end_with(connection: Connection) -> None:
 
 
 def _set_limits(limits: ProcessLimits) -> None:
-    seconds = int(limits.seconds) + 1
+    # Several threads take more of them than the clock; the caller ends the process by that.
+    seconds = int(limits.seconds * (os.cpu_count() or 1)) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = Path("/proc/self/statm")

@@ -27,7 +27,7 @@ class Steps(Task):
         super().__init__()
         self._executor = executor
         self._tasks = [first]
-        self.set_running_or_notify_cancel()
+        self.begin()
         values = (first, further)
         threading.Thread(target=self._see_to, args=values, name="steps", daemon=True).start()
 
@@ -88,6 +88,9 @@ class Steps(Task):
 
     def _see_to(self, first: Task, further: Callable[[Steps, Answer], Answer]) -> None:
         try:
+            while wait([first], LOOK).not_done:
+                self.progress = first.progress
+            self.progress = first.progress
             answer = further(self, first.result())
             if self.is_stopped:
                 raise CancelledError
