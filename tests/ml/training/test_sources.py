@@ -199,14 +199,23 @@ def test_more_rows_than_fit_into_memory_are_refused_with_how_much_they_take(
     assert "would have to be in memory, about 21 MB (100,000 rows × 26 columns)" in message
 
 
-def test_a_process_that_took_too_much_memory_says_what_to_change(app: Flask) -> None:
+@pytest.mark.parametrize(
+    ("reason", "place", "advice"),
+    [
+        ("memory", "source", "smaller files or row groups"),
+        ("seconds", "estimator", "try fewer rows or columns"),
+    ],
+)
+def test_a_process_that_took_too_much_says_what_to_change(
+    app: Flask, reason: str, place: str, advice: str
+) -> None:
     files = SourceFiles("csv", Choices("progression"), CsvDialect())
     order = order_source_training(name="a", files=files, spec=TrainingSpec(), root="/srv")
 
-    error = app.extensions["jobs"].kinds[order.kind].explain(order, ProcessFailed("memory"))
+    error = app.extensions["jobs"].kinds[order.kind].explain(order, ProcessFailed(reason))
 
     assert isinstance(error, InvalidInput)
-    assert "smaller files or row groups" in str(error.faults["source"])
+    assert advice in str(error.faults[place])  # type: ignore[call-overload]
 
 
 def test_a_client_need_not_wait_and_sees_how_many_rows_were_read(

@@ -218,12 +218,15 @@ def _answer(
     return answer
 
 
-def too_heavy(estimator: str, excess: str) -> InvalidInput:
-    """Return the error of a training that takes too much: of what, and what to change."""
+def too_heavy(estimator: str | None, excess: str) -> InvalidInput:
+    """Return the error of a training that takes too much: of what, and what to change.
+
+    The default ``estimator``, None, is as light as any.
+    """
     advice = "try fewer rows or columns"
-    lighter = LIGHTER_THAN_AUTO if estimator == AUTO else ESTIMATORS[estimator].lighter
-    if lighter:
-        advice += f", or {lighter}"
+    if estimator is not None:
+        lighter = LIGHTER_THAN_AUTO if estimator == AUTO else ESTIMATORS[estimator].lighter
+        advice += f", or {lighter}" if lighter else ""
     return InvalidInput({"estimator": [f"{excess}: {advice}"]})
 
 
