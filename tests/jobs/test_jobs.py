@@ -23,7 +23,7 @@ from tests.jobs.test_processes import LIMITS, die, fail, take_memory
 from tests.observability.test_metrics import parse
 from webapp.audit.service import list_entries
 from webapp.db.base import utc_now
-from webapp.errors import DatabaseUnavailable
+from webapp.errors import DatabaseUnavailable, StorageFull
 from webapp.extensions import db
 from webapp.jobs import service
 from webapp.jobs.models import Job
@@ -175,6 +175,43 @@ def test_a_full_queue_refuses_with_the_time_to_come_back(own_app: Flask, limit: 
     assert refused.status_code == 503
     assert int(refused.headers["Retry-After"]) > 0
     assert client.post("/api/v1/ml/train", json=ROWS).status_code == 201  # it does not wait
+
+
+def test_what_failed_jobs_keep_makes_room_for_others(own_app: Flask) -> None:
+    own_app.config["JOB_QUEUE_MB"] = 1
+    client = own_app.test_client()
+    wide = {"X": [list(range(500))] * 200, "y": list(range(200))}  # 0.8 MB
+    submit(client, wide)
+    with own_app.app_context():
+        for _ in range(service.MOST_ATTEMPTS):
+            service.claim_next(db.session(), ["train"])
+            expire(own_app, 1)
+        service.claim_next(db.session(), ["train"])  # it fails
+        assert service.retry(db.session(), 1).status == "queued"
+        job = db.session.get_one(Job, 1)
+        job.status = "failed"
+        db.session.commit()
+
+        submit(client, wide)
+        with pytest.raises(service.JobNotRepeatable):
+            service.retry(db.session(), 1)
+
+
+def test_of_many_submissions_at_once_no_more_are_taken_than_may_wait(own_app: Flask) -> None:
+    own_app.config["JOB_QUEUE"] = 2
+    taken: list[int] = []
+
+    def ask() -> None:
+        answer = own_app.test_client().post("/api/v1/ml/train", json=ROWS, headers=LATER)
+        taken.append(answer.status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(taken) == [202] * 2 + [503] * 6
 
 
 def expire(app: Flask, number: int) -> None:
@@ -334,6 +371,45 @@ def test_a_worker_that_stops_stores_what_is_done(
     queue.close()
 
     assert client.get(url).json["status"] == "succeeded"
+
+
+@on_sqlite
+def test_a_worker_that_stops_in_an_outage_leaves_what_is_done_to_others(
+    client: FlaskClient, queue: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+
+    def store(*_: Any) -> Any:
+        done.set()
+        raise DatabaseUnavailable
+
+    changed = replace(queue.kinds["train"], store=store)
+    monkeypatch.setattr(queue, "kinds", {"train": changed})
+    url = submit(client)
+    assert done.wait(DEADLINE)
+
+    queue.close()
+
+    job = client.get(url).json
+    assert (job["status"], job["attempts"]) == ("queued", 0)
+
+
+@on_sqlite
+def test_what_is_done_waits_for_room_longer_than_a_claim_lasts(
+    client: FlaskClient, queue: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CLAIM", timedelta(seconds=2 * POLL))
+    kind, missing = queue.kinds["train"], [StorageFull] * 5
+
+    def store(*arguments: Any) -> Any:
+        if missing:
+            raise missing.pop()
+        return kind.store(*arguments)
+
+    monkeypatch.setattr(queue, "kinds", {"train": replace(kind, store=store)})
+
+    job = wait_for(client, submit(client), "succeeded")
+    assert (job["result"]["version"], job["attempts"]) == (1, 1)
 
 
 def count_jobs(client: FlaskClient) -> dict[str, float]:

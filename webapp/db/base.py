@@ -119,6 +119,15 @@ def begin_write(session: Session) -> None:
     session.connection(execution_options={WRITES: True})
 
 
+def take_turns(session: Session, number: int) -> None:
+    """Wait until no other transaction that has called this with the same number is under way.
+
+    On SQLite, only one transaction writes at a time.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
 def begin_read(session: Session) -> None:
     """Start queries that each see the newest state.
 

@@ -187,7 +187,8 @@ class Runner:
                 if time.monotonic() > swept_at + SWEEP:
                     swept_at = time.monotonic()
                     with self._session() as session:
-                        service.delete_old(session, keep=self._keep)
+                        while service.delete_old(session, keep=self._keep):
+                            pass
                 if self._has_waiting() and was_away:
                     self._closed.wait(AFTER_OUTAGE)
                 was_away = False
@@ -268,9 +269,11 @@ class Runner:
                     with self._session() as session:
                         self._store(session, begun)
                     return
-                except Unavailable:  # the work is done: wait for the database
+                except Unavailable:  # the work is done: wait for the database, or for room in it
                     if self._closed.wait(POLL):
-                        raise
+                        self._give_back(begun.claim)
+                        return
+                self._renew(begun)
         except BaseException as error:
             self._end(begun, error)
         finally:
@@ -301,9 +304,13 @@ class Runner:
         """Wait until a task has ended; raises JobLost, and what the task raises."""
         while wait([begun.task], BEAT).not_done:
             watch(begun.task)
-            with suppress(Unavailable), self._session() as session:
-                service.renew(session, begun.claim, begun.task.progress)
+            self._renew(begun)
         begun.task.result()
+
+    def _renew(self, begun: _Begun) -> None:
+        """Keep the claim on a job, unless the database is away; raises JobLost."""
+        with suppress(Unavailable), self._session() as session:
+            service.renew(session, begun.claim, begun.task.progress)
 
     def _store(
         self, session: Session, begun: _Begun, before_commit: BeforeCommit = keep_nothing

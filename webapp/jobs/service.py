@@ -19,12 +19,21 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, undefer
 
 from webapp.audit.service import current_actor, record
-from webapp.db.base import Page, begin_read, begin_write, fetch_page, keep_nothing, utc_now
+from webapp.db.base import (
+    Page,
+    begin_read,
+    begin_write,
+    fetch_page,
+    keep_nothing,
+    take_turns,
+    utc_now,
+)
 from webapp.jobs.errors import JobEnded, JobLost, JobNotFound, JobNotRepeatable, QueueFull
 from webapp.jobs.models import CANCELLED, FAILED, QUEUED, RUNNING, Job
 
 CLAIM = timedelta(seconds=15)
 MOST_ATTEMPTS = 2
+SUBMISSIONS = 7_306_912  # the number of their lock
 MOST_SWEPT = 100  # old jobs that are deleted at a time
 DIED = "the process that worked on it died"
 FROM_REQUEST = "what it needs came with a request that waited, and is not kept"
@@ -71,8 +80,10 @@ def submit(
 ) -> Job:
     """Put a job into the queue, its payload with it; raises QueueFull."""
     begin_write(session)
+    take_turns(session, SUBMISSIONS)  # so that nobody counts before another's job is there
     queued = sa.select(sa.func.count()).select_from(Job).where(Job.status == QUEUED)
     of_holder = queued.where(Job.holder == order.holder)
+    _free_payloads(session, limits.payload_bytes - len(order.payload))
     stored = sa.select(sa.func.sum(Job.payload_size)).where(Job.payload.is_not(None))
     if (session.scalar(queued) or 0) >= limits.jobs:
         raise QueueFull(f"As many jobs as may wait are waiting: {limits.jobs}.")
@@ -87,6 +98,17 @@ def submit(
     before_commit(job)
     session.commit()
     return job
+
+
+def _free_payloads(session: Session, most: int) -> None:
+    """Drop what failed jobs keep to be done again, the oldest first, where all take more."""
+    kept = sa.select(Job.id, Job.payload_size, Job.status).where(Job.payload.is_not(None))
+    rows = session.execute(kept.order_by(Job.id)).all()
+    excess = sum(size for _, size, _ in rows) - most
+    for number, size, status in rows:
+        if excess > 0 and status == FAILED:
+            session.execute(sa.update(Job).where(Job.id == number).values(payload=None))
+            excess -= size
 
 
 def submit_waiting(session: Session, order: Order) -> Claim:
@@ -256,13 +278,14 @@ def count_jobs(session: Session) -> tuple[int, int, float]:
     return queued, running, max(waited, 0.0)
 
 
-def delete_old(session: Session, *, keep: timedelta) -> None:
-    """Delete some of the jobs that ended longer ago than they are kept."""
+def delete_old(session: Session, *, keep: timedelta) -> bool:
+    """Delete some of the jobs that ended longer ago than they are kept; return if any are left."""
     begin_write(session)
     old = sa.select(Job.id).where(Job.finished_at < utc_now() - keep).limit(MOST_SWEPT)
     found = session.scalars(old.with_for_update(skip_locked=True)).all()
     session.execute(sa.delete(Job).where(Job.id.in_(found)))
     session.commit()
+    return len(found) == MOST_SWEPT
 
 
 def _waits(kinds: Collection[str], now: datetime) -> sa.ColumnElement[bool]:
