@@ -102,7 +102,7 @@ def test_what_is_wrong_is_told_in_words_that_say_what_to_do(client: FlaskClient)
         ("GET", f"{ITEMS}/2", {}, 404, "There is no item 2."),
         ("GET", "/nothing", {}, 404, "There is nothing at this URL."),
         ("GET", f"{ML}/models/My_Model", {}, 404, "1 to 63 characters of a-z, 0-9"),
-        ("POST", f"{ML}/predict", {"json": {"features": [1]}}, 409, "train it before predicting"),
+        ("POST", f"{ML}/predict", {"json": {"features": [1]}}, 409, "has no active version"),
         ("POST", ITEMS, chunked, 411, "Content-Length"),
         ("DELETE", location, {"headers": {"If-Match": '"9"'}}, 412, "read it again"),
         ("POST", ITEMS, {"data": "{}"}, 415, "application/json, in UTF-8"),

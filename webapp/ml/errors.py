@@ -45,7 +45,9 @@ class ModelNotTrained(Conflict):
     """The model has no active version to predict with."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"The model {name!r} is not trained: train it before predicting.")
+        super().__init__(
+            f"The model {name!r} has no active version: train it, or activate a version of it."
+        )
 
 
 class NothingToRollBack(Conflict):

@@ -21,7 +21,7 @@ LARGEST_ID = 2**63 - 1
 _EXAMPLES = {
     400: "The body is not valid JSON: unexpected end of data (line 1, column 9).",
     404: "There is no item 7.",
-    409: "The model 'default' is not trained: train it before predicting.",
+    409: "The model 'default' has no active version: train it, or activate a version of it.",
     422: "json.features: has 2 values, expected 3",
 }
 
