@@ -90,7 +90,7 @@ def train_in_steps(folder: Path, executor: TaskExecutor) -> Coefficients:
 
 def train_in_memory(folder: Path, _executor: None) -> Coefficients:
     """Read the files of a folder, and train on all rows at once."""
-    dataset = make_dataset_from(open_source(str(folder), PATTERN).read_all(), TARGET)
+    dataset = make_dataset_from(open_source(str(folder), PATTERN).read_all()[0], TARGET)
     return train(dataset, SPEC, clock=time.perf_counter).coefficients or {}
 
 

@@ -171,6 +171,28 @@ def test_a_column_of_another_type_is_told_by_file(tmp_path: Path) -> None:
     assert refused.value.faults == {"source": {"c.parquet": {"x": fault}}}
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pa.array([1.5]), pa.array([2**60 + 1])),
+        (pa.array([2**63], pa.uint64()), pa.array([1])),
+        (pa.array([10**15], pa.timestamp("s")), pa.array([1], pa.timestamp("ns"))),
+    ],
+    ids=["floating", "unsigned", "timestamp"],
+)
+def test_values_that_no_type_of_all_files_takes_are_told_by_column(
+    tmp_path: Path, first: pa.Array, second: pa.Array
+) -> None:
+    write(tmp_path, "a.parquet", table=pa.table({"x": first, "y": [1]}))
+    write(tmp_path, "b.parquet", table=pa.table({"x": second, "y": [1]}))
+
+    with pytest.raises(InvalidInput) as refused:
+        open_source(str(tmp_path), "*.parquet").read_all()
+
+    assert "write one type in all files" in str(refused.value)
+    assert refused.value.faults["source"].keys() == {"x"}  # type: ignore[call-overload]
+
+
 def test_the_dialect_of_csv_is_the_callers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x;y\n1,5;2\n2,5;4\n")
 

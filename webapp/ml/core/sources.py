@@ -321,9 +321,32 @@ class DataSource:
                     schema = _unite(schema, table.schema) if found else table.schema
                     rows = pa.Table.from_batches(list(table.batches), table.schema)
                 found.append(Columns(rows, table.untyped, source.dialect.decimal, table.warnings))
-        tables = [columns.rows.select(schema.names) for columns in found]
-        rows = pa.concat_tables(tables, promote_options="permissive")
+            tables = [columns.rows.select(schema.names) for columns in found]
+            try:
+                rows = _join(tables)
+            except pa.ArrowException:
+                raise InvalidInput(_find_unfit_values(tables)) from None
         return replace(found[0], rows=rows), list(map(len, tables))
+
+
+def _join(tables: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _find_unfit_values(tables: Sequence[Any]) -> Faults:
+    """Return what to say of columns whose values one type for all files does not take."""
+    import pyarrow as pa
+
+    faults = {}
+    for name in tables[0].column_names:
+        try:
+            _join([table.select([name]) for table in tables])
+        except pa.ArrowException:
+            message = "has types in these files that do not take each other's values"
+            faults[name] = [f"{message}: write one type in all files"]
+    return faults
 
 
 def _unite(known: Any, given: Any) -> Any:
@@ -349,6 +372,10 @@ def _unite(known: Any, given: Any) -> Any:
     raise InvalidInput(faults)
 
 
+def _is_by_row(faults: Faults) -> bool:
+    return isinstance(faults, Mapping) and all(map(str.isdecimal, faults))
+
+
 @contextmanager
 def faults_by_part(parts: Sequence[Part], n_rows: Sequence[int]) -> Iterator[None]:
     """Put the faults of an InvalidInput by column and row under the name of the row's file.
@@ -361,7 +388,7 @@ def faults_by_part(parts: Sequence[Part], n_rows: Sequence[int]) -> Iterator[Non
         faults: Any = error.faults
     else:
         return
-    if isinstance(faults, Mapping) and all(isinstance(rows, Mapping) for rows in faults.values()):
+    if isinstance(faults, Mapping) and all(map(_is_by_row, faults.values())):
         ends, by_part = list(accumulate(n_rows)), dict[str, Any]()
         for column, rows in faults.items():
             for row, fault in rows.items():
