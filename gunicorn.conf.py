@@ -21,6 +21,7 @@ except ConfigError as _error:
     raise SystemExit(f"Configuration error: {_error}") from None
 
 RUNNERS = ("jobs", "uploads")
+LEAVE = 5  # seconds that a worker has, after its last answer, to leave its jobs to others
 OPEN_FILES = 65_536  # each connection is one, and one more for a large body
 
 # Workers × threads × BLAS threads must fit the machine. Set before a worker imports NumPy;
@@ -50,7 +51,7 @@ preload_app = True
 workers = _settings["WEB_CONCURRENCY"] or max(2, usable_cores())
 threads = _settings["WEB_THREADS"]
 timeout = _settings["WEB_TIMEOUT"]
-graceful_timeout = _settings["WEB_GRACEFUL_TIMEOUT"]
+graceful_timeout = _settings["WEB_GRACEFUL_TIMEOUT"] + LEAVE
 keepalive = 75  # longer than the usual proxy's, so that it is the proxy that closes
 accesslog = None  # the application logs its requests (ACCESS_LOG)
 logger_class = ServerLog
@@ -73,6 +74,7 @@ def on_starting(server: object) -> None:
         from webapp.server.worker import EpollWorker
 
         EpollWorker.max_body = _settings["MAX_CONTENT_LENGTH"]
+        EpollWorker.grace = _settings["WEB_GRACEFUL_TIMEOUT"]
     of_sklearn = ("linear_model", "metrics", "model_selection")
     of_pyarrow = ("csv", "parquet", "pandas_compat")  # 12 ms of a child that judges an upload
     libraries = (

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -157,6 +158,26 @@ def test_a_service_that_stops_leaves_its_jobs_to_the_next(
     assert [(job["status"], job["attempts"]) for job in jobs] == [("succeeded", 1)] * 3
 
 
+@on_sqlite
+def test_a_service_that_stops_does_not_wait_for_a_request_longer_than_it_may(
+    database_url: str, tmp_path: Path, record: Record
+) -> None:
+    settings = {**SETTINGS, "WEB_GRACEFUL_TIMEOUT": "2"}
+    with running_gunicorn(database_url, tmp_path / "log", **settings) as server:
+        submissions = Submissions(server.url)
+        submissions.submit(forest(1000))
+        wait_until(lambda: len(submissions.running()) == 1, DEADLINE)
+        with server.connect() as waiting:
+            ask_to_train(waiting, forest(1000))
+            wait_until(lambda: len(server.trainings()) == 2, DEADLINE)
+            server.stop()
+    with running_gunicorn(database_url, tmp_path / "log", **SETTINGS) as server:
+        submissions.url = server.url
+        (job,) = submissions.settle(database_url, record, "service stopped in a long request")
+
+    assert (job["status"], job["attempts"]) == ("succeeded", 1)
+
+
 def outlive(
     url: str,
     log: Path,
@@ -232,12 +253,17 @@ def test_a_client_that_hangs_up_cancels_its_job(
     assert stored == 404
 
 
+def ask_to_train(connection: socket.socket, rows: dict[str, Any]) -> None:
+    """Send the request of a training, and do not wait for its answer."""
+    body = json.dumps(rows).encode()
+    head = f"POST {MODEL}/train HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
 def hang_up(server: GunicornServer, number: int) -> None:
     """Ask for a training that takes long, and leave once it runs."""
-    body = json.dumps(forest(1000)).encode()
-    head = f"POST {MODEL}/train HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with server.connect() as connection, Client(server.url) as looking:
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        ask_to_train(connection, forest(1000))
 
         def runs() -> bool:
             job = looking.call("GET", f"{ML}/jobs/{number}")

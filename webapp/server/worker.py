@@ -82,6 +82,7 @@ class EpollWorker(Worker):
     """
 
     max_body = 2**28  # bytes, set by gunicorn.conf.py; the application must refuse larger ones
+    grace = 25.0  # seconds that clients are answered after a stop, also set by gunicorn.conf.py
     health_path = "/health/"  # requests below it have threads of their own
 
     @classmethod
@@ -163,7 +164,7 @@ class EpollWorker(Worker):
                 pass
             listener.close()
         self._listeners.clear()
-        while self._connections and time.monotonic() < now + self.cfg.graceful_timeout:
+        while self._connections and time.monotonic() < now + self.grace:
             self._tick(0.05)
 
     def _accept(self, listener: Any) -> bool:
