@@ -15,7 +15,6 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cache
@@ -118,8 +117,7 @@ class Inline(TaskExecutor):
     processes = 1
 
     def _wait(self, task: Task, begin: Callable[[], Call]) -> dict[str, Any]:
-        if not task.set_running_or_notify_cancel():
-            raise CancelledError
+        task.begin()
         call = begin()
 
         def report(done: int, total: int | None, unit: str) -> None:

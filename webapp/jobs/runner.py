@@ -188,7 +188,8 @@ class Runner:
                     swept_at = time.monotonic()
                     with self._session() as session:
                         while service.delete_old(session, keep=self._keep):
-                            pass
+                            if self._closed.is_set():
+                                return
                 if self._has_waiting() and was_away:
                     self._closed.wait(AFTER_OUTAGE)
                 was_away = False
@@ -215,12 +216,13 @@ class Runner:
         def begin() -> Call:
             try:
                 with self._session() as session:
-                    if self._closed.is_set():
-                        raise CancelledError
                     claimed = service.claim_next(session, self.kinds, note_failed=self._note_ended)
                     if claimed is None:
                         raise CancelledError
                     job, claim = claimed
+                    if self._closed.is_set():
+                        service.give_back(session, claim, counts=False)
+                        raise CancelledError
                     if job.attempts > 1:
                         self._note_again(job.kind)
                     order = Order(job.kind, job.model, job.options, job.payload or b"", job.holder)

@@ -107,7 +107,9 @@ def _free_payloads(session: Session, most: int) -> None:
     excess = sum(size for _, size, _ in rows) - most
     for number, size, status in rows:
         if excess > 0 and status == FAILED:
-            session.execute(sa.update(Job).where(Job.id == number).values(payload=None))
+            # On PostgreSQL, it may just be put back into the queue.
+            still = sa.and_(Job.id == number, Job.status == FAILED)
+            session.execute(sa.update(Job).where(still).values(payload=None))
             excess -= size
 
 
