@@ -182,7 +182,7 @@ def test_a_named_model_lives_its_whole_life_on_the_command_line(
         (["train", "{csv}", "--target", "y", "--param", "alpha=1"], "is no parameter"),
         (["train", "{csv}", "--target", "y", "--test-size", "2"], "test_size"),
         (["train", "rows.txt", "--target", "y"], "has none of the suffixes"),
-        (["predict", "--features", "1"], "not trained"),
+        (["predict", "--features", "1"], "has no active version"),
         (["predict", "--model", "default", "--features", "1,2,two"], "is not a number"),
         (["predict", "--model", "default", "--features", ""], "has no rows"),
         (["predict", "--model", "default", "--features", "1,2,nan"], "finite"),

@@ -82,7 +82,7 @@ def test_a_model_without_an_active_version_is_not_trained(client: FlaskClient) -
     for url in (MODEL, ML):  # the default model is there even before its first training
         refused = client.post(f"{url}/predict/batch", json={"instances": [[1]]})
         assert refused.status_code == 409
-        assert "not trained" in refused.json["detail"]
+        assert "has no active version" in refused.json["detail"]
     assert client.get(MODEL).json["active_version"] is None
 
 
