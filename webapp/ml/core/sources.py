@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -314,62 +314,51 @@ class DataSource:
         import pyarrow as pa
 
         found: list[Columns] = []
-        schema: Any = None
         with faults_in("source"):
             for part in self.parts:
                 with self._open_table(part, wanted) as (source, table):
-                    schema = _unite(schema, table.schema) if found else table.schema
+                    names = table.schema.names
+                    check_columns(names, found[0].rows.column_names if found else names)
                     rows = pa.Table.from_batches(list(table.batches), table.schema)
                 found.append(Columns(rows, table.untyped, source.dialect.decimal, table.warnings))
-            tables = [columns.rows.select(schema.names) for columns in found]
+            first = found[0]
+            tables = [columns.rows.select(first.rows.column_names) for columns in found]
             try:
                 rows = _join(tables)
             except pa.ArrowException:
-                raise InvalidInput(_find_unfit_values(tables)) from None
-        return replace(found[0], rows=rows), list(map(len, tables))
+                raise InvalidInput(self._find_unlike(tables)) from None
+        return replace(first, rows=rows), list(map(len, tables))
+
+    def _find_unlike(self, tables: Sequence[Any]) -> Faults:
+        """Return what to say of columns that cannot be joined, by the first file that is unlike.
+
+        Types may differ, or one type for all does not take a value.
+        """
+        import pyarrow as pa
+
+        def is_unlike(n_tables: int) -> bool:
+            try:
+                _join(columns[:n_tables])
+            except pa.ArrowException:
+                return True
+            return False
+
+        faults = dict[str, Any]()
+        for name in tables[0].column_names:
+            columns = [table.select([name]) for table in tables]
+            number = bisect_left(range(1, len(tables) + 1), True, key=is_unlike)
+            if number < len(tables):
+                kind = kind_of(columns[number].schema.field(name).type)
+                message = f"has {kind} values that do not go with those of the files before"
+                by_column = faults.setdefault(self.parts[number].name, {})
+                by_column[name] = [f"{message}: write one type in all files"]
+        return faults
 
 
 def _join(tables: Sequence[Any]) -> Any:
     import pyarrow as pa
 
     return pa.concat_tables(tables, promote_options="permissive")
-
-
-def _find_unfit_values(tables: Sequence[Any]) -> Faults:
-    """Return what to say of columns whose values one type for all files does not take."""
-    import pyarrow as pa
-
-    faults = {}
-    for name in tables[0].column_names:
-        try:
-            _join([table.select([name]) for table in tables])
-        except pa.ArrowException:
-            message = "has types in these files that do not take each other's values"
-            faults[name] = [f"{message}: write one type in all files"]
-    return faults
-
-
-def _unite(known: Any, given: Any) -> Any:
-    """Return the schema of the files before, and of one more; raises InvalidInput."""
-    import pyarrow as pa
-
-    def unify(*schemas: Any) -> Any:
-        return pa.unify_schemas(schemas, promote_options="permissive")
-
-    check_columns(given.names, known.names)
-    try:
-        return unify(known, given)
-    except pa.ArrowException:
-        pass
-    faults = {}
-    for field in known:
-        other = given.field(field.name)
-        try:
-            unify(pa.schema([field]), pa.schema([other]))
-        except pa.ArrowException:
-            kinds = f"{kind_of(other.type)} values, and {kind_of(field.type)} values"
-            faults[field.name] = [f"has {kinds} in the files before: write one type in all files"]
-    raise InvalidInput(faults)
 
 
 def _is_by_row(faults: Faults) -> bool:
